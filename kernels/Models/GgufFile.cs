@@ -128,6 +128,16 @@ public sealed class GgufFile : IDisposable
     [return: NotNullIfNotNull(nameof(fallback))]
     public int[]? GetInt32sOrDefault(string key, int[]? fallback = null) => Has(key) ? GetInt32s(key) : fallback;
 
+    /// <summary>A weight by its name.</summary>
+    /// <exception cref="InvalidDataException">There is no such tensor, or its type can't be computed with.</exception>
+    public TensorView GetTensor(string name)
+    {
+        if (!_tensors.TryGetValue(name, out TensorView tensor)) throw new InvalidDataException($"{Path}: expected a tensor {FileText.Quoted(name)}, found no such name");
+        return BlockFormat.TryGet(tensor.Type, out _)
+            ? tensor
+            : throw new InvalidDataException($"{Path}: tensor {FileText.Quoted(name)} has type {BlockFormat.Name(tensor.Type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
+    }
+
     /// <summary>Unmaps the file; no tensor may be read afterwards.</summary>
     public void Dispose()
     {
@@ -167,7 +177,7 @@ public sealed class GgufFile : IDisposable
                 throw new InvalidDataException($"{path}: expected split.no {i} and split.count {count} in its metadata, found others: the parts do not belong together");
             foreach (TensorView tensor in part.Tensors.Values)
             {
-                if (!_tensors.TryAdd(tensor.Name, tensor)) throw new InvalidDataException($"{path}: expected every tensor once over all parts, found \"{tensor.Name}\" twice");
+                if (!_tensors.TryAdd(tensor.Name, tensor)) throw new InvalidDataException($"{path}: expected every tensor once over all parts, found {FileText.Quoted(tensor.Name)} twice");
             }
         }
         if (Has("split.tensors.count") && GetInt32("split.tensors.count") != _tensors.Count)
@@ -195,9 +205,7 @@ public sealed class GgufFile : IDisposable
 
     private InvalidDataException Wrong(string key, string expected, object found)
     {
-        string text = found is Array array ? $"an array of {array.Length} {found.GetType().GetElementType()!.Name}" : $"{found.GetType().Name} {Shorten(found.ToString()!)}";
+        string text = found is Array array ? $"an array of {array.Length} {found.GetType().GetElementType()!.Name}" : $"{found.GetType().Name} {FileText.Shown(found.ToString()!)}";
         return new($"{Path}: metadata \"{key}\": expected {expected}, found {text}");
     }
-
-    private static string Shorten(string text) => text.Length <= 100 ? text : text[..100] + "...";
 }

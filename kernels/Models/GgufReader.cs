@@ -49,7 +49,7 @@ internal sealed unsafe class GgufReader(MappedFile file)
             long start = _at;
             string key = ReadName(MaxKeyBytes, "a metadata key");
             object value = ReadValue(key);
-            if (!Metadata.TryAdd(key, value)) throw Bad(start, $"expected every metadata key once, found {Quoted(key)} twice");
+            if (!Metadata.TryAdd(key, value)) throw Bad(start, $"expected every metadata key once, found {FileText.Quoted(key)} twice");
         }
     }
 
@@ -72,7 +72,7 @@ internal sealed unsafe class GgufReader(MappedFile file)
             10 => Read<ulong>("a metadata value"),
             11 => Read<long>("a metadata value"),
             12 => Read<double>("a metadata value"),
-            _ => throw Bad(start, $"expected {Quoted(key)} to have a value type of 0 to 12, found {type}"),
+            _ => throw Bad(start, $"expected {FileText.Quoted(key)} to have a value type of 0 to 12, found {type}"),
         };
     }
 
@@ -94,8 +94,8 @@ internal sealed unsafe class GgufReader(MappedFile file)
             10 => ReadElements<ulong>(),
             11 => ReadElements<long>(),
             12 => ReadElements<double>(),
-            9 => throw Bad(start, $"expected {Quoted(key)} to be an array of numbers, booleans or strings, found an array of arrays"),
-            _ => throw Bad(start, $"expected {Quoted(key)} to have an element type of 0 to 12, found {type}"),
+            9 => throw Bad(start, $"expected {FileText.Quoted(key)} to be an array of numbers, booleans or strings, found an array of arrays"),
+            _ => throw Bad(start, $"expected {FileText.Quoted(key)} to have an element type of 0 to 12, found {type}"),
         };
     }
 
@@ -138,8 +138,8 @@ internal sealed unsafe class GgufReader(MappedFile file)
         {
             long start = _at;
             TensorView tensor = ReadTensor(out ulong offset);
-            if (offset % (ulong)alignment != 0) throw Bad(start, $"expected tensor {Quoted(tensor.Name)} at a multiple of the alignment {alignment}, found offset {offset}");
-            if (!Tensors.TryAdd(tensor.Name, tensor)) throw Bad(start, $"expected every tensor once, found {Quoted(tensor.Name)} twice");
+            if (offset % (ulong)alignment != 0) throw Bad(start, $"expected tensor {FileText.Quoted(tensor.Name)} at a multiple of the alignment {alignment}, found offset {offset}");
+            if (!Tensors.TryAdd(tensor.Name, tensor)) throw Bad(start, $"expected every tensor once, found {FileText.Quoted(tensor.Name)} twice");
             places[i] = (offset, (ulong)tensor.ByteLength, tensor.Name);
         }
 
@@ -151,8 +151,8 @@ internal sealed unsafe class GgufReader(MappedFile file)
         foreach ((ulong offset, ulong length, string name) in places)
         {
             if (offset > dataLength || length > dataLength - offset)
-                throw Bad(dataStart, $"expected tensor {Quoted(name)} inside the {dataLength} bytes of data, found {length} bytes at data offset {offset}: the file is truncated or damaged");
-            if (offset < end) throw Bad(dataStart, $"expected tensors not to overlap, found {Quoted(name)} at data offset {offset}, before {end}, where the one before it ends");
+                throw Bad(dataStart, $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {length} bytes at data offset {offset}: the file is truncated or damaged");
+            if (offset < end) throw Bad(dataStart, $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {offset}, before {end}, where the one before it ends");
             end = offset + length;
             Tensors[name] = Tensors[name] with { Address = (nint)(file.Address + dataStart + (long)offset) };
         }
@@ -164,14 +164,14 @@ internal sealed unsafe class GgufReader(MappedFile file)
         string name = ReadName(MaxKeyBytes, "a tensor's name");
         long start = _at;
         uint dimensions = Read<uint>("a tensor's dimension count");
-        if (dimensions > MaxDimensions) throw Bad(start, $"expected tensor {Quoted(name)} to have at most {MaxDimensions} dimensions, found {dimensions}");
+        if (dimensions > MaxDimensions) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to have at most {MaxDimensions} dimensions, found {dimensions}");
         long columns = 1, rows = 1;
         for (int d = 0; d < dimensions; d++)
         {
             ulong size = Read<ulong>("a tensor's dimension");
             // No weight takes less than two bits, so that more than four values per byte of the file can't be there.
             if (size == 0 || size > (ulong)file.Length * 4 || (d > 0 && (UInt128)(ulong)rows * size > (ulong)file.Length * 4))
-                throw Bad(_at - 8, $"expected tensor {Quoted(name)} to fit into a file of {file.Length} bytes, found dimension {d} of {size}");
+                throw Bad(_at - 8, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found dimension {d} of {size}");
             if (d == 0) columns = (long)size;
             else rows *= (long)size;
         }
@@ -179,10 +179,10 @@ internal sealed unsafe class GgufReader(MappedFile file)
         start = _at;
         var type = (TensorType)Read<int>("a tensor's type");
         if (!TensorLayout.TryGet(type, out int blockSize, out int blockBytes))
-            throw Bad(start, $"tensor {Quoted(name)} has type {BlockFormat.Name(type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
-        if (columns % blockSize != 0) throw Bad(start, $"expected the rows of tensor {Quoted(name)} to be whole {type} blocks of {blockSize}, found {columns} columns");
+            throw Bad(start, $"tensor {FileText.Quoted(name)} has type {BlockFormat.Name(type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
+        if (columns % blockSize != 0) throw Bad(start, $"expected the rows of tensor {FileText.Quoted(name)} to be whole {type} blocks of {blockSize}, found {columns} columns");
         UInt128 bytes = (UInt128)(ulong)(columns / blockSize * blockBytes) * (ulong)rows;
-        if (bytes > (ulong)file.Length) throw Bad(start, $"expected tensor {Quoted(name)} to fit into a file of {file.Length} bytes, found {rows} x {columns} values of {type}, {bytes} bytes");
+        if (bytes > (ulong)file.Length) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found {rows} x {columns} values of {type}, {bytes} bytes");
         offset = Read<ulong>("a tensor's offset");
         return new TensorView(name, type, rows, columns, 0, (long)bytes);
     }
@@ -231,8 +231,4 @@ internal sealed unsafe class GgufReader(MappedFile file)
     }
 
     private InvalidDataException Bad(long offset, string problem) => new($"{file.Path}: offset {offset}: {problem}");
-
-    /// <summary>A name from the file, cut and cleaned for a message.</summary>
-    private static string Quoted(string name) =>
-        $"\"{string.Concat(name.Take(100).Select(c => char.IsControl(c) ? '?' : c))}{(name.Length > 100 ? "..." : "")}\"";
 }

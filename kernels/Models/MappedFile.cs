@@ -11,9 +11,12 @@ internal sealed unsafe class MappedFile : IDisposable
     private readonly MemoryMappedViewAccessor? _view;
     private int _disposed;
 
+    /// <exception cref="InvalidDataException">The path is a folder's.</exception>
+    /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public MappedFile(string path)
     {
         Path = path;
+        if (Directory.Exists(path)) throw new InvalidDataException($"{path}: expected a file, found a folder");
         using SafeFileHandle handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read, FileOptions.SequentialScan);
         Length = RandomAccess.GetLength(handle);
         if (Length == 0) return; // an empty file can't be mapped; whoever parses it says what is missing

@@ -21,6 +21,13 @@ internal sealed class GgufWriter : System.Collections.IEnumerable
     /// <summary>Adds a metadata pair: byte, sbyte, ushort, short, uint, int, float, bool, string, ulong, long, double, or an array of one of these.</summary>
     public void Add(string key, object value) => _metadata.Add((key, value));
 
+    /// <summary>As <see cref="Add"/>, for a chain of calls.</summary>
+    public GgufWriter With(string key, object value)
+    {
+        Add(key, value);
+        return this;
+    }
+
     /// <summary>Adds a tensor of any type from its bytes; dimensions in GGUF's order, contiguous first.</summary>
     public GgufWriter Tensor(string name, TensorType type, ulong[] dimensions, byte[] data, ulong? offset = null)
     {
@@ -150,17 +157,3 @@ internal sealed class GgufWriter : System.Collections.IEnumerable
 
 /// <summary>A tensor to write. <paramref name="Offset"/> is what the info claims instead of where the data goes.</summary>
 internal sealed record GgufTensor(string Name, TensorType Type, ulong[] Dimensions, byte[] Data, ulong? Offset);
-
-/// <summary>A file in the temporary folder that is deleted on disposal.</summary>
-internal sealed class TemporaryFile : IDisposable
-{
-    public TemporaryFile(ReadOnlySpan<byte> content)
-    {
-        Path = System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"native-test-{Guid.NewGuid():n}");
-        File.WriteAllBytes(Path, content);
-    }
-
-    public string Path { get; }
-
-    public void Dispose() => File.Delete(Path);
-}
