@@ -501,7 +501,7 @@ internal static unsafe class SimdMath<S, V>
         return (four[0] + four[1]) + (four[2] + four[3]);
     }
 
-    /// <summary>The sums of four vectors, each in the order of <see cref="Sum"/>.</summary>
+    /// <summary>The sums of four vectors, each in the order of <see cref="Sum(V)"/>.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> Sum(V a, V b, V c, V d)
     {
