@@ -24,12 +24,14 @@ public struct Q6_K : IBlock<Q6_K>
     public static void Decode(in Q6_K block, Span<float> values)
     {
         float d = (float)block.Scale;
-        for (int i = 0; i < 256; i++)
+        for (int i = 0; i < 16; i++)
         {
-            int half = i / 128, v = i % 128;
-            int low = block.Low[64 * half + v % 64] >> (v / 64 * 4) & 15;
-            int high = block.High[32 * half + v % 32] >> (v / 32 * 2) & 3;
-            values[i] = d * block.Scales[i / 16] * ((low | high << 4) - 32);
+            float scale = d * block.Scales[i];
+            int half = i / 8, v = i % 8 * 16;
+            int low = 64 * half + v % 64, lowShift = v / 64 * 4;
+            int high = 32 * half + v % 32, highShift = v / 32 * 2;
+            for (int l = 0; l < 16; l++)
+                values[16 * i + l] = scale * ((block.Low[low + l] >> lowShift & 15 | (block.High[high + l] >> highShift & 3) << 4) - 32);
         }
     }
 }

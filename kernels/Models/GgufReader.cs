@@ -1,6 +1,7 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Text;
+using System.Text.Unicode;
 using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;
@@ -10,7 +11,7 @@ namespace Native.Kernels.Models;
 internal sealed unsafe class GgufReader(MappedFile file)
 {
     private const uint Magic = 0x46554747; // "GGUF"
-    private const int MaxKeyBytes = 65535; // the specification's limit
+    private const int MaxNameBytes = 65535; // the specification's limit for keys; it gives tensors 64
     private const int MaxDimensions = 4;   // GGML_MAX_DIMS
 
     // The least a metadata pair (length, a letter, type, a byte) and a tensor info (length, a letter, no dimensions, type, offset) take.
@@ -47,7 +48,7 @@ internal sealed unsafe class GgufReader(MappedFile file)
         for (int i = 0; i < count; i++)
         {
             long start = _at;
-            string key = ReadName(MaxKeyBytes, "a metadata key");
+            string key = ReadName("a metadata key");
             object value = ReadValue(key);
             if (!Metadata.TryAdd(key, value)) throw Bad(start, $"expected every metadata key once, found {FileText.Quoted(key)} twice");
         }
@@ -161,7 +162,7 @@ internal sealed unsafe class GgufReader(MappedFile file)
     /// <summary>Reads one tensor info; the address is not known yet.</summary>
     private TensorView ReadTensor(out ulong offset)
     {
-        string name = ReadName(MaxKeyBytes, "a tensor's name");
+        string name = ReadName("a tensor's name");
         long start = _at;
         uint dimensions = Read<uint>("a tensor's dimension count");
         if (dimensions > MaxDimensions) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to have at most {MaxDimensions} dimensions, found {dimensions}");
@@ -194,20 +195,28 @@ internal sealed unsafe class GgufReader(MappedFile file)
         throw Bad(0, $"expected general.alignment to be an unsigned power of two, 8 or more, found {value} ({value.GetType().Name})");
     }
 
-    private string ReadName(int maxBytes, string what)
+    private string ReadName(string what)
     {
         long start = _at;
-        string name = ReadString(what);
-        return _at - start - sizeof(ulong) is > 0 and var bytes && bytes <= maxBytes
-            ? name
-            : throw Bad(start, $"expected {what} of 1 to {maxBytes} bytes, found {_at - start - sizeof(ulong)}");
+        int length = ReadCount(1, what);
+        return length is > 0 and <= MaxNameBytes ? Decode(Take(length, what), length) : throw Bad(start, $"expected {what} of 1 to {MaxNameBytes} bytes, found {length}");
     }
 
-    /// <summary>Invalid UTF-8 becomes U+FFFD: a damaged description must not keep a model from loading.</summary>
     private string ReadString(string what)
     {
         int length = ReadCount(1, what);
-        return Encoding.UTF8.GetString(Take(length, what), length);
+        return Decode(Take(length, what), length);
+    }
+
+    /// <summary>Invalid UTF-8 becomes U+FFFD: a damaged description must not keep a model from loading.</summary>
+    private static string Decode(byte* text, int length)
+    {
+        var bytes = new ReadOnlySpan<byte>(text, length);
+        if (Utf8.IsValid(bytes)) return Encoding.UTF8.GetString(bytes);
+        // Not by Encoding: its replacement allocates for every invalid byte, sixteen times the text in all.
+        char[] chars = new char[length];
+        Utf8.ToUtf16(bytes, chars, out _, out int written, replaceInvalidSequences: true, isFinalBlock: true);
+        return new string(chars, 0, written);
     }
 
     /// <summary>Reads a 64-bit count of things that take at least <paramref name="minBytes"/> each, and holds it against what is left of the file.</summary>
