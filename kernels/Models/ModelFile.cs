@@ -1,0 +1,138 @@
+using System.Globalization;
+using System.Text.RegularExpressions;
+using Native.Kernels.Formats;
+
+namespace Native.Kernels.Models;
+
+/// <summary>A model on disk, mapped: a GGUF file or a Hugging Face folder, read alike. Tensors go by GGUF's names in both.</summary>
+public sealed partial class ModelFile : IDisposable
+{
+    private readonly GgufFile? _gguf;
+    private readonly SafetensorsFile? _safetensors;
+    private readonly IReadOnlyDictionary<string, TensorView> _tensors;
+    private readonly string _prefix = "";
+
+    private ModelFile(string path)
+    {
+        Path = path;
+        if (Directory.Exists(path))
+        {
+            string config = System.IO.Path.Combine(path, "config.json");
+            if (!File.Exists(config)) throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it");
+            Config = HuggingFaceConfig.Read(config);
+            _safetensors = SafetensorsFile.Open(path);
+            _tensors = _safetensors.Tensors;
+            // Models that also see keep their language part under a prefix, of one form or the other.
+            _prefix = ((string[])["model.", "language_model.model.", "model.language_model."]).FirstOrDefault(p => _tensors.ContainsKey(p + "embed_tokens.weight")) ?? "model.";
+        }
+        else if (File.Exists(path))
+        {
+            _gguf = GgufFile.Open(path);
+            try
+            {
+                Config = GgufConfig.Read(_gguf);
+            }
+            catch
+            {
+                _gguf.Dispose();
+                throw;
+            }
+            _tensors = _gguf.Tensors;
+        }
+        else
+        {
+            throw new FileNotFoundException($"{path}: there is no such file or folder; expected a GGUF file or a Hugging Face folder", path);
+        }
+    }
+
+    /// <summary>The path it was opened by.</summary>
+    public string Path { get; }
+
+    /// <summary>Its shape.</summary>
+    public ModelConfig Config { get; }
+
+    /// <summary>Every tensor of the file, by the file's own names.</summary>
+    public IReadOnlyDictionary<string, TensorView> Tensors => _tensors;
+
+    /// <summary>Opens and checks headers; weights are read when they are used.</summary>
+    /// <exception cref="InvalidDataException">A bad file: says where, what was expected and what found.</exception>
+    /// <exception cref="NotSupportedException">Something named that isn't supported.</exception>
+    public static ModelFile Open(string path) => new(path);
+
+    /// <summary>The tensor with this GGUF name, whatever the file calls it.</summary>
+    public bool TryFind(string name, out TensorView tensor) => _tensors.TryGetValue(_gguf is not null ? name : HuggingFaceName(name), out tensor);
+
+    /// <summary>The matrix with this GGUF name and shape.</summary>
+    /// <exception cref="InvalidDataException">It isn't there, or has another shape.</exception>
+    public TensorView Find(string name, long rows, long columns)
+    {
+        if (!TryFind(name, out TensorView tensor))
+            throw new InvalidDataException($"{Path}: tensor {(_gguf is not null ? name : HuggingFaceName(name))} is missing");
+        return Checked(tensor, rows, columns);
+    }
+
+    /// <summary>The vector with this GGUF name, decoded; null where the file has none.</summary>
+    public float[]? TryDecode(string name, int length) => TryFind(name, out TensorView tensor) ? Decode(Checked(tensor, 1, length)) : null;
+
+    /// <summary>A whole tensor as floats.</summary>
+    internal static float[] Decode(TensorView tensor)
+    {
+        float[] values = new float[checked(tensor.Rows * tensor.Columns)];
+        for (int row = 0; row < tensor.Rows; row++) tensor.DecodeRow(row, values.AsSpan((int)(row * tensor.Columns), (int)tensor.Columns));
+        return values;
+    }
+
+    private TensorView Checked(TensorView tensor, long rows, long columns)
+    {
+        if (tensor.Rows != rows || tensor.Columns != columns)
+            throw new InvalidDataException($"{Path}: tensor {tensor.Name} has {tensor.Rows} rows of {tensor.Columns}, expected {rows} of {columns}");
+        BlockFormat.Of(tensor.Type); // refuses a type that can't be computed with, by name
+        return tensor;
+    }
+
+    private string HuggingFaceName(string name)
+    {
+        if (name == "output.weight") return _tensors.ContainsKey("lm_head.weight") ? "lm_head.weight" : "language_model.lm_head.weight";
+        Match layer = LayerName().Match(name);
+        if (!layer.Success)
+        {
+            return _prefix + name switch
+            {
+                "token_embd.weight" => "embed_tokens.weight",
+                "output_norm.weight" => "norm.weight",
+                _ => name,
+            };
+        }
+        string part = layer.Groups["part"].Value;
+        string own = part switch
+        {
+            "attn_norm" => "input_layernorm",
+            "attn_q" => "self_attn.q_proj",
+            "attn_k" => "self_attn.k_proj",
+            "attn_v" => "self_attn.v_proj",
+            "attn_qkv" => "self_attn.qkv_proj",
+            "attn_output" => "self_attn.o_proj",
+            "attn_q_norm" => "self_attn.q_norm",
+            "attn_k_norm" => "self_attn.k_norm",
+            "post_attention_norm" => "post_attention_layernorm",
+            // What llama calls post-attention norm is the one before the feed-forward; gemma has both.
+            "ffn_norm" => Config.PostNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm",
+            "post_ffw_norm" => "post_feedforward_layernorm",
+            "ffn_gate" => "mlp.gate_proj",
+            "ffn_up" => Config.Architecture == "phi3" ? "mlp.gate_up_proj" : "mlp.up_proj",
+            "ffn_down" => "mlp.down_proj",
+            _ => part,
+        };
+        return string.Create(CultureInfo.InvariantCulture, $"{_prefix}layers.{layer.Groups["layer"].Value}.{own}.{layer.Groups["kind"].Value}");
+    }
+
+    [GeneratedRegex(@"^blk\.(?<layer>\d+)\.(?<part>\w+)\.(?<kind>weight|bias)$")]
+    private static partial Regex LayerName();
+
+    /// <summary>Unmaps the file; what a backend has loaded stays valid.</summary>
+    public void Dispose()
+    {
+        _gguf?.Dispose();
+        _safetensors?.Dispose();
+    }
+}

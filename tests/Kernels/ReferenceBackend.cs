@@ -1,0 +1,248 @@
+using System.Runtime.InteropServices;
+using Native.Kernels;
+using Native.Kernels.Models;
+using Native.Kernels.Sampling;
+
+namespace Native.Tests.Kernels;
+
+/// <summary>Every operation as its textbook loop in double precision: what the graph means, slow and plain. Greedy and scoring only.</summary>
+internal sealed unsafe class ReferenceBackend : IBackend
+{
+    private readonly List<nint> _owned = [];
+    private readonly List<(double[] Frequencies, double Magnitude)> _ropes = [];
+    private int[] _ids = [], _positions = [], _slots = [], _starts = [], _contexts = [], _tables = [], _rows = [];
+    private int _stride;
+
+    private sealed class Decoded(int rows, int columns, float[] values) : Matrix(rows, columns, 4L * rows * columns)
+    {
+        public float[] Values { get; } = values;
+    }
+
+    public string Description => "reference";
+
+    public Tensor Allocate(int rows, int columns, DType type)
+    {
+        var tensor = new Tensor(0, rows, columns, type);
+        nint address = (nint)NativeMemory.AllocZeroed((nuint)Math.Max(tensor.ByteLength, 1));
+        _owned.Add(address);
+        return tensor with { Address = address };
+    }
+
+    public Tensor Upload(ReadOnlySpan<float> values)
+    {
+        Tensor tensor = Allocate(1, values.Length, DType.F32);
+        values.CopyTo(new Span<float>((void*)tensor.Address, values.Length));
+        return tensor;
+    }
+
+    public Matrix Load(ReadOnlySpan<TensorView> parts)
+    {
+        int columns = (int)parts[0].Columns, rows = 0;
+        foreach (TensorView part in parts) rows += (int)part.Rows;
+        float[] values = new float[rows * columns];
+        int at = 0;
+        foreach (TensorView part in parts)
+            for (int r = 0; r < part.Rows; r++, at += columns) part.DecodeRow(r, values.AsSpan(at, columns));
+        return new Decoded(rows, columns, values);
+    }
+
+    public int AddRope(ReadOnlySpan<double> inverseFrequencies, float magnitude)
+    {
+        _ropes.Add((inverseFrequencies.ToArray(), magnitude));
+        return _ropes.Count - 1;
+    }
+
+    public void Begin(in Batch batch)
+    {
+        _ids = batch.TokenIds.ToArray();
+        _positions = batch.Positions.ToArray();
+        _slots = batch.SlotMapping.ToArray();
+        _starts = batch.QueryStarts.ToArray();
+        _contexts = batch.ContextLengths.ToArray();
+        _tables = batch.BlockTables.ToArray();
+        _rows = batch.SampleRows.ToArray();
+        _stride = batch.BlockTableStride;
+    }
+
+    public void Embed(Matrix table, float scale, Tensor x)
+    {
+        float[] values = ((Decoded)table).Values;
+        for (int t = 0; t < x.Rows; t++)
+            for (int i = 0; i < x.Columns; i++) Row(x, t)[i] = values[_ids[t] * x.Columns + i] * scale;
+    }
+
+    public void RmsNorm(Tensor x, Tensor weight, float epsilon, Tensor y)
+    {
+        for (int t = 0; t < x.Rows; t++) Normalize(Row(x, t), Row(weight, 0), x.Columns, epsilon, Row(y, t));
+    }
+
+    public void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y)
+    {
+        float[] values = ((Decoded)w).Values;
+        for (int t = 0; t < x.Rows; t++)
+        {
+            for (int r = 0; r < w.Rows; r++)
+            {
+                double sum = bias.IsEmpty ? 0 : Row(bias, 0)[r];
+                for (int i = 0; i < w.Columns; i++) sum += (double)values[(long)r * w.Columns + i] * Row(x, t)[i];
+                Row(y, t)[r] = (float)sum;
+            }
+        }
+    }
+
+    public void RotateAndStore(Tensor qkv, AttentionShape shape, KvLayer cache)
+    {
+        (double[] frequencies, double magnitude) = _ropes[shape.Rope];
+        int d = shape.HeadSize, n = frequencies.Length;
+        for (int t = 0; t < qkv.Rows; t++)
+        {
+            for (int head = 0; head < shape.Heads + shape.KvHeads; head++)
+            {
+                float* x = Row(qkv, t) + head * d;
+                Tensor norm = head < shape.Heads ? shape.QueryNorm : shape.KeyNorm;
+                if (!norm.IsEmpty) Normalize(x, Row(norm, 0), d, shape.NormEpsilon, x);
+                for (int i = 0; i < n; i++)
+                {
+                    (int a, int b) = shape.Pairing == RopePairing.HalfSplit ? (i, i + n) : (2 * i, 2 * i + 1);
+                    double angle = _positions[t] * frequencies[i], cos = Math.Cos(angle) * magnitude, sin = Math.Sin(angle) * magnitude;
+                    (x[a], x[b]) = ((float)(x[a] * cos - x[b] * sin), (float)(x[b] * cos + x[a] * sin));
+                }
+            }
+            for (int head = 0; head < shape.KvHeads; head++)
+            {
+                float* key = Row(qkv, t) + (shape.Heads + head) * d;
+                float* value = key + shape.KvHeads * d;
+                for (int i = 0; i < d; i++)
+                {
+                    Store(cache.Keys, Index(cache, shape, _slots[t], head) + i, key[i]);
+                    Store(cache.Values, Index(cache, shape, _slots[t], head) + i, value[i]);
+                }
+            }
+        }
+    }
+
+    public void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
+    {
+        int d = shape.HeadSize;
+        for (int s = 0; s < _contexts.Length; s++)
+        {
+            for (int t = _starts[s]; t < _starts[s + 1]; t++)
+            {
+                int position = _positions[t], from = shape.Window > 0 ? Math.Max(0, position - shape.Window + 1) : 0;
+                for (int head = 0; head < shape.Heads; head++)
+                {
+                    float* q = Row(qkv, t) + head * d;
+                    int kv = head / (shape.Heads / shape.KvHeads);
+                    long At(int p) => Index(cache, shape, _tables[s * _stride + p / cache.BlockSize] * cache.BlockSize + p % cache.BlockSize, kv);
+                    double[] weights = new double[position + 1 - from];
+                    for (int p = from; p <= position; p++)
+                    {
+                        double dot = 0;
+                        for (int i = 0; i < d; i++) dot += (double)q[i] * Load(cache.Keys, At(p) + i);
+                        dot *= shape.Scale;
+                        weights[p - from] = shape.SoftCap > 0 ? shape.SoftCap * Math.Tanh(dot / shape.SoftCap) : dot;
+                    }
+                    double max = weights.Max(), sum = 0;
+                    for (int i = 0; i < weights.Length; i++) sum += weights[i] = Math.Exp(weights[i] - max);
+                    for (int i = 0; i < d; i++)
+                    {
+                        double value = 0;
+                        for (int p = from; p <= position; p++) value += weights[p - from] / sum * Load(cache.Values, At(p) + i);
+                        Row(y, t)[head * d + i] = (float)value;
+                    }
+                }
+            }
+        }
+    }
+
+    public void Gate(Tensor gateUp, Activation activation, Tensor y)
+    {
+        for (int t = 0; t < y.Rows; t++)
+        {
+            for (int i = 0; i < y.Columns; i++)
+            {
+                double g = Row(gateUp, t)[i];
+                double a = activation == Activation.Silu ? g / (1 + Math.Exp(-g)) : 0.5 * g * (1 + Math.Tanh(Math.Sqrt(2 / Math.PI) * (g + 0.044715 * g * g * g)));
+                Row(y, t)[i] = (float)(a * Row(gateUp, t)[y.Columns + i]);
+            }
+        }
+    }
+
+    public void Add(Tensor x, Tensor delta)
+    {
+        for (long i = 0; i < (long)x.Rows * x.Columns; i++) ((float*)x.Address)[i] += ((float*)delta.Address)[i];
+    }
+
+    public void Gather(Tensor x, int first, Tensor y)
+    {
+        for (int i = 0; i < y.Rows; i++) new Span<float>(Row(x, _rows[first + i]), x.Columns).CopyTo(new Span<float>(Row(y, i), y.Columns));
+    }
+
+    public void SoftCap(Tensor x, float cap)
+    {
+        for (long i = 0; i < (long)x.Rows * x.Columns; i++) ((float*)x.Address)[i] = (float)(cap * Math.Tanh(((float*)x.Address)[i] / cap));
+    }
+
+    public void Sample(Tensor logits, int first, in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    {
+        for (int row = 0; row < logits.Rows; row++)
+        {
+            RowSampling sampling = batch.Sampling[first + row];
+            float[] x = new Span<float>(Row(logits, row), logits.Columns).ToArray();
+            double max = x.Max(), sum = 0;
+            foreach (float l in x) sum += Math.Exp(l - max);
+            float Logprob(int id) => (float)(x[id] - max - Math.Log(sum));
+            int[] best = [.. Enumerable.Range(0, x.Length).OrderByDescending(id => x[id]).ThenBy(id => id).Take(Math.Max(1, sampling.Alternatives))];
+            int token = sampling.Scores ? sampling.Target : best[0];
+            sampled[first + row] = new SampledToken(token, Logprob(token));
+            for (int i = 0; i < sampling.Alternatives; i++) alternatives[sampling.AlternativesStart + i] = new TokenLogprob(best[i], Logprob(best[i]));
+        }
+    }
+
+    public void CopyBlock(KvLayer cache, int source, int destination)
+    {
+        foreach (Tensor t in (Tensor[])[cache.Keys, cache.Values])
+        {
+            long bytes = (long)t.Columns * t.ElementSize;
+            Buffer.MemoryCopy((byte*)t.Address + source * bytes, (byte*)t.Address + destination * bytes, bytes, bytes);
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (nint address in _owned) NativeMemory.Free((void*)address);
+        _owned.Clear();
+    }
+
+    private static float* Row(Tensor x, int row) => (float*)x.Address + (long)row * x.Columns;
+
+    private static void Normalize(float* x, float* weight, int n, float epsilon, float* y)
+    {
+        double squares = 0;
+        for (int i = 0; i < n; i++) squares += (double)x[i] * x[i];
+        double scale = 1 / Math.Sqrt(squares / n + epsilon);
+        for (int i = 0; i < n; i++) y[i] = (float)(x[i] * scale * weight[i]);
+    }
+
+    /// <summary>Where a slot's vector of one head begins: blocks are [Hkv, blockSize, d].</summary>
+    private static long Index(KvLayer cache, AttentionShape shape, int slot, int head) =>
+        (((long)(slot / cache.BlockSize) * shape.KvHeads + head) * cache.BlockSize + slot % cache.BlockSize) * shape.HeadSize;
+
+    private static double Load(Tensor t, long i) => t.Type switch
+    {
+        DType.F32 => ((float*)t.Address)[i],
+        DType.F16 => (double)((Half*)t.Address)[i],
+        _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)t.Address)[i] << 16),
+    };
+
+    private static void Store(Tensor t, long i, float value)
+    {
+        if (t.Type == DType.F32) ((float*)t.Address)[i] = value;
+        else if (t.Type == DType.F16) ((Half*)t.Address)[i] = (Half)value;
+        else
+        {
+            uint bits = BitConverter.SingleToUInt32Bits(value);
+            ((ushort*)t.Address)[i] = (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+        }
+    }
+}
