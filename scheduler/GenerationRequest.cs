@@ -1,0 +1,128 @@
+using Native.Kernels.Sampling;
+
+namespace Native.Scheduling;
+
+/// <summary>One prompt to continue. Knows ids alone; text is the server's.</summary>
+public sealed record GenerationRequest
+{
+    /// <summary>The prompt, at least one id. Copied by <see cref="Engine.Submit"/>.</summary>
+    public required ReadOnlyMemory<int> Ids { get; init; }
+
+    /// <summary>How its tokens are chosen and when it ends.</summary>
+    public SamplingParams Sampling { get; init; } = new();
+
+    /// <summary>When it ends at the latest, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp; null never.</summary>
+    public long? Deadline { get; init; }
+
+    /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
+    public long? ArrivalTimestamp { get; init; }
+}
+
+/// <summary>What became of a submission. All but <see cref="Accepted"/> leave no trace in the engine.</summary>
+public enum SubmitOutcome
+{
+    /// <summary>It is queued, and there is a stream.</summary>
+    Accepted,
+
+    /// <summary>As many requests wait as may; <see cref="Engine.RetryAfter"/> says when to try again.</summary>
+    QueueFull,
+
+    /// <summary>The engine takes nothing new: it is draining or disposed.</summary>
+    Draining,
+
+    /// <summary>The prompt leaves no room for a token within the model's length.</summary>
+    TooLong,
+
+    /// <summary>It would need more KV blocks than there are, even alone.</summary>
+    NeverFits,
+
+    /// <summary>A parameter or id is out of range; <see cref="Engine.Validate"/> says which.</summary>
+    Invalid,
+}
+
+/// <summary>Why a choice ended.</summary>
+public enum FinishReason : byte
+{
+    /// <summary>It has not.</summary>
+    None,
+
+    /// <summary>An end id or stop id was chosen, or the reader stopped this choice (<see cref="TokenStream.Stop"/>).</summary>
+    Stop,
+
+    /// <summary>It has as many tokens as it may.</summary>
+    Length,
+
+    /// <summary>The reader cancelled.</summary>
+    Cancelled,
+
+    /// <summary>The engine was drained or disposed.</summary>
+    Aborted,
+
+    /// <summary>The request's deadline passed, in the queue or later.</summary>
+    Deadline,
+
+    /// <summary>The step failed, or the logits held a NaN.</summary>
+    Error,
+}
+
+/// <summary>One token of one choice, or its end.</summary>
+/// <remarks>The last event of a choice, and only that, has a <see cref="Finish"/>. Where a token brought the end (an end id, the last
+/// token allowed) it is in the same event; where nothing was left to read, <see cref="Token"/> is -1.</remarks>
+public readonly record struct TokenEvent
+{
+    /// <summary>Which of the n choices.</summary>
+    public required int Index { get; init; }
+
+    /// <summary>The id, or -1 where this event only ends the choice.</summary>
+    public required int Token { get; init; }
+
+    /// <summary>Natural log-probability of <see cref="Token"/> under the raw logits; 0 where there is no token.</summary>
+    public float Logprob { get; init; }
+
+    /// <summary>The best tokens at this place, best first; empty unless <see cref="SamplingParams.Logprobs"/> asked for some. Stays valid.</summary>
+    public ReadOnlyMemory<TokenLogprob> Alternatives { get; init; }
+
+    /// <summary>Why the choice ends with this event; None where it goes on.</summary>
+    public FinishReason Finish { get; init; }
+
+    /// <summary>True where <see cref="Token"/> is the end or stop id that ended the choice: counted as output, but no text.</summary>
+    public bool IsStopToken { get; init; }
+}
+
+/// <summary>When things happened to a request, as <see cref="System.Diagnostics.Stopwatch"/> timestamps; 0 where they did not.</summary>
+public readonly record struct RequestTimings
+{
+    /// <summary>It arrived at the front end.</summary>
+    public long Arrival { get; init; }
+
+    /// <summary>It entered its first step; the time before is queueing.</summary>
+    public long FirstScheduled { get; init; }
+
+    /// <summary>Its first token, of any choice, was there; the time since <see cref="FirstScheduled"/> is prefill.</summary>
+    public long FirstToken { get; init; }
+
+    /// <summary>Its last token was there; the time since <see cref="FirstToken"/> is decode.</summary>
+    public long LastToken { get; init; }
+
+    /// <summary>Its last choice ended.</summary>
+    public long Finished { get; init; }
+
+    /// <summary>Prompt tokens.</summary>
+    public int PromptTokens { get; init; }
+
+    /// <summary>Tokens of all choices, stop ids among them.</summary>
+    public int OutputTokens { get; init; }
+
+    /// <summary>Prompt tokens that were not computed because their blocks were cached.</summary>
+    public int CachedTokens { get; init; }
+
+    /// <summary>How often its sequences lost their blocks and were computed again.</summary>
+    public int Preemptions { get; init; }
+}
+
+/// <summary>A request that ended, for monitoring.</summary>
+/// <param name="Timings">When, and how many tokens.</param>
+/// <param name="Reason">Why; for several choices the gravest.</param>
+/// <param name="N">Choices it asked for.</param>
+/// <param name="MaxTokens">Tokens a choice could have at most.</param>
+public readonly record struct FinishedRequest(RequestTimings Timings, FinishReason Reason, int N, int MaxTokens);

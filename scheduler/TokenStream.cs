@@ -1,0 +1,199 @@
+using System.Diagnostics;
+using System.Threading.Tasks.Sources;
+using Native.Kernels.Sampling;
+
+namespace Native.Scheduling;
+
+/// <summary>One request's way back: from the engine thread to one reader, without locks.</summary>
+/// <remarks>
+/// <code>
+/// while (await stream.WaitAsync(token))
+///     while (stream.TryRead(out TokenEvent e)) { ... }
+/// </code>
+/// One thread reads at a time. A reader that stops early calls <see cref="Cancel"/> (or disposes the stream), and its blocks are free at
+/// the next step boundary. A slow reader slows nobody: see <see cref="TokenLog"/>.
+/// </remarks>
+public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
+{
+    private const int Idle = 0;
+    private const int Waiting = 1;
+
+    private readonly Engine _engine;
+    private readonly TokenLog[] _logs;
+    private readonly float[] _promptLogprobs;
+    private readonly TokenLogprob[] _promptAlternatives;
+
+    // The reader's.
+    private readonly int[] _read;
+    private readonly bool[] _finishRead;
+    private int _unread;
+    private int _turn;
+    private CancellationTokenRegistration _registration;
+
+    // Shared.
+    private ManualResetValueTaskSourceCore<bool> _wake = new() { RunContinuationsAsynchronously = true };
+    private int _waiter;   // Waiting while the reader has handed out a task that nobody completed; who moves it to Idle completes it
+    private long _stopped; // bit i: the reader wants no more of choice i
+    private int _cancelled;
+
+    internal TokenStream(Engine engine, GenerationRequest request, long now, int limit, int blockSize)
+    {
+        _engine = engine;
+        Prompt = request.Ids.ToArray();
+        Sampling = request.Sampling;
+        Deadline = request.Deadline ?? long.MaxValue;
+        Limit = limit;
+        Timings = new RequestTimings { Arrival = request.ArrivalTimestamp ?? now, PromptTokens = Prompt.Length };
+        int n = Sampling.N;
+        _unread = n;
+        Unfinished = n;
+        _read = new int[n];
+        _finishRead = new bool[n];
+        _logs = new TokenLog[n];
+        Sequences = new Sequence[n];
+        for (int i = 0; i < n; i++)
+        {
+            _logs[i] = new TokenLog(limit, Sampling.Logprobs ?? 0);
+            Sequences[i] = new Sequence(this, i, blockSize);
+        }
+        _promptLogprobs = Sampling.PromptLogprobs is null ? [] : new float[Prompt.Length - 1];
+        _promptAlternatives = new TokenLogprob[(long)_promptLogprobs.Length * (Sampling.PromptLogprobs ?? 0)];
+    }
+
+    /// <summary>Choices this stream has.</summary>
+    public int N => _logs.Length;
+
+    /// <summary>When things happened. Complete once <see cref="WaitAsync"/> has returned false.</summary>
+    public RequestTimings Timings { get; internal set; }
+
+    /// <summary>Natural log-probability of every prompt token after the first, given those before it; empty where
+    /// <see cref="SamplingParams.PromptLogprobs"/> is null. Complete once an event with a token, or with the end <see cref="FinishReason.Length"/>, was read.</summary>
+    public ReadOnlySpan<float> PromptLogprobs => _promptLogprobs;
+
+    /// <summary>The best tokens in place of prompt token <paramref name="position"/>, best first, as many as were asked for. Complete with <see cref="PromptLogprobs"/>.</summary>
+    /// <param name="position">1 to the prompt's length, exclusive.</param>
+    public ReadOnlySpan<TokenLogprob> PromptAlternatives(int position)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(position);
+        int width = Sampling.PromptLogprobs ?? 0;
+        return _promptAlternatives.AsSpan((position - 1) * width, width);
+    }
+
+    internal int[] Prompt { get; }
+
+    internal SamplingParams Sampling { get; }
+
+    internal long Deadline { get; }
+
+    /// <summary>Tokens each choice may have.</summary>
+    internal int Limit { get; }
+
+    /// <summary>The choices while they are computed. The engine thread's.</summary>
+    internal Sequence[] Sequences { get; }
+
+    /// <summary>Choices that have not ended. The engine thread's.</summary>
+    internal int Unfinished { get; set; }
+
+    /// <summary>Prompt tokens scored so far. The engine thread's.</summary>
+    internal int Scored { get; set; }
+
+    /// <summary>The gravest reason a choice ended with. The engine thread's.</summary>
+    internal FinishReason Gravest { get; set; }
+
+    internal bool IsCancelled => Volatile.Read(ref _cancelled) != 0;
+
+    internal TokenLog Log(int index) => _logs[index];
+
+    internal bool IsStopped(int index) => (Volatile.Read(ref _stopped) >> index & 1) != 0;
+
+    /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice's end has been read.</summary>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled. The request itself goes on: see <see cref="Cancel"/>.</exception>
+    public ValueTask<bool> WaitAsync(CancellationToken cancellationToken = default)
+    {
+        if (_unread == 0) return new ValueTask<bool>(false);
+        if (HasEvent()) return new ValueTask<bool>(true);
+        if (cancellationToken.IsCancellationRequested) return ValueTask.FromCanceled<bool>(cancellationToken);
+
+        _wake.Reset();
+        short version = _wake.Version;
+        // A full fence between announcing the wait and looking again, as Signal has one between publishing and looking for a waiter:
+        // one of the two sees the other (Dekker), so no wake is lost.
+        Interlocked.Exchange(ref _waiter, Waiting);
+        if (HasEvent() && Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting) return new ValueTask<bool>(true);
+        if (cancellationToken.CanBeCanceled)
+            _registration = cancellationToken.UnsafeRegister(static (state, token) => ((TokenStream)state!).CancelWait(token), this);
+        return new ValueTask<bool>(this, version);
+    }
+
+    /// <summary>Takes the next event, of whichever choice has one; false where there is none yet.</summary>
+    public bool TryRead(out TokenEvent e)
+    {
+        for (int i = 0; i < _logs.Length; i++)
+        {
+            int index = _turn;
+            _turn = index + 1 == _logs.Length ? 0 : index + 1; // choices take turns, so that none waits for another's text
+            if (!_logs[index].TryRead(index, ref _read[index], ref _finishRead[index], out e)) continue;
+            if (_finishRead[index]) _unread--;
+            return true;
+        }
+        e = default;
+        return false;
+    }
+
+    /// <summary>Ends every choice with <see cref="FinishReason.Cancelled"/> at the next step boundary. Any thread, any number of times.</summary>
+    public void Cancel()
+    {
+        if (Interlocked.Exchange(ref _cancelled, 1) == 0) _engine.NoteSignal();
+    }
+
+    /// <summary>Ends choice <paramref name="index"/> with <see cref="FinishReason.Stop"/> at the next step boundary, because its text has come to a stop string. Any thread.</summary>
+    public void Stop(int index)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)index, (uint)_logs.Length, nameof(index));
+        Interlocked.Or(ref _stopped, 1L << index);
+        _engine.NoteSignal();
+    }
+
+    /// <summary>Cancels what has not ended. Nothing else needs to be freed.</summary>
+    public void Dispose() => Cancel();
+
+    /// <summary>Wakes the reader where it waits. The engine thread's, after publishing; allocates nothing.</summary>
+    internal void Signal()
+    {
+        Interlocked.MemoryBarrier(); // orders the publishing stores before the look for a waiter; see WaitAsync
+        if (Volatile.Read(ref _waiter) == Waiting && Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting) _wake.SetResult(true);
+    }
+
+    /// <summary>Stores the score of the next prompt token. The engine thread's.</summary>
+    internal void AppendScore(float logprob, ReadOnlySpan<TokenLogprob> alternatives)
+    {
+        Debug.Assert(Scored < _promptLogprobs.Length, "every prompt token after the first is scored once");
+        alternatives.CopyTo(_promptAlternatives.AsSpan(Scored * alternatives.Length));
+        _promptLogprobs[Scored++] = logprob;
+    }
+
+    bool IValueTaskSource<bool>.GetResult(short token)
+    {
+        // Waits for a cancellation callback that is just running, so that it can't meet the next wait.
+        _registration.Dispose();
+        _registration = default;
+        return _wake.GetResult(token);
+    }
+
+    ValueTaskSourceStatus IValueTaskSource<bool>.GetStatus(short token) => _wake.GetStatus(token);
+
+    void IValueTaskSource<bool>.OnCompleted(Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
+        _wake.OnCompleted(continuation, state, token, flags);
+
+    private bool HasEvent()
+    {
+        for (int i = 0; i < _logs.Length; i++)
+            if (_logs[i].HasEvent(_read[i], _finishRead[i])) return true;
+        return false;
+    }
+
+    private void CancelWait(CancellationToken token)
+    {
+        if (Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting) _wake.SetException(new OperationCanceledException(token));
+    }
+}

@@ -1,0 +1,136 @@
+using Native.Kernels;
+using Native.Kernels.Sampling;
+
+namespace Native.Tests.Scheduling;
+
+/// <summary>
+/// A model whose next token is a hash of the tokens it finds in its cache by slot mapping and block table, and of everything the row asks for.
+/// A wrong block, slot, position, copy or context changes its output; <see cref="Oracle"/> says what the output must be.
+/// </summary>
+internal sealed class FakeModelRunner : IModelRunner
+{
+    public const int EndId = 0;
+
+    /// <summary>Never generated; a context that ends with it gives NaN logits while <see cref="Poisoned"/>.</summary>
+    public const int PoisonToken = 49;
+
+    public const int Vocabulary = 50;
+
+    private readonly (int Token, int Position, ulong Chain)[] _slots;
+
+    public FakeModelRunner(int blockCount = 64, int blockSize = 4, int maxModelLength = 128, int maxBatchedTokens = 2048, int maxSequences = 256)
+    {
+        Info = new ModelInfo
+        {
+            Name = "fake", Architecture = "fake", Backend = "none", ParameterCount = 0, WeightBytes = 0, KvCacheBytes = 0, KvCacheType = DType.F32,
+            VocabularySize = Vocabulary, MaxModelLength = maxModelLength, BlockSize = blockSize, BlockCount = blockCount,
+            MaxBatchedTokens = maxBatchedTokens, MaxSequences = maxSequences,
+        };
+        _slots = new (int, int, ulong)[blockCount * blockSize];
+        Array.Fill(_slots, (-1, -1, 0UL));
+    }
+
+    public delegate void ExecuteHook(in Batch batch);
+
+    public ModelInfo Info { get; }
+
+    public bool Poisoned { get; set; }
+
+    public int Steps { get; private set; }
+
+    public int Copies { get; private set; }
+
+    /// <summary>Called on the engine's thread before a step is computed; what it throws fails the step.</summary>
+    public ExecuteHook? OnExecute { get; set; }
+
+    /// <summary>What a batch contradicted; the engine catches exceptions, so they are kept here.</summary>
+    public List<string> Violations { get; } = [];
+
+    public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    {
+        Steps++;
+        OnExecute?.Invoke(batch);
+        int sequences = batch.ContextLengths.Length;
+        Expect(batch.TokenIds.Length is > 0 && batch.TokenIds.Length <= Info.MaxBatchedTokens, "tokens within the limit");
+        Expect(sequences <= Info.MaxSequences && batch.QueryStarts.Length == sequences + 1, "sequences within the limit");
+        Expect(batch.QueryStarts[0] == 0 && batch.QueryStarts[^1] == batch.TokenIds.Length, "query starts span the batch");
+        Expect(batch.SampleRows.Length == sampled.Length && batch.Sampling.Length == sampled.Length, "one entry per sampled row");
+        Expect(batch.BlockTables.Length == sequences * batch.BlockTableStride, "one row of blocks per sequence");
+
+        for (int s = 0; s < sequences; s++)
+        {
+            ReadOnlySpan<int> table = batch.BlockTables.Slice(s * batch.BlockTableStride, batch.BlockTableStride);
+            Expect(batch.Positions[batch.QueryStarts[s + 1] - 1] == batch.ContextLengths[s] - 1, "the last row is at the context's end");
+            for (int row = batch.QueryStarts[s]; row < batch.QueryStarts[s + 1]; row++)
+            {
+                int position = batch.Positions[row];
+                int slot = Slot(table, position);
+                Expect(slot == batch.SlotMapping[row], "the slot is where the block table says");
+                ulong before = position == 0 ? Hash.Seed : _slots[Slot(table, position - 1)].Chain;
+                _slots[slot] = (batch.TokenIds[row], position, Hash.Mix(before, (ulong)batch.TokenIds[row]));
+            }
+        }
+
+        int alternative = 0;
+        int previous = -1;
+        for (int r = 0; r < sampled.Length; r++)
+        {
+            int row = batch.SampleRows[r];
+            Expect(row > previous, "sampled rows ascend");
+            previous = row;
+            int s = 0;
+            while (batch.QueryStarts[s + 1] <= row) s++;
+            ReadOnlySpan<int> table = batch.BlockTables.Slice(s * batch.BlockTableStride, batch.BlockTableStride);
+            ulong context = Hash.Seed;
+            for (int position = 0; position <= batch.Positions[row]; position++)
+            {
+                (int token, int at, ulong chain) = _slots[Slot(table, position)];
+                context = Hash.Mix(context, (ulong)token);
+                Expect(at == position && chain == context, "the cache holds this sequence's own tokens");
+            }
+            ref readonly RowSampling sampling = ref batch.Sampling[r];
+            Expect(sampling.AlternativesStart == alternative, "alternatives lie one after the other");
+            if (Poisoned && batch.TokenIds[row] == PoisonToken) sampled[r] = new SampledToken(-1, 0);
+            else if (sampling.Scores) sampled[r] = new SampledToken(sampling.Target, Oracle.Score(context, sampling.Target));
+            else
+            {
+                sampled[r] = Oracle.Next(context, sampling, batch.History.Slice(sampling.HistoryStart, sampling.HistoryLength), batch.Biases.Slice(sampling.BiasStart, sampling.BiasLength));
+                Expect(sampling.Position == batch.Positions[row] + 1, "the draw is keyed by the new token's position");
+            }
+            for (int a = 0; a < sampling.Alternatives; a++) alternatives[alternative++] = Oracle.Alternative(sampled[r], a);
+        }
+        Expect(alternative == alternatives.Length, "room for exactly the alternatives asked for");
+    }
+
+    public void CopyBlock(int source, int destination)
+    {
+        Copies++;
+        Expect(source != destination, "a block is not copied onto itself");
+        int size = Info.BlockSize;
+        Array.Copy(_slots, source * size, _slots, destination * size, size);
+    }
+
+    public void Dispose()
+    {
+    }
+
+    private int Slot(ReadOnlySpan<int> table, int position) => table[position / Info.BlockSize] * Info.BlockSize + position % Info.BlockSize;
+
+    private void Expect(bool holds, string belief)
+    {
+        if (!holds) Violations.Add($"step {Steps}: not so: {belief}");
+    }
+}
+
+internal static class Hash
+{
+    public const ulong Seed = 0x243F6A8885A308D3;
+
+    public static ulong Mix(ulong a, ulong b)
+    {
+        ulong z = unchecked((a ^ b * 0x9E3779B97F4A7C15) + 0xD1B54A32D192ED03);
+        z = unchecked((z ^ z >> 30) * 0xBF58476D1CE4E5B9);
+        z = unchecked((z ^ z >> 27) * 0x94D049BB133111EB);
+        return z ^ z >> 31;
+    }
+}

@@ -1,0 +1,214 @@
+using Native.Kernels.Sampling;
+using Native.Scheduling;
+
+namespace Native.Tests.Scheduling;
+
+/// <summary>What must hold for any workload: 200 random ones each.</summary>
+public sealed class SchedulerInvariantTests
+{
+    private const int Workloads = 200;
+
+    [Fact]
+    public void EveryOutput_IsTheOracles_WhateverTheBudgetPoolAndCompany()
+    {
+        long preemptions = 0, copies = 0;
+        for (int seed = 0; seed < Workloads; seed++)
+        {
+            Random random = new(seed);
+            using EngineHarness harness = RandomEngine(random);
+            harness.AfterTurn = () => AssertStepInvariants(harness);
+            List<Reading> readings = SubmitAtRandom(random, harness, count: random.Next(1, 24));
+            harness.RunToEnd();
+            foreach (Reading reading in readings) reading.AssertOracle(harness.Runner.Info.MaxModelLength);
+            harness.AssertClean();
+            preemptions += harness.Engine.Metrics.Preemptions;
+            copies += harness.Engine.Metrics.CopiedBlocks;
+        }
+        // A random test that never meets what it is for is no test.
+        Assert.True(preemptions > 200, $"only {preemptions} preemptions");
+        Assert.True(copies > 200, $"only {copies} copied blocks");
+    }
+
+    [Fact]
+    public void CancelsDeadlinesAndStops_LeaveTheOthersOutputsAlone_AndFreeEveryBlock()
+    {
+        for (int seed = 0; seed < Workloads; seed++)
+        {
+            Random random = new(seed);
+            using EngineHarness harness = RandomEngine(random);
+            harness.AfterTurn = () => AssertStepInvariants(harness);
+            List<Reading> readings = SubmitAtRandom(random, harness, count: random.Next(4, 24));
+            HashSet<Reading> disturbed = [];
+            while (harness.Turn())
+            {
+                if (random.Next(3) > 0) continue;
+                Reading victim = readings[random.Next(readings.Count)];
+                disturbed.Add(victim);
+                if (random.Next(2) == 0) victim.Stream.Cancel();
+                else victim.Stream.Stop(random.Next(victim.Stream.N));
+            }
+            foreach (Reading reading in readings)
+            {
+                Assert.True(reading.IsComplete);
+                if (!disturbed.Contains(reading)) reading.AssertOracle(harness.Runner.Info.MaxModelLength);
+            }
+            harness.AssertClean();
+        }
+    }
+
+    [Fact]
+    public void NobodyIsPreemptedMoreOftenThanTheBound()
+    {
+        int most = 0;
+        for (int seed = 0; seed < Workloads; seed++)
+        {
+            Random random = new(seed);
+            int bound = random.Next(0, 3);
+            FakeModelRunner runner = new(blockCount: 12, blockSize: 2, maxModelLength: 24);
+            using EngineHarness harness = new(runner, new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 16, MaxPreemptions = bound });
+            HashSet<Sequence> seen = [];
+            harness.AfterTurn = () =>
+            {
+                foreach (Sequence s in Live(harness.Engine.Scheduler)) seen.Add(s);
+            };
+            List<Reading> readings = SubmitAtRandom(random, harness, count: 16);
+            harness.RunToEnd();
+            foreach (Sequence s in seen)
+            {
+                Assert.InRange(s.Preemptions, 0, bound);
+                most = Math.Max(most, s.Preemptions);
+            }
+            foreach (Reading reading in readings) reading.AssertOracle(24);
+            harness.AssertClean();
+        }
+        Assert.Equal(2, most); // the bound is reached, so it is what holds them back
+    }
+
+    [Fact]
+    public void TheOldest_IsComputedInEveryStep()
+    {
+        for (int seed = 0; seed < Workloads; seed++)
+        {
+            Random random = new(seed);
+            using EngineHarness harness = RandomEngine(random);
+            Sequence? oldest = null;
+            int computed = 0, output = 0;
+            harness.AfterTurn = () =>
+            {
+                Sequence? now = Live(harness.Engine.Scheduler).FirstOrDefault();
+                if (now is not null && now == oldest) Assert.True(now.NumComputedTokens > computed || now.Output.Count > output, "the oldest stood still");
+                oldest = now;
+                computed = now?.NumComputedTokens ?? 0;
+                output = now?.Output.Count ?? 0;
+            };
+            SubmitAtRandom(random, harness, count: 20);
+            harness.RunToEnd();
+        }
+    }
+
+    [Fact]
+    public void Waiting_IsBoundedByTheWorkOfThoseBefore()
+    {
+        for (int seed = 0; seed < Workloads; seed++)
+        {
+            Random random = new(seed);
+            using EngineHarness harness = RandomEngine(random);
+            List<Reading> readings = SubmitAtRandom(random, harness, count: 12);
+            int budget = Math.Min(harness.Engine.Options.MaxBatchedTokens, harness.Runner.Info.MaxBatchedTokens);
+            int turn = 0;
+            Dictionary<Reading, int> ended = [];
+            harness.AfterTurn = () =>
+            {
+                turn++;
+                foreach (Reading reading in readings)
+                    if (reading.IsComplete) ended.TryAdd(reading, turn);
+            };
+            harness.RunToEnd();
+            int bound = 0;
+            foreach (Reading reading in readings)
+            {
+                int limit = Math.Min(reading.Sampling.MaxTokens!.Value, harness.Runner.Info.MaxModelLength - reading.Prompt.Length);
+                int longest = reading.Prompt.Length + limit;
+                bound += reading.Sampling.N * ((longest + budget - 1) / budget + limit) + 2;
+                Assert.InRange(ended[reading], 1, bound);
+            }
+        }
+    }
+
+    internal static IEnumerable<Sequence> Live(Scheduler scheduler)
+    {
+        foreach (SequenceQueue queue in new[] { scheduler.Decoding, scheduler.Prefilling, scheduler.Waiting })
+            for (Sequence? s = queue.First; s is not null; s = s.Next) yield return s;
+    }
+
+    private static EngineHarness RandomEngine(Random random)
+    {
+        int blockSize = new[] { 1, 2, 3, 4, 8, 16 }[random.Next(6)];
+        const int maxModelLength = 40;
+        int least = (maxModelLength + blockSize - 1) / blockSize;
+        FakeModelRunner runner = new(blockCount: least + random.Next(0, 3 * least), blockSize, maxModelLength);
+        int maxRunning = random.Next(5, 17);
+        return new EngineHarness(runner, new EngineOptions { MaxRunning = maxRunning, MaxBatchedTokens = maxRunning + random.Next(0, 60), MaxPreemptions = random.Next(0, 5) });
+    }
+
+    private static List<Reading> SubmitAtRandom(Random random, EngineHarness harness, int count)
+    {
+        List<Reading> readings = [];
+        for (int i = 0; i < count; i++)
+        {
+            SamplingParams p = new()
+            {
+                Temperature = random.Next(2) * 0.7f,
+                TopK = random.Next(3),
+                TopP = random.Next(2) == 0 ? 1 : 0.9f,
+                RepetitionPenalty = random.Next(3) == 0 ? 1.1f : 1,
+                FrequencyPenalty = random.Next(4) == 0 ? 0.5f : 0,
+                Seed = (ulong)random.NextInt64(),
+                N = random.Next(3) == 0 ? random.Next(1, 6) : 1,
+                MaxTokens = random.Next(8) == 0 ? 0 : random.Next(1, 36),
+                MinTokens = 0,
+                IgnoreEos = random.Next(2) == 0,
+                StopTokenIds = random.Next(3) == 0 ? [random.Next(1, 49), random.Next(1, 49)] : [],
+                LogitBias = random.Next(4) == 0 ? [new TokenBias(random.Next(49), 5), new TokenBias(random.Next(49), -100)] : [],
+                Logprobs = random.Next(4) == 0 ? random.Next(4) : null,
+                PromptLogprobs = random.Next(4) == 0 ? random.Next(4) : null,
+            };
+            if (random.Next(3) == 0) p = p with { MinTokens = random.Next(0, p.MaxTokens!.Value + 1) };
+            readings.Add(harness.Submit(EngineHarness.Prompt(random.Next(1, harness.Runner.Info.MaxModelLength - 2), random.Next()), p));
+            if (random.Next(3) == 0) harness.Turns(random.Next(4));
+        }
+        return readings;
+    }
+
+    private static void AssertStepInvariants(EngineHarness harness)
+    {
+        Scheduler scheduler = harness.Engine.Scheduler;
+        EngineOptions options = harness.Engine.Options;
+        Assert.Null(scheduler.CheckIntegrity());
+        Assert.Equal(scheduler.Pool.TotalCount, scheduler.Pool.FreeCount + scheduler.Pool.OwnedCount);
+
+        // One line, in three stretches, and everyone in it once.
+        HashSet<Sequence> once = [];
+        long last = -1;
+        foreach (Sequence s in Live(scheduler))
+        {
+            Assert.True(once.Add(s));
+            Assert.True(s.Order > last, "nobody overtakes");
+            last = s.Order;
+            if (s.Queue == scheduler.Waiting) Assert.Equal(0, s.BlockCount);
+            else Assert.True(s.BlockCount * harness.Runner.Info.BlockSize >= s.NumComputedTokens);
+        }
+        Assert.InRange(scheduler.Decoding.Count + scheduler.Prefilling.Count, 0, options.MaxRunning);
+
+        int planned = 0;
+        HashSet<Sequence> scheduled = [];
+        foreach (ScheduledChunk chunk in scheduler.Plan)
+        {
+            Assert.True(scheduled.Add(chunk.Sequence));
+            Assert.True(chunk.Count > 0);
+            planned += chunk.Count;
+        }
+        Assert.InRange(planned, 0, options.MaxBatchedTokens);
+        Assert.Empty(harness.Runner.Violations);
+    }
+}
