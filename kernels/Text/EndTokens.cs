@@ -1,0 +1,44 @@
+namespace Native.Kernels.Text;
+
+/// <summary>Which tokens end a generation. Files name one or two; the others are known by their texts, as llama.cpp collects them.</summary>
+internal static class EndTokens
+{
+    /// <summary>Texts that mean an end wherever they stand in a vocabulary; a file that calls one an ordinary token is mistaken.</summary>
+    private static readonly HashSet<string> Always = new(StringComparer.Ordinal)
+    {
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
+        "<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|fim_repo|>",
+    };
+
+    /// <summary>Texts that could be ordinary: an end only where the file does not call them that.</summary>
+    private static readonly HashSet<string> UnlessOrdinary = new(StringComparer.Ordinal)
+    {
+        "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<fim-repo>", "<REPO>", "<reponame>",
+    };
+
+    /// <summary>Collects the ids; tokens that end a generation become control tokens in <paramref name="types"/>.</summary>
+    public static HashSet<int> Collect(TokenizerDefinition definition, string[] pieces, TokenType[] types)
+    {
+        var ends = new HashSet<int>();
+        var byText = new Dictionary<string, int>(StringComparer.Ordinal);
+        for (int id = 0; id < pieces.Length; id++)
+        {
+            bool always = Always.Contains(pieces[id]);
+            if (!always && (types[id] == TokenType.Normal || !UnlessOrdinary.Contains(pieces[id]))) continue;
+            ends.Add(id);
+            byText.TryAdd(pieces[id], id);
+        }
+
+        // Harmony (gpt-oss) and Solar end single messages with <|end|> and go on; Gemma 4 has </s> without meaning it.
+        bool harmony = byText.ContainsKey("<|call|>") && byText.ContainsKey("<|return|>");
+        bool solar = (byText.ContainsKey("<|call|>") || byText.ContainsKey("<|calls|>")) && byText.ContainsKey("<|flush|>");
+        if ((harmony || solar) && byText.TryGetValue("<|end|>", out int end)) ends.Remove(end);
+        if (byText.ContainsKey("<|tool_response>") && byText.TryGetValue("</s>", out end)) ends.Remove(end);
+
+        ends.UnionWith(definition.EndIds);
+        if (definition.EosId is { } eos) ends.Add(eos);
+        foreach (int id in ends)
+            if (types[id] is not (TokenType.Control or TokenType.Unknown)) types[id] = TokenType.Control;
+        return ends;
+    }
+}

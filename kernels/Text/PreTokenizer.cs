@@ -1,0 +1,217 @@
+using System.Globalization;
+using System.Text;
+using System.Text.RegularExpressions;
+
+namespace Native.Kernels.Text;
+
+/// <summary>What becomes of a step's matches, in Hugging Face's words.</summary>
+internal enum SplitBehavior
+{
+    Isolated,
+    Removed,
+    MergedWithPrevious,
+    MergedWithNext,
+    Contiguous,
+}
+
+/// <summary>Splittings that no regular expression does in linear time: groups of three digits counted from the right.</summary>
+internal enum DigitGrouping
+{
+    None,
+
+    /// <summary>Cuts every run of decimal digits.</summary>
+    Digits,
+
+    /// <summary>Cuts every run of decimal digits that ends at a word's end, and sets it apart.</summary>
+    DigitsAtWordEnd,
+
+    /// <summary>Cuts every run of numbers (letter and other numbers too), and sets it apart.</summary>
+    Numbers,
+}
+
+/// <summary>One splitting of every piece that the step before it left.</summary>
+internal sealed record PreTokenizerStep(string Pattern, SplitBehavior Behavior = SplitBehavior.Isolated, bool Invert = false, DigitGrouping Grouping = DigitGrouping.None)
+{
+    public static implicit operator PreTokenizerStep(string pattern) => new(pattern);
+    public static implicit operator PreTokenizerStep(DigitGrouping grouping) => new("", Grouping: grouping);
+}
+
+/// <summary>Characters beyond U+FFFF that a row's patterns tell apart within their category, and the one they are seen as.</summary>
+internal readonly record struct SupplementaryRange(int First, int Last, char SeenAs);
+
+/// <summary>Cuts text into words that merges never cross: a chain of regular expressions, each working on the pieces of the last.</summary>
+/// <remarks>.NET's Regex sees UTF-16 code units and takes each half of a surrogate pair for no letter, number or symbol.
+/// So patterns run over a shadow of the text with one char per code point, where a supplementary one is seen as a
+/// character of its own general category; positions are code points.</remarks>
+internal sealed class PreTokenizer
+{
+    /// <summary>Leaves the text whole.</summary>
+    public static readonly PreTokenizer None = new([]);
+
+    private readonly (PreTokenizerStep Step, Regex? Regex)[] _steps;
+    private readonly SupplementaryRange[] _ranges;
+
+    /// <param name="steps">The chain, in order.</param>
+    /// <param name="ranges">See <see cref="SupplementaryRange"/>.</param>
+    /// <param name="timeout">Given for patterns out of a file: a match that takes longer throws.</param>
+    /// <exception cref="ArgumentException">A pattern is none, or uses what .NET's Regex does not know.</exception>
+    public PreTokenizer(PreTokenizerStep[] steps, SupplementaryRange[]? ranges = null, TimeSpan? timeout = null)
+    {
+        _steps = [.. steps.Select(s => (s, s.Grouping == DigitGrouping.None ? new Regex(s.Pattern, RegexOptions.CultureInvariant | RegexOptions.Compiled, timeout ?? Regex.InfiniteMatchTimeout) : null))];
+        _ranges = ranges ?? [];
+    }
+
+    public bool IsNone => _steps.Length == 0;
+
+    /// <summary>The words of <paramref name="text"/> as UTF-16 ranges, in order. Text must be well formed.</summary>
+    public void Split(ReadOnlySpan<char> text, List<(int Start, int End)> words)
+    {
+        words.Clear();
+        if (text.IsEmpty) return;
+        bool supplementary = text.IndexOfAnyInRange('\uD800', '\uDFFF') >= 0;
+        ReadOnlySpan<char> shadow = supplementary ? Shadow(text) : text;
+
+        words.Add((0, shadow.Length));
+        List<(int, int)>? other = null;
+        foreach ((PreTokenizerStep step, Regex? regex) in _steps)
+        {
+            other ??= [];
+            other.Clear();
+            foreach ((int start, int end) in words)
+            {
+                if (regex is null) Group(shadow, start, end, step.Grouping, other);
+                else Split(shadow, start, end, regex, step, other);
+            }
+            words.Clear();
+            words.AddRange(other);
+        }
+        if (supplementary) ToUtf16(text, words);
+    }
+
+    private static void Split(ReadOnlySpan<char> shadow, int start, int end, Regex regex, PreTokenizerStep step, List<(int Start, int End)> output)
+    {
+        int done = start, first = output.Count;
+        bool lastMatched = false;
+        foreach (ValueMatch match in regex.EnumerateMatches(shadow[start..end]))
+        {
+            int at = start + match.Index;
+            if (at > done) Emit(done, at, step.Invert);
+            Emit(at, at + match.Length, !step.Invert);
+            done = at + match.Length;
+        }
+        if (end > done) Emit(done, end, step.Invert);
+
+        void Emit(int from, int to, bool matched)
+        {
+            if (from == to) return;
+            bool joins = output.Count > first && step.Behavior switch
+            {
+                SplitBehavior.MergedWithPrevious => matched && !lastMatched,
+                SplitBehavior.MergedWithNext => lastMatched && !matched,
+                SplitBehavior.Contiguous => matched == lastMatched,
+                _ => false,
+            };
+            lastMatched = matched;
+            if (matched && step.Behavior == SplitBehavior.Removed) return;
+            if (joins) output[^1] = (output[^1].Start, to);
+            else output.Add((from, to));
+        }
+    }
+
+    private static void Group(ReadOnlySpan<char> shadow, int start, int end, DigitGrouping grouping, List<(int Start, int End)> output)
+    {
+        int done = start;
+        for (int i = start; i < end;)
+        {
+            if (!IsDigit(shadow[i], grouping))
+            {
+                i++;
+                continue;
+            }
+            int run = i;
+            while (i < end && IsDigit(shadow[i], grouping)) i++;
+            if (grouping == DigitGrouping.DigitsAtWordEnd && i < end && IsWord(shadow[i])) continue;
+
+            int cut = run + (i - run) % 3;
+            if (grouping != DigitGrouping.Digits && run > done)
+            {
+                output.Add((done, run));
+                done = run;
+            }
+            for (; cut <= i; cut += 3)
+            {
+                if (cut == done || (cut == i && grouping == DigitGrouping.Digits)) continue;
+                output.Add((done, cut));
+                done = cut;
+            }
+        }
+        if (end > done) output.Add((done, end));
+    }
+
+    private static bool IsDigit(char c, DigitGrouping grouping)
+        => grouping == DigitGrouping.Numbers ? char.IsNumber(c) : char.IsDigit(c);
+
+    // Oniguruma's word characters: letters, marks, decimal digits and connectors.
+    private static bool IsWord(char c)
+        => char.IsLetterOrDigit(c) || char.GetUnicodeCategory(c) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark
+            or UnicodeCategory.EnclosingMark or UnicodeCategory.ConnectorPunctuation;
+
+    private char[] Shadow(ReadOnlySpan<char> text)
+    {
+        int count = 0;
+        foreach (char c in text)
+            if (!char.IsLowSurrogate(c)) count++;
+        char[] shadow = new char[count];
+        int at = 0;
+        foreach (Rune rune in text.EnumerateRunes()) shadow[at++] = rune.IsBmp ? (char)rune.Value : SeenAs(rune);
+        return shadow;
+    }
+
+    internal char SeenAs(Rune rune)
+    {
+        foreach (SupplementaryRange range in _ranges)
+            if (rune.Value >= range.First && rune.Value <= range.Last) return range.SeenAs;
+        // None of these stands in a range that a row spells out.
+        return Rune.GetUnicodeCategory(rune) switch
+        {
+            UnicodeCategory.UppercaseLetter => '\uA790',
+            UnicodeCategory.LowercaseLetter => '\uA791',
+            UnicodeCategory.TitlecaseLetter => '\u01C5',
+            UnicodeCategory.ModifierLetter => '\u02B0',
+            UnicodeCategory.OtherLetter => '\u00AA',
+            UnicodeCategory.NonSpacingMark => '\u0300',
+            UnicodeCategory.SpacingCombiningMark => '\uA823',
+            UnicodeCategory.EnclosingMark => '\u0488',
+            UnicodeCategory.DecimalDigitNumber => '\u0660',
+            UnicodeCategory.LetterNumber => '\uA6E6',
+            UnicodeCategory.OtherNumber => '\u00B2',
+            UnicodeCategory.ConnectorPunctuation => '\u005F',
+            UnicodeCategory.DashPunctuation => '\u058A',
+            UnicodeCategory.OpenPunctuation => '\uFD3F',
+            UnicodeCategory.ClosePunctuation => '\uFD3E',
+            UnicodeCategory.InitialQuotePunctuation => '\u00AB',
+            UnicodeCategory.FinalQuotePunctuation => '\u00BB',
+            UnicodeCategory.OtherPunctuation => '\u0589',
+            UnicodeCategory.MathSymbol => '\u00AC',
+            UnicodeCategory.CurrencySymbol => '\u00A3',
+            UnicodeCategory.ModifierSymbol => '\u02C2',
+            UnicodeCategory.OtherSymbol => '\u00A6',
+            UnicodeCategory.Format => '\u00AD',
+            UnicodeCategory.PrivateUse => '\uE000',
+            _ => '\u0378', // not assigned
+        };
+    }
+
+    private static void ToUtf16(ReadOnlySpan<char> text, List<(int Start, int End)> words)
+    {
+        int unit = 0, point = 0;
+        for (int i = 0; i < words.Count; i++)
+            words[i] = (At(text, words[i].Start), At(text, words[i].End));
+
+        int At(ReadOnlySpan<char> text, int target)
+        {
+            for (; point < target; point++) unit += char.IsHighSurrogate(text[unit]) ? 2 : 1;
+            return unit;
+        }
+    }
+}

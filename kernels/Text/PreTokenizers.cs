@@ -1,0 +1,120 @@
+namespace Native.Kernels.Text;
+
+/// <summary>One kind of pre-tokenizer as <c>tokenizer.ggml.pre</c> names it.</summary>
+/// <param name="Names">The names that mean it.</param>
+/// <param name="Steps">Its patterns, each splitting what the one before left.</param>
+internal sealed record PreTokenizerRow(string[] Names, PreTokenizerStep[] Steps)
+{
+    /// <summary>See <see cref="TokenizerDefinition.IgnoreMerges"/>.</summary>
+    public bool IgnoreMerges { get; init; }
+
+    /// <summary>Whether the text gets a BOS where the file does not say.</summary>
+    public bool AddsBos { get; init; }
+
+    /// <summary>Symbols are characters, with spaces as U+2581 and byte tokens as fallback, instead of bytes.</summary>
+    public bool Characters { get; init; }
+
+    public SupplementaryRange[] Ranges { get; init; } = [];
+}
+
+/// <summary>The pre-tokenizers that GGUF files name: llama.cpp's names (src/llama-vocab.cpp), patterns as the models' own tokenizer.json has them.</summary>
+/// <remarks>Case-insensitive groups are spelled out ([sS]), so that neither the Kelvin sign nor the long s takes part.</remarks>
+internal static class PreTokenizers
+{
+    private const string Contractions = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]";
+    private const string Spaces = @"|\s*[\r\n]+|\s+(?!\S)|\s+";
+    private const string Words = @"[^\r\n\p{L}\p{N}]?\p{L}+";
+    private const string Symbols = @"| ?[^\s\p{L}\p{N}]+[\r\n]*";
+
+    private const string Gpt2 = @"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    private const string Llama3 = Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols + Spaces;
+    private const string Qwen2 = Contractions + "|" + Words + @"|\p{N}" + Symbols + Spaces;
+
+    // Words in which an upper-case run is followed by a lower-case one; letters without case are both.
+    private const string Upper = @"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";
+    private const string Lower = @"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";
+    private const string Lead = @"[^\r\n\p{L}\p{N}]?";
+    private const string Gpt4o = Lead + Upper + "*" + Lower + "+(?:" + Contractions + ")?|" + Lead + Upper + "+" + Lower + "*(?:" + Contractions + @")?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + Spaces;
+
+    private const string DeepSeek3Words = @"[!""#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + Spaces;
+    private const string Kana = @"[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+";
+    private const string Bloom = @" ?[^(\s|.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C)]+";
+
+    // The characters of \p{Han} in .NET's spelling; the supplementary ones are seen as U+9FFF.
+    private const string Han = @"\u2E80-\u2E99\u2E9B-\u2EF3\u2F00-\u2FD5\u3005\u3007\u3021-\u3029\u3038-\u303B\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFA6D\uFA70-\uFAD9";
+    private const string HanLetters = @"-[" + Han + "]]";
+    private const string KimiUpper = @"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}" + HanLetters;
+    private const string KimiLower = @"[\p{Ll}\p{Lm}\p{Lo}\p{M}" + HanLetters;
+
+    // Cased letters as DeepSeek's first tokenizer lists them.
+    private const string DeepSeekLetters = @"A-Za-z\u00B5\u00C0-\u00D6\u00D8-\u00F6\u00F8-\u01BA\u01BC-\u01BF\u01C4-\u0293\u0295-\u02AF\u0370-\u0373\u0376\u0377\u037B-\u037D\u037F\u0386\u0388-\u038A\u038C"
+        + @"\u038E-\u03A1\u03A3-\u03F5\u03F7-\u0481\u048A-\u052F\u0531-\u0556\u10A0-\u10C5\u13A0-\u13F5\u13F8-\u13FD\u1C90-\u1CBA\u1CBD-\u1CBF\u1D00-\u1D2B\u1D6B-\u1D77\u1D79-\u1D9A"
+        + @"\u1E00-\u1F15\u1F18-\u1F1D\u1F20-\u1F45\u1F48-\u1F4D\u1F50-\u1F57\u1F59\u1F5B\u1F5D\u1F5F-\u1F7D\u1F80-\u1FB4\u1FB6-\u1FBC\u1FBE\u1FC2-\u1FC4\u1FC6-\u1FCC\u1FD0-\u1FD3"
+        + @"\u1FD6-\u1FDB\u1FE0-\u1FEC\u1FF2-\u1FF4\u1FF6-\u1FFC\u2102\u2107\u210A-\u2113\u2115\u2119-\u211D\u2124\u2126\u2128\u212A-\u212D\u212F-\u2134\u2139\u213C-\u213F\u2145-\u2149"
+        + @"\u214E\u2183\u2184\u2C00-\u2C7B\u2C7E-\u2CE4\u2CEB-\u2CEE\u2CF2\u2CF3\uA640-\uA66D\uA680-\uA69B\uA722-\uA76F\uA771-\uA787\uA78B-\uA78E\uAB70-\uABBF\uFB00-\uFB06\uFB13-\uFB17\uFF21-\uFF3A\uFF41-\uFF5A";
+
+    private static readonly SupplementaryRange[] DeepSeekRanges =
+    [
+        new(0x10400, 0x1044F, 'A'), new(0x104B0, 0x104D3, 'A'), new(0x104D8, 0x104FB, 'A'), new(0x10C80, 0x10CB2, 'A'),
+        new(0x10CC0, 0x10CF2, 'A'), new(0x118A0, 0x118DF, 'A'), new(0x1E900, 0x1E943, 'A'),
+    ];
+
+    private static readonly SupplementaryRange[] HanRanges =
+    [
+        new(0x16FF0, 0x16FF1, '\u9FFF'), new(0x20000, 0x2A6DF, '\u9FFF'), new(0x2A700, 0x2B739, '\u9FFF'), new(0x2B740, 0x2B81D, '\u9FFF'),
+        new(0x2B820, 0x2CEA1, '\u9FFF'), new(0x2CEB0, 0x2EBE0, '\u9FFF'), new(0x2EBF0, 0x2EE5D, '\u9FFF'), new(0x2F800, 0x2FA1D, '\u9FFF'),
+        new(0x30000, 0x3134A, '\u9FFF'), new(0x31350, 0x323AF, '\u9FFF'),
+    ];
+
+    public static readonly PreTokenizerRow[] Rows =
+    [
+        new(["default"], [@"[\p{P}\$\+<=>\^~\|]+", Gpt2, @"\p{N}+", "[0-9][0-9][0-9]"]),
+        new(["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"], [Llama3]) { IgnoreMerges = true, AddsBos = true },
+        new(["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], [Llama3]),
+        new(["qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "solar-open", "megrez", "kormo", "f2llmv2", "grok-2"], [Qwen2]),
+        new(["qwen35"], [Contractions + @"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + Spaces]),
+        new(["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"], [@"\p{N}", Gpt2]),
+        new(["gpt-2", "phi-2", "jina-es", "jina-de", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe", "gigachat", "a.x-4.0", "mellum", "modern-bert",
+            "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4"], [Gpt2]),
+        new(["falcon"], [@"[\p{P}\$\+<=>\^~\|`]+", Gpt2, "[0-9][0-9][0-9]"]),
+        new(["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], [Gpt4o]),
+        new(["granite-embed-multi-97m"], [Gpt4o]) { IgnoreMerges = true },
+        new(["tekken"], [Lead + Upper + "*" + Lower + "+|" + Lead + Upper + "+" + Lower + @"*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + Spaces]) { IgnoreMerges = true, AddsBos = true },
+        new(["tiny_aya", "cohere2moe"], [DigitGrouping.DigitsAtWordEnd, Gpt4o]),
+        new(["deepseek-llm"], [@"[\r\n]", @"\s?[" + DeepSeekLetters + "]+", @"\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+", @"\s+\z", @"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", @"\p{N}+"]) { Ranges = DeepSeekRanges },
+        new(["deepseek-coder"], [@"[\r\n]", @"\s?\p{L}+", @"\s?\p{P}+", @"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", @"\p{N}"]),
+        new(["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], [@"\p{N}{1,3}", Kana, DeepSeek3Words]),
+        new(["spark2_5"], [@"\p{N}{1,3}", Kana, @"[!""#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+", @"\p{N}"]),
+        new(["youtu"], [@"[\uAC00-\uD7A3\u3131-\u318E]+|[\uFF01\u2026\u201C\u201D\u2018\u2019\u2014\uFF1A\uFF1B\uFF0C\u3001-\u303F\uFE30-\uFE4F]+|[\u3105-\u312F]+|" + Kana,
+            Lead + Upper + "*" + Lower + "+(?:" + Contractions + ")?|" + Lead + Upper + "+" + Lower + "*(?:" + Contractions + @")?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + Spaces]) { IgnoreMerges = true },
+        new(["poro-chat", "bloom", "gpt3-finnish"], [Bloom]),
+        new(["viking"], [Bloom, @"\p{N}"]),
+        new(["chameleon"], ["<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", @"[\t\n]|    |  ", @"\p{N}", @"[\p{P}!-/:-@\[-`{-~]", Gpt2]) { AddsBos = true },
+        new(["kimi-k2"], ["[" + Han + "]+|" + Lead + KimiUpper + "*" + KimiLower + "+(?:" + Contractions + ")?|" + Lead + KimiUpper + "+" + KimiLower + "*(?:" + Contractions + @")?|\p{N}{1,3}" + Symbols + Spaces]) { Ranges = HanRanges },
+        new(["superbpe"], [@"\p{N}+", DigitGrouping.Digits]),
+        new(["bailingmoe", "bailingmoe2", "llada-moe"], ["'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|" + Words + @"|\p{N}" + Symbols + @"|\s*[\r\n]|\s+(?!\S)|\s+"]),
+        new(["seed-coder"], [Contractions + "|" + Words + @"|\p{N}| ?[^\s\p{L}\p{N}\r\n]+" + Spaces]),
+        new(["ufakzeka"], [Words + @"|\p{N}" + Symbols + Spaces]),
+        new(["afmoe"], [DigitGrouping.Numbers,
+            @"[\u4E00-\u9FFF\u3400-\u4DBF\uF900-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u0E00-\u0E7F\u0E80-\u0EFF\u1780-\u17FF\u1000-\u109F\uAA60-\uAA7F\uA9E0-\uA9FF\uAC00-\uD7AF\u1100-\u11FF]+", DeepSeek3Words]),
+        new(["laguna"], [@"[^\n]+|[\n]+", Qwen2]),
+        new(["exaone-moe"], [Contractions + @"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"]),
+        new(["minicpm5"], [@"\p{N}{1,3}", Contractions + "|" + Words + @"|\p{N}+" + Symbols + Spaces]) { IgnoreMerges = true },
+        new(["jais-2"], [Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols
+            + @"|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s"]),
+        new(["gemma4", "granite-embed-multi-311m"], [@"[^\n]+|[\n]+"]) { Characters = true, AddsBos = true },
+        new(["sarvam-moe"], [@"[^\n]+|[\n]+"]) { Characters = true },
+    ];
+
+    private static readonly Dictionary<string, Lazy<PreTokenizer>> ByName = Rows
+        .Select(row => (row.Names, PreTokenizer: new Lazy<PreTokenizer>(() => new PreTokenizer(row.Steps, row.Ranges))))
+        .SelectMany(r => r.Names.Select(name => (name, r.PreTokenizer)))
+        .ToDictionary(r => r.name, r => r.PreTokenizer, StringComparer.Ordinal);
+
+    public static IEnumerable<string> Names => Rows.SelectMany(r => r.Names).Order(StringComparer.Ordinal);
+
+    public static PreTokenizerRow? Find(string name) => Array.Find(Rows, r => r.Names.Contains(name, StringComparer.Ordinal));
+
+    /// <summary>The row's splitter, compiled once per process.</summary>
+    public static PreTokenizer Get(PreTokenizerRow row) => ByName[row.Names[0]].Value;
+}

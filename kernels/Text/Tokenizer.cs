@@ -1,0 +1,359 @@
+using System.Buffers;
+using System.Runtime.InteropServices;
+using System.Text;
+using Native.Kernels.Models;
+
+namespace Native.Kernels.Text;
+
+/// <summary>Text to token ids and back: byte-pair encoding over bytes (GPT-2's) or over characters with byte fallback
+/// (SentencePiece's), read from GGUF metadata, tokenizer.json or tokenizer.model. Safe for any number of threads.</summary>
+/// <remarks>
+/// One algorithm serves both: SentencePiece's scores become ranks of pairs when the file is read, as a merge list has them.
+/// Time to encode grows with n log n at worst, whatever the text.
+/// <para>Microsoft.ML.Tokenizers 2.0.1 was looked at and is not used: its SentencePiece reads protobuf alone and no GGUF
+/// vocabulary, its BPE has neither ignore_merges nor byte fallback, and its pre-tokenizers match UTF-16 halves of
+/// supplementary characters.</para>
+/// </remarks>
+public sealed class Tokenizer
+{
+    private readonly string[] _pieces;
+    private readonly TokenType[] _types;
+    private readonly TokenEdges[] _edges;
+    private readonly byte[] _bytes;
+    private readonly int[] _byteOffsets;
+    private readonly HashSet<int> _endIds;
+
+    private readonly SpecialTokens _userTokens = new();
+    private readonly SpecialTokens _allTokens = new();
+    private readonly SymbolTable _symbols;
+    private readonly PreTokenizer _preTokenizer;
+    private readonly bool _byteLevel, _ignoreMerges, _escapeSpaces, _collapseSpaces, _compose;
+    private readonly SpacePrefix _spacePrefix;
+
+    internal Tokenizer(TokenizerDefinition definition)
+    {
+        int count = definition.Pieces.Length;
+        _types = definition.Types;
+        _edges = definition.Edges ?? [];
+        _pieces = new string[count];
+        for (int id = 0; id < count; id++) _pieces[id] = definition.Pieces[id] ?? "";
+        _byteLevel = definition.ByteLevel;
+        _ignoreMerges = definition.IgnoreMerges;
+        _escapeSpaces = definition.EscapeSpaces;
+        _collapseSpaces = definition.CollapseSpaces;
+        _compose = definition.Compose;
+        _spacePrefix = definition.SpacePrefix;
+        _preTokenizer = definition.PreTokenizer;
+        StripsLeadingSpace = definition.StripsLeadingSpace;
+        BosId = definition.BosId;
+        EosId = definition.EosId;
+        UnknownId = definition.UnknownId;
+        PadId = definition.PadId;
+        AddsBos = definition.AddsBos && BosId is not null;
+        AddsEos = definition.AddsEos && EosId is not null;
+        ChatTemplate = definition.ChatTemplate;
+
+        _endIds = EndTokens.Collect(definition, _pieces, _types);
+        EndIds = [.. _endIds.Order()];
+        (_bytes, _byteOffsets) = TextOfPieces(definition);
+        for (int id = 0; id < count; id++)
+        {
+            if (_pieces[id].Length == 0) continue;
+            bool special = _types[id] is TokenType.Control or TokenType.Unknown;
+            if (!special && _types[id] != TokenType.UserDefined) continue;
+            string text = special || !_escapeSpaces ? _pieces[id] : _pieces[id].Replace('\u2581', ' ');
+            _allTokens.Add(text, id);
+            if (!special) _userTokens.Add(text, id);
+        }
+        _allTokens.Freeze();
+        _userTokens.Freeze();
+        _symbols = new SymbolTable(definition, _pieces, _types);
+    }
+
+    /// <summary>The tokenizer in a GGUF file's <c>tokenizer.ggml.*</c> metadata.</summary>
+    /// <exception cref="InvalidDataException">A field is missing or wrong, or the model or <c>pre</c> is not supported; the message lists what is.</exception>
+    public static Tokenizer FromGguf(GgufFile file) => new(GgufTokenizer.Read(file));
+
+    /// <summary>The tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model where there is none, with
+    /// tokenizer_config.json, generation_config.json, config.json and chat_template.jinja as far as they are there.</summary>
+    /// <exception cref="InvalidDataException">A file is malformed, or asks for what is not supported.</exception>
+    /// <exception cref="FileNotFoundException">The folder has neither tokenizer.json nor tokenizer.model.</exception>
+    public static Tokenizer FromFolder(string folder) => new(HuggingFaceTokenizer.Read(folder));
+
+    public int VocabularySize => _pieces.Length;
+
+    /// <summary>Beginning of text.</summary>
+    public int? BosId { get; }
+
+    /// <summary>End of text, or of a turn, as the file names it.</summary>
+    public int? EosId { get; }
+
+    public int? UnknownId { get; }
+    public int? PadId { get; }
+
+    /// <summary>Every id that ends a generation: EOS, end of turn, end of message, and well-known end texts, ascending.</summary>
+    public IReadOnlyList<int> EndIds { get; }
+
+    /// <summary>Whether <see cref="Encode"/> with special tokens begins with <see cref="BosId"/>.</summary>
+    public bool AddsBos { get; }
+
+    /// <summary>Whether <see cref="Encode"/> with special tokens ends with <see cref="EosId"/>.</summary>
+    public bool AddsEos { get; }
+
+    /// <summary>The chat template, in Jinja, or null.</summary>
+    public string? ChatTemplate { get; }
+
+    /// <summary>Whether a whole text's ids begin with a space of the tokenizer's own, which <see cref="Decode"/> drops.</summary>
+    public bool StripsLeadingSpace { get; }
+
+    /// <summary>The ids of a text. Lone surrogates are read as U+FFFD.</summary>
+    /// <param name="text">Any text, NUL included.</param>
+    /// <param name="addSpecial">BOS and EOS are added as the model wants. A chat template usually writes its own BOS: pass false then.</param>
+    /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False for what a user
+    /// typed: then they are plain text. User-defined tokens are matched either way.</param>
+    public int[] Encode(string text, bool addSpecial, bool parseSpecial) => EncodeCounted(text, addSpecial, parseSpecial, out _);
+
+    internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        text = WellFormed(text);
+        var encoding = new Encoding(this, text.Length);
+        if (addSpecial && AddsBos) encoding.Ids.Add(BosId!.Value);
+
+        SpecialTokens tokens = parseSpecial ? _allTokens : _userTokens;
+        int done = 0;
+        bool afterToken = true; // the start of the text counts as one
+        while (tokens.TryFind(text, done, _edges, out int start, out int length, out int id))
+        {
+            int end = start + length;
+            TokenEdges edges = _edges.Length == 0 ? TokenEdges.None : _edges[id];
+            while ((edges & TokenEdges.StripLeft) != 0 && start > done && char.IsWhiteSpace(text[start - 1])) start--;
+            while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && char.IsWhiteSpace(text[end])) end++;
+            if (start > done) encoding.Add(text.AsSpan(done, start - done), afterToken, first: done == 0);
+            encoding.Ids.Add(id);
+            done = end;
+            afterToken = true;
+        }
+        if (done < text.Length) encoding.Add(text.AsSpan(done), afterToken, first: done == 0);
+
+        if (addSpecial && AddsEos) encoding.Ids.Add(EosId!.Value);
+        lookups = encoding.Lookups;
+        return [.. encoding.Ids];
+    }
+
+    /// <summary>The bytes a token stands for in running text; none for control and unknown tokens. A character may span several tokens.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
+    public ReadOnlySpan<byte> Bytes(int id) => IsSpecial(id) ? [] : WrittenOut(id);
+
+    /// <summary>The vocabulary's own writing of a token, for display and log-probabilities.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
+    public string Piece(int id) => _pieces[Checked(id)];
+
+    /// <summary>Whether a token is control or unknown: no part of running text.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
+    public bool IsSpecial(int id) => _types[Checked(id)] is TokenType.Control or TokenType.Unknown;
+
+    /// <summary>Whether a generation ends with this id.</summary>
+    public bool IsEnd(int id) => _endIds.Contains(id);
+
+    /// <summary>The text of a whole sequence of ids. Bytes that are no UTF-8 become U+FFFD.</summary>
+    /// <param name="ids">Any ids of the vocabulary.</param>
+    /// <param name="skipSpecial">Leaves control tokens out; otherwise they are written out.</param>
+    /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
+    public string Decode(ReadOnlySpan<int> ids, bool skipSpecial = true)
+    {
+        var bytes = new ArrayBufferWriter<byte>(ids.Length * 4 + 1);
+        bool atStart = true;
+        foreach (int id in ids) bytes.Write(Visible(id, skipSpecial, ref atStart));
+        return System.Text.Encoding.UTF8.GetString(bytes.WrittenSpan);
+    }
+
+    /// <summary>What a token adds to a text of which <paramref name="atStart"/> tells whether it is still empty.</summary>
+    internal ReadOnlySpan<byte> Visible(int id, bool skipSpecial, ref bool atStart)
+    {
+        bool special = IsSpecial(id);
+        if (special && skipSpecial) return [];
+        ReadOnlySpan<byte> bytes = WrittenOut(id);
+        if (bytes.IsEmpty) return bytes;
+        if (atStart && StripsLeadingSpace && !special && bytes[0] == (byte)' ') bytes = bytes[1..];
+        atStart = false;
+        return bytes;
+    }
+
+    private ReadOnlySpan<byte> WrittenOut(int id) => _bytes.AsSpan(_byteOffsets[id].._byteOffsets[id + 1]);
+
+    private int Checked(int id)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(id);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(id, _pieces.Length);
+        return id;
+    }
+
+    /// <summary>Replaces lone surrogates by U+FFFD.</summary>
+    internal static string WellFormed(string text)
+    {
+        int first = text.AsSpan().IndexOfAnyInRange('\uD800', '\uDFFF');
+        if (first < 0) return text;
+        return string.Create(text.Length, text, static (target, source) =>
+        {
+            source.CopyTo(target);
+            for (int i = 0; i < target.Length; i++)
+            {
+                if (!char.IsSurrogate(target[i])) continue;
+                if (i + 1 < target.Length && char.IsSurrogatePair(target[i], target[i + 1])) i++;
+                else target[i] = '\uFFFD';
+            }
+        });
+    }
+
+    private (byte[] Bytes, int[] Offsets) TextOfPieces(TokenizerDefinition definition)
+    {
+        var bytes = new ArrayBufferWriter<byte>(_pieces.Length * 8 + 1);
+        int[] offsets = new int[_pieces.Length + 1];
+        for (int id = 0; id < _pieces.Length; id++)
+        {
+            string piece = _pieces[id];
+            switch (_types[id])
+            {
+                case TokenType.Byte:
+                    bytes.Write([ByteToken(definition, id)]);
+                    break;
+                case TokenType.Normal or TokenType.Unused when _byteLevel:
+                    foreach (Rune rune in piece.EnumerateRunes())
+                    {
+                        int value = rune.IsBmp ? ByteAlphabet.Byte((char)rune.Value) : -1;
+                        Span<byte> utf8 = bytes.GetSpan(4);
+                        if (value >= 0) utf8[0] = (byte)value;
+                        bytes.Advance(value >= 0 ? 1 : rune.EncodeToUtf8(utf8));
+                    }
+                    break;
+                case TokenType.Normal or TokenType.Unused or TokenType.UserDefined when _escapeSpaces:
+                    System.Text.Encoding.UTF8.GetBytes(piece.Replace('\u2581', ' '), bytes);
+                    break;
+                default:
+                    System.Text.Encoding.UTF8.GetBytes(piece, bytes);
+                    break;
+            }
+            offsets[id + 1] = bytes.WrittenCount;
+        }
+        return (bytes.WrittenSpan.ToArray(), offsets);
+    }
+
+    internal static byte ByteToken(TokenizerDefinition definition, int id)
+    {
+        ReadOnlySpan<char> piece = definition.Pieces[id];
+        if (piece.Length == 6 && piece.StartsWith("<0x") && piece[5] == '>'
+            && byte.TryParse(piece[3..5], System.Globalization.NumberStyles.AllowHexSpecifier, System.Globalization.CultureInfo.InvariantCulture, out byte value)) return value;
+        throw new InvalidDataException($"{definition.Source}: token {id} is a byte: expected its text as <0x00> to <0xFF>, found '{piece}'");
+    }
+
+    /// <summary>The scratch of one call of Encode.</summary>
+    private sealed class Encoding(Tokenizer owner, int length)
+    {
+        private readonly Merger _merger = new(owner._symbols.Merges);
+        private readonly List<(int Start, int End)> _words = [];
+        private int[] _buffer = new int[64];
+        private byte[] _utf8 = new byte[256];
+        private char[] _mapped = [];
+
+        public List<int> Ids { get; } = new(length / 4 + 2);
+        public long Lookups => _merger.Lookups;
+
+        /// <summary>Encodes what lies between two tokens.</summary>
+        public void Add(ReadOnlySpan<char> text, bool afterToken, bool first)
+        {
+            if (owner._compose && !Ascii.IsValid(text)) text = Composition.Compose(text);
+            if (owner._collapseSpaces) text = Collapse(text);
+            if (text.IsEmpty) return;
+            bool prefix = owner._spacePrefix == SpacePrefix.EveryFragment ? afterToken : owner._spacePrefix == SpacePrefix.FirstFragment && first;
+            if (owner._byteLevel)
+            {
+                if (prefix && text[0] != ' ') text = " " + text.ToString();
+                owner._preTokenizer.Split(text, _words);
+                foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddBytes(text[start..end]);
+                return;
+            }
+            if (prefix || owner._escapeSpaces)
+            {
+                char[] escaped = new char[text.Length + (prefix ? 1 : 0)];
+                if (prefix) escaped[0] = ' ';
+                text.CopyTo(escaped.AsSpan(prefix ? 1 : 0));
+                if (owner._escapeSpaces) escaped.AsSpan().Replace(' ', '\u2581');
+                text = escaped;
+            }
+            owner._preTokenizer.Split(text, _words);
+            foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddCharacters(text[start..end]);
+        }
+
+        private void AddBytes(ReadOnlySpan<char> word)
+        {
+            int room = System.Text.Encoding.UTF8.GetMaxByteCount(word.Length);
+            if (_utf8.Length < room) _utf8 = new byte[room];
+            ReadOnlySpan<byte> bytes = _utf8.AsSpan(0, System.Text.Encoding.UTF8.GetBytes(word, _utf8));
+            if (owner._ignoreMerges && bytes.Length <= owner._symbols.LongestText)
+            {
+                if (_mapped.Length < bytes.Length) _mapped = new char[owner._symbols.LongestText];
+                for (int i = 0; i < bytes.Length; i++) _mapped[i] = ByteAlphabet.Character(bytes[i]);
+                if (owner._symbols.TryGetToken(_mapped.AsSpan(0, bytes.Length), out int id))
+                {
+                    Ids.Add(id);
+                    return;
+                }
+            }
+            Span<int> symbols = Room(bytes.Length);
+            for (int i = 0; i < bytes.Length; i++) symbols[i] = owner._symbols.OfByte(bytes[i]);
+            Finish(symbols);
+        }
+
+        /// <summary>Cuts the word further where no token reaches across: in front of a space that follows something else.</summary>
+        private void AddCharacters(ReadOnlySpan<char> word)
+        {
+            if (owner._ignoreMerges && owner._symbols.TryGetToken(word, out int id))
+            {
+                Ids.Add(id);
+                return;
+            }
+            while (owner._symbols.SpacesLead && word.Length > 1)
+            {
+                int spaces = word.IndexOfAnyExcept('\u2581');
+                int next = spaces < 0 ? -1 : word[spaces..].IndexOf('\u2581');
+                if (next < 0) break;
+                MergeCharacters(word[..(spaces + next)]);
+                word = word[(spaces + next)..];
+            }
+            MergeCharacters(word);
+        }
+
+        private void MergeCharacters(ReadOnlySpan<char> word)
+        {
+            Span<int> symbols = Room(word.Length);
+            int count = 0;
+            foreach (Rune rune in word.EnumerateRunes()) symbols[count++] = owner._symbols.OfCharacter(rune.Value);
+            Finish(symbols[..count]);
+        }
+
+        private Span<int> Room(int count)
+        {
+            if (_buffer.Length < count) _buffer = new int[Math.Max(count, _buffer.Length * 2)];
+            return _buffer.AsSpan(0, count);
+        }
+
+        private void Finish(Span<int> symbols)
+        {
+            int count = _merger.Run(symbols);
+            foreach (int symbol in symbols[..count])
+            {
+                if ((uint)symbol < (uint)owner._pieces.Length) Ids.Add(symbol);
+                else owner._symbols.Expand(symbol, Ids);
+            }
+        }
+
+        private static string Collapse(ReadOnlySpan<char> text)
+        {
+            var collapsed = new StringBuilder(text.Length);
+            foreach (char c in text.Trim(' '))
+                if (c != ' ' || collapsed[^1] != ' ') collapsed.Append(c);
+            return collapsed.ToString();
+        }
+    }
+}

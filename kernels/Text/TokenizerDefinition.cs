@@ -1,0 +1,95 @@
+namespace Native.Kernels.Text;
+
+/// <summary>What a vocabulary entry is, with GGUF's numbers (<c>tokenizer.ggml.token_type</c>).</summary>
+internal enum TokenType : byte
+{
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+/// <summary>Where a SentencePiece vocabulary expects a space that the text does not have.</summary>
+internal enum SpacePrefix
+{
+    None,
+
+    /// <summary>Before the text and before whatever follows a special token.</summary>
+    EveryFragment,
+
+    /// <summary>Before the text alone.</summary>
+    FirstFragment,
+}
+
+/// <summary>Whitespace that a special token swallows around itself, and whether it must stand alone as a word.</summary>
+[Flags]
+internal enum TokenEdges : byte
+{
+    None = 0,
+    StripLeft = 1,
+    StripRight = 2,
+    SingleWord = 4,
+}
+
+/// <summary>A tokenizer as its file tells it, before the tables for encoding are built. Every loader ends here.</summary>
+internal sealed class TokenizerDefinition
+{
+    /// <summary>The file, for messages.</summary>
+    public required string Source { get; init; }
+
+    /// <summary>The vocabulary's own texts by id. A null is an id without a token.</summary>
+    public required string?[] Pieces { get; init; }
+
+    public required TokenType[] Types { get; init; }
+
+    /// <summary>Edges by id, or null where no token has any.</summary>
+    public TokenEdges[]? Edges { get; init; }
+
+    /// <summary>SentencePiece scores by id; null where <see cref="Merges"/> order the pairs.</summary>
+    public float[]? Scores { get; init; }
+
+    /// <summary>Merges in order of rank.</summary>
+    public IReadOnlyList<(string Left, string Right)> Merges { get; init; } = [];
+
+    /// <summary>Whether a merge may speak of a text that is no token. GGUF files do, where an added token replaced one.</summary>
+    public bool LenientMerges { get; init; }
+
+    /// <summary>Symbols are bytes written in GPT-2's alphabet; otherwise they are characters, with byte tokens as the fallback.</summary>
+    public bool ByteLevel { get; init; }
+
+    public PreTokenizer PreTokenizer { get; init; } = PreTokenizer.None;
+
+    /// <summary>A word that is a token is that token, whatever the merges say.</summary>
+    public bool IgnoreMerges { get; init; }
+
+    /// <summary>Spaces are written as U+2581.</summary>
+    public bool EscapeSpaces { get; init; }
+
+    public SpacePrefix SpacePrefix { get; init; }
+
+    /// <summary>Whether decoding a whole text drops one leading space, the one that <see cref="SpacePrefix"/> added.</summary>
+    public bool StripsLeadingSpace { get; init; }
+
+    /// <summary>SentencePiece's remove_extra_whitespaces.</summary>
+    public bool CollapseSpaces { get; init; }
+
+    /// <summary>Text is brought to Unicode's composed form first.</summary>
+    public bool Compose { get; init; }
+
+    /// <summary>Neighbouring characters without a token become one unknown token instead of one each.</summary>
+    public bool FuseUnknown { get; init; }
+
+    public int? BosId { get; init; }
+    public int? EosId { get; init; }
+    public int? UnknownId { get; init; }
+    public int? PadId { get; init; }
+    public bool AddsBos { get; init; }
+    public bool AddsEos { get; init; }
+
+    /// <summary>End ids that the file names; the well-known texts are added to them.</summary>
+    public IReadOnlyCollection<int> EndIds { get; init; } = [];
+
+    public string? ChatTemplate { get; init; }
+}
