@@ -1,0 +1,108 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>32 activations of one row, rounded to int8 with one float scale: x[k] is about Scale * Quants[k]. One cache line.</summary>
+/// <remarks>
+/// Minimums are multiplied by the sums of the rounded values, not of the exact ones: with one and the same rounded x in both terms its
+/// error meets the weight itself, which is smaller than the weight without its minimum.
+/// </remarks>
+[StructLayout(LayoutKind.Explicit, Size = 64)]
+internal unsafe struct ActivationBlock
+{
+    /// <summary>-127 to 127, rounded to nearest, ties to even.</summary>
+    [FieldOffset(0)] public fixed sbyte Quants[32];
+
+    /// <summary>The greatest magnitude / 127; NaN where a value is not finite.</summary>
+    [FieldOffset(32)] public float Scale;
+
+    /// <summary>8 times the sum of the integers.</summary>
+    [FieldOffset(36)] public int Sum8;
+
+    /// <summary>Scale times the sum of the integers.</summary>
+    [FieldOffset(40)] public float ScaledSum;
+
+    /// <summary>8 times the sum of the first 16 integers.</summary>
+    [FieldOffset(44)] public int FirstSum8;
+
+    /// <summary>8 times the sum of the last 16 integers.</summary>
+    [FieldOffset(48)] public int LastSum8;
+
+    /// <summary>Scale times the sum of the first 16 integers.</summary>
+    [FieldOffset(52)] public float FirstScaledSum;
+
+    /// <summary>Scale times the sum of the last 16 integers.</summary>
+    [FieldOffset(56)] public float LastScaledSum;
+
+    /// <summary>Below this magnitude, where 127 / x may overflow, values count as zero.</summary>
+    public const float Smallest = 1e-36f;
+
+    /// <summary>Rounds a row of columns / 32 blocks.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Quantize(float* x, int columns, ActivationBlock* blocks)
+    {
+        for (; columns > 0; columns -= 32, x += 32, blocks++)
+        {
+            if (Vector256.IsHardwareAccelerated) QuantizeVector(x, blocks);
+            else QuantizeScalar(x, blocks);
+        }
+    }
+
+    /// <summary>The definition.</summary>
+    internal static void QuantizeScalar(float* x, ActivationBlock* block)
+    {
+        // Magnitudes compare as their bits do, and a NaN's or infinity's bits are above every number's.
+        int greatest = 0;
+        for (int k = 0; k < 32; k++) greatest = Math.Max(greatest, BitConverter.SingleToInt32Bits(x[k]) & int.MaxValue);
+        float inverse = Begin(greatest, block);
+        int first = 0, last = 0;
+        for (int k = 0; k < 32; k++)
+        {
+            int q = inverse == 0 ? 0 : (int)MathF.Round(x[k] * inverse, MidpointRounding.ToEven);
+            block->Quants[k] = (sbyte)q;
+            if (k < 16) first += q;
+            else last += q;
+        }
+        End(first, last, block);
+    }
+
+    private static void QuantizeVector(float* x, ActivationBlock* block)
+    {
+        Vector256<float> a = Vector256.Load(x), b = Vector256.Load(x + 8), c = Vector256.Load(x + 16), d = Vector256.Load(x + 24);
+        Vector256<int> magnitude = Vector256.Create(int.MaxValue);
+        Vector256<int> greatest = Vector256.Max(
+            Vector256.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude),
+            Vector256.Max(c.AsInt32() & magnitude, d.AsInt32() & magnitude));
+        Vector128<int> four = Vector128.Max(greatest.GetLower(), greatest.GetUpper());
+        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
+        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(1, 0, 3, 2)));
+        float inverse = Begin(four.ToScalar(), block);
+        if (inverse == 0)
+        {
+            Vector256<byte>.Zero.Store((byte*)block->Quants);
+            End(0, 0, block);
+            return;
+        }
+        Vector256<float> times = Vector256.Create(inverse);
+        Vector256<int> qa = Vector256.ConvertToInt32Native(Vector256.Round(a * times)), qb = Vector256.ConvertToInt32Native(Vector256.Round(b * times));
+        Vector256<int> qc = Vector256.ConvertToInt32Native(Vector256.Round(c * times)), qd = Vector256.ConvertToInt32Native(Vector256.Round(d * times));
+        Vector256.Narrow(Vector256.Narrow(qa, qb), Vector256.Narrow(qc, qd)).Store(block->Quants);
+        End(Vector256.Sum(qa + qb), Vector256.Sum(qc + qd), block);
+    }
+
+    private static float Begin(int greatest, ActivationBlock* block)
+    {
+        float max = BitConverter.Int32BitsToSingle(greatest);
+        bool finite = greatest < 0x7f800000;
+        block->Scale = !finite ? float.NaN : max < Smallest ? 0 : max / 127;
+        return !finite || max < Smallest ? 0 : 127 / max;
+    }
+
+    private static void End(int first, int last, ActivationBlock* block)
+    {
+        (block->FirstSum8, block->LastSum8, block->Sum8) = (8 * first, 8 * last, 8 * (first + last));
+        (block->FirstScaledSum, block->LastScaledSum, block->ScaledSum) = (block->Scale * first, block->Scale * last, block->Scale * (first + last));
+    }
+}

@@ -1,0 +1,92 @@
+using System.Runtime.Intrinsics.Arm;
+using System.Runtime.Intrinsics.X86;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>The variants of the inner loops, and which of them this processor runs.</summary>
+internal static unsafe class MicroKernels
+{
+    /// <summary>The variants this processor can run, slowest first.</summary>
+    public static IReadOnlyList<CpuVariant> Supported { get; } = [.. Enum.GetValues<CpuVariant>().Where(IsSupported)];
+
+    /// <summary>The one to take.</summary>
+    public static CpuVariant Best => Supported[^1];
+
+    /// <summary>Whether this processor has a variant's instructions.</summary>
+    public static bool IsSupported(CpuVariant variant) => variant switch
+    {
+        CpuVariant.Scalar => true,
+        CpuVariant.Avx2 => Avx2.IsSupported && Fma.IsSupported,
+        CpuVariant.AvxVnni => Avx2.IsSupported && Fma.IsSupported && AvxVnni.IsSupported,
+        CpuVariant.Avx512 => Avx512F.IsSupported && Avx512BW.IsSupported,
+        CpuVariant.AdvSimd => AdvSimd.Arm64.IsSupported && Dp.IsSupported,
+        _ => false,
+    };
+
+    /// <summary>All formats, with a variant's code.</summary>
+    /// <param name="variant">One that <see cref="IsSupported"/>.</param>
+    /// <param name="floatActivations">Quantized weights meet float activations.</param>
+    public static PanelFormat[] Formats(CpuVariant variant, bool floatActivations)
+    {
+        return
+        [
+            Floats<PanelF32>(), Floats<PanelF16>(), Floats<PanelBF16>(),
+            Quantized<PanelQ8_0>(), Quantized<PanelQ4_0>(), Quantized<PanelQ4_1>(), Quantized<PanelQ5_0>(), Quantized<PanelQ5_1>(),
+            Quantized<PanelQ2_K>(), Quantized<PanelQ3_K>(), Quantized<PanelQ4_K>(), Quantized<PanelQ5_K>(), Quantized<PanelQ6_K>(),
+            Quantized<PanelIQ4_NL>(), Quantized<PanelIQ4_XS>(),
+        ];
+
+        FloatPanelFormat<T> Floats<T>()
+            where T : IFloatPanel
+        {
+            PanelFormat.Entry code = new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
+            SetFloats<T>(ref code);
+            return new FloatPanelFormat<T> { Code = code };
+        }
+
+        QuantizedPanelFormat<T> Quantized<T>()
+            where T : IPanel
+        {
+            PanelFormat.Entry code = new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow, Quantized = !floatActivations };
+            if (floatActivations)
+            {
+                code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
+                SetFloats<PanelF32>(ref code);
+            }
+            else
+            {
+                Set(ref code, variant switch
+                {
+                    CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T>, &MicroKernelsAvx2.Four<T>),
+                    _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
+                });
+            }
+            return new QuantizedPanelFormat<T> { Code = code };
+        }
+
+        void SetFloats<T>(ref PanelFormat.Entry code)
+            where T : IFloatPanel
+        {
+            Set(ref code, variant switch
+            {
+                CpuVariant.Avx2 or CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
+                _ => Pair(&MicroKernelsScalar.FloatOne<T>, &MicroKernelsScalar.FloatFour<T>),
+            });
+        }
+
+        static void Set(ref PanelFormat.Entry code, Kernels kernels)
+        {
+            code.One = kernels.One;
+            code.Four = kernels.Four;
+        }
+
+        static Kernels Pair(delegate*<byte*, byte*, byte**, int, float*, void> one, delegate*<byte*, byte*, byte**, int, float*, void> four) => new() { One = one, Four = four };
+    }
+
+    // Pointers can't stand in a tuple.
+    private struct Kernels
+    {
+        public delegate*<byte*, byte*, byte**, int, float*, void> One;
+        public delegate*<byte*, byte*, byte**, int, float*, void> Four;
+    }
+}

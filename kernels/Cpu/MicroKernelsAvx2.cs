@@ -1,0 +1,313 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>The micro-kernels with AVX2 and FMA: a lane for each of eight outputs, so that nothing is summed across lanes.</summary>
+/// <remarks>
+/// VPMADDUBSW multiplies unsigned weights with signed activations and adds pairs into 16 bits; as many of those are added
+/// as can't overflow (<see cref="Panel{T}.Depth"/>) before VPMADDWD widens them. An offset is taken off the integer sum, by way
+/// of the activations' sums. Signed weights give their sign to the activations first (VPSIGNB), which never are -128: 2 * 128 * 127 fits.
+/// </remarks>
+internal static unsafe class MicroKernelsAvx2
+{
+    /// <summary>One row of activations, all sixteen outputs.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void One<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
+        where T : IPanel
+    {
+        byte* x = rows[0];
+        Vector256<short> ones = Vector256<short>.One;
+        Vector256<float> ya = default, yb = default;
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        {
+            Vector256<float> scaleA = Halves.ToSingle(Vector128.Load((short*)scales)), scaleB = Halves.ToSingle(Vector128.Load((short*)scales + 8));
+            Vector256<float> minA = default, minB = default;
+            if (T.HasMin) (minA, minB) = (Halves.ToSingle(Vector128.Load((short*)scales + 16)), Halves.ToSingle(Vector128.Load((short*)scales + 24)));
+            sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes, x += sizeof(ActivationBlock))
+            {
+                for (int group = 0; group < 32 / T.GroupSize; group++)
+                {
+                    Vector256<int> ia = default, ib = default;
+                    if (T.Nibbles && T.GroupSize == 32)
+                    {
+                        Vector256<byte> low = Vector256.Create((byte)15);
+                        Vector256<short> a = default, c = default;
+                        for (int j = 0; j < 4; j++)
+                        {
+                            Vector256<byte> wa = Vector256.Load(integers + 64 * j), wb = Vector256.Load(integers + 64 * j + 32);
+                            Vector256<sbyte> first = Broadcast(x + 4 * j), last = Broadcast(x + 16 + 4 * j);
+                            a += Avx2.MultiplyAddAdjacent(wa & low, first) + Avx2.MultiplyAddAdjacent(High(wa), last);
+                            c += Avx2.MultiplyAddAdjacent(wb & low, first) + Avx2.MultiplyAddAdjacent(High(wb), last);
+                        }
+                        (ia, ib) = (Avx2.MultiplyAddAdjacent(a, ones), Avx2.MultiplyAddAdjacent(c, ones));
+                    }
+                    else
+                    {
+                        for (int j = 0; j < T.GroupSize / 4; j += Panel<T>.Depth)
+                        {
+                            Vector256<short> a = default, c = default;
+                            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                            {
+                                Vector256<sbyte> activations = Broadcast(x + group * 16 + 4 * i);
+                                Vector256<byte> wa = Load<T>(integers, group, i), wb = Load<T>(integers + 32, group, i);
+                                a += Products<T>(wa, activations);
+                                c += Products<T>(wb, activations);
+                            }
+                            ia += Avx2.MultiplyAddAdjacent(a, ones);
+                            ib += Avx2.MultiplyAddAdjacent(c, ones);
+                        }
+                    }
+                    if (T.Offset != 0)
+                    {
+                        Vector256<int> offset = Offset<T>(x, group);
+                        (ia, ib) = (ia - offset, ib - offset);
+                    }
+                    Vector256<float> da = scaleA, db = scaleB;
+                    if (T.SuperScales) (da, db) = (da * Factors(factors), db * Factors(factors + 8));
+                    Vector256<float> dx = Vector256.Create(((ActivationBlock*)x)->Scale);
+                    ya = Fma.MultiplyAdd(Avx.ConvertToVector256Single(ia), da * dx, ya);
+                    yb = Fma.MultiplyAdd(Avx.ConvertToVector256Single(ib), db * dx, yb);
+                    if (T.HasMin)
+                    {
+                        Vector256<float> sum = ScaledSum<T>(x, group);
+                        Vector256<float> ma = minA, mb = minB;
+                        if (T.SuperScales) (ma, mb) = (ma * Factors(factors + 16), mb * Factors(factors + 24));
+                        ya = Fma.MultiplyAdd(ma, sum, ya);
+                        yb = Fma.MultiplyAdd(mb, sum, yb);
+                    }
+                    if (T.SuperScales) factors += Panel<T>.GroupBytes;
+                }
+            }
+        }
+        ya.Store(sums);
+        yb.Store(sums + 8);
+    }
+
+    /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold more.</summary>
+    public static void Four<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
+        where T : IPanel
+    {
+        FourByEight<T>(integers, scales, 0, rows, blocks, sums);
+        FourByEight<T>(integers, scales, 8, rows, blocks, sums);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FourByEight<T>(byte* integers, byte* scales, int output, byte** rows, int blocks, float* sums)
+        where T : IPanel
+    {
+        byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
+        integers += 4 * output;
+        Vector256<short> ones = Vector256<short>.One;
+        Vector256<float> y0 = default, y1 = default, y2 = default, y3 = default;
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        {
+            Vector256<float> unitScale = Halves.ToSingle(Vector128.Load((short*)scales + output)), unitMin = default;
+            if (T.HasMin) unitMin = Halves.ToSingle(Vector128.Load((short*)scales + 16 + output));
+            sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes + output;
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes)
+            {
+                for (int group = 0; group < 32 / T.GroupSize; group++)
+                {
+                    Vector256<int> i0 = default, i1 = default, i2 = default, i3 = default;
+                    if (T.Nibbles && T.GroupSize == 32)
+                    {
+                        Vector256<byte> low = Vector256.Create((byte)15);
+                        Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
+                        for (int j = 0; j < 4; j++)
+                        {
+                            Vector256<byte> w = Vector256.Load(integers + 64 * j), high = High(w);
+                            w &= low;
+                            a0 += Avx2.MultiplyAddAdjacent(w, Broadcast(x0 + 4 * j));
+                            a1 += Avx2.MultiplyAddAdjacent(w, Broadcast(x1 + 4 * j));
+                            a2 += Avx2.MultiplyAddAdjacent(w, Broadcast(x2 + 4 * j));
+                            a3 += Avx2.MultiplyAddAdjacent(w, Broadcast(x3 + 4 * j));
+                            a0 += Avx2.MultiplyAddAdjacent(high, Broadcast(x0 + 16 + 4 * j));
+                            a1 += Avx2.MultiplyAddAdjacent(high, Broadcast(x1 + 16 + 4 * j));
+                            a2 += Avx2.MultiplyAddAdjacent(high, Broadcast(x2 + 16 + 4 * j));
+                            a3 += Avx2.MultiplyAddAdjacent(high, Broadcast(x3 + 16 + 4 * j));
+                        }
+                        (i0, i1) = (Avx2.MultiplyAddAdjacent(a0, ones), Avx2.MultiplyAddAdjacent(a1, ones));
+                        (i2, i3) = (Avx2.MultiplyAddAdjacent(a2, ones), Avx2.MultiplyAddAdjacent(a3, ones));
+                    }
+                    else
+                    {
+                        for (int j = 0; j < T.GroupSize / 4; j += Panel<T>.Depth)
+                        {
+                            Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
+                            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                            {
+                                Vector256<byte> w = Load<T>(integers, group, i);
+                                int at = group * 16 + 4 * i;
+                                a0 += Products<T>(w, Broadcast(x0 + at));
+                                a1 += Products<T>(w, Broadcast(x1 + at));
+                                a2 += Products<T>(w, Broadcast(x2 + at));
+                                a3 += Products<T>(w, Broadcast(x3 + at));
+                            }
+                            i0 += Avx2.MultiplyAddAdjacent(a0, ones);
+                            i1 += Avx2.MultiplyAddAdjacent(a1, ones);
+                            i2 += Avx2.MultiplyAddAdjacent(a2, ones);
+                            i3 += Avx2.MultiplyAddAdjacent(a3, ones);
+                        }
+                    }
+                    if (T.Offset != 0)
+                    {
+                        i0 -= Offset<T>(x0, group);
+                        i1 -= Offset<T>(x1, group);
+                        i2 -= Offset<T>(x2, group);
+                        i3 -= Offset<T>(x3, group);
+                    }
+                    Vector256<float> d = unitScale;
+                    if (T.SuperScales) d *= Factors(factors);
+                    y0 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i0), d * Vector256.Create(((ActivationBlock*)x0)->Scale), y0);
+                    y1 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i1), d * Vector256.Create(((ActivationBlock*)x1)->Scale), y1);
+                    y2 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i2), d * Vector256.Create(((ActivationBlock*)x2)->Scale), y2);
+                    y3 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i3), d * Vector256.Create(((ActivationBlock*)x3)->Scale), y3);
+                    if (T.HasMin)
+                    {
+                        Vector256<float> m = unitMin;
+                        if (T.SuperScales) m *= Factors(factors + 16);
+                        y0 = Fma.MultiplyAdd(m, ScaledSum<T>(x0, group), y0);
+                        y1 = Fma.MultiplyAdd(m, ScaledSum<T>(x1, group), y1);
+                        y2 = Fma.MultiplyAdd(m, ScaledSum<T>(x2, group), y2);
+                        y3 = Fma.MultiplyAdd(m, ScaledSum<T>(x3, group), y3);
+                    }
+                    if (T.SuperScales) factors += Panel<T>.GroupBytes;
+                }
+                x0 += sizeof(ActivationBlock);
+                x1 += sizeof(ActivationBlock);
+                x2 += sizeof(ActivationBlock);
+                x3 += sizeof(ActivationBlock);
+            }
+        }
+        y0.Store(sums + output);
+        y1.Store(sums + 16 + output);
+        y2.Store(sums + 32 + output);
+        y3.Store(sums + 48 + output);
+    }
+
+    /// <summary>Float activations, one row. Two chains run at once, for each of two vectors of outputs.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void FloatOne<T>(byte* panel, byte* scales, byte** rows, int columns, float* sums)
+        where T : IFloatPanel
+    {
+        const int Chain = MicroKernelsScalar.FloatChain;
+        float* x = (float*)rows[0];
+        Vector256<float> ya = default, yb = default;
+        int k = 0;
+        for (; k + 2 * Chain <= columns; k += 2 * Chain)
+        {
+            Vector256<float> a0 = default, b0 = default, a1 = default, b1 = default;
+            byte* second = panel + Chain * 16 * T.Size;
+            for (int i = 0; i < Chain; i++)
+            {
+                Vector256<float> x0 = Vector256.Create(x[k + i]), x1 = Vector256.Create(x[k + Chain + i]);
+                a0 = Fma.MultiplyAdd(T.Load8(panel), x0, a0);
+                b0 = Fma.MultiplyAdd(T.Load8(panel + 8 * T.Size), x0, b0);
+                a1 = Fma.MultiplyAdd(T.Load8(second), x1, a1);
+                b1 = Fma.MultiplyAdd(T.Load8(second + 8 * T.Size), x1, b1);
+                panel += 16 * T.Size;
+                second += 16 * T.Size;
+            }
+            panel = second;
+            (ya, yb) = (ya + a0 + a1, yb + b0 + b1);
+        }
+        while (k < columns)
+        {
+            Vector256<float> a = default, b = default;
+            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 16 * T.Size)
+            {
+                Vector256<float> x0 = Vector256.Create(x[k]);
+                a = Fma.MultiplyAdd(T.Load8(panel), x0, a);
+                b = Fma.MultiplyAdd(T.Load8(panel + 8 * T.Size), x0, b);
+            }
+            (ya, yb) = (ya + a, yb + b);
+        }
+        ya.Store(sums);
+        yb.Store(sums + 8);
+    }
+
+    /// <summary>Float activations, four rows.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void FloatFour<T>(byte* panel, byte* scales, byte** rows, int columns, float* sums)
+        where T : IFloatPanel
+    {
+        float* x0 = (float*)rows[0], x1 = (float*)rows[1], x2 = (float*)rows[2], x3 = (float*)rows[3];
+        for (int i = 0; i < 64; i += 8) Vector256<float>.Zero.Store(sums + i);
+        for (int k = 0; k < columns;)
+        {
+            Vector256<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default, b2 = default, b3 = default;
+            for (int end = Math.Min(columns, k + MicroKernelsScalar.FloatChain); k < end; k++, panel += 16 * T.Size)
+            {
+                Vector256<float> a = T.Load8(panel), b = T.Load8(panel + 8 * T.Size);
+                Vector256<float> x = Vector256.Create(x0[k]);
+                a0 = Fma.MultiplyAdd(a, x, a0);
+                b0 = Fma.MultiplyAdd(b, x, b0);
+                x = Vector256.Create(x1[k]);
+                a1 = Fma.MultiplyAdd(a, x, a1);
+                b1 = Fma.MultiplyAdd(b, x, b1);
+                x = Vector256.Create(x2[k]);
+                a2 = Fma.MultiplyAdd(a, x, a2);
+                b2 = Fma.MultiplyAdd(b, x, b2);
+                x = Vector256.Create(x3[k]);
+                a3 = Fma.MultiplyAdd(a, x, a3);
+                b3 = Fma.MultiplyAdd(b, x, b3);
+            }
+            Accumulate(sums, a0, b0);
+            Accumulate(sums + 16, a1, b1);
+            Accumulate(sums + 32, a2, b2);
+            Accumulate(sums + 48, a3, b3);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        static void Accumulate(float* sums, Vector256<float> a, Vector256<float> b)
+        {
+            (Vector256.Load(sums) + a).Store(sums);
+            (Vector256.Load(sums + 8) + b).Store(sums + 8);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<sbyte> Broadcast(byte* four) => Vector256.Create(*(int*)four).AsSByte();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<byte> High(Vector256<byte> nibbles) => Vector256.ShiftRightLogical(nibbles.AsUInt16(), 4).AsByte() & Vector256.Create((byte)15);
+
+    /// <summary>Vector <paramref name="i"/> of a group's integers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<byte> Load<T>(byte* integers, int group, int i)
+        where T : IPanel
+    {
+        if (!T.Nibbles) return Vector256.Load(integers + group * 256 + 64 * i);
+        Vector256<byte> pairs = Vector256.Load(integers + 64 * i);
+        return group == 0 ? pairs & Vector256.Create((byte)15) : High(pairs);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<short> Products<T>(Vector256<byte> weights, Vector256<sbyte> activations)
+        where T : IPanel => T.Signed
+            ? Avx2.MultiplyAddAdjacent(Avx2.Abs(weights.AsSByte()), Avx2.Sign(activations, weights.AsSByte()))
+            : Avx2.MultiplyAddAdjacent(weights, activations);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> Offset<T>(byte* x, int group)
+        where T : IPanel
+    {
+        ActivationBlock* block = (ActivationBlock*)x;
+        Vector256<int> sum8 = Vector256.Create(T.GroupSize == 32 ? block->Sum8 : group == 0 ? block->FirstSum8 : block->LastSum8);
+        return Panel<T>.OffsetShift < 0 ? Vector256.ShiftRightArithmetic(sum8, 1) : Vector256.ShiftLeft(sum8, Panel<T>.OffsetShift);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> ScaledSum<T>(byte* x, int group)
+        where T : IPanel
+    {
+        ActivationBlock* block = (ActivationBlock*)x;
+        return Vector256.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0 ? block->FirstScaledSum : block->LastScaledSum);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> Factors(sbyte* factors) => Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(Vector128.CreateScalarUnsafe(*(long*)factors).AsSByte()));
+}

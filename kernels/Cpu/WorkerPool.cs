@@ -1,0 +1,199 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using System.Runtime.ExceptionServices;
+using System.Runtime.InteropServices;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>Threads that run parallel loops over ranges of indices, the caller's thread among them as worker 0.</summary>
+/// <remarks>
+/// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by one atomic add, and
+/// the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a semaphore).
+/// Workers are pinned to the process's processors, all but the first, where the system allows it; the caller is left where it is.
+/// One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
+/// </remarks>
+internal sealed unsafe class WorkerPool : IDisposable
+{
+    // A wake through the kernel costs tens of microseconds, the gaps between a step's operations a few: spinning this long
+    // keeps workers awake through a step, and an idle server's cores asleep.
+    private static readonly long SpinTicks = Stopwatch.Frequency / 10_000; // 100 us
+
+    private readonly Control* _control = (Control*)NativeMemory.AlignedAlloc((nuint)sizeof(Control), 64);
+    private readonly Thread[] _threads;
+    private readonly SemaphoreSlim? _semaphore = OperatingSystem.IsLinux() ? null : new(0);
+    private readonly bool _spins;
+    private delegate*<void*, int, int, int, void> _body;
+    private void* _context;
+    private int _count;
+    private int _grain;
+    private bool _running;
+    private volatile bool _stopping;
+    private Exception? _fault;
+
+    /// <summary>Starts the threads.</summary>
+    /// <param name="threads">Workers in all, the caller included; 1 to 1024.</param>
+    public WorkerPool(int threads)
+    {
+        if (threads is < 1 or > 1024) throw new ArgumentOutOfRangeException(nameof(threads), threads, "a worker pool has 1 to 1024 threads");
+        *_control = default;
+        Threads = threads;
+        int[] processors = Processors.Allowed();
+        _spins = threads <= Environment.ProcessorCount; // with more threads than processors, a spinning one takes the time of a working one
+        _threads = new Thread[threads - 1];
+        for (int i = 0; i < _threads.Length; i++)
+        {
+            int worker = i + 1;
+            int processor = threads <= processors.Length ? processors[worker] : -1;
+            _threads[i] = new Thread(() => Loop(worker, processor)) { IsBackground = true, Name = $"native-worker-{worker}" };
+            _threads[i].Start();
+        }
+    }
+
+    /// <summary>Workers, the caller included.</summary>
+    public int Threads { get; }
+
+    /// <summary>Runs <paramref name="body"/> over 0..<paramref name="count"/> in ranges of <paramref name="grain"/> indices, each run once, by any worker, and returns when all are done.</summary>
+    /// <param name="count">Indices; none is no work.</param>
+    /// <param name="grain">Indices a range has, the last one fewer; at least 1. One range, or one thread, runs in the caller without waking anybody.</param>
+    /// <param name="body">Context, first index, end index, worker (0 to <see cref="Threads"/> - 1).</param>
+    /// <param name="context">Handed to the body; may lie on the caller's stack.</param>
+    /// <exception cref="Exception">The first exception that a body threw; ranges not yet begun were left out.</exception>
+    public void For(int count, int grain, delegate*<void*, int, int, int, void> body, void* context)
+    {
+        if (count <= 0) return;
+        if (_threads.Length == 0 || count <= grain)
+        {
+            body(context, 0, count, 0);
+            return;
+        }
+        ObjectDisposedException.ThrowIf(_stopping, this);
+        if (_running) throw new InvalidOperationException("the worker pool is already running a loop");
+        _running = true;
+        _body = body;
+        _context = context;
+        _count = count;
+        _grain = Math.Max(1, grain);
+        _control->Next = 0;
+        _control->Pending = _threads.Length;
+        Interlocked.Increment(ref _control->Generation); // publishes all of the above
+        Wake();
+
+        Work(0);
+        for (int spins = 0; Volatile.Read(ref _control->Pending) != 0; spins++)
+        {
+            if (_spins && spins < 100_000) X86Pause();
+            else Thread.Yield();
+        }
+        _running = false;
+        if (_fault is { } fault)
+        {
+            _fault = null;
+            ExceptionDispatchInfo.Throw(fault);
+        }
+    }
+
+    /// <summary>Ends the threads. Must not be called while a loop runs.</summary>
+    public void Dispose()
+    {
+        if (_stopping) return;
+        _stopping = true;
+        Interlocked.Increment(ref _control->Generation);
+        Wake();
+        foreach (Thread thread in _threads) thread.Join();
+        NativeMemory.AlignedFree(_control);
+        _semaphore?.Dispose();
+    }
+
+    private void Loop(int worker, int processor)
+    {
+        if (processor >= 0) Processors.Pin(processor);
+        for (int seen = 0; ; seen++)
+        {
+            WaitForGenerationAfter(seen);
+            if (_stopping) return;
+            Work(worker);
+            Interlocked.Decrement(ref _control->Pending); // the next loop can't begin before this
+        }
+    }
+
+    private void Work(int worker)
+    {
+        try
+        {
+            while (true)
+            {
+                long from = Interlocked.Add(ref _control->Next, _grain) - _grain;
+                if (from >= _count) return;
+                _body(_context, (int)from, (int)Math.Min(_count, from + _grain), worker);
+            }
+        }
+        catch (Exception e)
+        {
+            Interlocked.CompareExchange(ref _fault, e, null);
+            Interlocked.Exchange(ref _control->Next, _count); // the others stop at their next range
+        }
+    }
+
+    private void WaitForGenerationAfter(int seen)
+    {
+        if (_spins)
+        {
+            long end = Stopwatch.GetTimestamp() + SpinTicks;
+            do
+            {
+                for (int i = 0; i < 64; i++)
+                {
+                    if (Volatile.Read(ref _control->Generation) != seen) return;
+                    X86Pause();
+                }
+            }
+            while (Stopwatch.GetTimestamp() < end);
+        }
+        // Either this increment comes before the starter looks for sleepers, or the wait below sees the new generation.
+        Interlocked.Increment(ref _control->Sleepers);
+        while (Volatile.Read(ref _control->Generation) == seen)
+        {
+            if (_semaphore is null) Futex.Wait(&_control->Generation, seen);
+            else _semaphore.Wait();
+        }
+        Interlocked.Decrement(ref _control->Sleepers);
+    }
+
+    private void Wake()
+    {
+        int sleepers = Volatile.Read(ref _control->Sleepers);
+        if (sleepers == 0) return;
+        if (_semaphore is null) Futex.WakeAll(&_control->Generation);
+        else _semaphore.Release(sleepers); // a permit too many only wakes a worker that looks again
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void X86Pause()
+    {
+        if (System.Runtime.Intrinsics.X86.X86Base.IsSupported) System.Runtime.Intrinsics.X86.X86Base.Pause();
+        else Thread.SpinWait(1);
+    }
+
+    // What several cores write stands on cache lines of its own, in pairs, since prefetchers fetch lines in pairs.
+    [StructLayout(LayoutKind.Explicit, Size = 512)]
+    private struct Control
+    {
+        [FieldOffset(0)] public int Generation;
+        [FieldOffset(128)] public long Next;
+        [FieldOffset(256)] public int Pending;
+        [FieldOffset(384)] public int Sleepers;
+    }
+
+    private static class Futex
+    {
+        private const int WaitPrivate = 128, WakePrivate = 129;
+        private static readonly nint Number = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? 202 : 98; // arm64, riscv64 and loongarch64 share theirs
+
+        public static void Wait(int* address, int expected) => syscall(Number, address, WaitPrivate, expected, null);
+
+        public static void WakeAll(int* address) => syscall(Number, address, WakePrivate, int.MaxValue, null);
+
+        [DllImport("libc")]
+        private static extern nint syscall(nint number, int* address, nint operation, nint value, void* timeout);
+    }
+}
