@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.RegularExpressions;
 using Native.Kernels.Formats;
+using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
@@ -58,6 +59,9 @@ public sealed partial class ModelFile : IDisposable
     /// <exception cref="InvalidDataException">A bad file: says where, what was expected and what found.</exception>
     /// <exception cref="NotSupportedException">Something named that isn't supported.</exception>
     public static ModelFile Open(string path) => new(path);
+
+    /// <summary>The tokenizer that came with the model.</summary>
+    public Tokenizer OpenTokenizer() => _gguf is not null ? Tokenizer.FromGguf(_gguf) : Tokenizer.FromFolder(Path);
 
     /// <summary>The tensor with this GGUF name, whatever the file calls it.</summary>
     public bool TryFind(string name, out TensorView tensor) => _tensors.TryGetValue(_gguf is not null ? name : HuggingFaceName(name), out tensor);

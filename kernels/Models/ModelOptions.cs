@@ -24,8 +24,8 @@ public sealed record ModelOptions
     /// <summary>Sequences one step may have. Default 64.</summary>
     public int MaxSequences { get; init; } = 64;
 
-    /// <summary>Worker threads; null for one a core.</summary>
-    public int? Threads { get; init; }
+    /// <summary>Threads that compute; 0 is one for each physical core.</summary>
+    public int Threads { get; init; }
 
     /// <summary>Keep activations in float32 for quantized weights too: slower, closest to the reference.</summary>
     public bool FloatActivations { get; init; }
@@ -43,7 +43,7 @@ public sealed record ModelOptions
         Within(nameof(KvCacheBytes), KvCacheBytes, 1, 1L << 46);
         Within(nameof(MaxBatchedTokens), MaxBatchedTokens, 1, 1 << 16);
         Within(nameof(MaxSequences), MaxSequences, 1, 1 << 14);
-        Within(nameof(Threads), Threads, 1, 1024);
+        Within(nameof(Threads), Threads, 0, 1024);
         if (!Enum.IsDefined(KvCacheType)) errors.Add($"KvCacheType is {KvCacheType}, expected one of {string.Join(", ", Enum.GetNames<DType>())}.");
         if (MaxBatchedTokens < MaxSequences) errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}, below MaxSequences ({MaxSequences}): a full batch could not decode one token each.");
     }

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Native.Kernels;
+using Native.Kernels.Cpu;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 
@@ -107,4 +108,9 @@ public abstract class GoldenModelTests
 public sealed class GoldenModelReferenceTests : GoldenModelTests
 {
     private protected override IBackend CreateBackend() => new ReferenceBackend();
+}
+
+public sealed class GoldenModelCpuTests : GoldenModelTests
+{
+    private protected override IBackend CreateBackend() => new CpuBackend(new CpuOptions { Threads = 2 });
 }

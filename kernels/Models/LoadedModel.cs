@@ -1,0 +1,37 @@
+using Native.Kernels.Cpu;
+using Native.Kernels.Text;
+
+namespace Native.Kernels.Models;
+
+/// <summary>A callable model: ids to next tokens, and text to ids and back.</summary>
+/// <param name="Runner">Computes steps.</param>
+/// <param name="Tokenizer">The model's own.</param>
+/// <param name="Config">Its shape.</param>
+public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config) : IDisposable
+{
+    /// <summary>Loads a model onto the CPU.</summary>
+    /// <param name="options">Validated.</param>
+    /// <param name="progress">Told after each matrix.</param>
+    /// <exception cref="FileNotFoundException">Nothing at the path.</exception>
+    /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>
+    /// <exception cref="NotSupportedException">An architecture, tensor type or tokenizer that isn't supported, with those that are.</exception>
+    /// <exception cref="ModelOptionsException">The options can't be met.</exception>
+    public static LoadedModel Load(ModelOptions options, IProgress<LoadProgress>? progress = null)
+    {
+        using ModelFile file = ModelFile.Open(options.Path);
+        Tokenizer tokenizer = file.OpenTokenizer();
+        var backend = new CpuBackend(new CpuOptions { Threads = options.Threads, FloatActivations = options.FloatActivations });
+        try
+        {
+            return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config);
+        }
+        catch
+        {
+            backend.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Frees the runner.</summary>
+    public void Dispose() => Runner.Dispose();
+}
