@@ -485,7 +485,7 @@ internal static unsafe class SimdMath<S, V>
         V small = S.MultiplyAdd(S.Multiply(p, s), x, x);
         V e = Exp(S.Add(magnitude, magnitude));
         V large = S.Subtract(S.Create(1f), S.Divide(S.Create(2f), S.Add(e, S.Create(1f))));
-        return S.Select(S.LessThan(magnitude, S.Create(0.625f)), small, S.CopySign(large, x));
+        return S.CopySign(S.Select(S.LessThan(magnitude, S.Create(0.625f)), small, large), x); // the sign of zero too
     }
 
     /// <summary>x / (1 + e^-y).</summary>
