@@ -40,8 +40,8 @@ internal static class GgufTokenizer
             EosId = ReadId(file, "eos", pieces.Length, 2),
             UnknownId = ReadId(file, "unknown", pieces.Length, 0),
             PadId = ReadId(file, "padding", pieces.Length),
-            AddsBos = file.GetBooleanOrDefault(Prefix + "add_bos_token", true),
-            AddsEos = file.GetBooleanOrDefault(Prefix + "add_eos_token", false),
+            Prefix = Added(file, "bos", ReadId(file, "bos", pieces.Length, 1), true),
+            Suffix = Added(file, "eos", ReadId(file, "eos", pieces.Length, 2), false),
             EndIds = ReadEnds(file, pieces.Length),
             ChatTemplate = file.GetStringOrDefault("tokenizer.chat_template"),
         };
@@ -70,8 +70,8 @@ internal static class GgufTokenizer
             EosId = ReadId(file, "eos", pieces.Length),
             UnknownId = ReadId(file, "unknown", pieces.Length),
             PadId = ReadId(file, "padding", pieces.Length),
-            AddsBos = file.GetBooleanOrDefault(Prefix + "add_bos_token", row.AddsBos),
-            AddsEos = file.GetBooleanOrDefault(Prefix + "add_eos_token", false),
+            Prefix = Added(file, "bos", ReadId(file, "bos", pieces.Length), row.AddsBos),
+            Suffix = Added(file, "eos", ReadId(file, "eos", pieces.Length), false),
             EndIds = ReadEnds(file, pieces.Length),
             ChatTemplate = file.GetStringOrDefault("tokenizer.chat_template"),
         };
@@ -131,6 +131,9 @@ internal static class GgufTokenizer
         // llama.cpp ignores an id beyond the vocabulary; so a file that runs there runs here.
         return id >= 0 && id < count ? id : fallback < count ? fallback : null;
     }
+
+    private static int[] Added(GgufFile file, string name, int? id, bool fallback)
+        => id is { } value && file.GetBooleanOrDefault($"{Prefix}add_{name}_token", fallback) ? [value] : [];
 
     private static void ExpectAtLeast(GgufFile file, string name, int expected, int found)
     {

@@ -26,7 +26,7 @@ internal static class PreTokenizers
     private const string Words = @"[^\r\n\p{L}\p{N}]?\p{L}+";
     private const string Symbols = @"| ?[^\s\p{L}\p{N}]+[\r\n]*";
 
-    private const string Gpt2 = @"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    internal const string Gpt2 = @"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
     private const string Llama3 = Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols + Spaces;
     private const string Qwen2 = Contractions + "|" + Words + @"|\p{N}" + Symbols + Spaces;
 
@@ -101,7 +101,8 @@ internal static class PreTokenizers
         new(["exaone-moe"], [Contractions + @"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"]),
         new(["minicpm5"], [@"\p{N}{1,3}", Contractions + "|" + Words + @"|\p{N}+" + Symbols + Spaces]) { IgnoreMerges = true },
         new(["jais-2"], [Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols
-            + @"|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s"]),
+            // The lookbehind changes nothing but the time: a run cut into pieces is searched for a line's end once, not once a piece.
+            + @"|(?<![^\S\r\n])\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s"]),
         new(["gemma4", "granite-embed-multi-311m"], [@"[^\n]+|[\n]+"]) { Characters = true, AddsBos = true },
         new(["sarvam-moe"], [@"[^\n]+|[\n]+"]) { Characters = true },
     ];

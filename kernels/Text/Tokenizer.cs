@@ -27,8 +27,10 @@ public sealed class Tokenizer
     private readonly SpecialTokens _allTokens = new();
     private readonly SymbolTable _symbols;
     private readonly PreTokenizer _preTokenizer;
-    private readonly bool _byteLevel, _ignoreMerges, _escapeSpaces, _collapseSpaces, _compose;
+    private readonly bool _byteLevel, _ignoreMerges, _escapeSpaces, _compose;
     private readonly SpacePrefix _spacePrefix;
+    private readonly bool _prefixUnlessSpace;
+    private readonly int[] _prefix, _suffix;
 
     internal Tokenizer(TokenizerDefinition definition)
     {
@@ -40,17 +42,17 @@ public sealed class Tokenizer
         _byteLevel = definition.ByteLevel;
         _ignoreMerges = definition.IgnoreMerges;
         _escapeSpaces = definition.EscapeSpaces;
-        _collapseSpaces = definition.CollapseSpaces;
         _compose = definition.Compose;
         _spacePrefix = definition.SpacePrefix;
+        _prefixUnlessSpace = definition.PrefixUnlessSpace;
         _preTokenizer = definition.PreTokenizer;
         StripsLeadingSpace = definition.StripsLeadingSpace;
         BosId = definition.BosId;
         EosId = definition.EosId;
         UnknownId = definition.UnknownId;
         PadId = definition.PadId;
-        AddsBos = definition.AddsBos && BosId is not null;
-        AddsEos = definition.AddsEos && EosId is not null;
+        _prefix = definition.Prefix;
+        _suffix = definition.Suffix;
         ChatTemplate = definition.ChatTemplate;
 
         _endIds = EndTokens.Collect(definition, _pieces, _types);
@@ -94,11 +96,11 @@ public sealed class Tokenizer
     /// <summary>Every id that ends a generation: EOS, end of turn, end of message, and well-known end texts, ascending.</summary>
     public IReadOnlyList<int> EndIds { get; }
 
-    /// <summary>Whether <see cref="Encode"/> with special tokens begins with <see cref="BosId"/>.</summary>
-    public bool AddsBos { get; }
+    /// <summary>Whether <see cref="Encode"/> with special tokens begins with tokens of its own, <see cref="BosId"/> as a rule.</summary>
+    public bool AddsBos => _prefix.Length > 0;
 
-    /// <summary>Whether <see cref="Encode"/> with special tokens ends with <see cref="EosId"/>.</summary>
-    public bool AddsEos { get; }
+    /// <summary>Whether <see cref="Encode"/> with special tokens ends with tokens of its own, <see cref="EosId"/> as a rule.</summary>
+    public bool AddsEos => _suffix.Length > 0;
 
     /// <summary>The chat template, in Jinja, or null.</summary>
     public string? ChatTemplate { get; }
@@ -118,25 +120,23 @@ public sealed class Tokenizer
         ArgumentNullException.ThrowIfNull(text);
         text = WellFormed(text);
         var encoding = new Encoding(this, text.Length);
-        if (addSpecial && AddsBos) encoding.Ids.Add(BosId!.Value);
+        if (addSpecial) encoding.Ids.AddRange(_prefix);
 
         SpecialTokens tokens = parseSpecial ? _allTokens : _userTokens;
         int done = 0;
-        bool afterToken = true; // the start of the text counts as one
         while (tokens.TryFind(text, done, _edges, out int start, out int length, out int id))
         {
             int end = start + length;
             TokenEdges edges = _edges.Length == 0 ? TokenEdges.None : _edges[id];
             while ((edges & TokenEdges.StripLeft) != 0 && start > done && char.IsWhiteSpace(text[start - 1])) start--;
             while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && char.IsWhiteSpace(text[end])) end++;
-            if (start > done) encoding.Add(text.AsSpan(done, start - done), afterToken, first: done == 0);
+            if (start > done) encoding.Add(text.AsSpan(done, start - done), first: done == 0);
             encoding.Ids.Add(id);
             done = end;
-            afterToken = true;
         }
-        if (done < text.Length) encoding.Add(text.AsSpan(done), afterToken, first: done == 0);
+        if (done < text.Length) encoding.Add(text.AsSpan(done), first: done == 0);
 
-        if (addSpecial && AddsEos) encoding.Ids.Add(EosId!.Value);
+        if (addSpecial) encoding.Ids.AddRange(_suffix);
         lookups = encoding.Lookups;
         return [.. encoding.Ids];
     }
@@ -260,15 +260,14 @@ public sealed class Tokenizer
         public long Lookups => _merger.Lookups;
 
         /// <summary>Encodes what lies between two tokens.</summary>
-        public void Add(ReadOnlySpan<char> text, bool afterToken, bool first)
+        public void Add(ReadOnlySpan<char> text, bool first)
         {
-            if (owner._compose && !Ascii.IsValid(text)) text = Composition.Compose(text);
-            if (owner._collapseSpaces) text = Collapse(text);
-            if (text.IsEmpty) return;
-            bool prefix = owner._spacePrefix == SpacePrefix.EveryFragment ? afterToken : owner._spacePrefix == SpacePrefix.FirstFragment && first;
+            if (owner._compose) text = Composition.Compose(text);
+            bool prefix = (owner._spacePrefix == SpacePrefix.EveryFragment || (owner._spacePrefix == SpacePrefix.FirstFragment && first))
+                && (text[0] != ' ' || !owner._prefixUnlessSpace);
             if (owner._byteLevel)
             {
-                if (prefix && text[0] != ' ') text = " " + text.ToString();
+                if (prefix) text = " " + text.ToString();
                 owner._preTokenizer.Split(text, _words);
                 foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddBytes(text[start..end]);
                 return;
@@ -346,14 +345,6 @@ public sealed class Tokenizer
                 if ((uint)symbol < (uint)owner._pieces.Length) Ids.Add(symbol);
                 else owner._symbols.Expand(symbol, Ids);
             }
-        }
-
-        private static string Collapse(ReadOnlySpan<char> text)
-        {
-            var collapsed = new StringBuilder(text.Length);
-            foreach (char c in text.Trim(' '))
-                if (c != ' ' || collapsed[^1] != ' ') collapsed.Append(c);
-            return collapsed.ToString();
         }
     }
 }

@@ -69,11 +69,11 @@ internal sealed class TokenizerDefinition
 
     public SpacePrefix SpacePrefix { get; init; }
 
+    /// <summary>No space is put in front of one that is there.</summary>
+    public bool PrefixUnlessSpace { get; init; }
+
     /// <summary>Whether decoding a whole text drops one leading space, the one that <see cref="SpacePrefix"/> added.</summary>
     public bool StripsLeadingSpace { get; init; }
-
-    /// <summary>SentencePiece's remove_extra_whitespaces.</summary>
-    public bool CollapseSpaces { get; init; }
 
     /// <summary>Text is brought to Unicode's composed form first.</summary>
     public bool Compose { get; init; }
@@ -85,8 +85,12 @@ internal sealed class TokenizerDefinition
     public int? EosId { get; init; }
     public int? UnknownId { get; init; }
     public int? PadId { get; init; }
-    public bool AddsBos { get; init; }
-    public bool AddsEos { get; init; }
+
+    /// <summary>Ids that stand in front of a text.</summary>
+    public int[] Prefix { get; init; } = [];
+
+    /// <summary>Ids that stand behind a text.</summary>
+    public int[] Suffix { get; init; } = [];
 
     /// <summary>End ids that the file names; the well-known texts are added to them.</summary>
     public IReadOnlyCollection<int> EndIds { get; init; } = [];

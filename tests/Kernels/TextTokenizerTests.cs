@@ -79,4 +79,38 @@ public sealed class TextTokenizerTests
             Assert.Equal(Rune.GetUnicodeCategory(rune), char.GetUnicodeCategory(PreTokenizer.None.SeenAs(rune)));
         }
     }
+
+    [Fact]
+    public void Encode_OfQwen3sTokenizerJson_MatchesLlamaCppsCases()
+    {
+        Tokenizer tokenizer = Tokenizer.FromFolder(TestData.Path("tokenizers/qwen3-tokenizer"));
+        AssertCases(tokenizer, "qwen2");
+        Assert.False(tokenizer.AddsBos);
+        Assert.Equal("<|im_end|>", tokenizer.Piece(tokenizer.EosId!.Value));
+        Assert.NotNull(tokenizer.ChatTemplate);
+    }
+
+    [Fact]
+    public void Encode_OfLlama2sTokenizerModel_MatchesLlamaCppsCases()
+        => AssertCases(Tokenizer.FromFolder(TestData.Path("tokenizers/llama2-tokenizer")), "llama-spm");
+
+    [Fact]
+    public void Encode_OfStoriesTokenizerModel_MatchesItsGolden() => AssertStories(Tokenizer.FromFolder(TestData.Path("models/stories260K/hf")));
+
+    [Theory]
+    [InlineData("gemma2"), InlineData("gemma3"), InlineData("llama-linear"), InlineData("llama3-rope"), InlineData("phi3"), InlineData("qwen2"), InlineData("qwen3")]
+    public void FolderAndGguf_EncodeAlike(string family)
+    {
+        Tokenizer gguf = Gguf($"models/architectures/{family}/{family}-F32.gguf");
+        Tokenizer folder = Tokenizer.FromFolder(TestData.Path($"models/architectures/{family}/hf"));
+        Assert.Equal(gguf.VocabularySize, folder.VocabularySize);
+        Assert.Equal(gguf.EndIds, folder.EndIds);
+        Assert.Equal((gguf.BosId, gguf.EosId, gguf.AddsBos, gguf.AddsEos, gguf.StripsLeadingSpace), (folder.BosId, folder.EosId, folder.AddsBos, folder.AddsEos, folder.StripsLeadingSpace));
+        foreach ((string text, _) in Cases("gpt-2"))
+        {
+            int[] ids = gguf.Encode(text, addSpecial: true, parseSpecial: true);
+            Assert.Equal(ids, folder.Encode(text, addSpecial: true, parseSpecial: true));
+            Assert.Equal(gguf.Decode(ids), folder.Decode(ids));
+        }
+    }
 }

@@ -1,0 +1,60 @@
+namespace Native.Kernels.Text;
+
+/// <summary>A token that Hugging Face files list beside the vocabulary, or name again within it.</summary>
+internal sealed record AddedToken(int Id, string Text, bool Special, TokenEdges Edges);
+
+/// <summary>Puts added tokens into a vocabulary.</summary>
+internal sealed class AddedTokens(string source, List<string?> pieces, List<TokenType> types)
+{
+    /// <summary>Ids that may follow the vocabulary's own: more is a damaged file, not a padded embedding.</summary>
+    private const int MaxAdded = 1 << 18;
+
+    private readonly int _limit = pieces.Count + MaxAdded;
+
+    private readonly Dictionary<int, TokenEdges> _edges = [];
+    private Dictionary<string, int>? _byText;
+
+    public TokenEdges[]? Edges
+    {
+        get
+        {
+            if (_edges.Count == 0) return null;
+            var edges = new TokenEdges[pieces.Count];
+            foreach ((int id, TokenEdges value) in _edges) edges[id] = value;
+            return edges;
+        }
+    }
+
+    public void Add(AddedToken token)
+    {
+        if (token.Id < 0 || token.Id >= _limit) throw new InvalidDataException($"{source}: added token '{token.Text}': expected an id from 0 to {_limit - 1}, found {token.Id}");
+        PadTo(token.Id + 1);
+        pieces[token.Id] = token.Text;
+        if (types[token.Id] is not (TokenType.Unknown or TokenType.Byte)) types[token.Id] = token.Special ? TokenType.Control : TokenType.UserDefined;
+        if (token.Edges != TokenEdges.None) _edges[token.Id] = token.Edges;
+        _byText = null;
+    }
+
+    /// <summary>Fills up with ids that have no token, as a model's embedding has them.</summary>
+    public void PadTo(int count)
+    {
+        if (count > _limit) return;
+        while (pieces.Count < count)
+        {
+            pieces.Add(null);
+            types.Add(TokenType.Unused);
+        }
+    }
+
+    public int? Find(string? text)
+    {
+        if (string.IsNullOrEmpty(text)) return null;
+        if (_byText is null)
+        {
+            _byText = new Dictionary<string, int>(pieces.Count, StringComparer.Ordinal);
+            for (int id = 0; id < pieces.Count; id++)
+                if (pieces[id] is { } piece) _byText.TryAdd(piece, id);
+        }
+        return _byText.TryGetValue(text, out int found) ? found : null;
+    }
+}
