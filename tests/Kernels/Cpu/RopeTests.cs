@@ -6,7 +6,7 @@ namespace Native.Tests.Kernels.Cpu;
 
 public sealed unsafe class RopeTests
 {
-    [Theory, InlineData(0), InlineData(128), InlineData(256), InlineData(512)]
+    [Theory, MemberData(nameof(Widths.Data), MemberType = typeof(Widths))]
     public void RotateHalfSplit_AgreesWithTheDefinitionInDouble(int width)
     {
         foreach (int pairs in new[] { 1, 2, 3, 4, 7, 8, 9, 16, 17, 32, 40, 63, 64, 128 }) CheckRotation(width, pairs, RopePairing.HalfSplit);

@@ -14,7 +14,7 @@ public sealed unsafe class SamplerTests
     {
         using GuardedMemory<float> logits = Logits(vocabulary, 1, 5);
         int expected = logits.Span.IndexOf(logits.Span.ToArray().Max());
-        foreach (int width in new[] { 0, 128, 256, 512 })
+        foreach (int width in Widths.All)
         {
             SampledToken token = Sample(width, new Sampler(vocabulary), logits, default);
             Assert.Equal(expected, token.Token);
@@ -220,7 +220,7 @@ public sealed unsafe class SamplerTests
             {
                 var row = new RowSampling { Temperature = temperature, TopK = topK, TopP = topP, MinP = minP, Seed = 99, Position = position };
                 double target = Philox.Uniform(99, position) * total;
-                foreach (int width in new[] { 0, 128, 512 })
+                foreach (int width in Widths.All)
                 {
                     int token = Sample(width, sampler, logits, row).Token;
                     Assert.True(weights[token] > 0, $"token {token} was to be left out");
