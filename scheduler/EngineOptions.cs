@@ -12,7 +12,7 @@ public sealed record EngineOptions
     /// <summary>Requests that may wait for their first step (<c>--max-num-queued-reqs</c>); more are refused. Default 1024: a queue longer than that is older than its callers' patience.</summary>
     public int MaxQueued { get; init; } = 1024;
 
-    /// <summary>How often one sequence may lose its blocks to older ones. After that it is admitted only with all it can ever need. Default 3.</summary>
+    /// <summary>How often one sequence may lose its blocks to older ones. After that it is admitted only with all it can ever need. At least 1: choices that fork from one prompt are not admitted one by one. Default 3.</summary>
     public int MaxPreemptions { get; init; } = 3;
 
     /// <summary>From this and the request's number come the seeds of requests that bring none.</summary>
@@ -25,6 +25,6 @@ public sealed record EngineOptions
         if (MaxBatchedTokens is < 1 or > 1 << 24) errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}; it must be from 1 to {1 << 24}.");
         if (MaxBatchedTokens < MaxRunning) errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}, below MaxRunning ({MaxRunning}): a full batch could not decode one token each.");
         if (MaxQueued is < 1 or > 1 << 20) errors.Add($"MaxQueued is {MaxQueued}; it must be from 1 to {1 << 20}.");
-        if (MaxPreemptions is < 0 or > 1000) errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 0 to 1000.");
+        if (MaxPreemptions is < 1 or > 1000) errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
     }
 }
