@@ -11,13 +11,12 @@ namespace Native.Scheduling;
 /// </remarks>
 public sealed class Engine : IDisposable
 {
-    /// <summary>How long the idle thread sleeps before it shows its heartbeat again.</summary>
-    private static readonly TimeSpan IdleBeat = TimeSpan.FromSeconds(0.5);
-
     private readonly IModelRunner _runner;
     private readonly int[] _endIds;
     private readonly EngineOptions _options;
     private readonly int _maxRunning;
+    private readonly TimeSpan _idleBeat; // how long the idle thread sleeps before it shows its heartbeat again
+    private readonly TimeProvider _clock; // the system's counts in Stopwatch ticks
     private readonly Scheduler _scheduler;
     private readonly BatchBuilder _batch;
     private readonly Inbox<TokenStream> _inbox;
@@ -32,7 +31,7 @@ public sealed class Engine : IDisposable
     private int _draining;
     private int _disposed;
     private int _stopped; // the thread takes no more from the inbox
-    private long _heartbeat = Stopwatch.GetTimestamp();
+    private long _heartbeat;
     private long _retryTicks = Stopwatch.Frequency;
     private Exception? _lastFailure;
 
@@ -50,8 +49,11 @@ public sealed class Engine : IDisposable
     {
     }
 
-    internal Engine(IModelRunner runner, IReadOnlyCollection<int> endIds, EngineOptions options, bool startThread)
+    internal Engine(IModelRunner runner, IReadOnlyCollection<int> endIds, EngineOptions options, bool startThread, TimeSpan? idleBeat = null, TimeProvider? clock = null)
     {
+        _clock = clock ?? TimeProvider.System;
+        _heartbeat = _clock.GetTimestamp();
+        _idleBeat = idleBeat ?? TimeSpan.FromSeconds(0.5);
         List<string> errors = [];
         options.Validate(errors);
         if (errors.Count > 0) throw new ArgumentException(string.Join(" ", errors), nameof(options));
@@ -141,7 +143,7 @@ public sealed class Engine : IDisposable
             Interlocked.Decrement(ref _queued.Value);
             return SubmitOutcome.QueueFull;
         }
-        TokenStream created = new(this, request, Stopwatch.GetTimestamp(), limit, info.BlockSize);
+        TokenStream created = new(this, request, _clock.GetTimestamp(), limit, info.BlockSize);
         if (!_inbox.TryEnqueue(created)) // as many cells as may be queued, but one may not have been handed back yet
         {
             Interlocked.Decrement(ref _queued.Value);
@@ -160,7 +162,7 @@ public sealed class Engine : IDisposable
     /// <remarks>A second call may shorten the time of the first, not lengthen it.</remarks>
     public Task<bool> Drain(TimeSpan timeout)
     {
-        long deadline = timeout < TimeSpan.Zero || timeout.TotalSeconds > int.MaxValue ? long.MaxValue - 1 : Stopwatch.GetTimestamp() + (long)(timeout.TotalSeconds * Stopwatch.Frequency);
+        long deadline = timeout < TimeSpan.Zero || timeout.TotalSeconds > int.MaxValue ? long.MaxValue - 1 : _clock.GetTimestamp() + (long)(timeout.TotalSeconds * Stopwatch.Frequency);
         long before = Volatile.Read(ref _drainDeadline);
         while (deadline < before)
         {
@@ -193,7 +195,7 @@ public sealed class Engine : IDisposable
     /// <summary>One turn of the loop: news, then a step. False where there was nothing to compute. The engine thread's.</summary>
     internal bool Turn()
     {
-        long now = Stopwatch.GetTimestamp();
+        long now = _clock.GetTimestamp();
         Volatile.Write(ref _heartbeat, now);
 
         // The count is read before the inbox: whoever was cancelled before this is in the inbox or known by now, or looked at when it is added.
@@ -243,7 +245,7 @@ public sealed class Engine : IDisposable
             return true;
         }
 
-        long done = Stopwatch.GetTimestamp();
+        long done = _clock.GetTimestamp();
         try
         {
             _scheduler.Commit(_batch.Sampled, _batch.Alternatives, done);
@@ -259,7 +261,7 @@ public sealed class Engine : IDisposable
         Metrics.Steps++;
         Metrics.StepTokens.Observe(_batch.TokenCount);
         Metrics.StepSequences.Observe(_scheduler.Plan.Length);
-        Metrics.StepTime.Observe(Stopwatch.GetTimestamp() - now);
+        Metrics.StepTime.Observe(_clock.GetTimestamp() - now);
         Volatile.Write(ref _retryTicks, (long)(_scheduler.MeanRequestTicks / _maxRunning));
         return true;
     }
@@ -273,14 +275,14 @@ public sealed class Engine : IDisposable
             return;
         }
         Note(e);
-        _scheduler.FailPlan(Stopwatch.GetTimestamp());
+        _scheduler.FailPlan(_clock.GetTimestamp());
         if (_scheduler.CheckIntegrity() is { } contradiction) FailEveryone(new InvalidOperationException($"After a failed step: {contradiction}.", e));
     }
 
     private void FailEveryone(Exception e)
     {
         Note(e);
-        _scheduler.FinishEveryone(FinishReason.Error, Stopwatch.GetTimestamp());
+        _scheduler.FinishEveryone(FinishReason.Error, _clock.GetTimestamp());
         _scheduler.ResetPool();
     }
 
@@ -304,7 +306,7 @@ public sealed class Engine : IDisposable
     private void Close()
     {
         Interlocked.Exchange(ref _stopped, 1); // a full fence, see Submit
-        long now = Stopwatch.GetTimestamp();
+        long now = _clock.GetTimestamp();
         while (_inbox.TryDequeue(out TokenStream? stream)) _scheduler.Add(stream, now);
         _abortedAll |= _scheduler.HasWork;
         _scheduler.FinishEveryone(FinishReason.Aborted, now);
@@ -318,7 +320,7 @@ public sealed class Engine : IDisposable
         Interlocked.Exchange(ref _parked, 1);
         // A full fence lies between announcing the sleep and this last look, as one lies in Unpark between the news and its look at
         // _parked: one of the two sees the other (Dekker).
-        if (_inbox.IsEmpty && Volatile.Read(ref _signals.Value) == _seenSignals) _wake.WaitOne(IdleBeat);
+        if (_inbox.IsEmpty && Volatile.Read(ref _signals.Value) == _seenSignals) _wake.WaitOne(_idleBeat);
         Interlocked.Exchange(ref _parked, 0);
     }
 

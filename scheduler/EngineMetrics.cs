@@ -110,7 +110,7 @@ public sealed class Histogram
     {
         _bounds = bounds;
         _unit = unit;
-        _limits = Array.ConvertAll(bounds, bound => (long)(bound / unit));
+        _limits = Array.ConvertAll(bounds, bound => (long)Math.Round(bound / unit));
         _counts = new long[bounds.Length + 1];
     }
 

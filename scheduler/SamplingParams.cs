@@ -81,7 +81,7 @@ public sealed record SamplingParams
         if (N is < 1 or > MaxN) errors.Add($"n is {N}; it must be from 1 to {MaxN}.");
         if (MaxTokens < 0) errors.Add($"max_tokens is {MaxTokens}; it must not be negative.");
         if (MinTokens < 0) errors.Add($"min_tokens is {MinTokens}; it must not be negative.");
-        if (MinTokens > MaxTokens) errors.Add($"min_tokens is {MinTokens}, above max_tokens ({MaxTokens}).");
+        else if (MinTokens > MaxTokens && MaxTokens >= 0) errors.Add($"min_tokens is {MinTokens}, above max_tokens ({MaxTokens}).");
         int most = Math.Min(MaxLogprobs, vocabularySize);
         if (Logprobs is { } logprobs && (logprobs < 0 || logprobs > most)) errors.Add($"logprobs is {logprobs}; it must be from 0 to {most}.");
         if (PromptLogprobs is { } scored && (scored < 0 || scored > most)) errors.Add($"prompt_logprobs is {scored}; it must be from 0 to {most}.");

@@ -189,7 +189,7 @@ internal sealed class Scheduler
             else if (chunk.Samples) CommitToken(s, next, best, now);
             else if (s.NumComputedTokens < s.Target) continue;
             else if (stream.Limit == 0) FinishAll(stream, FinishReason.Length, now);
-            else if (s.Forks) Fork(s, now);
+            else if (s.Forks) Fork(s);
         }
         Debug.Assert(row == sampled.Length, "every sampled row has been taken in");
     }
@@ -363,7 +363,7 @@ internal sealed class Scheduler
     }
 
     /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its blocks, a partly filled one until they write into it.</summary>
-    private void Fork(Sequence parent, long now)
+    private void Fork(Sequence parent)
     {
         TokenStream stream = parent.Stream;
         _slots -= parent.Slots;

@@ -11,10 +11,12 @@ internal sealed class EngineHarness : IDisposable
     public EngineHarness(FakeModelRunner? runner = null, EngineOptions? options = null)
     {
         Runner = runner ?? new FakeModelRunner();
-        Engine = new Engine(Runner, [FakeModelRunner.EndId], options ?? new EngineOptions(), startThread: false);
+        Engine = new Engine(Runner, [FakeModelRunner.EndId], options ?? new EngineOptions(), startThread: false, clock: Clock);
     }
 
     public FakeModelRunner Runner { get; }
+
+    public ManualClock Clock { get; } = new();
 
     public Engine Engine { get; }
 
@@ -69,6 +71,14 @@ internal sealed class EngineHarness : IDisposable
     public static SamplingParams Greedy(int maxTokens, bool ignoreEos = true) => new() { Temperature = 0, MaxTokens = maxTokens, IgnoreEos = ignoreEos, Seed = 1 };
 
     public static int[] Prompt(int length, int seed = 0) => [.. Enumerable.Range(0, length).Select(i => (int)(Hash.Mix((ulong)seed, (ulong)i) % FakeModelRunner.PoisonToken))];
+}
+
+/// <summary>A clock that goes on by one tick whenever it is looked at, and otherwise when told.</summary>
+internal sealed class ManualClock : TimeProvider
+{
+    public long Now { get; set; } = 1;
+
+    public override long GetTimestamp() => Now++;
 }
 
 /// <summary>What came out of a stream so far.</summary>
