@@ -12,7 +12,6 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
     private readonly int _limit = pieces.Count + MaxAdded;
 
     private readonly Dictionary<int, TokenEdges> _edges = [];
-    private Dictionary<string, int>? _byText;
 
     public TokenEdges[]? Edges
     {
@@ -32,7 +31,6 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
         pieces[token.Id] = token.Text;
         if (types[token.Id] is not (TokenType.Unknown or TokenType.Byte)) types[token.Id] = token.Special ? TokenType.Control : TokenType.UserDefined;
         if (token.Edges != TokenEdges.None) _edges[token.Id] = token.Edges;
-        _byText = null;
     }
 
     /// <summary>Fills up with ids that have no token, as a model's embedding has them.</summary>
@@ -46,15 +44,7 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
         }
     }
 
+    /// <summary>The id of a text. Looks through the vocabulary: it is asked a handful of times.</summary>
     public int? Find(string? text)
-    {
-        if (string.IsNullOrEmpty(text)) return null;
-        if (_byText is null)
-        {
-            _byText = new Dictionary<string, int>(pieces.Count, StringComparer.Ordinal);
-            for (int id = 0; id < pieces.Count; id++)
-                if (pieces[id] is { } piece) _byText.TryAdd(piece, id);
-        }
-        return _byText.TryGetValue(text, out int found) ? found : null;
-    }
+        => !string.IsNullOrEmpty(text) && pieces.IndexOf(text) is var id and >= 0 ? id : null;
 }

@@ -16,6 +16,9 @@ internal static class EndTokens
         "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<fim-repo>", "<REPO>", "<reponame>",
     };
 
+    private const string FirstCharacters = "<[_";
+    private const int MaxLength = 32;
+
     /// <summary>Collects the ids; tokens that end a generation become control tokens in <paramref name="types"/>.</summary>
     public static HashSet<int> Collect(TokenizerDefinition definition, string[] pieces, TokenType[] types)
     {
@@ -23,6 +26,7 @@ internal static class EndTokens
         var byText = new Dictionary<string, int>(StringComparer.Ordinal);
         for (int id = 0; id < pieces.Length; id++)
         {
+            if (pieces[id].Length is 0 or > MaxLength || !FirstCharacters.Contains(pieces[id][0])) continue;
             bool always = Always.Contains(pieces[id]);
             if (!always && (types[id] == TokenType.Normal || !UnlessOrdinary.Contains(pieces[id]))) continue;
             ends.Add(id);

@@ -71,11 +71,18 @@ internal readonly struct JsonField(string file, string path, JsonElement element
         foreach (JsonElement item in element.EnumerateArray()) yield return new JsonField(file, path, item, i++);
     }
 
-    /// <summary>The vocabulary's form: text to number. Returned raw, as there are hundreds of thousands.</summary>
-    public JsonElement.ObjectEnumerator Numbers()
+    /// <summary>Members as they are: a vocabulary has hundreds of thousands.</summary>
+    public JsonElement.ObjectEnumerator RawMembers()
     {
         Expect(JsonValueKind.Object, "an object");
         return element.EnumerateObject();
+    }
+
+    /// <summary>Items as they are: a merge list has hundreds of thousands.</summary>
+    public JsonElement.ArrayEnumerator RawItems()
+    {
+        Expect(JsonValueKind.Array, "an array");
+        return element.EnumerateArray();
     }
 
     public IEnumerable<(string Name, JsonField Value)> Members()
@@ -85,7 +92,7 @@ internal readonly struct JsonField(string file, string path, JsonElement element
         foreach (JsonProperty member in element.EnumerateObject()) yield return (member.Name, new JsonField(file, $"{where}.{member.Name}", member.Value));
     }
 
-    // Put together only for a message: merge lists have hundreds of thousands of entries.
+    // Put together only for a message.
     private string Where => index < 0 ? path : $"{path}[{index}]";
 
     private string Found => Kind.ToString().ToLowerInvariant();

@@ -45,7 +45,7 @@ internal sealed class SymbolTable
 
         Merges = definition.Scores is { } scores ? FromScores(scores, pieces, types) : FromList(definition.Merges);
         for (int b = 0; b < 256; b++) _byteSymbols[b] = definition.ByteLevel ? Intern(ByteAlphabet.Character((byte)b).ToString()) : _byteIds[b];
-        SpacesLead = _symbols.Keys.All(static text => text.TrimStart('\u2581').IndexOf('\u2581') < 0);
+        SpacesLead = !definition.ByteLevel && _symbols.Keys.All(static text => text.LastIndexOf('\u2581') < Math.Max(text.AsSpan().IndexOfAnyExcept('\u2581'), 0) || text.AsSpan().IndexOfAnyExcept('\u2581') < 0);
         foreach ((string text, int symbol) in _symbols)
             if (Rune.TryGetRuneAt(text, 0, out Rune rune) && rune.Utf16SequenceLength == text.Length) _characters[rune.Value] = symbol;
     }
@@ -118,19 +118,24 @@ internal sealed class SymbolTable
     private MergeTable FromList(IReadOnlyList<(string Left, string Right)> merges)
     {
         var table = new MergeTable(merges.Count);
+        char[] joint = new char[64];
         for (int rank = 0; rank < merges.Count; rank++)
         {
             (string left, string right) = merges[rank];
-            table.TryAdd(Of(left), Of(right), rank, Of(left + right));
-
-            int Of(string text)
-            {
-                if (_symbols.TryGetValue(text, out int symbol)) return symbol;
-                if (_definition.LenientMerges) return Intern(text);
-                throw new InvalidDataException($"{_definition.Source}: merge {rank}: expected tokens of the vocabulary, found '{left}' + '{right}', of which '{text}' is none");
-            }
+            int length = left.Length + right.Length;
+            if (joint.Length < length) joint = new char[length];
+            left.CopyTo(joint);
+            right.CopyTo(joint.AsSpan(left.Length));
+            table.TryAdd(Of(left, rank), Of(right, rank), rank, Of(joint.AsSpan(0, length), rank));
         }
         return table;
+
+        int Of(ReadOnlySpan<char> text, int rank)
+        {
+            if (_bySpan.TryGetValue(text, out int symbol)) return symbol;
+            if (_definition.LenientMerges) return Intern(text.ToString());
+            throw new InvalidDataException($"{_definition.Source}: merge {rank}: expected tokens of the vocabulary, found '{merges[rank].Left}' + '{merges[rank].Right}', of which '{text}' is none");
+        }
     }
 
     /// <summary>SentencePiece joins any two neighbours whose joint text is a piece, the best score first: each way to cut a piece

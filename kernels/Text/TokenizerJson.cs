@@ -105,7 +105,7 @@ internal static class TokenizerJson
     private static List<string?> ReadVocabulary(JsonField vocabulary)
     {
         int count = 0, last = -1;
-        foreach (JsonProperty entry in vocabulary.Numbers())
+        foreach (JsonProperty entry in vocabulary.RawMembers())
         {
             if (entry.Value.ValueKind != JsonValueKind.Number || !entry.Value.TryGetInt32(out int id) || id < 0) throw vocabulary.Wrong($"an id for '{entry.Name}'", entry.Value.GetRawText());
             last = Math.Max(last, id);
@@ -114,7 +114,7 @@ internal static class TokenizerJson
         // Ids have gaps where a vocabulary was trimmed; a few among many, or the file is damaged.
         if (last >= 2 * (long)count + 1024) throw vocabulary.Wrong($"ids below {2 * (long)count + 1024} for {count} tokens", last.ToString());
         string?[] pieces = new string?[last + 1];
-        foreach (JsonProperty entry in vocabulary.Numbers())
+        foreach (JsonProperty entry in vocabulary.RawMembers())
         {
             int id = entry.Value.GetInt32();
             if (pieces[id] is { } other) throw vocabulary.Wrong($"one token with id {id}", $"'{other}' and '{entry.Name}'");
@@ -126,21 +126,22 @@ internal static class TokenizerJson
     private static List<(string, string)> ReadMerges(JsonField merges)
     {
         var pairs = new List<(string, string)>();
-        foreach (JsonField merge in merges.Items())
+        foreach (JsonElement merge in merges.RawItems())
         {
-            if (merge.Kind == JsonValueKind.String)
+            if (merge.ValueKind == JsonValueKind.String)
             {
-                string line = merge.Text();
+                string line = merge.GetString()!;
                 int space = line.IndexOf(' ');
-                if (space <= 0 || space == line.Length - 1 || line.IndexOf(' ', space + 1) >= 0) throw merge.Wrong("two texts with a space between", $"'{line}'");
+                if (space <= 0 || space == line.Length - 1 || line.IndexOf(' ', space + 1) >= 0) throw Wrong(merge);
                 pairs.Add((line[..space], line[(space + 1)..]));
                 continue;
             }
-            JsonField[] parts = [.. merge.Items().Take(3)];
-            if (parts.Length != 2) throw merge.Wrong("two texts", $"{parts.Length}");
-            pairs.Add((parts[0].Text(), parts[1].Text()));
+            if (merge.ValueKind != JsonValueKind.Array || merge.GetArrayLength() != 2 || merge[0].ValueKind != JsonValueKind.String || merge[1].ValueKind != JsonValueKind.String) throw Wrong(merge);
+            pairs.Add((merge[0].GetString()!, merge[1].GetString()!));
         }
         return pairs;
+
+        InvalidDataException Wrong(JsonElement merge) => merges.Wrong($"two texts as entry {pairs.Count}", merge.GetRawText());
     }
 
     private static void ReadNormalizer(JsonField normalizer, Pipeline pipeline)

@@ -123,8 +123,14 @@ public sealed unsafe class PagedAttentionTests
             _queryScale = queryScale;
             Shape = new AttentionShape
             {
-                Heads = heads, KvHeads = kvHeads, HeadSize = d, Rope = 0, Pairing = RopePairing.HalfSplit,
-                Scale = 1 / MathF.Sqrt(d), Window = window, SoftCap = softCap,
+                Heads = heads,
+                KvHeads = kvHeads,
+                HeadSize = d,
+                Rope = 0,
+                Pairing = RopePairing.HalfSplit,
+                Scale = 1 / MathF.Sqrt(d),
+                Window = window,
+                SoftCap = softCap,
             };
             Stride = (Length + blockSize - 1) / blockSize;
             int blocks = (Sequences * Stride) + 1, columns = kvHeads * blockSize * d;
@@ -268,8 +274,15 @@ public sealed unsafe class PagedAttentionTests
 
         public void Reload() => _step.Load(new Batch
         {
-            TokenIds = _ids, Positions = _positions, SlotMapping = _slots, QueryStarts = _starts, ContextLengths = _lengths,
-            BlockTables = _tables, BlockTableStride = _layer.Stride, SampleRows = [], Sampling = [],
+            TokenIds = _ids,
+            Positions = _positions,
+            SlotMapping = _slots,
+            QueryStarts = _starts,
+            ContextLengths = _lengths,
+            BlockTables = _tables,
+            BlockTableStride = _layer.Stride,
+            SampleRows = [],
+            Sampling = [],
         });
 
         public void Run() => PagedAttention.Attend(

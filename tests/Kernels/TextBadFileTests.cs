@@ -1,0 +1,123 @@
+using System.Text;
+using System.Text.Json.Nodes;
+using Native.Kernels.Text;
+
+namespace Native.Tests.Kernels;
+
+public sealed class TextBadFileTests
+{
+    private static readonly (string, float, int)[] Pieces = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), ("▁", -1, 1), ("a", -2, 1), ("▁a", -3, 1)];
+
+    [Fact]
+    public void TokenizerModel_CutAnywhere_IsRefusedOrWhole()
+    {
+        byte[] file = TextFiles.SentencePiece(Pieces);
+        Assert.Equal(6, TextFiles.Load(file).VocabularySize);
+        for (int length = 0; length < file.Length; length++)
+            Assert.Throws<InvalidDataException>(() => TextFiles.Load(file[..length])); // without its end the model type is missing, which means unigram
+    }
+
+    [Fact]
+    public void TokenizerModel_OfRandomBytes_NeverDoesWorse()
+    {
+        var random = new Random(7);
+        byte[] good = TextFiles.SentencePiece(Pieces);
+        for (int i = 0; i < 500; i++)
+        {
+            byte[] bad = [.. good];
+            for (int n = random.Next(1, 4); n > 0; n--) bad[random.Next(bad.Length)] = (byte)random.Next(256);
+            try
+            {
+                TextFiles.Load(bad).Encode("a a b", true, true);
+            }
+            catch (InvalidDataException)
+            {
+            }
+        }
+    }
+
+    [Theory, InlineData(1, "UNIGRAM"), InlineData(3, "WORD"), InlineData(4, "CHAR")]
+    public void TokenizerModel_OfAnotherKind_IsRefusedByName(int type, string name)
+        => Assert.Contains(name, Assert.Throws<InvalidDataException>(() => TextFiles.Load(TextFiles.SentencePiece(Pieces, type))).Message);
+
+    [Fact]
+    public void TokenizerModel_WithAnAbsurdLength_IsRefused()
+        => Assert.Contains("length", Assert.Throws<InvalidDataException>(() => TextFiles.Load([0x0A, .. TextFiles.Varint(long.MaxValue)])).Message);
+
+    [Fact]
+    public void TokenizerModel_WithAPieceTwice_IsRefused()
+        => Assert.Contains("again", Assert.Throws<InvalidDataException>(() => TextFiles.Load(TextFiles.SentencePiece([.. Pieces, ("a", -4, 1)]))).Message);
+
+    [Fact]
+    public void TokenizerModel_WithNaN_IsRefused()
+        => Assert.Throws<InvalidDataException>(() => TextFiles.Load(TextFiles.SentencePiece([.. Pieces, ("aa", float.NaN, 1)])));
+
+    public static TheoryData<string, string> Mistakes => new()
+    {
+        { "model.type", "\"Unigram\"" },
+        { "model.type", "\"WordPiece\"" },
+        { "model.type", "7" },
+        { "model.vocab", "[]" },
+        { "model.vocab", """{"a":"x"}""" },
+        { "model.vocab", """{"a":-1}""" },
+        { "model.vocab", """{"a":2000000000}""" },
+        { "model.vocab", """{"a":1e99}""" },
+        { "model.vocab", """{"a":0,"b":0}""" },
+        { "model.merges", "{}" },
+        { "model.merges", """["ab"]""" },
+        { "model.merges", """["a b c"]""" },
+        { "model.merges", """[["a"]]""" },
+        { "model.merges", """[["a","b","c"]]""" },
+        { "model.merges", """[["a",1]]""" },
+        { "model.merges", """["a zzz"]""" },
+        { "model.merges", """["a b","b a"]""" },
+        { "model.end_of_word_suffix", "\"</w>\"" },
+        { "model.byte_fallback", "\"yes\"" },
+        { "added_tokens", "{}" },
+        { "added_tokens", """[{"id":-5,"content":"x"}]""" },
+        { "added_tokens", """[{"id":2000000000,"content":"x"}]""" },
+        { "added_tokens", """[{"id":260}]""" },
+        { "added_tokens", """[{"id":260,"content":"x"},{"id":261,"content":"x"}]""" },
+        { "normalizer", """{"type":"Lowercase"}""" },
+        { "normalizer", "3" },
+        { "pre_tokenizer", """{"type":"BertPreTokenizer"}""" },
+        { "pre_tokenizer", """{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}""" },
+        { "pre_tokenizer", """{"type":"Split","pattern":{"Regex":"[a"},"behavior":"Isolated"}""" },
+        { "pre_tokenizer", """{"type":"Split","pattern":{"Regex":"\\p{Nonsense}"},"behavior":"Isolated"}""" },
+        { "pre_tokenizer", """{"type":"Split","pattern":{"Regex":"[a-z&&[^b]]"},"behavior":"Isolated"}""" },
+        { "pre_tokenizer", """{"type":"Split","pattern":{"Regex":"a"},"behavior":"Sideways"}""" },
+        { "post_processor", """{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{}}""" },
+        { "post_processor", """{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[99999]}}}""" },
+        { "decoder", """{"type":"CTC"}""" },
+    };
+
+    [Theory, MemberData(nameof(Mistakes))]
+    public void TokenizerJson_WithAMistake_IsRefused(string where, string value)
+    {
+        JsonObject json = TextFiles.ByteLevel([("a", "b")]);
+        string[] path = where.Split('.');
+        JsonNode parent = path.Length == 1 ? json : json[path[0]]!;
+        parent[path[^1]] = JsonNode.Parse(value);
+        InvalidDataException e = Assert.Throws<InvalidDataException>(() => TextFiles.Load(json));
+        Assert.Contains("tokenizer.json", e.Message);
+        Assert.Contains("expected", e.Message);
+    }
+
+    [Theory]
+    [InlineData(""), InlineData("{"), InlineData("[]"), InlineData("null"), InlineData("{}"), InlineData("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\\ud83d\":0},\"merges\":[]}}"), InlineData("{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[\"\\udc00 a\"]}}")]
+    public void TokenizerJson_ThatIsNone_IsRefused(string json)
+        => Assert.Throws<InvalidDataException>(() => TextFiles.WithFolder(Tokenizer.FromFolder, ("tokenizer.json", Encoding.UTF8.GetBytes(json))));
+
+    [Fact]
+    public void Folder_WithoutATokenizer_IsToldSo()
+        => Assert.Throws<FileNotFoundException>(() => TextFiles.WithFolder(Tokenizer.FromFolder, ("config.json", "{}"u8.ToArray())));
+
+    [Theory]
+    [InlineData("a?+b", "(?>a?)b"), InlineData("[^x]++", "(?>[^x]+)"), InlineData(@"\p{N}{1,3}+", @"(?:\p{N}{1,3})+"), InlineData("(ab|c)*+d", "(?>(ab|c)*)d"), InlineData("a+?", "a+?"), InlineData("(?i:'s|'t)", "(?i:'s|'t)")]
+    public void Pattern_IsBroughtToDotNetsSpelling(string oniguruma, string expected)
+    {
+        string got = "";
+        JsonFile.Read("test", Encoding.UTF8.GetBytes(JsonValue.Create(oniguruma).ToJsonString()), field => got = Pattern.Translate(field, []));
+        Assert.Equal(expected, got);
+    }
+}
