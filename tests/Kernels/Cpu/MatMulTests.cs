@@ -1,0 +1,266 @@
+using System.Runtime.InteropServices;
+using Native.Kernels;
+using Native.Kernels.Cpu;
+using Native.Kernels.Formats;
+using Native.Kernels.Models;
+
+namespace Native.Tests.Kernels.Cpu;
+
+public sealed unsafe class MatMulTests
+{
+    private static readonly int[] Batches = [1, 2, 3, 4, 5, 7, 32, 33];
+
+    public static TheoryData<TensorType> Formats() => [.. BlockFormat.Supported.Select(f => f.Type)];
+
+    public static TheoryData<TensorType, CpuVariant, bool> FormatsAndVariants()
+    {
+        var data = new TheoryData<TensorType, CpuVariant, bool>();
+        foreach (BlockFormat format in BlockFormat.Supported)
+            foreach (CpuVariant variant in MicroKernels.Supported)
+            {
+                data.Add(format.Type, variant, false);
+                data.Add(format.Type, variant, true);
+            }
+        return data;
+    }
+
+    /// <summary>Random blocks with scales that a model could have.</summary>
+    internal static GuardedMemory<byte> Weights(TensorType type, int rows, int columns, int seed)
+    {
+        BlockFormat format = BlockFormat.Of(type);
+        var random = new Random(seed);
+        var memory = new GuardedMemory<byte>(rows * columns / format.BlockSize * format.BlockBytes);
+        random.NextBytes(memory.Span);
+        (int Offset, double Greatest)[] halves = type switch
+        {
+            TensorType.Q4_0 or TensorType.Q5_0 or TensorType.Q8_0 or TensorType.IQ4_NL or TensorType.IQ4_XS => [(0, 0.02)],
+            TensorType.Q4_1 or TensorType.Q5_1 => [(0, 0.02), (2, 0.2)],
+            TensorType.Q4_K or TensorType.Q5_K => [(0, 0.002), (2, 0.01)],
+            TensorType.Q2_K => [(80, 0.01), (82, 0.01)],
+            TensorType.Q3_K => [(108, 0.002)],
+            TensorType.Q6_K => [(208, 0.0002)],
+            _ => [],
+        };
+        for (int b = 0; b < memory.Count; b += format.BlockBytes)
+        {
+            foreach ((int offset, double greatest) in halves)
+                MemoryMarshal.Write(memory.Span[(b + offset)..], (Half)((random.NextDouble() * 2 - 1) * greatest));
+            float value = (float)(random.NextDouble() * 2 - 1);
+            if (type == TensorType.F32) MemoryMarshal.Write(memory.Span[b..], value);
+            if (type == TensorType.F16) MemoryMarshal.Write(memory.Span[b..], (Half)(b % 97 == 0 ? value * 1e-6f : value)); // subnormal halves among them
+            if (type == TensorType.BF16) MemoryMarshal.Write(memory.Span[b..], (ushort)(BitConverter.SingleToUInt32Bits(value) >> 16));
+        }
+        return memory;
+    }
+
+    internal static TensorView View(GuardedMemory<byte> memory, TensorType type, int rows, int columns) => new($"{type} weights", type, rows, columns, memory.Address, memory.Count);
+
+    private static Tensor Matrix(GuardedMemory<byte> memory, int rows, int columns) => new(memory.Address, rows, columns, DType.F32);
+
+    private static GuardedMemory<byte> Random(int count, int seed)
+    {
+        var memory = new GuardedMemory<byte>(4 * count);
+        var random = new Random(seed);
+        foreach (ref float x in memory.Floats) x = (float)((random.NextDouble() * 2 - 1) * (random.Next(20) == 0 ? 8 : 1));
+        return memory;
+    }
+
+    // Rows that end in, at and after a panel; columns of one block, and of several.
+    private static (int Rows, int Columns)[] Shapes(TensorType type) => BlockFormat.Of(type).BlockSize switch
+    {
+        256 => [(1, 256), (33, 768)],
+        32 => [(1, 32), (16, 64), (50, 576)],
+        _ => [(1, 1), (16, 64), (19, 172), (40, 259)],
+    };
+
+    /// <summary>What int8 activations mean: rounded by the definition, then everything exact.</summary>
+    private static double[] Rounded(ReadOnlySpan<float> x)
+    {
+        double[] rounded = new double[x.Length];
+        for (int b = 0; b < x.Length; b += 32)
+        {
+            float max = 0;
+            foreach (float v in x.Slice(b, 32)) max = MathF.Max(max, MathF.Abs(v));
+            for (int k = b; k < b + 32; k++) rounded[k] = max == 0 ? 0 : (double)(max / 127) * MathF.Round(x[k] * (127 / max), MidpointRounding.ToEven);
+        }
+        return rounded;
+    }
+
+    [Theory, MemberData(nameof(FormatsAndVariants))]
+    public void MatMul_IsTheProductWithTheDecodedWeights(TensorType type, CpuVariant variant, bool floatActivations)
+    {
+        foreach ((int rows, int columns) in Shapes(type))
+        {
+            using GuardedMemory<byte> weights = Weights(type, rows, columns, 1);
+            TensorView view = View(weights, type, rows, columns);
+            float[] decoded = new float[rows * columns];
+            BlockFormat.Of(type).Decode(weights.Span, decoded);
+            using var backend = new CpuBackend(new CpuOptions { Threads = 2, Variant = variant, FloatActivations = floatActivations });
+            Matrix w = backend.Load([view]);
+            using GuardedMemory<byte> biases = Random(rows, 2);
+            foreach (int batch in Batches)
+            {
+                using GuardedMemory<byte> x = Random(batch * columns, 3), y = Random(batch * rows, 4);
+                bool biased = batch % 2 == 0;
+                backend.MatMul(Matrix(x, batch, columns), w, biased ? Matrix(biases, 1, rows) : default, Matrix(y, batch, rows));
+                for (int t = 0; t < batch; t++)
+                {
+                    Span<float> row = x.Floats.Slice(t * columns, columns);
+                    bool rounds = !floatActivations && BlockFormat.Of(type).BlockSize > 1;
+                    double[] activations = rounds ? Rounded(row) : [.. row.ToArray().Select(v => (double)v)];
+                    for (int r = 0; r < rows; r++)
+                    {
+                        double sum = biased ? biases.Floats[r] : 0, magnitude = Math.Abs(sum);
+                        for (int k = 0; k < columns; k++)
+                        {
+                            double product = decoded[r * columns + k] * activations[k];
+                            sum += product;
+                            magnitude += Math.Abs(product);
+                        }
+                        float found = y.Floats[t * rows + r];
+                        // Scale * integer and minimum may cancel: their own size counts for what rounding may cost.
+                        double allowed = 2e-6 * magnitude + 1e-7 + (rounds ? 2e-6 * Math.Sqrt(columns) : 0);
+                        Assert.True(Math.Abs(sum - found) <= allowed, $"{variant}, [{rows}, {columns}], row {t} of {batch}, output {r}: expected {sum}, found {found}");
+                    }
+                }
+            }
+        }
+    }
+
+    public static TheoryData<TensorType> QuantizedFormats() => [.. BlockFormat.Supported.Where(f => f.BlockSize > 1).Select(f => f.Type)];
+
+    [Theory, MemberData(nameof(QuantizedFormats))]
+    public void EveryVariant_HasTheScalarDefinitionsBits_WithInt8Activations(TensorType type)
+    {
+        foreach ((int rows, int columns) in Shapes(type))
+        {
+            using GuardedMemory<byte> weights = Weights(type, rows, columns, 5), x = Random(7 * columns, 6);
+            byte[]? expected = null;
+            foreach (CpuVariant variant in MicroKernels.Supported)
+            {
+                using var backend = new CpuBackend(new CpuOptions { Threads = 1, Variant = variant });
+                Matrix w = backend.Load([View(weights, type, rows, columns)]);
+                using var y = new GuardedMemory<byte>(4 * 7 * rows);
+                backend.MatMul(Matrix(x, 7, columns), w, default, Matrix(y, 7, rows));
+                expected ??= y.Span.ToArray();
+                Assert.True(y.Span.SequenceEqual(expected), $"{variant}, [{rows}, {columns}]");
+            }
+        }
+    }
+
+    [Theory, MemberData(nameof(FormatsAndVariants))]
+    public void ARowsBits_DependOnNothingBesideIt(TensorType type, CpuVariant variant, bool floatActivations)
+    {
+        const int Rows = 150;
+        int columns = BlockFormat.Of(type).BlockSize == 256 ? 512 : 160;
+        using GuardedMemory<byte> weights = Weights(type, Rows, columns, 7), x = Random(300 * columns, 8);
+        using var one = new CpuBackend(new CpuOptions { Threads = 1, Variant = variant, FloatActivations = floatActivations });
+        using var many = new CpuBackend(new CpuOptions { Threads = 3, Variant = variant, FloatActivations = floatActivations });
+        Matrix single = one.Load([View(weights, type, Rows, columns)]), split = many.Load([View(weights, type, Rows, columns)]);
+        using GuardedMemory<byte> y = Random(Rows, 9), all = Random(300 * Rows, 10);
+        foreach (int batch in (int[])[2, 3, 4, 5, 33, 300])
+        {
+            many.MatMul(Matrix(x, batch, columns), split, default, Matrix(all, batch, Rows));
+            for (int t = 0; t < batch; t += batch < 10 ? 1 : 13)
+            {
+                one.MatMul(new Tensor(x.Address + 4 * t * columns, 1, columns, DType.F32), single, default, Matrix(y, 1, Rows));
+                Assert.True(y.Span.SequenceEqual(all.Span.Slice(4 * t * Rows, 4 * Rows)), $"{variant}, row {t} of {batch}");
+            }
+        }
+    }
+
+    [Theory, MemberData(nameof(Formats))]
+    public void MicroKernels_StayInsideTheirPanelAndRows(TensorType type)
+    {
+        int columns = BlockFormat.Of(type).BlockSize == 1 ? 67 : 256;
+        foreach (CpuVariant variant in MicroKernels.Supported)
+        {
+            PanelFormat format = PanelFormat.Of(MicroKernels.Formats(variant, floatActivations: false), type);
+            long scalesOffset = format.ScalesOffset(columns), scalesBytes = format.PanelBytes(columns) - scalesOffset;
+            using GuardedMemory<byte> source = Weights(type, 16, columns, 11), x = Random(columns, 12), sums = new(4 * 64);
+            using var integers = new GuardedMemory<byte>((int)scalesOffset);
+            using var scales = new GuardedMemory<byte>((int)Math.Max(scalesBytes, 64));
+            Assert.True(format.Code.Repack((byte*)source.Address, source.Count / 16, 16, columns, (byte*)integers.Address, (byte*)scales.Address));
+            using var blocks = new GuardedMemory<byte>(Math.Max(1, columns / 32) * sizeof(ActivationBlock));
+            if (format.Code.Quantized) ActivationBlock.Quantize((float*)x.Address, columns, (ActivationBlock*)blocks.Address);
+            byte* row = (byte*)(format.Code.Quantized ? blocks.Address : x.Address);
+            byte** rows = stackalloc byte*[] { row, row, row, row };
+            int count = format.Code.Quantized ? columns / 32 : columns;
+            format.Code.Four((byte*)integers.Address, (byte*)scales.Address, rows, count, (float*)sums.Address);
+            float[] four = sums.Floats.ToArray();
+            format.Code.One((byte*)integers.Address, (byte*)scales.Address, rows, count, (float*)sums.Address);
+            for (int t = 0; t < 4; t++) Assert.Equal(sums.Floats[..16].ToArray(), four[(16 * t)..(16 * t + 16)]);
+        }
+    }
+
+    [Fact]
+    public void StackedParts_OfDifferentFormats_AreTheirRowsInOrder()
+    {
+        const int Columns = 256;
+        (TensorType Type, int Rows)[] parts = [(TensorType.Q4_K, 40), (TensorType.Q6_K, 24), (TensorType.F16, 17)];
+        GuardedMemory<byte>[] weights = [.. parts.Select((p, i) => Weights(p.Type, p.Rows, Columns, 20 + i))];
+        using GuardedMemory<byte> x = Random(5 * Columns, 30), whole = new(4 * 5 * 81), single = new(4 * 5 * 40);
+        using var backend = new CpuBackend(new CpuOptions { Threads = 2 });
+        TensorView[] views = [.. parts.Select((p, i) => View(weights[i], p.Type, p.Rows, Columns))];
+        backend.MatMul(Matrix(x, 5, Columns), backend.Load(views), default, Matrix(whole, 5, 81));
+        int first = 0;
+        for (int i = 0; i < parts.Length; first += parts[i++].Rows)
+        {
+            Tensor y = new(single.Address, 5, parts[i].Rows, DType.F32);
+            backend.MatMul(Matrix(x, 5, Columns), backend.Load(views.AsSpan(i, 1)), default, y);
+            for (int t = 0; t < 5; t++)
+                Assert.Equal(single.Floats.Slice(t * parts[i].Rows, parts[i].Rows).ToArray(), whole.Floats.Slice(t * 81 + first, parts[i].Rows).ToArray());
+        }
+        foreach (GuardedMemory<byte> memory in weights) memory.Dispose();
+    }
+
+    [Theory]
+    [InlineData(float.NaN)]
+    [InlineData(float.PositiveInfinity)]
+    public void AnActivationThatIsNotANumber_SpoilsItsOwnRowAlone(float bad)
+    {
+        using GuardedMemory<byte> weights = Weights(TensorType.Q4_0, 16, 64, 40), x = Random(3 * 64, 41), y = new(4 * 3 * 16);
+        x.Floats[64 + 5] = bad;
+        foreach (CpuVariant variant in MicroKernels.Supported)
+        {
+            using var backend = new CpuBackend(new CpuOptions { Threads = 1, Variant = variant });
+            backend.MatMul(Matrix(x, 3, 64), backend.Load([View(weights, TensorType.Q4_0, 16, 64)]), default, Matrix(y, 3, 16));
+            for (int i = 0; i < 48; i++) Assert.Equal(i / 16 == 1, float.IsNaN(y.Floats[i]));
+        }
+    }
+
+    [Fact]
+    public void QuantizedActivations_AreTheDefinitions_ForExtremes()
+    {
+        float[][] rows =
+        [
+            new float[32],
+            [.. Enumerable.Range(0, 32).Select(i => i == 7 ? -float.MaxValue : float.MaxValue)],
+            [.. Enumerable.Range(0, 32).Select(i => float.Epsilon * i)],
+            [.. Enumerable.Range(0, 32).Select(i => (i - 16) * 1e-36f)],
+            [.. Enumerable.Range(0, 32).Select(i => (i - 16) / 16f)],
+            [.. Enumerable.Range(0, 32).Select(i => i == 3 ? 127 : i + 0.5f)], // ties
+            [.. Enumerable.Range(0, 32).Select(i => i == 31 ? float.NegativeInfinity : 1f)],
+        ];
+        foreach (float[] row in rows)
+        {
+            ActivationBlock fast, slow;
+            fixed (float* x = row)
+            {
+                ActivationBlock.Quantize(x, 32, &fast);
+                ActivationBlock.QuantizeScalar(x, &slow);
+            }
+            Assert.Equal(new ReadOnlySpan<byte>(&slow, 60).ToArray(), new ReadOnlySpan<byte>(&fast, 60).ToArray());
+        }
+    }
+}
+
+internal static unsafe class GuardedBytes
+{
+    extension(GuardedMemory<byte> memory)
+    {
+        public nint Address => (nint)memory.Pointer;
+
+        public Span<float> Floats => MemoryMarshal.Cast<byte, float>(memory.Span);
+    }
+}
