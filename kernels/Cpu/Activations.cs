@@ -45,7 +45,7 @@ internal unsafe struct ActivationBlock
     {
         for (; columns > 0; columns -= 32, x += 32, blocks++)
         {
-            if (Vector256.IsHardwareAccelerated) QuantizeVector(x, blocks);
+            if (Vector128.IsHardwareAccelerated) QuantizeVector(x, blocks);
             else QuantizeScalar(x, blocks);
         }
     }

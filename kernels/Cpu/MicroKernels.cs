@@ -4,6 +4,7 @@ using System.Runtime.Intrinsics.X86;
 namespace Native.Kernels.Cpu;
 
 /// <summary>The variants of the inner loops, and which of them this processor runs.</summary>
+/// <remarks>The code of AVX-512 and AdvSimd has plain substitutes for the few instructions of its own, so that tests run its logic on any x86 with AVX2.</remarks>
 internal static unsafe class MicroKernels
 {
     /// <summary>The variants this processor can run, slowest first.</summary>
@@ -57,7 +58,10 @@ internal static unsafe class MicroKernels
             {
                 Set(ref code, variant switch
                 {
-                    CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T>, &MicroKernelsAvx2.Four<T>),
+                    CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
+                    CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
+                    CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.One<T>, &MicroKernelsAvx512.Four<T>),
+                    CpuVariant.AdvSimd => Pair(&MicroKernelsArm.One<T>, &MicroKernelsArm.Four<T>),
                     _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
                 });
             }
@@ -70,6 +74,8 @@ internal static unsafe class MicroKernels
             Set(ref code, variant switch
             {
                 CpuVariant.Avx2 or CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
+                CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
+                CpuVariant.AdvSimd => Pair(&MicroKernelsArm.FloatOne<T>, &MicroKernelsArm.FloatFour<T>),
                 _ => Pair(&MicroKernelsScalar.FloatOne<T>, &MicroKernelsScalar.FloatFour<T>),
             });
         }

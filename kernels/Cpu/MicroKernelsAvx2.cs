@@ -9,13 +9,35 @@ namespace Native.Kernels.Cpu;
 /// VPMADDUBSW multiplies unsigned weights with signed activations and adds pairs into 16 bits; as many of those are added
 /// as can't overflow (<see cref="Panel{T}.Depth"/>) before VPMADDWD widens them. An offset is taken off the integer sum, by way
 /// of the activations' sums. Signed weights give their sign to the activations first (VPSIGNB), which never are -128: 2 * 128 * 127 fits.
+/// VPDPBUSD adds four products into 32 bits at once; signed weights are met as weight + 128 there, and 128 times the sum is taken off.
+/// Integers being exact, both give the same bits.
 /// </remarks>
 internal static unsafe class MicroKernelsAvx2
 {
+    /// <summary>Which multiplication a kernel uses.</summary>
+    public interface IMultiplication
+    {
+        /// <summary>VPDPBUSD; otherwise VPMADDUBSW and VPMADDWD.</summary>
+        static abstract bool Vnni { get; }
+    }
+
+    /// <summary>AVX2 alone.</summary>
+    public struct Pairs : IMultiplication
+    {
+        public static bool Vnni => false;
+    }
+
+    /// <summary>AVX-VNNI.</summary>
+    public struct Quadruples : IMultiplication
+    {
+        public static bool Vnni => true;
+    }
+
     /// <summary>One row of activations, all sixteen outputs.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void One<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
+    public static void One<T, M>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
         where T : IPanel
+        where M : IMultiplication
     {
         byte* x = rows[0];
         Vector256<short> ones = Vector256<short>.One;
@@ -31,7 +53,16 @@ internal static unsafe class MicroKernelsAvx2
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
                     Vector256<int> ia = default, ib = default;
-                    if (T.Nibbles && T.GroupSize == 32)
+                    if (M.Vnni)
+                    {
+                        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+                        {
+                            Vector256<sbyte> activations = Broadcast(x + 4 * i);
+                            ia = AvxVnni.MultiplyWideningAndAdd(ia, Unsigned<T>(Load<T>(integers, i)), activations);
+                            ib = AvxVnni.MultiplyWideningAndAdd(ib, Unsigned<T>(Load<T>(integers + 32, i)), activations);
+                        }
+                    }
+                    else if (T.Nibbles && T.GroupSize == 32)
                     {
                         Vector256<byte> low = Vector256.Create((byte)15);
                         Vector256<short> a = default, c = default;
@@ -46,13 +77,13 @@ internal static unsafe class MicroKernelsAvx2
                     }
                     else
                     {
-                        for (int j = 0; j < T.GroupSize / 4; j += Panel<T>.Depth)
+                        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
                         {
                             Vector256<short> a = default, c = default;
                             for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
                             {
-                                Vector256<sbyte> activations = Broadcast(x + group * 16 + 4 * i);
-                                Vector256<byte> wa = Load<T>(integers, group, i), wb = Load<T>(integers + 32, group, i);
+                                Vector256<sbyte> activations = Broadcast(x + 4 * i);
+                                Vector256<byte> wa = Load<T>(integers, i), wb = Load<T>(integers + 32, i);
                                 a += Products<T>(wa, activations);
                                 c += Products<T>(wb, activations);
                             }
@@ -60,9 +91,9 @@ internal static unsafe class MicroKernelsAvx2
                             ib += Avx2.MultiplyAddAdjacent(c, ones);
                         }
                     }
-                    if (T.Offset != 0)
+                    if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
-                        Vector256<int> offset = Offset<T>(x, group);
+                        Vector256<int> offset = Offset<T, M>(x, group);
                         (ia, ib) = (ia - offset, ib - offset);
                     }
                     Vector256<float> da = scaleA, db = scaleB;
@@ -87,16 +118,18 @@ internal static unsafe class MicroKernelsAvx2
     }
 
     /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold more.</summary>
-    public static void Four<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
+    public static void Four<T, M>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
         where T : IPanel
+        where M : IMultiplication
     {
-        FourByEight<T>(integers, scales, 0, rows, blocks, sums);
-        FourByEight<T>(integers, scales, 8, rows, blocks, sums);
+        FourByEight<T, M>(integers, scales, 0, rows, blocks, sums);
+        FourByEight<T, M>(integers, scales, 8, rows, blocks, sums);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FourByEight<T>(byte* integers, byte* scales, int output, byte** rows, int blocks, float* sums)
+    private static void FourByEight<T, M>(byte* integers, byte* scales, int output, byte** rows, int blocks, float* sums)
         where T : IPanel
+        where M : IMultiplication
     {
         byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
         integers += 4 * output;
@@ -112,7 +145,18 @@ internal static unsafe class MicroKernelsAvx2
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
                     Vector256<int> i0 = default, i1 = default, i2 = default, i3 = default;
-                    if (T.Nibbles && T.GroupSize == 32)
+                    if (M.Vnni)
+                    {
+                        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+                        {
+                            Vector256<byte> w = Unsigned<T>(Load<T>(integers, i));
+                            i0 = AvxVnni.MultiplyWideningAndAdd(i0, w, Broadcast(x0 + 4 * i));
+                            i1 = AvxVnni.MultiplyWideningAndAdd(i1, w, Broadcast(x1 + 4 * i));
+                            i2 = AvxVnni.MultiplyWideningAndAdd(i2, w, Broadcast(x2 + 4 * i));
+                            i3 = AvxVnni.MultiplyWideningAndAdd(i3, w, Broadcast(x3 + 4 * i));
+                        }
+                    }
+                    else if (T.Nibbles && T.GroupSize == 32)
                     {
                         Vector256<byte> low = Vector256.Create((byte)15);
                         Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
@@ -134,17 +178,16 @@ internal static unsafe class MicroKernelsAvx2
                     }
                     else
                     {
-                        for (int j = 0; j < T.GroupSize / 4; j += Panel<T>.Depth)
+                        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
                         {
                             Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
                             for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
                             {
-                                Vector256<byte> w = Load<T>(integers, group, i);
-                                int at = group * 16 + 4 * i;
-                                a0 += Products<T>(w, Broadcast(x0 + at));
-                                a1 += Products<T>(w, Broadcast(x1 + at));
-                                a2 += Products<T>(w, Broadcast(x2 + at));
-                                a3 += Products<T>(w, Broadcast(x3 + at));
+                                Vector256<byte> w = Load<T>(integers, i);
+                                a0 += Products<T>(w, Broadcast(x0 + 4 * i));
+                                a1 += Products<T>(w, Broadcast(x1 + 4 * i));
+                                a2 += Products<T>(w, Broadcast(x2 + 4 * i));
+                                a3 += Products<T>(w, Broadcast(x3 + 4 * i));
                             }
                             i0 += Avx2.MultiplyAddAdjacent(a0, ones);
                             i1 += Avx2.MultiplyAddAdjacent(a1, ones);
@@ -152,12 +195,12 @@ internal static unsafe class MicroKernelsAvx2
                             i3 += Avx2.MultiplyAddAdjacent(a3, ones);
                         }
                     }
-                    if (T.Offset != 0)
+                    if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
-                        i0 -= Offset<T>(x0, group);
-                        i1 -= Offset<T>(x1, group);
-                        i2 -= Offset<T>(x2, group);
-                        i3 -= Offset<T>(x3, group);
+                        i0 -= Offset<T, M>(x0, group);
+                        i1 -= Offset<T, M>(x1, group);
+                        i2 -= Offset<T, M>(x2, group);
+                        i3 -= Offset<T, M>(x3, group);
                     }
                     Vector256<float> d = unitScale;
                     if (T.SuperScales) d *= Factors(factors);
@@ -275,15 +318,20 @@ internal static unsafe class MicroKernelsAvx2
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<byte> High(Vector256<byte> nibbles) => Vector256.ShiftRightLogical(nibbles.AsUInt16(), 4).AsByte() & Vector256.Create((byte)15);
 
-    /// <summary>Vector <paramref name="i"/> of a group's integers.</summary>
+    /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, eight rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<byte> Load<T>(byte* integers, int group, int i)
+    private static Vector256<byte> Load<T>(byte* integers, int i)
         where T : IPanel
     {
-        if (!T.Nibbles) return Vector256.Load(integers + group * 256 + 64 * i);
-        Vector256<byte> pairs = Vector256.Load(integers + 64 * i);
-        return group == 0 ? pairs & Vector256.Create((byte)15) : High(pairs);
+        if (!T.Nibbles) return Vector256.Load(integers + 64 * i);
+        Vector256<byte> pairs = Vector256.Load(integers + 64 * (i & 3));
+        return i < 4 ? pairs & Vector256.Create((byte)15) : High(pairs);
     }
+
+    /// <summary>Signed bytes plus 128.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<byte> Unsigned<T>(Vector256<byte> weights)
+        where T : IPanel => T.Signed ? weights ^ Vector256.Create((byte)128) : weights;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<short> Products<T>(Vector256<byte> weights, Vector256<sbyte> activations)
@@ -292,11 +340,13 @@ internal static unsafe class MicroKernelsAvx2
             : Avx2.MultiplyAddAdjacent(weights, activations);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Offset<T>(byte* x, int group)
+    private static Vector256<int> Offset<T, M>(byte* x, int group)
         where T : IPanel
+        where M : IMultiplication
     {
         ActivationBlock* block = (ActivationBlock*)x;
         Vector256<int> sum8 = Vector256.Create(T.GroupSize == 32 ? block->Sum8 : group == 0 ? block->FirstSum8 : block->LastSum8);
+        if (M.Vnni && T.Signed) return Vector256.ShiftLeft(sum8, 4);
         return Panel<T>.OffsetShift < 0 ? Vector256.ShiftRightArithmetic(sum8, 1) : Vector256.ShiftLeft(sum8, Panel<T>.OffsetShift);
     }
 

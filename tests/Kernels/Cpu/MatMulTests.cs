@@ -169,27 +169,50 @@ public sealed unsafe class MatMulTests
         }
     }
 
+    /// <summary>Every variant whose logic can run here: with AVX2, those of AVX-512 and ARM too, by their substitutes for the instructions that are not there.</summary>
+    private static CpuVariant[] Runnable => MicroKernels.IsSupported(CpuVariant.Avx2)
+        ? [.. Enum.GetValues<CpuVariant>().Where(v => v != CpuVariant.AvxVnni || MicroKernels.IsSupported(v))]
+        : [.. MicroKernels.Supported];
+
     [Theory, MemberData(nameof(Formats))]
-    public void MicroKernels_StayInsideTheirPanelAndRows(TensorType type)
+    public void MicroKernels_AgreeWithTheDefinition_AndStayInsideTheirPanelAndRows(TensorType type)
     {
-        int columns = BlockFormat.Of(type).BlockSize == 1 ? 67 : 256;
-        foreach (CpuVariant variant in MicroKernels.Supported)
+        bool floats = BlockFormat.Of(type).BlockSize == 1;
+        foreach (int columns in floats ? [1, 64, 67, 193, 331] : (int[])[256, 768])
         {
-            PanelFormat format = PanelFormat.Of(MicroKernels.Formats(variant, floatActivations: false), type);
-            long scalesOffset = format.ScalesOffset(columns), scalesBytes = format.PanelBytes(columns) - scalesOffset;
-            using GuardedMemory<byte> source = Weights(type, 16, columns, 11), x = Random(columns, 12), sums = new(4 * 64);
-            using var integers = new GuardedMemory<byte>((int)scalesOffset);
-            using var scales = new GuardedMemory<byte>((int)Math.Max(scalesBytes, 64));
-            Assert.True(format.Code.Repack((byte*)source.Address, source.Count / 16, 16, columns, (byte*)integers.Address, (byte*)scales.Address));
-            using var blocks = new GuardedMemory<byte>(Math.Max(1, columns / 32) * sizeof(ActivationBlock));
-            if (format.Code.Quantized) ActivationBlock.Quantize((float*)x.Address, columns, (ActivationBlock*)blocks.Address);
-            byte* row = (byte*)(format.Code.Quantized ? blocks.Address : x.Address);
-            byte** rows = stackalloc byte*[] { row, row, row, row };
-            int count = format.Code.Quantized ? columns / 32 : columns;
-            format.Code.Four((byte*)integers.Address, (byte*)scales.Address, rows, count, (float*)sums.Address);
-            float[] four = sums.Floats.ToArray();
-            format.Code.One((byte*)integers.Address, (byte*)scales.Address, rows, count, (float*)sums.Address);
-            for (int t = 0; t < 4; t++) Assert.Equal(sums.Floats[..16].ToArray(), four[(16 * t)..(16 * t + 16)]);
+            using GuardedMemory<byte> source = Weights(type, 16, columns, 11), x = Random(4 * columns, 12), sums = new(4 * 64);
+            float[]? expected = null;
+            foreach (CpuVariant variant in Runnable)
+            {
+                PanelFormat format = PanelFormat.Of(MicroKernels.Formats(variant, floatActivations: false), type);
+                long scalesOffset = format.ScalesOffset(columns), scalesBytes = format.PanelBytes(columns) - scalesOffset;
+                using var integers = new GuardedMemory<byte>((int)scalesOffset);
+                using var scales = new GuardedMemory<byte>((int)Math.Max(scalesBytes, 64));
+                Assert.True(format.Code.Repack((byte*)source.Address, source.Count / 16, 16, columns, (byte*)integers.Address, (byte*)scales.Address));
+                using var blocks = new GuardedMemory<byte>(Math.Max(1, 4 * columns / 32) * sizeof(ActivationBlock));
+                byte** rows = stackalloc byte*[4];
+                for (int t = 0; t < 4; t++)
+                {
+                    float* row = (float*)x.Address + t * columns;
+                    ActivationBlock* rounded = (ActivationBlock*)blocks.Address + t * (columns / 32);
+                    if (format.Code.Quantized) ActivationBlock.Quantize(row, columns, rounded);
+                    rows[t] = format.Code.Quantized ? (byte*)rounded : (byte*)row;
+                }
+                int count = format.Code.Quantized ? columns / 32 : columns;
+                format.Code.Four((byte*)integers.Address, (byte*)scales.Address, rows, count, (float*)sums.Address);
+                float[] four = sums.Floats.ToArray();
+                for (int t = 0; t < 4; t++)
+                {
+                    format.Code.One((byte*)integers.Address, (byte*)scales.Address, rows + t, count, (float*)sums.Address);
+                    Assert.Equal(sums.Floats[..16].ToArray(), four[(16 * t)..(16 * t + 16)]);
+                }
+                expected ??= four;
+                for (int i = 0; i < 64; i++)
+                {
+                    if (floats) Assert.True(Math.Abs(expected[i] - four[i]) <= 1e-4, $"{variant}, {columns} columns, output {i}: expected {expected[i]}, found {four[i]}");
+                    else Assert.True(expected[i] == four[i], $"{variant}, {columns} columns, output {i}: expected {expected[i]}, found {four[i]}");
+                }
+            }
         }
     }
 

@@ -1,0 +1,242 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>The micro-kernels with AVX-512: a lane for each of the sixteen outputs. .NET has no 512-bit VPDPBUSD, so this is <see cref="MicroKernelsAvx2"/>'s way at twice the width.</summary>
+internal static unsafe class MicroKernelsAvx512
+{
+    /// <summary>One row of activations.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void One<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
+        where T : IPanel
+    {
+        byte* x = rows[0];
+        Vector512<float> y = default;
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        {
+            Vector512<float> unitScale = Halves.ToSingle(Vector256.Load((short*)scales)), unitMin = default;
+            if (T.HasMin) unitMin = Halves.ToSingle(Vector256.Load((short*)scales + 16));
+            sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes, x += sizeof(ActivationBlock))
+            {
+                for (int group = 0; group < 32 / T.GroupSize; group++)
+                {
+                    Vector512<int> sum = default;
+                    for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+                    {
+                        Vector512<short> a = default;
+                        for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                        {
+                            Vector512<byte> w = Load<T>(integers, i);
+                            Vector512<sbyte> sign = Sign<T>(w);
+                            a += Products<T>(Magnitude<T>(w), sign, Broadcast(x + 4 * i));
+                        }
+                        sum += Pairs(a);
+                    }
+                    Vector512<float> d = T.SuperScales ? unitScale * Factors(factors) : unitScale;
+                    Vector512<float> m = T.HasMin && T.SuperScales ? unitMin * Factors(factors + 16) : unitMin;
+                    y = Scale<T>(sum, d, m, x, group, y);
+                    if (T.SuperScales) factors += Panel<T>.GroupBytes;
+                }
+            }
+        }
+        y.Store(sums);
+    }
+
+    /// <summary>Four rows of activations.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Four<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
+        where T : IPanel
+    {
+        byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
+        Vector512<float> y0 = default, y1 = default, y2 = default, y3 = default;
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        {
+            Vector512<float> unitScale = Halves.ToSingle(Vector256.Load((short*)scales)), unitMin = default;
+            if (T.HasMin) unitMin = Halves.ToSingle(Vector256.Load((short*)scales + 16));
+            sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes)
+            {
+                for (int group = 0; group < 32 / T.GroupSize; group++)
+                {
+                    Vector512<int> i0 = default, i1 = default, i2 = default, i3 = default;
+                    for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+                    {
+                        Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
+                        for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                        {
+                            Vector512<byte> w = Load<T>(integers, i);
+                            Vector512<sbyte> sign = Sign<T>(w);
+                            w = Magnitude<T>(w);
+                            a0 += Products<T>(w, sign, Broadcast(x0 + 4 * i));
+                            a1 += Products<T>(w, sign, Broadcast(x1 + 4 * i));
+                            a2 += Products<T>(w, sign, Broadcast(x2 + 4 * i));
+                            a3 += Products<T>(w, sign, Broadcast(x3 + 4 * i));
+                        }
+                        i0 += Pairs(a0);
+                        i1 += Pairs(a1);
+                        i2 += Pairs(a2);
+                        i3 += Pairs(a3);
+                    }
+                    Vector512<float> d = T.SuperScales ? unitScale * Factors(factors) : unitScale;
+                    Vector512<float> m = T.HasMin && T.SuperScales ? unitMin * Factors(factors + 16) : unitMin;
+                    y0 = Scale<T>(i0, d, m, x0, group, y0);
+                    y1 = Scale<T>(i1, d, m, x1, group, y1);
+                    y2 = Scale<T>(i2, d, m, x2, group, y2);
+                    y3 = Scale<T>(i3, d, m, x3, group, y3);
+                    if (T.SuperScales) factors += Panel<T>.GroupBytes;
+                }
+                x0 += sizeof(ActivationBlock);
+                x1 += sizeof(ActivationBlock);
+                x2 += sizeof(ActivationBlock);
+                x3 += sizeof(ActivationBlock);
+            }
+        }
+        y0.Store(sums);
+        y1.Store(sums + 16);
+        y2.Store(sums + 32);
+        y3.Store(sums + 48);
+    }
+
+    /// <summary>Float activations, one row; four chains run at once.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void FloatOne<T>(byte* panel, byte* scales, byte** rows, int columns, float* sums)
+        where T : IFloatPanel
+    {
+        const int Chain = MicroKernelsScalar.FloatChain;
+        float* x = (float*)rows[0];
+        Vector512<float> y = default;
+        int k = 0, stride = Chain * 16 * T.Size;
+        for (; k + 4 * Chain <= columns; k += 4 * Chain, panel += 4 * stride)
+        {
+            Vector512<float> a = default, b = default, c = default, d = default;
+            for (int i = 0; i < Chain; i++)
+            {
+                byte* w = panel + i * 16 * T.Size;
+                a = Vector512.FusedMultiplyAdd(T.Load16(w), Vector512.Create(x[k + i]), a);
+                b = Vector512.FusedMultiplyAdd(T.Load16(w + stride), Vector512.Create(x[k + Chain + i]), b);
+                c = Vector512.FusedMultiplyAdd(T.Load16(w + 2 * stride), Vector512.Create(x[k + 2 * Chain + i]), c);
+                d = Vector512.FusedMultiplyAdd(T.Load16(w + 3 * stride), Vector512.Create(x[k + 3 * Chain + i]), d);
+            }
+            y = y + a + b + c + d;
+        }
+        while (k < columns)
+        {
+            Vector512<float> a = default;
+            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 16 * T.Size)
+                a = Vector512.FusedMultiplyAdd(T.Load16(panel), Vector512.Create(x[k]), a);
+            y += a;
+        }
+        y.Store(sums);
+    }
+
+    /// <summary>Float activations, four rows; two chains of each run at once.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void FloatFour<T>(byte* panel, byte* scales, byte** rows, int columns, float* sums)
+        where T : IFloatPanel
+    {
+        const int Chain = MicroKernelsScalar.FloatChain;
+        float* x0 = (float*)rows[0], x1 = (float*)rows[1], x2 = (float*)rows[2], x3 = (float*)rows[3];
+        Vector512<float> y0 = default, y1 = default, y2 = default, y3 = default;
+        int k = 0, stride = Chain * 16 * T.Size;
+        for (; k + 2 * Chain <= columns; k += 2 * Chain, panel += 2 * stride)
+        {
+            Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default, b2 = default, b3 = default;
+            for (int i = k; i < k + Chain; i++)
+            {
+                byte* w = panel + (i - k) * 16 * T.Size;
+                Vector512<float> a = T.Load16(w), b = T.Load16(w + stride);
+                a0 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x0[i]), a0);
+                a1 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x1[i]), a1);
+                a2 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x2[i]), a2);
+                a3 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x3[i]), a3);
+                b0 = Vector512.FusedMultiplyAdd(b, Vector512.Create(x0[i + Chain]), b0);
+                b1 = Vector512.FusedMultiplyAdd(b, Vector512.Create(x1[i + Chain]), b1);
+                b2 = Vector512.FusedMultiplyAdd(b, Vector512.Create(x2[i + Chain]), b2);
+                b3 = Vector512.FusedMultiplyAdd(b, Vector512.Create(x3[i + Chain]), b3);
+            }
+            (y0, y1, y2, y3) = (y0 + a0 + b0, y1 + a1 + b1, y2 + a2 + b2, y3 + a3 + b3);
+        }
+        while (k < columns)
+        {
+            Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default;
+            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 16 * T.Size)
+            {
+                Vector512<float> a = T.Load16(panel);
+                a0 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x0[k]), a0);
+                a1 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x1[k]), a1);
+                a2 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x2[k]), a2);
+                a3 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x3[k]), a3);
+            }
+            (y0, y1, y2, y3) = (y0 + a0, y1 + a1, y2 + a2, y3 + a3);
+        }
+        y0.Store(sums);
+        y1.Store(sums + 16);
+        y2.Store(sums + 32);
+        y3.Store(sums + 48);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<sbyte> Broadcast(byte* four) => Vector512.Create(*(int*)four).AsSByte();
+
+    /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, sixteen rows.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<byte> Load<T>(byte* integers, int i)
+        where T : IPanel
+    {
+        if (!T.Nibbles) return Vector512.Load(integers + 64 * i);
+        Vector512<byte> pairs = Vector512.Load(integers + 64 * (i & 3)), low = Vector512.Create((byte)15);
+        return i < 4 ? pairs & low : Vector512.ShiftRightLogical(pairs.AsUInt16(), 4).AsByte() & low;
+    }
+
+    /// <summary>All ones where a signed weight is negative.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<sbyte> Sign<T>(Vector512<byte> weights)
+        where T : IPanel => T.Signed ? Vector512.LessThan(weights.AsSByte(), Vector512<sbyte>.Zero) : default;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<byte> Magnitude<T>(Vector512<byte> weights)
+        where T : IPanel => T.Signed ? Vector512.Abs(weights.AsSByte()).AsByte() : weights;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<short> Products<T>(Vector512<byte> weights, Vector512<sbyte> sign, Vector512<sbyte> activations)
+        where T : IPanel
+    {
+        if (T.Signed) activations = (activations ^ sign) - sign;
+        return Avx512BW.IsSupported
+            ? Avx512BW.MultiplyAddAdjacent(weights, activations)
+            : Vector512.Create(Avx2.MultiplyAddAdjacent(weights.GetLower(), activations.GetLower()), Avx2.MultiplyAddAdjacent(weights.GetUpper(), activations.GetUpper()));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Pairs(Vector512<short> sums) => Avx512BW.IsSupported
+        ? Avx512BW.MultiplyAddAdjacent(sums, Vector512<short>.One)
+        : Vector512.Create(Avx2.MultiplyAddAdjacent(sums.GetLower(), Vector256<short>.One), Avx2.MultiplyAddAdjacent(sums.GetUpper(), Vector256<short>.One));
+
+    /// <summary>Adds one group's scaled sum, and its minimum's share.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Scale<T>(Vector512<int> sum, Vector512<float> scale, Vector512<float> min, byte* x, int group, Vector512<float> y)
+        where T : IPanel
+    {
+        ActivationBlock* block = (ActivationBlock*)x;
+        if (T.Offset != 0)
+        {
+            int sum8 = T.GroupSize == 32 ? block->Sum8 : group == 0 ? block->FirstSum8 : block->LastSum8;
+            sum -= Vector512.Create(Panel<T>.OffsetShift < 0 ? sum8 >> 1 : sum8 << Panel<T>.OffsetShift);
+        }
+        y = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(sum), scale * Vector512.Create(block->Scale), y);
+        if (!T.HasMin) return y;
+        return Vector512.FusedMultiplyAdd(min, Vector512.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0 ? block->FirstScaledSum : block->LastScaledSum), y);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Factors(sbyte* factors)
+    {
+        Vector128<sbyte> bytes = Vector128.Load(factors);
+        return Vector512.ConvertToSingle(Avx512F.IsSupported
+            ? Avx512F.ConvertToVector512Int32(bytes)
+            : Vector512.Create(Avx2.ConvertToVector256Int32(bytes), Avx2.ConvertToVector256Int32(Vector128.Create(bytes.GetUpper(), bytes.GetUpper()))));
+    }
+}
