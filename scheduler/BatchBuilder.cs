@@ -66,7 +66,7 @@ internal sealed class BatchBuilder
     public Span<TokenLogprob> Alternatives => _alternatives.AsSpan(0, _alternativeCount);
 
     /// <summary>Makes room for whatever these sequences' decode steps need, so that none of them allocates.</summary>
-    /// <remarks>Called when the set of running sequences grew. As for <see cref="TokenLog"/>, the room is for the first 4,096 tokens of output.</remarks>
+    /// <remarks>Called when the set of running sequences grew. As for <see cref="TokenLog"/>, the room is for the tokens reserved at submission.</remarks>
     public void Reserve(params ReadOnlySpan<SequenceQueue> running)
     {
         int alternatives = 0, biases = 0;
@@ -78,7 +78,7 @@ internal sealed class BatchBuilder
                 SamplingParams p = s.Stream.Sampling;
                 alternatives += (p.Logprobs ?? 0) * s.Slots;
                 biases += (p.LogitBias.Count + (p.MinTokens > 0 ? _endIds.Length + p.StopTokenIds.Length : 0)) * s.Slots;
-                if (p.HasPenalties) history += (long)(s.Prompt.Length + Math.Min(s.Stream.Limit, Math.Max(TokenLog.ReservedTokens, s.Output.Count))) * s.Slots;
+                if (p.HasPenalties) history += (long)(s.Prompt.Length + Math.Max(s.Stream.ReservedTokens, s.Output.Count)) * s.Slots;
             }
         }
         Ensure(ref _alternatives, alternatives);

@@ -275,15 +275,21 @@ public sealed class Engine : IDisposable
             return;
         }
         Note(e);
-        _scheduler.FailPlan(_clock.GetTimestamp());
-        if (_scheduler.CheckIntegrity() is { } contradiction) FailEveryone(new InvalidOperationException($"After a failed step: {contradiction}.", e));
+        try
+        {
+            _scheduler.FailPlan(_clock.GetTimestamp());
+            if (_scheduler.CheckIntegrity() is { } contradiction) FailEveryone(new InvalidOperationException($"After a failed step: {contradiction}.", e));
+        }
+        catch (IndexOutOfRangeException broken) // block tables or counts that point nowhere
+        {
+            FailEveryone(broken);
+        }
     }
 
     private void FailEveryone(Exception e)
     {
         Note(e);
-        _scheduler.FinishEveryone(FinishReason.Error, _clock.GetTimestamp());
-        _scheduler.ResetPool();
+        _scheduler.FailEveryone(_clock.GetTimestamp());
     }
 
     private void Note(Exception e)

@@ -214,11 +214,14 @@ internal sealed class Scheduler
                 FinishAll(s.Stream, reason, now);
     }
 
-    /// <summary>Frees every block after a contradiction was found and everyone has ended.</summary>
-    public void ResetPool()
+    /// <summary>Ends everyone and frees every block without trusting who has which: after a contradiction nothing else is known to be safe.</summary>
+    public void FailEveryone(long now)
     {
-        Debug.Assert(!HasWork, "blocks are reset when nobody has any");
+        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[_decoding, _prefilling, _waiting])
+            for (Sequence? s = queue.First; s is not null; s = s.Next)
+                s.AbandonBlocks();
         _pool.Reset();
+        FinishEveryone(FinishReason.Error, now);
         _slots = 0;
     }
 

@@ -11,7 +11,7 @@ internal sealed class Sequence
         Index = index;
         Output = stream.Log(index);
         WorstBlocks = BlocksFor(stream.Prompt.Length + Math.Max(stream.Limit - 1, 0), blockSize);
-        int reserved = BlocksFor(stream.Prompt.Length + Math.Min(stream.Limit, TokenLog.ReservedTokens), blockSize);
+        int reserved = BlocksFor(stream.Prompt.Length + stream.ReservedTokens, blockSize);
         BlockTable = new int[Math.Min(WorstBlocks, reserved)];
     }
 
@@ -93,7 +93,7 @@ internal sealed class Sequence
     public void AddBlock(int block)
     {
         Debug.Assert(BlockCount < WorstBlocks, "no sequence outgrows its limit");
-        if (BlockCount == BlockTable.Length) // as TokenLog: only past 4,096 tokens of output
+        if (BlockCount == BlockTable.Length) // as TokenLog: only past what was reserved
         {
             int[] longer = new int[Math.Min((long)WorstBlocks, Math.Max(4, BlockTable.Length * 2L))];
             BlockTable.CopyTo(longer, 0);
@@ -101,6 +101,9 @@ internal sealed class Sequence
         }
         BlockTable[BlockCount++] = block;
     }
+
+    /// <summary>Leaves its blocks to a pool that is about to be reset.</summary>
+    public void AbandonBlocks() => BlockCount = NumComputedTokens = 0;
 
     public void ReleaseBlocks(BlockPool pool)
     {

@@ -8,14 +8,14 @@ namespace Native.Scheduling;
 /// It takes the place of a ring. The engine needs all tokens of a sequence anyway (penalties, recomputation after a preemption), so
 /// the reader is shown that array and how far it is filled. It can't be full, so a slow reader needs no rule: it slows nobody.
 /// Room for <see cref="ReservedTokens"/> is taken at submission, on the submitter's thread; the arrays of a longer choice double,
-/// the one allocation a decode step may make, once in 4,096 tokens and then ever more rarely.
+/// the one allocation a decode step may make: for a single choice without alternatives after 16,384 tokens, and then ever more rarely.
 /// Memory order: entries are plain writes, then one release store of <c>_state</c> publishes count and end together; the reader's acquire
 /// load of it comes before its loads of the arrays, so it sees an array at least as new as the count, and entries never change.
 /// </remarks>
 internal sealed class TokenLog
 {
-    /// <summary>Output tokens of a choice for which memory is taken before it starts.</summary>
-    public const int ReservedTokens = 4096;
+    /// <summary>Bytes a queued request's logs may take together, so that a full queue of the greediest requests stays within MaxQueued times this.</summary>
+    private const int ReservedBytes = 128 * 1024;
 
     private const int ReasonShift = 32;
     private const int StopTokenBit = 40;
@@ -26,9 +26,10 @@ internal sealed class TokenLog
     private TokenLogprob[] _alternatives;
     private long _state; // count | reason << 32 | last is a stop token << 40
 
-    public TokenLog(int maxTokens, int alternatives)
+    /// <param name="capacity">Tokens to take room for, from <see cref="ReservedTokens"/>.</param>
+    /// <param name="alternatives">Alternatives each token comes with.</param>
+    public TokenLog(int capacity, int alternatives)
     {
-        int capacity = Math.Min(maxTokens, ReservedTokens);
         _width = alternatives;
         _tokens = capacity == 0 ? [] : GC.AllocateUninitializedArray<int>(capacity);
         _logprobs = capacity == 0 ? [] : GC.AllocateUninitializedArray<float>(capacity);
@@ -43,6 +44,10 @@ internal sealed class TokenLog
 
     /// <summary>All tokens appended. The engine thread's.</summary>
     public ReadOnlySpan<int> Tokens => _tokens.AsSpan(0, Count);
+
+    /// <summary>Output tokens for which each of a request's <paramref name="choices"/> gets room before it starts.</summary>
+    public static int ReservedTokens(int maxTokens, int choices, int alternatives) =>
+        Math.Min(maxTokens, Math.Max(16, ReservedBytes / (choices * 8 * (1 + alternatives))));
 
     /// <summary>Adds a token that <see cref="Publish"/> will show.</summary>
     public void Append(int token, float logprob, ReadOnlySpan<TokenLogprob> alternatives)

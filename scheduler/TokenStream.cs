@@ -50,10 +50,11 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
         _read = new int[n];
         _finishRead = new bool[n];
         _logs = new TokenLog[n];
+        ReservedTokens = TokenLog.ReservedTokens(limit, n, Sampling.Logprobs ?? 0);
         Sequences = new Sequence[n];
         for (int i = 0; i < n; i++)
         {
-            _logs[i] = new TokenLog(limit, Sampling.Logprobs ?? 0);
+            _logs[i] = new TokenLog(ReservedTokens, Sampling.Logprobs ?? 0);
             Sequences[i] = new Sequence(this, i, blockSize);
         }
         _promptLogprobs = Sampling.PromptLogprobs is null ? [] : new float[Prompt.Length - 1];
@@ -87,6 +88,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
 
     /// <summary>Tokens each choice may have.</summary>
     internal int Limit { get; }
+
+    /// <summary>Output tokens of each choice for which room was taken at submission.</summary>
+    internal int ReservedTokens { get; }
 
     /// <summary>The choices while they are computed. The engine thread's.</summary>
     internal Sequence[] Sequences { get; }
@@ -154,8 +158,11 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
         _engine.NoteSignal();
     }
 
-    /// <summary>Cancels what has not ended. Nothing else needs to be freed.</summary>
-    public void Dispose() => Cancel();
+    /// <summary>The reader's last call: cancels what has not ended. Nothing else needs to be freed.</summary>
+    public void Dispose()
+    {
+        if (_unread > 0) Cancel();
+    }
 
     /// <summary>Wakes the reader where it waits. The engine thread's, after publishing; allocates nothing.</summary>
     internal void Signal()

@@ -175,6 +175,27 @@ public sealed class EngineTests
     }
 
     [Fact]
+    public void AfterAFailedStep_ThatLeavesBlocksLost_EveryoneFails_AndEveryBlockIsFree()
+    {
+        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 1, MaxBatchedTokens = 64 });
+        Reading running = harness.Submit(Prompt(5, 1));
+        Reading waiting = harness.Submit(Prompt(5, 2));
+        harness.Runner.OnExecute = (in _) =>
+        {
+            Assert.True(harness.Engine.Scheduler.Pool.TryAllocate(out int _)); // nobody will ever release it
+            throw new InvalidOperationException("the device is lost");
+        };
+        harness.Turn();
+        harness.Runner.OnExecute = null;
+        Assert.Equal((FinishReason.Error, FinishReason.Error), (running.Finish(), waiting.Finish()));
+        Assert.Contains("After a failed step", harness.Engine.LastFailure!.Message);
+        Reading next = harness.Submit(Prompt(5, 3));
+        harness.RunToEnd();
+        next.AssertOracle(128);
+        harness.AssertClean();
+    }
+
+    [Fact]
     public void NaNLogits_FailTheirSequenceAlone()
     {
         using EngineHarness harness = new(new FakeModelRunner { Poisoned = true });
@@ -286,10 +307,10 @@ public sealed class EngineTests
     public void ASlowReader_SlowsNobody_AndFindsEveryToken()
     {
         // Longer than the room taken at submission, so that the log grows under its reader, too.
-        int length = 2 * TokenLog.ReservedTokens + 100;
+        int length = 2 * TokenLog.ReservedTokens(int.MaxValue, 1, 20) + 100;
         FakeModelRunner runner = new(blockCount: 40, blockSize: 512, maxModelLength: length + 10);
         using Engine engine = new(runner, [FakeModelRunner.EndId], new EngineOptions(), startThread: false);
-        SamplingParams p = Greedy(length) with { Logprobs = 1 };
+        SamplingParams p = Greedy(length) with { Logprobs = 20 };
         int[] prompt = Prompt(3);
         Assert.Equal(SubmitOutcome.Accepted, engine.Submit(new GenerationRequest { Ids = prompt, Sampling = p }, out TokenStream? slow));
         Reading reading = new(prompt, p, slow!);
