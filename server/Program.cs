@@ -1,2 +1,76 @@
-var app = WebApplication.CreateBuilder(args).Build();
-app.Run();
+using System.Diagnostics;
+using System.Net;
+using System.Runtime.InteropServices;
+using Native.Kernels.Models;
+using Native.Server;
+
+if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;
+
+// The first signal drains; a second one is impatience.
+TaskCompletionSource asked = new(TaskCreationOptions.RunContinuationsAsynchronously);
+void OnSignal(PosixSignalContext signal)
+{
+    signal.Cancel = true;
+    if (!asked.TrySetResult()) Environment.Exit(128 + (signal.Signal == PosixSignal.SIGINT ? 2 : 15));
+}
+using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal);
+using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal);
+
+NativeServer server;
+try
+{
+    server = await NativeServer.StartAsync(options);
+}
+catch (IOException e)
+{
+    Console.Error.WriteLine($"native: {e.Message} (--port and --grpc-port choose others)");
+    return CommandLine.Failed;
+}
+
+await using (server)
+{
+    // On a thread of its own: requests are answered "loading" meanwhile.
+    Task<string?> loading = Task.Factory.StartNew(() => Load(server), TaskCreationOptions.LongRunning);
+    await Task.WhenAny(loading, asked.Task);
+    if (loading.IsCompleted && await loading is { } mistake)
+    {
+        Console.Error.WriteLine($"native: {mistake}");
+        return CommandLine.Failed;
+    }
+    if (loading.IsCompleted) StartupText.Write(server, Console.Out);
+    await asked.Task;
+    if (server.Host.Model is not { } model) Environment.Exit(CommandLine.Success); // nothing runs; loading cannot be interrupted
+    else
+    {
+        if (model.Engine.Metrics.Running + model.Engine.Metrics.Waiting > 0)
+            Console.Error.WriteLine($"native: draining, at most {options.ShutdownTimeout.TotalSeconds:0.#} s; a second signal ends at once");
+        if (!await server.DrainAsync()) Console.Error.WriteLine("native: requests were cut off at the end of --shutdown-timeout");
+    }
+}
+return CommandLine.Success;
+
+// Loads the model and serves it; what went wrong otherwise.
+static string? Load(NativeServer server)
+{
+    string path = server.Options.Model ?? Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+    try
+    {
+        LoadProgressLine progress = new();
+        LoadedModel loaded = LoadedModel.Load(server.Options.ToModelOptions(path), progress);
+        progress.Clear();
+        string name = server.Options.ServedModelName ?? Path.GetFileNameWithoutExtension(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
+        if (Directory.Exists(path)) name = server.Options.ServedModelName ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
+        server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToEngineOptions()));
+        return null;
+    }
+    catch (Exception e) when (e is IOException or InvalidDataException or NotSupportedException or ModelOptionsException or UnauthorizedAccessException or OutOfMemoryException)
+    {
+        server.Host.Fail();
+        return e.Message;
+    }
+    catch (TemplateException e)
+    {
+        server.Host.Fail();
+        return $"{path}: the chat template does not parse, line {e.Line}, column {e.Column}: {e.Message}";
+    }
+}

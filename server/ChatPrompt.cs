@@ -1,0 +1,61 @@
+using System.Text.Json;
+using Native.Kernels.Text;
+
+namespace Native.Server;
+
+/// <summary>A conversation becomes a prompt: checked, rendered by the model's chat template, encoded.</summary>
+internal static class ChatPrompt
+{
+    /// <summary>The ids of OpenAI's <paramref name="messages"/>, with <paramref name="tools"/> and further variables (chat_template_kwargs) told to the template.</summary>
+    /// <exception cref="RequestException">A message is malformed or holds what is no text, the model has no template, or the template refused.</exception>
+    public static int[] Encode(ServedModel model, JsonElement messages, JsonElement? tools, bool addGenerationPrompt, JsonElement? extra, CancellationToken ct)
+    {
+        Check(messages);
+        if (model.Template is null) throw RequestException.Invalid($"The model '{model.Name}' has no chat template; use completions.", "messages", "no_chat_template");
+        JsonElement safe = model.ControlTexts.MarkIn(messages, out bool marked);
+        string text;
+        try
+        {
+            text = model.Template.Render(safe, tools, addGenerationPrompt, model.BosText, model.EosText, extra, ct: ct);
+        }
+        catch (TemplateException e)
+        {
+            throw RequestException.Invalid($"The chat template refused the conversation: {e.Message}", "messages", "chat_template_error");
+        }
+
+        Tokenizer tokenizer = model.Tokenizer;
+        IReadOnlyList<int> ids = marked ? model.ControlTexts.EncodeMarked(text) : tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
+        // Most templates write the begin token themselves.
+        bool addBos = tokenizer.AddsBos && (ids.Count == 0 || ids[0] != tokenizer.BosId);
+        return addBos ? [tokenizer.BosId!.Value, .. ids] : [.. ids];
+    }
+
+    private static void Check(JsonElement messages)
+    {
+        if (messages.ValueKind != JsonValueKind.Array || messages.GetArrayLength() == 0) throw RequestException.Invalid("'messages' must be a list with at least one message.", "messages");
+        int i = 0;
+        foreach (JsonElement message in messages.EnumerateArray())
+        {
+            string path = $"messages[{i++}]";
+            if (message.ValueKind != JsonValueKind.Object) throw RequestException.Invalid($"'{path}' must be an object.", path, "invalid_type");
+            if (!message.TryGetProperty("role", out JsonElement role) || role.ValueKind != JsonValueKind.String) throw RequestException.Invalid($"'{path}.role' must be a string.", $"{path}.role", "invalid_type");
+            if (!message.TryGetProperty("content", out JsonElement content)) continue;
+            switch (content.ValueKind)
+            {
+                case JsonValueKind.String or JsonValueKind.Null: break;
+                case JsonValueKind.Array:
+                    foreach (JsonElement part in content.EnumerateArray()) CheckPart(part, $"{path}.content");
+                    break;
+                default: throw RequestException.Invalid($"'{path}.content' must be a string or a list of parts.", $"{path}.content", "invalid_type");
+            }
+        }
+    }
+
+    private static void CheckPart(JsonElement part, string path)
+    {
+        if (part.ValueKind == JsonValueKind.String) return;
+        if (part.ValueKind != JsonValueKind.Object || !part.TryGetProperty("type", out JsonElement type) || type.ValueKind != JsonValueKind.String)
+            throw RequestException.Invalid($"'{path}' has a part without a type.", path, "invalid_type");
+        if (type.GetString() is not ("text" or "refusal")) throw RequestException.Unsupported($"'{path}' has a part of type '{type.GetString()}'; this server reads text alone.", path);
+    }
+}

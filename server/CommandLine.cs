@@ -1,0 +1,220 @@
+using System.CommandLine;
+using System.CommandLine.Help;
+using System.CommandLine.Invocation;
+using System.CommandLine.Parsing;
+using System.Globalization;
+using System.Text;
+using Microsoft.Extensions.Configuration;
+using Microsoft.Extensions.Logging;
+using Native.Kernels;
+
+namespace Native.Server;
+
+/// <summary>One setting: how it is named, explained and read. The three places it can come from read it alike.</summary>
+/// <param name="Group">The heading it stands under in the help.</param>
+/// <param name="Name">On the command line, e.g. <c>--max-model-len</c>; the environment and appsettings.json derive theirs from it.</param>
+/// <param name="Value">What stands for the value in the help.</param>
+/// <param name="Help">What it does, why one would change it, and the default.</param>
+/// <param name="Read">Sets it. Throws <see cref="FormatException"/> with what was expected.</param>
+internal sealed record Setting(string Group, string Name, string Value, string Help, Func<ServerOptions, string, ServerOptions> Read)
+{
+    /// <summary>E.g. <c>NATIVE_MAX_MODEL_LEN</c>.</summary>
+    public string Variable => "NATIVE_" + Name[2..].Replace('-', '_').ToUpperInvariant();
+
+    /// <summary>E.g. <c>Native:MaxModelLen</c>.</summary>
+    public string Key => "Native:" + string.Concat(Name[2..].Split('-').Select(word => char.ToUpperInvariant(word[0]) + word[1..]));
+}
+
+/// <summary>Reads the server's settings: command line over environment over appsettings.json over defaults. Every mistake is told at once.</summary>
+internal static class CommandLine
+{
+    /// <summary>Exit code after <c>--help</c> and <c>--version</c>, and of a server that was asked to end.</summary>
+    public const int Success = 0;
+
+    /// <summary>Exit code where the server could not start or failed: port in use, bad model file.</summary>
+    public const int Failed = 1;
+
+    /// <summary>Exit code for wrong settings.</summary>
+    public const int Misused = 2;
+
+    public static readonly Setting[] Settings =
+    [
+        new("Model", "--model", "PATH", "A GGUF file, or a Hugging Face folder with config.json and safetensors. Default: the small demo model that ships with the server.", (o, v) => o with { Model = v }),
+        new("Model", "--served-model-name", "NAME", "The name clients ask for. Default: the file's or folder's name.", (o, v) => o with { ServedModelName = v }),
+        new("Model", "--max-model-len", "TOKENS", "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as the KV cache holds it.", (o, v) => o with { MaxModelLength = Int(v) }),
+
+        new("Network", "--host", "ADDRESS", "Address to listen on: an IP address, localhost, or * for every address. Default: 127.0.0.1, so that nobody else reaches a server without --api-key.", (o, v) => o with { Host = v }),
+        new("Network", "--port", "PORT", "HTTP/1.1: the OpenAI API, /healthz, /readyz, /metrics. 0 lets the system choose. Default: 8080.", (o, v) => o with { Port = Int(v) }),
+        new("Network", "--grpc-port", "PORT", "gRPC (HTTP/2 without TLS). 0 lets the system choose. Default: 50051.", (o, v) => o with { GrpcPort = Int(v) }),
+        new("Network", "--api-key", "KEY", "Clients of /v1 and gRPC must send 'Authorization: Bearer KEY'. Prefer the environment: other users of the machine see command lines. Default: none.", (o, v) => o with { ApiKey = v }),
+        new("Network", "--shutdown-timeout", "SECONDS", "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal ends at once. Default: 30, Kubernetes' grace period.", (o, v) => o with { ShutdownTimeout = Seconds(v) }),
+
+        new("Compute", "--backend", "auto|cpu", "What computes. Default: auto, which takes the fastest there is.", (o, v) => o with { Backend = v.ToLowerInvariant() }),
+        new("Compute", "--threads", "N", "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.", (o, v) => o with { Threads = Int(v) }),
+        new("Compute", "--kv-cache-dtype", "auto|f16|bf16|f32", "Element type of the KV cache. f32 doubles its memory and its reads, for exact comparisons. Default: auto, which is f16.", (o, v) => o with { KvCacheType = KvType(v) }),
+        new("Compute", "--kv-cache-memory", "BYTES", "Memory for the KV cache, with K, M or G for powers of 1024. More holds more and longer sequences at once. Default: what --max-num-seqs sequences can need, at most 4G and half of the free memory.", (o, v) => o with { KvCacheBytes = Bytes(v) }),
+        new("Compute", "--block-size", "TOKENS", "Tokens a KV block holds. Smaller wastes less memory, larger streams better. Default: 16.", (o, v) => o with { BlockSize = Int(v) }),
+
+        new("Scheduling", "--max-num-seqs", "N", "Sequences computed together. More raise throughput and inter-token latency. Default: 64.", (o, v) => o with { MaxRunning = Int(v) }),
+        new("Scheduling", "--max-num-batched-tokens", "TOKENS", "Tokens computed per step; prompts are cut to fit. Less keeps streams smoother while prompts come in. Default: 512.", (o, v) => o with { MaxBatchedTokens = Int(v) }),
+        new("Scheduling", "--max-num-queued-reqs", "N", "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: 1024.", (o, v) => o with { MaxQueued = Int(v) }),
+        new("Scheduling", "--seed", "N", "Where the seeds of requests without one come from: with the same seed a server answers the same requests in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),
+
+        new("Watching", "--metrics-compat", "none|vllm", "Also expose vLLM's metric names (vllm:...) at /metrics, for its dashboards and gateways. Default: none.", (o, v) => o with { VllmMetrics = Choice(v, "none", "vllm") == "vllm" }),
+        new("Watching", "--log-level", "LEVEL", "trace, debug, information, warning, error, critical or none; debug has a line per request. Default: warning.", (o, v) => o with { LogLevel = Level(v) }),
+    ];
+
+    /// <summary>Reads all settings into <paramref name="options"/>; help and mistakes are written.</summary>
+    /// <returns>Null to go on, otherwise the exit code.</returns>
+    public static int? Parse(string[] args, TextWriter output, TextWriter error, out ServerOptions options)
+    {
+        options = new ServerOptions();
+        RootCommand root = new("Native: serves a language model over the OpenAI HTTP API and gRPC.");
+        Dictionary<Setting, Option<string[]>> known = [];
+        foreach (Setting setting in Settings)
+        {
+            // Any number of values is parsed and counted below, so that a mistake is told beside the others.
+            Option<string[]> option = new(setting.Name) { Description = setting.Help, HelpName = setting.Value, Arity = ArgumentArity.ZeroOrMore };
+            known.Add(setting, option);
+            root.Options.Add(option);
+        }
+        foreach (HelpOption help in root.Options.OfType<HelpOption>()) help.Action = new HelpText();
+        root.SetAction(_ => Success);
+        ParseResult parsed = root.Parse(args, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
+        if (parsed.Action is HelpText or { } and not ParseErrorAction && parsed.Action != root.Action)
+            return parsed.Invoke(new InvocationConfiguration { Output = output, Error = error });
+
+        List<string> errors = [.. parsed.Errors.Select(e => e.Message)];
+        IConfiguration? files = ReadFiles(errors);
+        foreach (Setting setting in Settings)
+        {
+            (string? value, string source) = Find(setting, parsed.GetResult(known[setting]), files, errors);
+            if (value is null) continue;
+            try
+            {
+                options = setting.Read(options, value);
+            }
+            catch (Exception e) when (e is FormatException or OverflowException)
+            {
+                errors.Add($"{source} is '{(setting.Name == "--api-key" ? "..." : value)}'; it must be {(e is OverflowException ? "a smaller number" : e.Message)}.");
+            }
+        }
+        options.Validate(errors);
+        if (errors.Count == 0) return null;
+        error.WriteLine($"native: {errors.Count} {(errors.Count == 1 ? "setting is" : "settings are")} wrong:");
+        foreach (string mistake in errors) error.WriteLine($"  {mistake}");
+        error.WriteLine("See --help.");
+        return Misused;
+    }
+
+    private static (string? Value, string Source) Find(Setting setting, OptionResult? result, IConfiguration? files, List<string> errors)
+    {
+        if (result is { Implicit: false })
+        {
+            if (result.Tokens.Count == 1 && result.IdentifierTokenCount == 1) return (result.Tokens[0].Value, setting.Name);
+            errors.Add(result.Tokens.Count == 0 ? $"{setting.Name} has no value." : $"{setting.Name} is given more than once.");
+            return (null, setting.Name);
+        }
+        if (Environment.GetEnvironmentVariable(setting.Variable) is { Length: > 0 } variable) return (variable, setting.Variable);
+        return (files?[setting.Key], $"appsettings.json {setting.Key}");
+    }
+
+    private static IConfiguration? ReadFiles(List<string> errors)
+    {
+        try
+        {
+            return new ConfigurationBuilder()
+                .AddJsonFile(Path.Combine(AppContext.BaseDirectory, "appsettings.json"), optional: true)
+                .AddJsonFile(Path.Combine(Environment.CurrentDirectory, "appsettings.json"), optional: true)
+                .Build();
+        }
+        catch (Exception e) when (e is InvalidDataException or IOException or UnauthorizedAccessException)
+        {
+            errors.Add(e.InnerException is { } inner ? $"{e.Message} {inner.Message}" : e.Message);
+            return null;
+        }
+    }
+
+    private static int Int(string text) => int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) ? value
+        : throw new FormatException(long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out _) ? "a smaller number" : "a whole number");
+
+    private static ulong Seed(string text) => ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out ulong value) ? value
+        : throw new FormatException("a whole number that is not negative");
+
+    private static TimeSpan Seconds(string text) =>
+        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) && Math.Abs(value) < 1e9 ? TimeSpan.FromSeconds(value)
+            : throw new FormatException("a number of seconds");
+
+    private static long Bytes(string text)
+    {
+        int shift = text.Length == 0 ? 0 : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, 'T' => 40, _ => 0 };
+        string number = shift == 0 ? text : text[..^1];
+        if (!double.TryParse(number, NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out double value) || value * Math.Pow(2, shift) > long.MaxValue)
+            throw new FormatException("a number of bytes, such as 4G, 512M or 1073741824");
+        return (long)(value * Math.Pow(2, shift));
+    }
+
+    private static DType KvType(string text) => Choice(text, "auto", "f16", "bf16", "f32") switch { "f32" => DType.F32, "bf16" => DType.BF16, _ => DType.F16 };
+
+    private static LogLevel Level(string text) => Enum.Parse<LogLevel>(Choice(text, "trace", "debug", "information", "warning", "error", "critical", "none"), ignoreCase: true);
+
+    private static string Choice(string text, params ReadOnlySpan<string> choices)
+    {
+        foreach (string choice in choices)
+            if (choice.Equals(text, StringComparison.OrdinalIgnoreCase)) return choice;
+        throw new FormatException($"one of {string.Join(", ", choices)}");
+    }
+
+    /// <summary>The help, by groups, with what each setting is good for.</summary>
+    private sealed class HelpText : SynchronousCommandLineAction
+    {
+        private const int Indent = 6;
+        private const int Width = 100;
+
+        public override bool ClearsParseErrors => true;
+
+        public override int Invoke(ParseResult result)
+        {
+            TextWriter output = result.InvocationConfiguration.Output;
+            output.WriteLine("Native: serves a language model over the OpenAI HTTP API and gRPC.");
+            output.WriteLine();
+            output.WriteLine("Usage: native-server [options]        (dotnet run -c Release --project server -- [options])");
+            foreach (IGrouping<string, Setting> group in Settings.GroupBy(setting => setting.Group))
+            {
+                output.WriteLine();
+                output.WriteLine($"{group.Key}:");
+                foreach (Setting setting in group)
+                {
+                    output.WriteLine($"  {setting.Name} {setting.Value}");
+                    Wrap(output, setting.Help, Indent);
+                }
+            }
+            output.WriteLine();
+            output.WriteLine("  --help, --version");
+            output.WriteLine();
+            output.WriteLine("Every option can also be set elsewhere. The first of these that names it counts:");
+            output.WriteLine("  1. the command line           --max-model-len 4096");
+            output.WriteLine("  2. the environment            NATIVE_MAX_MODEL_LEN=4096");
+            output.WriteLine("  3. appsettings.json           { \"Native\": { \"MaxModelLen\": 4096 } }");
+            output.WriteLine("     in the current folder, or else beside the program");
+            output.WriteLine();
+            output.WriteLine("Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model) or failed; 2 wrong options.");
+            return Success;
+        }
+
+        private static void Wrap(TextWriter output, string text, int indent)
+        {
+            StringBuilder line = new(new string(' ', indent));
+            foreach (string word in text.Split(' '))
+            {
+                if (line.Length > indent && line.Length + word.Length >= Width)
+                {
+                    output.WriteLine(line.ToString().TrimEnd());
+                    line.Clear().Append(' ', indent);
+                }
+                line.Append(word).Append(' ');
+            }
+            output.WriteLine(line.ToString().TrimEnd());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+using System.Diagnostics;
+using System.Globalization;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+using Microsoft.Extensions.Logging;
+
+namespace Native.Server;
+
+/// <summary>Around every gRPC call: lets the right ones in, and turns what went wrong into a status.</summary>
+internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) : Interceptor
+{
+    /// <summary>Trailer that tells clients when to retry, in milliseconds (gRFC A6).</summary>
+    private const string PushbackTrailer = "grpc-retry-pushback-ms";
+
+    public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
+    {
+        TResponse? response = null;
+        await Guard(context, async () => response = await continuation(request, context));
+        return response!;
+    }
+
+    public override Task ServerStreamingServerHandler<TRequest, TResponse>(TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context, ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
+        Guard(context, () => continuation(request, responseStream, context));
+
+    private async Task Guard(ServerCallContext context, Func<Task> call)
+    {
+        long start = Stopwatch.GetTimestamp();
+        StatusCode status = StatusCode.OK;
+        try
+        {
+            // Health is for probes, which have no keys.
+            if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal) && !HttpServer.IsAuthorized(context.RequestHeaders.GetValue("authorization"), options.ApiKey))
+                throw new RequestException(Failure.Unauthenticated, "The metadata 'authorization: Bearer KEY' is missing or has a wrong key.");
+            await call();
+        }
+        catch (RequestException e)
+        {
+            status = FailureStatus.Of(e.Failure).Grpc;
+            Metadata trailers = [];
+            if (e.RetryAfter is { } wait) trailers.Add(PushbackTrailer, Math.Max(1, Math.Ceiling(wait.TotalMilliseconds)).ToString(CultureInfo.InvariantCulture));
+            throw new RpcException(new Status(status, e.Message), trailers);
+        }
+        catch (Exception e) when (context.CancellationToken.IsCancellationRequested || e is OperationCanceledException)
+        {
+            status = context.Deadline <= DateTime.UtcNow ? StatusCode.DeadlineExceeded : StatusCode.Cancelled;
+            throw new RpcException(new Status(status, status == StatusCode.Cancelled ? "The call was cancelled." : "The call's deadline passed."));
+        }
+        catch (RpcException e)
+        {
+            status = e.StatusCode;
+            throw;
+        }
+        catch (Exception e)
+        {
+            status = StatusCode.Internal;
+            log.LogError(e, "{Method} failed", context.Method);
+            throw new RpcException(new Status(status, "The server made a mistake; its log has the details."));
+        }
+        finally
+        {
+            if (log.IsEnabled(LogLevel.Debug)) log.LogDebug("{Method} {Status} {Milliseconds:F1} ms", context.Method, status, Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+using Grpc.Core;
+using Grpc.Health.V1;
+using Microsoft.Extensions.Hosting;
+using static Grpc.Health.V1.HealthCheckResponse.Types;
+
+namespace Native.Server;
+
+/// <summary>gRPC's health protocol: serving while the model is loaded, nobody drains, and the engine's heart beats.</summary>
+internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lifetime) : Health.HealthBase
+{
+    /// <summary>How often a watched status is looked at; the heartbeat itself stalls for half a minute before it counts.</summary>
+    private static readonly TimeSpan LookEvery = TimeSpan.FromMilliseconds(100);
+
+    /// <summary>The server as a whole, and its services that depend on the model.</summary>
+    private static readonly string[] Services = ["", "native.v1.Inference"];
+
+    public override Task<HealthCheckResponse> Check(HealthCheckRequest request, ServerCallContext context)
+    {
+        if (!Services.Contains(request.Service)) throw new RequestException(Failure.NotFound, $"There is no service '{request.Service}' here.");
+        return Task.FromResult(new HealthCheckResponse { Status = Status });
+    }
+
+    public override Task<HealthListResponse> List(HealthListRequest request, ServerCallContext context)
+    {
+        HealthListResponse response = new();
+        foreach (string service in Services) response.Statuses.Add(service, new HealthCheckResponse { Status = Status });
+        return Task.FromResult(response);
+    }
+
+    public override async Task Watch(HealthCheckRequest request, IServerStreamWriter<HealthCheckResponse> responses, ServerCallContext context)
+    {
+        bool known = Services.Contains(request.Service);
+        using CancellationTokenSource end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping);
+        ServingStatus told = ServingStatus.Unknown;
+        using PeriodicTimer timer = new(LookEvery);
+        try
+        {
+            do
+            {
+                ServingStatus status = known ? Status : ServingStatus.ServiceUnknown;
+                if (status == told) continue;
+                told = status;
+                await responses.WriteAsync(new HealthCheckResponse { Status = status }, end.Token);
+            }
+            while (await timer.WaitForNextTickAsync(end.Token));
+        }
+        catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested)
+        {
+            // The server ends, and with it the watch.
+        }
+    }
+
+    private ServingStatus Status => host.IsServing ? ServingStatus.Serving : ServingStatus.NotServing;
+}

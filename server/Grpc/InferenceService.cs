@@ -1,0 +1,243 @@
+using System.Diagnostics;
+using System.Text.Json;
+using Google.Protobuf;
+using Grpc.Core;
+using Native.Scheduling;
+using Native.Server.Metrics;
+using Native.Server.OpenAi;
+using Native.V1;
+using FinishReason = Native.Scheduling.FinishReason;
+using SamplingParams = Native.Scheduling.SamplingParams;
+using TokenBias = Native.Kernels.Sampling.TokenBias;
+
+namespace Native.Server;
+
+/// <summary>The service of <c>native.v1</c>; the messages' own comments tell what they mean.</summary>
+internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, ServerOptions options) : Inference.InferenceBase
+{
+    public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    {
+        long arrival = Stopwatch.GetTimestamp();
+        ServedModel model = host.Require(request.Model);
+        using RequestId id = Enter(request.RequestId, context);
+        ReadOnlyMemory<int> ids = request.PromptCase switch
+        {
+            GenerateRequest.PromptOneofCase.Text => model.EncodePrompt(request.Text),
+            GenerateRequest.PromptOneofCase.TokenIds => request.TokenIds.Ids.ToArray(),
+            _ => throw RequestException.Invalid("The prompt is missing: text or token_ids must be set.", "prompt"),
+        };
+        await Stream(model, id, ids, request.Sampling, arrival, responses, context);
+    }
+
+    public override async Task Chat(ChatRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    {
+        long arrival = Stopwatch.GetTimestamp();
+        ServedModel model = host.Require(request.Model);
+        using RequestId id = Enter(request.RequestId, context);
+        JsonElement messages = JsonSerializer.SerializeToElement(request.Messages.Select(message => new Dictionary<string, string> { ["role"] = message.Role, ["content"] = message.Content }));
+        JsonElement? extra = Parse(request.TemplateArgumentsJson, "template_arguments_json", JsonValueKind.Object);
+        JsonElement? tools = Parse(request.ToolsJson, "tools_json", JsonValueKind.Array);
+        bool open = !request.HasAddGenerationPrompt || request.AddGenerationPrompt;
+        int[] ids = ChatPrompt.Encode(model, messages, tools, open, extra, context.CancellationToken);
+        await Stream(model, id, ids, request.Sampling, arrival, responses, context);
+    }
+
+    public override Task<TokenizeResponse> Tokenize(TokenizeRequest request, ServerCallContext context)
+    {
+        ServedModel model = host.Require(request.Model);
+        TokenizeResponse response = new();
+        response.Ids.AddRange(model.Tokenizer.Encode(request.Text, !request.HasAddSpecial || request.AddSpecial, request.ParseSpecial));
+        response.Pieces.AddRange(response.Ids.Select(id => ByteString.CopyFrom(model.BytesOf(id))));
+        return Task.FromResult(response);
+    }
+
+    public override Task<DetokenizeResponse> Detokenize(DetokenizeRequest request, ServerCallContext context)
+    {
+        ServedModel model = host.Require(request.Model);
+        foreach (int id in request.Ids)
+            if ((uint)id >= (uint)model.Tokenizer.VocabularySize) throw RequestException.Invalid($"ids has {id}; ids are 0 to {model.Tokenizer.VocabularySize - 1}.", "ids");
+        return Task.FromResult(new DetokenizeResponse { Text = model.Tokenizer.Decode(request.Ids.ToArray()) });
+    }
+
+    public override Task<ListModelsResponse> ListModels(ListModelsRequest request, ServerCallContext context)
+    {
+        ListModelsResponse response = new();
+        response.Models.Add(Describe(host.Require(null)));
+        return Task.FromResult(response);
+    }
+
+    public override Task<GetServerInfoResponse> GetServerInfo(GetServerInfoRequest request, ServerCallContext context)
+    {
+        GetServerInfoResponse response = new()
+        {
+            Version = ServerInfo.Version,
+            UptimeSeconds = Stopwatch.GetElapsedTime(host.StartedAt).TotalSeconds,
+            State = host.State.ToString().ToLowerInvariant(),
+            MaxNumSeqs = (uint)options.MaxRunning,
+            MaxNumBatchedTokens = (uint)options.MaxBatchedTokens,
+        };
+        if (host.Model is not { } model) return Task.FromResult(response);
+        EngineMetrics engine = model.Engine.Metrics;
+        response.Backend = model.Info.Backend;
+        response.RequestsRunning = (uint)engine.Running;
+        response.RequestsWaiting = (uint)engine.Waiting;
+        response.KvBlocksTotal = (uint)engine.TotalBlocks;
+        response.KvBlocksFree = (uint)engine.FreeBlocks;
+        response.BlockSize = (uint)model.Info.BlockSize;
+        response.WeightBytes = (ulong)model.Info.WeightBytes;
+        response.KvCacheBytes = (ulong)model.Info.KvCacheBytes;
+        response.Models.Add(Describe(model));
+        return Task.FromResult(response);
+    }
+
+    private static Model Describe(ServedModel model) => new()
+    {
+        Id = model.Name,
+        Architecture = model.Info.Architecture,
+        ParameterCount = (ulong)model.Info.ParameterCount,
+        MaxModelLen = (uint)model.Info.MaxModelLength,
+        VocabularySize = (uint)model.Info.VocabularySize,
+        HasChatTemplate = model.Template is not null,
+    };
+
+    private async Task Stream(ServedModel model, RequestId id, ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, long arrival, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    {
+        CancellationToken ct = context.CancellationToken;
+        GenerationCall call = new()
+        {
+            Ids = ids,
+            Sampling = Read(sampling ?? new V1.SamplingParams()),
+            Stop = sampling?.Stop.ToArray() ?? [],
+            Arrival = arrival,
+            Deadline = DeadlineOf(context),
+        };
+        using Generation generation = Generation.Start(model, call, metrics);
+        int[] tokens = new int[call.Sampling.N];
+        bool opened = false;
+        while (await generation.WaitAsync(ct))
+        {
+            while (generation.TryRead(out Piece piece))
+            {
+                if (!opened) await responses.WriteAsync(new GenerateResponse { Prompt = Open(model, id, generation, call.Sampling) }, ct);
+                opened = true;
+                if (piece.Token >= 0)
+                {
+                    tokens[piece.Index]++;
+                    await responses.WriteAsync(new GenerateResponse { Index = (uint)piece.Index, Token = TokenOf(model, piece, call.Sampling) }, ct);
+                }
+                if (piece.Finish == FinishReason.None) continue;
+                await responses.WriteAsync(new GenerateResponse
+                {
+                    Index = (uint)piece.Index,
+                    Finished = new Finished
+                    {
+                        Reason = piece.Finish == FinishReason.Length ? V1.FinishReason.Length : V1.FinishReason.Stop,
+                        Text = piece.Token >= 0 ? "" : piece.Text,
+                        MatchedStop = piece.MatchedStop ?? "",
+                        CompletionTokens = (uint)tokens[piece.Index],
+                    },
+                }, ct);
+            }
+        }
+        RequestTimings t = generation.Timings;
+        await responses.WriteAsync(new GenerateResponse
+        {
+            Summary = new Summary
+            {
+                Usage = new Usage { PromptTokens = (uint)ids.Length, CompletionTokens = (uint)generation.CompletionTokens },
+                Timings = new Timings
+                {
+                    QueueSeconds = Seconds(t.Arrival, t.FirstScheduled),
+                    PrefillSeconds = Seconds(t.FirstScheduled, t.FirstToken),
+                    DecodeSeconds = Seconds(t.FirstToken, t.LastToken),
+                    TimeToFirstTokenSeconds = Seconds(t.Arrival, t.FirstToken),
+                },
+            },
+        }, ct);
+    }
+
+    private RequestId Enter(string given, ServerCallContext context) =>
+        host.Enter(given.Length > 0 ? given : context.RequestHeaders.GetValue(HttpServer.RequestIdHeader));
+
+    private static Prompt Open(ServedModel model, RequestId id, Generation generation, SamplingParams sampling)
+    {
+        Prompt prompt = new() { RequestId = id.ToString(), Model = model.Name };
+        ReadOnlySpan<int> ids = generation.Ids.Span;
+        foreach (int token in ids) prompt.TokenIds.Add(token);
+        if (sampling.PromptLogprobs is null) return prompt;
+        for (int i = 0; i < ids.Length; i++)
+        {
+            Token token = new() { Id = ids[i] };
+            if (i > 0)
+            {
+                token.Logprob = generation.PromptLogprobs[i - 1];
+                foreach (Kernels.Sampling.TokenLogprob alternative in generation.PromptAlternatives(i)) token.Alternatives.Add(Describe(model, alternative));
+            }
+            prompt.Logprobs.Add(token);
+        }
+        return prompt;
+    }
+
+    private static Token TokenOf(ServedModel model, in Piece piece, SamplingParams sampling)
+    {
+        Token token = new() { Id = piece.Token, Text = piece.Text };
+        if (sampling.Logprobs is null) return token;
+        token.Logprob = piece.Logprob;
+        foreach (Kernels.Sampling.TokenLogprob alternative in piece.Alternatives.Span) token.Alternatives.Add(Describe(model, alternative));
+        return token;
+    }
+
+    private static TokenLogprob Describe(ServedModel model, Kernels.Sampling.TokenLogprob alternative) =>
+        new() { Id = alternative.Token, Logprob = alternative.Logprob, Bytes = ByteString.CopyFrom(model.BytesOf(alternative.Token)) };
+
+    private static SamplingParams Read(V1.SamplingParams p)
+    {
+        SamplingParams defaults = new();
+        return defaults with
+        {
+            Temperature = p.HasTemperature ? p.Temperature : defaults.Temperature,
+            TopK = p.HasTopK ? p.TopK : defaults.TopK,
+            TopP = p.HasTopP ? p.TopP : defaults.TopP,
+            MinP = p.HasMinP ? p.MinP : defaults.MinP,
+            RepetitionPenalty = p.HasRepetitionPenalty ? p.RepetitionPenalty : defaults.RepetitionPenalty,
+            PresencePenalty = p.HasPresencePenalty ? p.PresencePenalty : defaults.PresencePenalty,
+            FrequencyPenalty = p.HasFrequencyPenalty ? p.FrequencyPenalty : defaults.FrequencyPenalty,
+            Seed = p.HasSeed ? p.Seed : null,
+            N = p.HasN ? Int(p.N) : defaults.N,
+            MaxTokens = p.HasMaxTokens ? Int(p.MaxTokens) : null,
+            MinTokens = p.HasMinTokens ? Int(p.MinTokens) : defaults.MinTokens,
+            IgnoreEos = p.HasIgnoreEos && p.IgnoreEos,
+            StopTokenIds = [.. p.StopTokenIds],
+            LogitBias = [.. p.LogitBias.Select(bias => new TokenBias(bias.Key, bias.Value))],
+            Logprobs = p.HasLogprobs ? Int(p.Logprobs) : null,
+            PromptLogprobs = p.HasPromptLogprobs ? Int(p.PromptLogprobs) : null,
+        };
+    }
+
+    private static int Int(uint value) => (int)Math.Min(value, int.MaxValue);
+
+    private static JsonElement? Parse(string json, string param, JsonValueKind kind)
+    {
+        if (json.Length == 0) return null;
+        JsonElement element;
+        try
+        {
+            element = RequestBody.Parse(System.Text.Encoding.UTF8.GetBytes(json));
+        }
+        catch (RequestException e)
+        {
+            throw RequestException.Invalid($"{param}: {e.Message}", param);
+        }
+        return element.ValueKind == kind ? element : throw RequestException.Invalid($"{param} must be a JSON {kind.ToString().ToLowerInvariant()}.", param);
+    }
+
+    /// <summary>The call's deadline by the clock that the engine reads.</summary>
+    private static long? DeadlineOf(ServerCallContext context)
+    {
+        if (context.Deadline == DateTime.MaxValue) return null;
+        double left = (context.Deadline - DateTime.UtcNow).TotalSeconds;
+        return Stopwatch.GetTimestamp() + (long)(Math.Clamp(left, 0, 1e6) * Stopwatch.Frequency);
+    }
+
+    private static double Seconds(long from, long to) => from == 0 || to == 0 ? 0 : Stopwatch.GetElapsedTime(from, to).TotalSeconds;
+}

@@ -1,0 +1,138 @@
+using System.Net;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Hosting.Server;
+using Microsoft.AspNetCore.Hosting.Server.Features;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Console;
+using Native.Server.Metrics;
+using Native.Server.OpenAi;
+
+namespace Native.Server;
+
+/// <summary>The server as a whole: listens at once, serves when a model is given to it, drains when it is told to end.</summary>
+internal sealed class NativeServer : IAsyncDisposable
+{
+    /// <summary>How long connections may take to end once nothing is computed any more.</summary>
+    private static readonly TimeSpan LastBytes = TimeSpan.FromSeconds(5);
+
+    private readonly WebApplication _app;
+    private readonly RequestMetrics _metrics;
+    private readonly Timer _collecting;
+
+    private NativeServer(ServerOptions options)
+    {
+        Options = options;
+        Host = new ModelHost();
+        _metrics = new RequestMetrics(Host, options.VllmMetrics);
+        _app = Build();
+        // The engine keeps a few thousand records of ended requests; at this rate nothing is lost, whoever scrapes or not.
+        _collecting = new Timer(_ => _metrics.Collect(), null, TimeSpan.FromMilliseconds(250), TimeSpan.FromMilliseconds(250));
+    }
+
+    public ServerOptions Options { get; }
+
+    public ModelHost Host { get; }
+
+    /// <summary>Where HTTP is served, e.g. <c>http://127.0.0.1:8080</c>.</summary>
+    public Uri HttpAddress => Addresses()[0];
+
+    /// <summary>Where gRPC is served.</summary>
+    public Uri GrpcAddress => Addresses()[1];
+
+    /// <summary>Begins to listen. Until <see cref="ModelHost.Serve"/>, everything but health and metrics is refused as unavailable.</summary>
+    /// <exception cref="IOException">A port is in use, or may not be bound.</exception>
+    public static async Task<NativeServer> StartAsync(ServerOptions options)
+    {
+        NativeServer server = new(options);
+        try
+        {
+            await server._app.StartAsync();
+            return server;
+        }
+        catch
+        {
+            await server.DisposeAsync();
+            throw;
+        }
+    }
+
+    /// <summary>Refuses what is new and lets what runs end, at most <see cref="ServerOptions.ShutdownTimeout"/> long.</summary>
+    /// <returns>True where everything ended by itself.</returns>
+    public Task<bool> DrainAsync() => Host.DrainAsync(Options.ShutdownTimeout);
+
+    public async ValueTask DisposeAsync()
+    {
+        await _collecting.DisposeAsync();
+        using CancellationTokenSource patience = new(LastBytes);
+        try
+        {
+            await _app.StopAsync(patience.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            // A client that does not take its last bytes is left.
+        }
+        await _app.DisposeAsync();
+        Host.Dispose();
+    }
+
+    private WebApplication Build()
+    {
+        // Empty: nothing reads the environment, the command line or appsettings.json but CommandLine.
+        WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions { ApplicationName = typeof(NativeServer).Assembly.GetName().Name });
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(Configure);
+        builder.Logging.AddSimpleConsole(console =>
+        {
+            console.SingleLine = true;
+            console.TimestampFormat = "HH:mm:ss.fff ";
+        });
+        builder.Logging.AddFilter((category, level) => level >= Options.LogLevel && (level >= LogLevel.Warning || category?.StartsWith("Native", StringComparison.Ordinal) == true));
+        // What a caller did wrong is told to the caller; these would tell it again, with a stack trace.
+        builder.Logging.AddFilter("Grpc.AspNetCore.Server", LogLevel.Critical);
+        builder.Services.Configure<ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
+        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = LastBytes);
+        builder.Services.AddRoutingCore();
+        builder.Services.AddGrpc(grpc =>
+        {
+            grpc.Interceptors.Add<GrpcGuard>();
+            grpc.IgnoreUnknownServices = true; // its catch-all would hide which methods an HTTP address takes; clients read 404 as UNIMPLEMENTED
+            grpc.MaxReceiveMessageSize = RequestBody.MaxBytes;
+        });
+        builder.Services.AddGrpcReflection();
+        builder.Services.AddSingleton(Options);
+        builder.Services.AddSingleton(Host);
+        builder.Services.AddSingleton(_metrics);
+        builder.Services.AddSingleton<RuntimeMetrics>();
+        builder.Services.AddSingleton<Exposition>();
+        builder.Services.AddSingleton<GrpcGuard>();
+        builder.Services.AddSingleton<InferenceService>();
+        builder.Services.AddSingleton<HealthService>();
+
+        WebApplication app = builder.Build();
+        HttpServer.Map(app, Host, _metrics, app.Services.GetRequiredService<Exposition>(), Options);
+        app.MapGrpcService<InferenceService>();
+        app.MapGrpcService<HealthService>();
+        app.MapGrpcReflectionService(); // v1 and v1alpha
+        return app;
+    }
+
+    private void Configure(KestrelServerOptions kestrel)
+    {
+        kestrel.AddServerHeader = false;
+        kestrel.Limits.MaxRequestBodySize = RequestBody.MaxBytes;
+        kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15); // half a request is given up; Kestrel's 30 let twice as many wait
+        kestrel.Limits.Http2.MaxStreamsPerConnection = 1024;             // gRPC clients put every call on one connection; Kestrel's 100 would queue the rest
+        kestrel.Limits.Http2.KeepAlivePingDelay = TimeSpan.FromSeconds(30); // a client that vanished without a word frees its blocks within a minute
+        kestrel.Limits.Http2.KeepAlivePingTimeout = TimeSpan.FromSeconds(20);
+        IPAddress address = Options.Address ?? throw new ArgumentException($"'{Options.Host}' is no address.");
+        kestrel.Listen(address, Options.Port, listen => listen.Protocols = HttpProtocols.Http1);
+        kestrel.Listen(address, Options.GrpcPort, listen => listen.Protocols = HttpProtocols.Http2);
+    }
+
+    private Uri[] Addresses() => [.. _app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Select(address => new Uri(address))];
+}

@@ -1,0 +1,198 @@
+using System.Text.Json;
+using Microsoft.AspNetCore.Http;
+
+namespace Native.Server.OpenAi;
+
+/// <summary>How completions and chats differ in what they send.</summary>
+internal interface IAnswerFormat
+{
+    /// <summary>Value of <c>object</c> in an answer of one piece.</summary>
+    string Object { get; }
+
+    /// <summary>Value of <c>object</c> in a stream's chunks.</summary>
+    string ChunkObject { get; }
+
+    /// <summary>Whether a stream begins with a chunk of its own for every choice.</summary>
+    bool HasOpening { get; }
+
+    /// <summary>Whether a choice's end has a chunk of its own.</summary>
+    bool HasClosing { get; }
+
+    /// <summary>Members of the whole answer, besides the usual.</summary>
+    void WriteMembers(Utf8JsonWriter json, IReadOnlyList<Choice> choices);
+
+    /// <summary>One entry of <c>choices</c>.</summary>
+    void WriteChoice(Utf8JsonWriter json, Choice choice, ChunkKind kind);
+}
+
+/// <summary>What an entry of <c>choices</c> is.</summary>
+internal enum ChunkKind
+{
+    /// <summary>A whole choice, not streamed.</summary>
+    Whole,
+
+    /// <summary>A stream's first for a choice.</summary>
+    Opening,
+
+    /// <summary>New text of a stream.</summary>
+    Delta,
+
+    /// <summary>A choice's end, where it is not told with the last text.</summary>
+    Closing,
+}
+
+/// <summary>Sends what a request's generations produce, in one piece or as it comes.</summary>
+internal sealed class Answer(HttpContext http, ServedModel model, Parameters parameters, string id, IAnswerFormat format, IReadOnlyList<Generation> generations)
+{
+    private readonly long _created = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
+    private readonly List<Choice> _choices = [.. generations.SelectMany((generation, g) =>
+        Enumerable.Range(0, parameters.Sampling.N).Select(i => new Choice(model, generation, g * parameters.Sampling.N + i)))];
+
+    private RequestException? _failure;
+
+    public IReadOnlyList<Choice> Choices => _choices;
+
+    /// <exception cref="RequestException">A generation failed before anything was sent; later failures are told in the stream.</exception>
+    /// <exception cref="OperationCanceledException">The client is gone.</exception>
+    public Task SendAsync(CancellationToken ct) => parameters.Stream ? StreamAsync(ct) : WholeAsync(ct);
+
+    private async Task WholeAsync(CancellationToken ct)
+    {
+        for (int g = 0; g < generations.Count; g++)
+        {
+            while (await generations[g].WaitAsync(ct))
+                while (generations[g].TryRead(out Piece piece)) ChoiceOf(g, piece).Add(piece);
+        }
+        await JsonText.WriteAsync(http.Response, StatusCodes.Status200OK, json =>
+        {
+            json.WriteStartObject();
+            WriteHead(json, format.Object);
+            json.WriteStartArray("choices");
+            foreach (Choice choice in _choices) format.WriteChoice(json, choice, ChunkKind.Whole);
+            json.WriteEndArray();
+            WriteUsage(json);
+            format.WriteMembers(json, _choices);
+            json.WriteEndObject();
+        }, ct);
+    }
+
+    private async Task StreamAsync(CancellationToken ct)
+    {
+        // Nothing is sent before there is something to tell, so that what fails until then still has its own status.
+        await generations[0].WaitAsync(ct);
+        if (!generations[0].TryRead(out Piece first)) throw new RequestException(Failure.Internal, "The stream ended before it began.");
+
+        using EventStream events = new(http.Response);
+        using SemaphoreSlim turn = new(1);
+        using CancellationTokenSource failed = CancellationTokenSource.CreateLinkedTokenSource(ct);
+        if (format.HasOpening)
+            foreach (Choice choice in _choices) Send(events, choice, ChunkKind.Opening);
+        Add(events, 0, first);
+        await events.FlushAsync(ct);
+        await Task.WhenAll(Enumerable.Range(0, generations.Count).Select(g => Pump(events, g, turn, failed)));
+
+        if (_failure is { } failure) events.Write(failure, static (json, error) => JsonText.WriteError(json, error));
+        else if (parameters.IncludeUsage)
+        {
+            events.Write(this, static (json, answer) =>
+            {
+                json.WriteStartObject();
+                answer.WriteHead(json, answer.Format.ChunkObject);
+                json.WriteStartArray("choices");
+                json.WriteEndArray();
+                answer.WriteUsage(json);
+                json.WriteEndObject();
+            });
+        }
+        events.WriteDone();
+        await events.FlushAsync(ct);
+    }
+
+    private IAnswerFormat Format => format;
+
+    /// <summary>Passes one generation's pieces on; several take turns at the stream.</summary>
+    private async Task Pump(EventStream events, int g, SemaphoreSlim turn, CancellationTokenSource failed)
+    {
+        try
+        {
+            while (await generations[g].WaitAsync(failed.Token))
+            {
+                await turn.WaitAsync(failed.Token);
+                try
+                {
+                    while (generations[g].TryRead(out Piece piece)) Add(events, g, piece);
+                    await events.FlushAsync(failed.Token);
+                }
+                finally
+                {
+                    turn.Release();
+                }
+            }
+        }
+        catch (RequestException e)
+        {
+            Interlocked.CompareExchange(ref _failure, e, null);
+            failed.Cancel(); // the others of this request end with it
+        }
+        catch (OperationCanceledException) when (Volatile.Read(ref _failure) is not null)
+        {
+            // The request failed, elsewhere; the client is still there to be told.
+        }
+    }
+
+    private void Add(EventStream events, int g, in Piece piece)
+    {
+        Choice choice = ChoiceOf(g, piece);
+        choice.Add(piece);
+        if (!choice.HasNews) return;
+        bool closing = format.HasClosing && choice.Finish != Scheduling.FinishReason.None;
+        if (!closing || choice.Text.Length > 0 || choice.HasTokens)
+        {
+            Send(events, choice, ChunkKind.Delta);
+            choice.Clear();
+        }
+        if (!closing) return;
+        Send(events, choice, ChunkKind.Closing);
+        choice.Clear();
+    }
+
+    private void Send(EventStream events, Choice choice, ChunkKind kind) => events.Write((Answer: this, choice, kind), static (json, chunk) =>
+    {
+        Answer answer = chunk.Answer;
+        json.WriteStartObject();
+        answer.WriteHead(json, answer.Format.ChunkObject);
+        json.WriteStartArray("choices");
+        answer.Format.WriteChoice(json, chunk.choice, chunk.kind);
+        json.WriteEndArray();
+        if (answer.Parameters.IncludeUsage) json.WriteNull("usage");
+        if (chunk.kind == ChunkKind.Opening) answer.Format.WriteMembers(json, [chunk.choice]);
+        json.WriteEndObject();
+    });
+
+    private Parameters Parameters => parameters;
+
+    private Choice ChoiceOf(int generation, in Piece piece) => _choices[generation * parameters.Sampling.N + piece.Index];
+
+    private void WriteHead(Utf8JsonWriter json, string type)
+    {
+        json.WriteString("id", id);
+        json.WriteString("object", type);
+        json.WriteNumber("created", _created);
+        json.WriteString("model", model.Name);
+        json.WriteString("system_fingerprint", ServerInfo.Fingerprint);
+    }
+
+    private void WriteUsage(Utf8JsonWriter json)
+    {
+        int prompt = generations.Sum(generation => generation.Ids.Length);
+        int completion = generations.Sum(generation => generation.CompletionTokens);
+        json.WriteStartObject("usage");
+        json.WriteNumber("prompt_tokens", prompt);
+        json.WriteNumber("completion_tokens", completion);
+        json.WriteNumber("total_tokens", prompt + completion);
+        json.WriteStartObject("prompt_tokens_details");
+        json.WriteNumber("cached_tokens", generations.Sum(generation => generation.Timings.CachedTokens));
+        json.WriteEndObject();
+        json.WriteEndObject();
+    }
+}

@@ -1,0 +1,174 @@
+using System.Text;
+using System.Text.Json;
+using Native.Kernels.Sampling;
+using Native.Scheduling;
+
+namespace Native.Server.OpenAi;
+
+/// <summary>One choice as it grows: what came since it was last sent, which in an answer of one piece is everything.</summary>
+internal sealed class Choice(ServedModel model, Generation generation, int index)
+{
+    /// <summary>OpenAI's floor: JSON has no minus infinity.</summary>
+    private const float LeastLogprob = -9999;
+
+    private readonly StringBuilder _text = new();
+    private readonly List<Piece> _tokens = [];
+    private int _offset;
+
+    /// <summary>The choice's number in the answer.</summary>
+    public int Index => index;
+
+    public Generation Generation => generation;
+
+    public FinishReason Finish { get; private set; }
+
+    /// <summary>The prompt's text, where it is to be told first.</summary>
+    public string? Echo { get; set; }
+
+    /// <summary>Whether a stream has something to send.</summary>
+    public bool HasNews => _text.Length > 0 || Finish != FinishReason.None || Echo is not null;
+
+    /// <summary>Whether there are tokens since the last <see cref="Clear"/> that are part of the text.</summary>
+    public bool HasTokens => _tokens.Exists(token => !token.IsStopToken);
+
+    /// <summary>The text since the last <see cref="Clear"/>.</summary>
+    public string Text => Echo is null ? _text.ToString() : Echo + _text;
+
+    /// <summary>OpenAI's word for how it ended, or null.</summary>
+    public string? FinishWord => Finish switch
+    {
+        FinishReason.None => null,
+        FinishReason.Length => "length",
+        _ => "stop",
+    };
+
+    public void Add(in Piece piece)
+    {
+        _text.Append(piece.Text);
+        if (piece.Token >= 0) _tokens.Add(piece);
+        Finish = piece.Finish;
+    }
+
+    public void Clear()
+    {
+        Echo = null;
+        _text.Clear();
+        _tokens.Clear();
+    }
+
+    /// <summary>The member <c>token_ids</c> (vLLM's <c>return_token_ids</c>).</summary>
+    public void WriteTokenIds(Utf8JsonWriter json)
+    {
+        json.WriteStartArray("token_ids");
+        foreach (Piece token in _tokens) json.WriteNumberValue(token.Token);
+        json.WriteEndArray();
+    }
+
+    /// <summary>The prompt's ids.</summary>
+    public void WritePromptIds(Utf8JsonWriter json)
+    {
+        json.WriteStartArray("prompt_token_ids");
+        foreach (int id in generation.Ids.Span) json.WriteNumberValue(id);
+        json.WriteEndArray();
+    }
+
+    /// <summary>The member <c>logprobs</c> as chats have it. End tokens are left out: the tokens' texts make up the content.</summary>
+    public void WriteChatLogprobs(Utf8JsonWriter json)
+    {
+        json.WriteStartObject("logprobs");
+        json.WriteStartArray("content");
+        foreach (Piece token in _tokens)
+        {
+            if (token.IsStopToken) continue;
+            json.WriteStartObject();
+            WriteToken(json, token.Token, token.Logprob);
+            json.WriteStartArray("top_logprobs");
+            foreach (TokenLogprob alternative in token.Alternatives.Span)
+            {
+                json.WriteStartObject();
+                WriteToken(json, alternative.Token, alternative.Logprob);
+                json.WriteEndObject();
+            }
+            json.WriteEndArray();
+            json.WriteEndObject();
+        }
+        json.WriteEndArray();
+        json.WriteNull("refusal");
+        json.WriteEndObject();
+    }
+
+    /// <summary>The member <c>logprobs</c> as completions have it; with <see cref="Echo"/> the prompt's tokens come first, the first of them without a value.</summary>
+    public void WriteCompletionLogprobs(Utf8JsonWriter json)
+    {
+        List<(int Id, float? Logprob, ReadOnlyMemory<TokenLogprob> Alternatives)> rows = [];
+        if (Echo is not null)
+        {
+            ReadOnlySpan<int> prompt = generation.Ids.Span;
+            for (int i = 0; i < prompt.Length; i++)
+                rows.Add((prompt[i], i == 0 ? null : generation.PromptLogprobs[i - 1], i == 0 ? default : generation.PromptAlternatives(i).ToArray()));
+        }
+        foreach (Piece token in _tokens)
+            if (!token.IsStopToken) rows.Add((token.Token, token.Logprob, token.Alternatives));
+
+        json.WriteStartObject("logprobs");
+        json.WriteStartArray("tokens");
+        foreach ((int id, _, _) in rows) json.WriteStringValue(model.TokenText(id));
+        json.WriteEndArray();
+        json.WriteStartArray("token_logprobs");
+        foreach ((_, float? logprob, _) in rows)
+        {
+            if (logprob is { } value) json.WriteNumberValue(Math.Max(value, LeastLogprob));
+            else json.WriteNullValue();
+        }
+        json.WriteEndArray();
+        json.WriteStartArray("top_logprobs");
+        foreach ((int id, float? logprob, ReadOnlyMemory<TokenLogprob> alternatives) in rows)
+        {
+            if (logprob is { } value) WriteBest(json, id, value, alternatives.Span);
+            else json.WriteNullValue();
+        }
+        json.WriteEndArray();
+        json.WriteStartArray("text_offset");
+        foreach ((int id, _, _) in rows)
+        {
+            json.WriteNumberValue(_offset);
+            _offset += CharactersOf(id, atStart: _offset == 0 && Echo is not null);
+        }
+        json.WriteEndArray();
+        json.WriteEndObject();
+    }
+
+    /// <summary>The best tokens by text, and the token itself where it is none of them, as vLLM has it. Of tokens with the same text the best counts.</summary>
+    private void WriteBest(Utf8JsonWriter json, int id, float logprob, ReadOnlySpan<TokenLogprob> alternatives)
+    {
+        HashSet<string> written = new(StringComparer.Ordinal);
+        json.WriteStartObject();
+        foreach (TokenLogprob alternative in alternatives)
+        {
+            string text = model.TokenText(alternative.Token);
+            if (written.Add(text)) json.WriteNumber(text, Math.Max(alternative.Logprob, LeastLogprob));
+        }
+        string own = model.TokenText(id);
+        if (written.Add(own)) json.WriteNumber(own, Math.Max(logprob, LeastLogprob));
+        json.WriteEndObject();
+    }
+
+    private void WriteToken(Utf8JsonWriter json, int id, float logprob)
+    {
+        json.WriteString("token", model.TokenText(id));
+        json.WriteNumber("logprob", Math.Max(logprob, LeastLogprob));
+        json.WriteStartArray("bytes");
+        foreach (byte b in model.BytesOf(id)) json.WriteNumberValue(b);
+        json.WriteEndArray();
+    }
+
+    /// <summary>Characters (code points, as Python counts) that begin in a token.</summary>
+    private int CharactersOf(int id, bool atStart)
+    {
+        ReadOnlySpan<byte> bytes = model.BytesOf(id);
+        int count = 0;
+        foreach (byte b in bytes)
+            if ((b & 0xC0) != 0x80) count++;
+        return atStart && model.Tokenizer.StripsLeadingSpace && !bytes.IsEmpty && bytes[0] == (byte)' ' ? count - 1 : count;
+    }
+}

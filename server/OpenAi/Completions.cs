@@ -1,0 +1,114 @@
+using System.Diagnostics;
+using System.Text.Json;
+using Microsoft.AspNetCore.Http;
+using Native.Scheduling;
+using Native.Server.Metrics;
+
+namespace Native.Server.OpenAi;
+
+/// <summary><c>POST /v1/completions</c>: continues a text, or ids, or several of either.</summary>
+internal static class Completions
+{
+    /// <summary>OpenAI's default.</summary>
+    private const int DefaultMaxTokens = 16;
+
+    /// <summary>Prompts one request may bring; evaluation harnesses send a few dozen.</summary>
+    private const int MaxPrompts = 512;
+
+    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestMetrics metrics)
+    {
+        long arrival = Stopwatch.GetTimestamp();
+        CancellationToken ct = http.RequestAborted;
+        Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
+        Parameters parameters = Parameters.Read(body);
+        ServedModel model = host.Require(parameters.Model);
+        using RequestId id = HttpServer.Enter(http, host);
+
+        if (!string.IsNullOrEmpty(body.String("suffix"))) throw RequestException.Unsupported("'suffix' is not supported.", "suffix");
+        bool echo = body.Bool("echo") ?? false;
+        int? logprobs = body.Int("logprobs");
+        SamplingParams sampling = parameters.Sampling with
+        {
+            MaxTokens = body.Int("max_tokens") ?? DefaultMaxTokens,
+            Logprobs = logprobs,
+            PromptLogprobs = echo ? logprobs : null,
+        };
+        List<(int[] Ids, string? Text)> prompts = ReadPrompts(model, body);
+
+        List<Generation> generations = [];
+        try
+        {
+            foreach ((int[] ids, _) in prompts)
+                generations.Add(Generation.Start(model, new GenerationCall { Ids = ids, Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, metrics));
+            Answer answer = new(http, model, parameters, $"cmpl-{id}", new Format(logprobs is not null, parameters.ReturnTokenIds), generations);
+            if (echo)
+                foreach (Choice choice in answer.Choices)
+                {
+                    (int[] ids, string? text) = prompts[choice.Index / sampling.N];
+                    choice.Echo = text ?? model.Tokenizer.Decode([.. ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)]);
+                }
+            await answer.SendAsync(ct);
+        }
+        finally
+        {
+            foreach (Generation generation in generations) generation.Dispose();
+        }
+    }
+
+    private static List<(int[] Ids, string? Text)> ReadPrompts(ServedModel model, Fields body)
+    {
+        JsonElement prompt = body.Any("prompt") ?? throw RequestException.Invalid("'prompt' is missing.", "prompt", "missing_field");
+        if (prompt.ValueKind == JsonValueKind.String) return [Encoded(model, prompt)];
+        if (prompt.ValueKind != JsonValueKind.Array) throw Wrong(prompt);
+        int count = prompt.GetArrayLength();
+        if (count == 0) throw RequestException.Invalid("'prompt' is empty.", "prompt");
+        if (prompt[0].ValueKind == JsonValueKind.Number) return [(Fields.Ints(prompt, "prompt"), null)];
+        if (count > MaxPrompts) throw RequestException.Invalid($"'prompt' has {count} prompts; at most {MaxPrompts} are allowed.", "prompt");
+        List<(int[], string?)> prompts = [];
+        foreach (JsonElement item in prompt.EnumerateArray())
+        {
+            prompts.Add(item.ValueKind switch
+            {
+                JsonValueKind.String => Encoded(model, item),
+                JsonValueKind.Array => (Fields.Ints(item, "prompt"), null),
+                _ => throw Wrong(item),
+            });
+        }
+        return prompts;
+    }
+
+    private static (int[], string?) Encoded(ServedModel model, JsonElement text) => (model.EncodePrompt(text.GetString()!), text.GetString());
+
+    private static RequestException Wrong(JsonElement found) => Fields.Wrong("prompt", "a string, a list of strings, a list of token ids or a list of such lists", found);
+
+    private sealed class Format(bool logprobs, bool tokenIds) : IAnswerFormat
+    {
+        public string Object => "text_completion";
+
+        public string ChunkObject => "text_completion";
+
+        public bool HasOpening => false;
+
+        public bool HasClosing => false;
+
+        public void WriteMembers(Utf8JsonWriter json, IReadOnlyList<Choice> choices)
+        {
+        }
+
+        public void WriteChoice(Utf8JsonWriter json, Choice choice, ChunkKind kind)
+        {
+            json.WriteStartObject();
+            json.WriteNumber("index", choice.Index);
+            json.WriteString("text", choice.Text);
+            if (logprobs) choice.WriteCompletionLogprobs(json);
+            else json.WriteNull("logprobs");
+            json.WriteString("finish_reason", choice.FinishWord);
+            if (tokenIds)
+            {
+                if (kind == ChunkKind.Whole) choice.WritePromptIds(json);
+                choice.WriteTokenIds(json);
+            }
+            json.WriteEndObject();
+        }
+    }
+}

@@ -1,0 +1,78 @@
+using Native.Kernels.Sampling;
+using Native.Scheduling;
+
+namespace Native.Server.OpenAi;
+
+/// <summary>What completions and chats ask for alike, under the names of OpenAI and vLLM.</summary>
+internal sealed record Parameters
+{
+    /// <summary>Fields that would change what is generated and that nobody here honours: better refused than ignored.</summary>
+    private static readonly string[] NotSupported = ["structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "functions", "function_call", "audio", "prediction"];
+
+    public required string? Model { get; init; }
+
+    public required bool Stream { get; init; }
+
+    public required bool IncludeUsage { get; init; }
+
+    public required bool ReturnTokenIds { get; init; }
+
+    public required IReadOnlyList<string> Stop { get; init; }
+
+    /// <summary>Without logprobs and max_tokens, which the two endpoints name differently.</summary>
+    public required SamplingParams Sampling { get; init; }
+
+    /// <exception cref="RequestException">A field has a wrong type, or is not supported.</exception>
+    public static Parameters Read(Fields body)
+    {
+        foreach (string name in NotSupported)
+            if (body.Any(name) is not null) throw RequestException.Unsupported($"'{name}' is not supported.", name);
+        if (body.Object("response_format") is { } format && format.String("type") is { } type and not "text")
+            throw RequestException.Unsupported($"'response_format' of type '{type}' is not supported; 'text' is.", "response_format");
+        int n = body.Int("n") ?? 1;
+        if (body.Int("best_of") is { } bestOf && bestOf != n) throw RequestException.Unsupported("'best_of' other than n is not supported.", "best_of");
+
+        bool stream = body.Bool("stream") ?? false;
+        Fields? streamOptions = body.Object("stream_options");
+        if (streamOptions is not null && !stream) throw RequestException.Invalid("'stream_options' is only for streams.", "stream_options");
+
+        SamplingParams defaults = new();
+        return new Parameters
+        {
+            Model = body.String("model"),
+            Stream = stream,
+            IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
+            ReturnTokenIds = body.Bool("return_token_ids") ?? false,
+            Stop = body.Strings("stop"),
+            Sampling = defaults with
+            {
+                Temperature = body.Float("temperature") ?? defaults.Temperature,
+                TopP = body.Float("top_p") ?? defaults.TopP,
+                TopK = body.Int("top_k") ?? defaults.TopK,
+                MinP = body.Float("min_p") ?? defaults.MinP,
+                RepetitionPenalty = body.Float("repetition_penalty") ?? defaults.RepetitionPenalty,
+                PresencePenalty = body.Float("presence_penalty") ?? defaults.PresencePenalty,
+                FrequencyPenalty = body.Float("frequency_penalty") ?? defaults.FrequencyPenalty,
+                Seed = body.Seed("seed"),
+                N = n,
+                MinTokens = body.Int("min_tokens") ?? defaults.MinTokens,
+                IgnoreEos = body.Bool("ignore_eos") ?? defaults.IgnoreEos,
+                StopTokenIds = body.Ints("stop_token_ids"),
+                LogitBias = ReadBiases(body),
+            },
+        };
+    }
+
+    private static List<TokenBias> ReadBiases(Fields body)
+    {
+        List<TokenBias> biases = [];
+        if (body.Object("logit_bias") is not { } map) return biases;
+        foreach (string name in map.Names)
+        {
+            if (!int.TryParse(name, System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out int id))
+                throw RequestException.Invalid($"'logit_bias' has the key '{(name.Length > 40 ? name[..40] : name)}'; keys must be token ids.", "logit_bias");
+            biases.Add(new TokenBias(id, map.Float(name) ?? 0));
+        }
+        return biases;
+    }
+}

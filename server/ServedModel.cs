@@ -1,0 +1,72 @@
+using Native.Kernels;
+using Native.Kernels.Text;
+using Native.Scheduling;
+
+namespace Native.Server;
+
+/// <summary>A loaded model with its names, its text side and its engine. Owns the engine and the runner.</summary>
+internal sealed class ServedModel : IDisposable
+{
+    private readonly IModelRunner _runner;
+
+    /// <exception cref="TemplateException">The model's chat template does not parse.</exception>
+    public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, EngineOptions options)
+    {
+        Name = name;
+        _runner = runner;
+        Tokenizer = tokenizer;
+        Template = tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : null;
+        BosText = tokenizer.BosId is { } bos ? tokenizer.Piece(bos) : "";
+        EosText = tokenizer.EosId is { } eos ? tokenizer.Piece(eos) : "";
+        ControlTexts = new ControlTexts(tokenizer);
+        Engine = new Engine(runner, tokenizer.EndIds, options);
+        Created = DateTimeOffset.UtcNow;
+    }
+
+    /// <summary>The name clients ask for.</summary>
+    public string Name { get; }
+
+    public DateTimeOffset Created { get; }
+
+    public Engine Engine { get; }
+
+    public ModelInfo Info => _runner.Info;
+
+    public Tokenizer Tokenizer { get; }
+
+    /// <summary>The model's chat template, or null where it brings none.</summary>
+    public ChatTemplate? Template { get; }
+
+    public string BosText { get; }
+
+    public string EosText { get; }
+
+    public ControlTexts ControlTexts { get; }
+
+    /// <summary>A prompt's ids: the text as typed, with what the model wants around it.</summary>
+    public int[] EncodePrompt(string text)
+    {
+        // What goes on from a prompt must not follow an end token, so only the beginning is added.
+        int[] ids = Tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
+        return Tokenizer.AddsBos ? [Tokenizer.BosId!.Value, .. ids] : ids;
+    }
+
+    /// <summary>A token as text for people and score tables: unique as far as the vocabulary is. Bytes that are no whole characters are written <c>bytes:\xNN</c>, OpenAI's way.</summary>
+    public string TokenText(int id)
+    {
+        ReadOnlySpan<byte> bytes = BytesOf(id);
+        if (id >= Tokenizer.VocabularySize) return $"<{id}>";
+        if (bytes.IsEmpty) return Tokenizer.Piece(id);
+        if (System.Text.Unicode.Utf8.IsValid(bytes)) return System.Text.Encoding.UTF8.GetString(bytes);
+        return "bytes:" + string.Concat(bytes.ToArray().Select(b => $"\\x{b:x2}"));
+    }
+
+    /// <summary>A token's bytes; none for control tokens, and for rows of the model past its tokenizer's last token.</summary>
+    public ReadOnlySpan<byte> BytesOf(int id) => id < Tokenizer.VocabularySize ? Tokenizer.Bytes(id) : [];
+
+    public void Dispose()
+    {
+        Engine.Dispose();
+        _runner.Dispose();
+    }
+}

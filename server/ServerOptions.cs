@@ -1,0 +1,125 @@
+using System.Globalization;
+using System.Net;
+using Microsoft.Extensions.Logging;
+using Native.Kernels;
+using Native.Kernels.Models;
+using Native.Scheduling;
+
+namespace Native.Server;
+
+/// <summary>Everything a server can be told. Names and defaults are vLLM's where it has them; where a default differs, its reason is here.</summary>
+public sealed record ServerOptions
+{
+    /// <summary>A GGUF file, or a Hugging Face folder with config.json and safetensors. Null: the demo model that ships with the server.</summary>
+    public string? Model { get; init; }
+
+    /// <summary>The name clients ask for. Null: the file's or folder's name.</summary>
+    public string? ServedModelName { get; init; }
+
+    /// <summary>Address to listen on, HTTP and gRPC. Default this machine alone: an open port is a decision, not a default.</summary>
+    public string Host { get; init; } = "127.0.0.1";
+
+    /// <summary>Port of HTTP/1.1: the OpenAI API, health and metrics. 0 lets the system choose.</summary>
+    public int Port { get; init; } = 8080;
+
+    /// <summary>Port of gRPC (HTTP/2 without TLS). Default 50051, gRPC's customary one. 0 lets the system choose.</summary>
+    public int GrpcPort { get; init; } = 50051;
+
+    /// <summary>Bearer token that /v1 and gRPC want. Null: none.</summary>
+    public string? ApiKey { get; init; }
+
+    /// <summary>What computes: auto or cpu.</summary>
+    public string Backend { get; init; } = "auto";
+
+    /// <summary>Worker threads. Null: one for each physical core.</summary>
+    public int? Threads { get; init; }
+
+    /// <summary>Tokens a sequence may have, prompt and output. Null: what the model was made for, as far as the KV cache holds it.</summary>
+    public int? MaxModelLength { get; init; }
+
+    /// <summary>Sequences computed together. Default 64, not vLLM's 256: a CPU's throughput is level from there.</summary>
+    public int MaxRunning { get; init; } = 64;
+
+    /// <summary>Tokens computed per step. Default 512, not vLLM's 2048: on a CPU a longer step gains little and stalls every stream.</summary>
+    public int MaxBatchedTokens { get; init; } = 512;
+
+    /// <summary>Requests that may wait; more are refused with 429.</summary>
+    public int MaxQueued { get; init; } = 1024;
+
+    /// <summary>Tokens a KV block holds.</summary>
+    public int BlockSize { get; init; } = 16;
+
+    /// <summary>Element type of the KV cache. Default F16.</summary>
+    public DType KvCacheType { get; init; } = DType.F16;
+
+    /// <summary>Bytes for the KV cache. Null: what the sequences can need, at most 4 GiB and half of the free memory.</summary>
+    public long? KvCacheBytes { get; init; }
+
+    /// <summary>Where the seeds of requests without one come from. Null: drawn at the start.</summary>
+    public ulong? Seed { get; init; }
+
+    /// <summary>Also expose vLLM's metric names.</summary>
+    public bool VllmMetrics { get; init; }
+
+    /// <summary>How long running requests may take to end after SIGTERM. Default 30 seconds, Kubernetes' grace period.</summary>
+    public TimeSpan ShutdownTimeout { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per request.</summary>
+    public LogLevel LogLevel { get; init; } = LogLevel.Warning;
+
+    /// <summary>The address to bind; null where <see cref="Host"/> is none.</summary>
+    internal IPAddress? Address => Host.ToLowerInvariant() switch
+    {
+        "localhost" => IPAddress.Loopback,
+        "*" => IPAddress.IPv6Any,
+        _ => IPAddress.TryParse(Host, out IPAddress? address) ? address : null,
+    };
+
+    /// <summary>Adds a sentence for each value that can't be, by the names of the command line.</summary>
+    public void Validate(ICollection<string> errors)
+    {
+        void Within(string name, long? value, long least, long most)
+        {
+            if (value is { } v && (v < least || v > most)) errors.Add(string.Create(CultureInfo.InvariantCulture, $"{name} is {v}; it must be from {least} to {most}."));
+        }
+        if (Model is not null && string.IsNullOrWhiteSpace(Model)) errors.Add("--model is empty; it must be a GGUF file or a Hugging Face folder.");
+        if (ServedModelName is not null && string.IsNullOrWhiteSpace(ServedModelName)) errors.Add("--served-model-name is empty.");
+        if (Address is null) errors.Add($"--host is '{Host}'; it must be an IP address, localhost, or * for every address.");
+        Within("--port", Port, 0, 65535);
+        Within("--grpc-port", GrpcPort, 0, 65535);
+        if (Port != 0 && Port == GrpcPort) errors.Add($"--port and --grpc-port are both {Port}; they must differ, because HTTP/1.1 and HTTP/2 without TLS cannot share one.");
+        if (ApiKey is not null && (ApiKey.Length == 0 || ApiKey.AsSpan().ContainsAnyExceptInRange('!', '~'))) errors.Add("--api-key must have printable ASCII characters without spaces.");
+        if (Backend is not ("auto" or "cpu")) errors.Add($"--backend is '{Backend}'; it must be one of auto, cpu.");
+        Within("--threads", Threads, 1, 1024);
+        Within("--max-model-len", MaxModelLength, 1, 1 << 28);
+        Within("--max-num-seqs", MaxRunning, 1, 1 << 14);
+        Within("--max-num-batched-tokens", MaxBatchedTokens, 1, 1 << 16);
+        if (MaxBatchedTokens < MaxRunning) errors.Add($"--max-num-batched-tokens is {MaxBatchedTokens}, below --max-num-seqs ({MaxRunning}): a full batch could not decode one token each.");
+        Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
+        Within("--block-size", BlockSize, 1, 1024);
+        Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
+        if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1)) errors.Add($"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400.");
+    }
+
+    /// <summary>What the scheduler is told.</summary>
+    internal EngineOptions ToEngineOptions() => new()
+    {
+        MaxRunning = MaxRunning,
+        MaxBatchedTokens = MaxBatchedTokens,
+        MaxQueued = MaxQueued,
+        Seed = Seed ?? unchecked((ulong)Random.Shared.NextInt64(long.MinValue, long.MaxValue)),
+    };
+
+    /// <summary>What the loader is told.</summary>
+    internal ModelOptions ToModelOptions(string path) => new()
+    {
+        Path = path,
+        MaxModelLength = MaxModelLength,
+        BlockSize = BlockSize,
+        KvCacheType = KvCacheType,
+        KvCacheBytes = KvCacheBytes,
+        MaxBatchedTokens = MaxBatchedTokens,
+        MaxSequences = MaxRunning,
+        Threads = Threads ?? 0,
+    };
+}

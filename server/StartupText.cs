@@ -1,0 +1,67 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Net;
+
+using Native.Kernels;
+using Native.Kernels.Models;
+
+namespace Native.Server;
+
+/// <summary>What a person sees when the server is ready.</summary>
+internal static class StartupText
+{
+    public static void Write(NativeServer server, TextWriter output)
+    {
+        ServedModel model = server.Host.Model!;
+        ModelInfo info = model.Info;
+        Uri http = Reachable(server.HttpAddress);
+        Uri grpc = Reachable(server.GrpcAddress);
+        CultureInfo culture = CultureInfo.InvariantCulture;
+        output.WriteLine(string.Create(culture, $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, {Size(info.WeightBytes)}, context {info.MaxModelLength})"));
+        output.WriteLine($"backend  {info.Backend}");
+        output.WriteLine(string.Create(culture, $"KV       {info.BlockCount} blocks of {info.BlockSize} tokens, {info.KvCacheType.ToString().ToLowerInvariant()}, {Size(info.KvCacheBytes)}"));
+        output.WriteLine($"HTTP     {http.ToString().TrimEnd('/')}   (/v1, /healthz, /readyz, /metrics)");
+        output.WriteLine($"gRPC     {grpc.Authority}   (native.v1, health, reflection)");
+        output.WriteLine(string.Create(culture, $"ready    {Stopwatch.GetElapsedTime(server.Host.StartedAt).TotalSeconds:0.00} s after listening"));
+        if (server.Options.Address is { } address && !IPAddress.IsLoopback(address))
+            output.WriteLine(server.Options.ApiKey is null
+                ? "open     anyone who reaches this machine can use it; --api-key asks for a key"
+                : "open     reachable from other machines, with the key");
+        output.WriteLine();
+        output.WriteLine("try");
+        string key = server.Options.ApiKey is null ? "" : " -H 'Authorization: Bearer '\"$NATIVE_API_KEY\"";
+        output.WriteLine(model.Template is null
+            ? $"  curl -N {http}v1/completions -H 'Content-Type: application/json'{key} -d '{{\"prompt\":\"Once upon a time\",\"max_tokens\":64,\"stream\":true}}'"
+            : $"  curl -N {http}v1/chat/completions -H 'Content-Type: application/json'{key} -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Tell me a story.\"}}],\"stream\":true}}'");
+        output.Flush();
+    }
+
+    private static Uri Reachable(Uri address) => address.Host is "0.0.0.0" or "[::]" ? new UriBuilder(address) { Host = "localhost" }.Uri : address;
+
+    private static string Size(long bytes) => bytes >= 1L << 30 ? string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 30):0.0} GiB") : string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 20):0.0} MiB");
+
+    private static string Count(long n) => string.Create(CultureInfo.InvariantCulture, $"{(n >= 1_000_000_000 ? n / 1e9 : n >= 1_000_000 ? n / 1e6 : n / 1e3):0.##} {(n >= 1_000_000_000 ? "billion" : n >= 1_000_000 ? "million" : "thousand")}");
+}
+
+/// <summary>One line that follows a load of more than a second; nothing where nobody watches.</summary>
+internal sealed class LoadProgressLine : IProgress<LoadProgress>
+{
+    private readonly long _start = Stopwatch.GetTimestamp();
+    private readonly bool _shown = !Console.IsErrorRedirected;
+    private long _last;
+    private bool _written;
+
+    public void Report(LoadProgress value)
+    {
+        if (!_shown || Stopwatch.GetElapsedTime(_start).TotalSeconds < 1 || (_last != 0 && Stopwatch.GetElapsedTime(_last).TotalSeconds < 0.1)) return;
+        _last = Stopwatch.GetTimestamp();
+        _written = true;
+        Console.Error.Write(string.Create(CultureInfo.InvariantCulture, $"\rloading  {100.0 * value.Done / Math.Max(value.Total, 1):0} % of {value.Total >> 20} MiB "));
+    }
+
+    /// <summary>Takes the line away.</summary>
+    public void Clear()
+    {
+        if (_written) Console.Error.Write("\r" + new string(' ', 40) + "\r");
+    }
+}
