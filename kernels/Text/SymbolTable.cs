@@ -45,7 +45,7 @@ internal sealed class SymbolTable
 
         Merges = definition.Scores is { } scores ? FromScores(scores, pieces, types) : FromList(definition.Merges);
         for (int b = 0; b < 256; b++) _byteSymbols[b] = definition.ByteLevel ? Intern(ByteAlphabet.Character((byte)b).ToString()) : _byteIds[b];
-        SpacesLead = !definition.ByteLevel && _symbols.Keys.All(static text => text.LastIndexOf('\u2581') < Math.Max(text.AsSpan().IndexOfAnyExcept('\u2581'), 0) || text.AsSpan().IndexOfAnyExcept('\u2581') < 0);
+        SpacesLead = !definition.ByteLevel && _symbols.Keys.All(static text => !text.AsSpan().TrimStart('\u2581').Contains('\u2581'));
         foreach ((string text, int symbol) in _symbols)
             if (Rune.TryGetRuneAt(text, 0, out Rune rune) && rune.Utf16SequenceLength == text.Length) _characters[rune.Value] = symbol;
     }

@@ -178,6 +178,7 @@ public sealed unsafe class MatMulTests
     public void MicroKernels_AgreeWithTheDefinition_AndStayInsideTheirPanelAndRows(TensorType type)
     {
         bool floats = BlockFormat.Of(type).BlockSize == 1;
+        byte** rows = stackalloc byte*[4];
         foreach (int columns in floats ? [1, 64, 67, 193, 331] : (int[])[256, 768])
         {
             using GuardedMemory<byte> source = Weights(type, 16, columns, 11), x = Random(4 * columns, 12), sums = new(4 * 64);
@@ -190,7 +191,6 @@ public sealed unsafe class MatMulTests
                 using var scales = new GuardedMemory<byte>((int)Math.Max(scalesBytes, 64));
                 Assert.True(format.Code.Repack((byte*)source.Address, source.Count / 16, 16, columns, (byte*)integers.Address, (byte*)scales.Address));
                 using var blocks = new GuardedMemory<byte>(Math.Max(1, 4 * columns / 32) * sizeof(ActivationBlock));
-                byte** rows = stackalloc byte*[4];
                 for (int t = 0; t < 4; t++)
                 {
                     float* row = (float*)x.Address + t * columns;

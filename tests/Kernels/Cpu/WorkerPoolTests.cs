@@ -9,10 +9,10 @@ public sealed unsafe class WorkerPoolTests
     {
         using var pool = new WorkerPool(threads);
         var random = new Random(1);
+        int* hits = stackalloc int[70];
         for (int round = 0; round < 3000; round++)
         {
             int count = random.Next(70), grain = random.Next(1, 9);
-            int* hits = stackalloc int[70];
             new Span<int>(hits, 70).Clear();
             pool.For(count, grain, &Count, hits);
             for (int i = 0; i < 70; i++) Assert.Equal(i < count ? 1 : 0, hits[i]);
