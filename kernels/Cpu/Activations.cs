@@ -50,6 +50,20 @@ internal unsafe struct ActivationBlock
         }
     }
 
+    /// <summary>The same twice: what rounding into the first blocks left over is rounded into the second's. Together they hold sixteen bits.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void QuantizeFine(float* x, int columns, ActivationBlock* blocks, ActivationBlock* rest)
+    {
+        float* left = stackalloc float[32];
+        for (; columns > 0; columns -= 32, x += 32, blocks++, rest++)
+        {
+            Quantize(x, 32, blocks);
+            // Fused: the difference is rounded once.
+            for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
+            Quantize(left, 32, rest);
+        }
+    }
+
     /// <summary>The definition.</summary>
     internal static void QuantizeScalar(float* x, ActivationBlock* block)
     {

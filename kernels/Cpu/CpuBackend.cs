@@ -79,10 +79,10 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public Matrix Load(ReadOnlySpan<TensorView> parts)
+    public Matrix Load(ReadOnlySpan<TensorView> parts, bool fineActivations = false)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        return CpuMatrix.Load(parts, _formats, _heap, _pool);
+        return CpuMatrix.Load(parts, fineActivations, _formats, _heap, _pool);
     }
 
     /// <inheritdoc/>

@@ -20,6 +20,9 @@ internal sealed unsafe class CpuMatrix : Matrix
     /// <summary>How many there are.</summary>
     public int SegmentCount { get; }
 
+    /// <summary>Where the weights are quantized, activations meet them in sixteen bits instead of eight.</summary>
+    public required bool FineActivations { get; init; }
+
     /// <summary>Panels of all segments.</summary>
     public int Panels { get; }
 
@@ -39,7 +42,7 @@ internal sealed unsafe class CpuMatrix : Matrix
     /// <summary>Repacks the parts, all workers together, reading each of the file's bytes once.</summary>
     /// <exception cref="ArgumentException">Shapes don't fit together, or a row is not a whole number of blocks.</exception>
     /// <exception cref="InvalidDataException">A scale or weight is not finite.</exception>
-    public static CpuMatrix Load(ReadOnlySpan<TensorView> parts, PanelFormat[] formats, NativeHeap heap, WorkerPool pool)
+    public static CpuMatrix Load(ReadOnlySpan<TensorView> parts, bool fineActivations, PanelFormat[] formats, NativeHeap heap, WorkerPool pool)
     {
         if (parts.IsEmpty) throw new ArgumentException("a matrix needs at least one part", nameof(parts));
         long rows = 0, bytes = 0;
@@ -80,7 +83,7 @@ internal sealed unsafe class CpuMatrix : Matrix
             firstRow += segment.Rows;
             firstPanel += segment.Panels;
         }
-        return new CpuMatrix((int)rows, columns, bytes, segments, parts.Length);
+        return new CpuMatrix((int)rows, columns, bytes, segments, parts.Length) { FineActivations = fineActivations };
     }
 
     /// <summary>One row's values, exactly as its file format decodes them.</summary>

@@ -41,7 +41,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
         if (quantizes)
         {
-            job.Quantized = Quantized(x.Rows, w.Columns);
+            job.Terms = w.FineActivations ? 2 : 1;
+            job.Quantized = Quantized(x.Rows * job.Terms, w.Columns);
             pool.For(x.Rows, Math.Max(1, 8192 / w.Columns), &QuantizeRows, &job);
         }
         long panelBytes = w.ByteLength / w.Panels;
@@ -78,7 +79,14 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     private static void QuantizeRows(void* context, int from, int to, int worker)
     {
         Job* job = (Job*)context;
-        for (int t = from; t < to; t++) ActivationBlock.Quantize((float*)(job->X + t * job->XStride), job->Columns, job->Quantized + t * (long)(job->Columns / 32));
+        long blocks = job->Columns / 32;
+        for (int t = from; t < to; t++)
+        {
+            float* x = (float*)(job->X + t * job->XStride);
+            ActivationBlock* row = job->Quantized + t * blocks * job->Terms;
+            if (job->Terms == 1) ActivationBlock.Quantize(x, job->Columns, row);
+            else ActivationBlock.QuantizeFine(x, job->Columns, row, row + blocks);
+        }
     }
 
     private static void Panels(void* context, int from, int to, int worker)
@@ -96,7 +104,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     {
         bool quantized = segment->Code.Quantized;
         byte* x = quantized ? (byte*)job->Quantized : job->X;
-        long stride = quantized ? job->Columns / 32 * (long)sizeof(ActivationBlock) : job->XStride;
+        int terms = quantized ? job->Terms : 1; // rows of the micro-kernel that make up one row of activations
+        long termStride = quantized ? job->Columns / 32 * (long)sizeof(ActivationBlock) : job->XStride, stride = termStride * terms;
         int count = quantized ? job->Columns / 32 : job->Columns;
         int chunk = (int)Math.Clamp(ChunkBytes / stride, 16, 256) & ~3;
         float* decoded = segment->Code.DecodePanel != null && !quantized ? job->Decoded + 16L * job->Columns * worker : null;
@@ -115,17 +124,29 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                 }
                 int row = segment->FirstRow + 16 * p, outputs = Math.Min(16, segment->Rows - 16 * p);
                 float* bias = job->Bias == null ? null : job->Bias + row;
-                for (int t = begin; t < last; t += 4)
+                int group = 4 / terms;
+                for (int t = begin; t < last; t += group)
                 {
-                    int n = Math.Min(4, last - t);
+                    int n = Math.Min(group, last - t);
                     // Missing rows repeat the last one: weights flow by once, and what they give is not stored.
-                    for (int i = 0; i < 4; i++) rows[i] = x + Math.Min(t + i, last - 1) * stride;
-                    if (n == 1) segment->Code.One(panel, scales, rows, count, sums);
-                    else segment->Code.Four(panel, scales, rows, count, sums);
-                    for (int i = 0; i < n; i++) Store(sums + 16 * i, bias, outputs, job->Y + (t + i) * job->YStride + row);
+                    for (int i = 0; i < 4; i++) rows[i] = x + Math.Min(t + i / terms, last - 1) * stride + i % terms * termStride;
+                    if (n > 1) segment->Code.Four(panel, scales, rows, count, sums);
+                    else for (int i = 0; i < terms; i++) segment->Code.One(panel, scales, rows + i, count, sums + 16 * i);
+                    for (int i = 0; i < n; i++)
+                    {
+                        if (terms == 2) AddRest(sums + 32 * i);
+                        Store(sums + 16 * terms * i, bias, outputs, job->Y + (t + i) * job->YStride + row);
+                    }
                 }
             }
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void AddRest(float* sums)
+    {
+        (Vector256.Load(sums) + Vector256.Load(sums + 16)).Store(sums);
+        (Vector256.Load(sums + 8) + Vector256.Load(sums + 24)).Store(sums + 8);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -149,6 +170,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public int Rows;
         public int Columns;
         public ActivationBlock* Quantized;
+        public int Terms;
         public float* Decoded;
         public CpuMatrix.Segment* Segments;
         public int SegmentCount;

@@ -127,6 +127,41 @@ public sealed unsafe class MatMulTests
         }
     }
 
+    [Theory, MemberData(nameof(QuantizedFormats))]
+    public void FineActivations_HoldSixteenBits_WithTheSameBitsInAnyBatch(TensorType type)
+    {
+        foreach ((int rows, int columns) in Shapes(type))
+        {
+            using GuardedMemory<byte> weights = Weights(type, rows, columns, 11), x = Random(7 * columns, 12), y = Random(7 * rows, 13), alone = Random(rows, 14);
+            float[] decoded = new float[rows * columns];
+            BlockFormat.Of(type).Decode(weights.Span, decoded);
+            using var backend = new CpuBackend(new CpuOptions { Threads = 2 });
+            Matrix w = backend.Load([View(weights, type, rows, columns)], fineActivations: true);
+            backend.MatMul(Matrix(x, 7, columns), w, default, Matrix(y, 7, rows));
+            for (int t = 0; t < 7; t++)
+            {
+                Span<float> row = x.Floats.Slice(t * columns, columns);
+                float largest = 0;
+                foreach (float v in row) largest = MathF.Max(largest, MathF.Abs(v));
+                for (int r = 0; r < rows; r++)
+                {
+                    double sum = 0, weightSum = 0, magnitude = 0;
+                    for (int k = 0; k < columns; k++)
+                    {
+                        double product = (double)decoded[r * columns + k] * row[k];
+                        (sum, magnitude, weightSum) = (sum + product, magnitude + Math.Abs(product), weightSum + Math.Abs(decoded[r * columns + k]));
+                    }
+                    // Half a step of the second rounding, and float32's own.
+                    double allowed = largest / 127 / 254 / 2 * weightSum + 2e-6 * magnitude + 2e-6 * Math.Sqrt(columns);
+                    Assert.True(Math.Abs(sum - y.Floats[t * rows + r]) <= allowed, $"[{rows}, {columns}], row {t}, output {r}: expected {sum}, found {y.Floats[t * rows + r]}");
+                }
+                row.CopyTo(x.Floats);
+                backend.MatMul(Matrix(x, 1, columns), w, default, Matrix(alone, 1, rows));
+                Assert.Equal(y.Floats.Slice(t * rows, rows).ToArray(), alone.Floats[..rows].ToArray());
+            }
+        }
+    }
+
     public static TheoryData<TensorType> QuantizedFormats() => [.. BlockFormat.Supported.Where(f => f.BlockSize > 1).Select(f => f.Type)];
 
     [Theory, MemberData(nameof(QuantizedFormats))]
