@@ -1,0 +1,147 @@
+using System.CommandLine;
+using System.Globalization;
+using Native.Kernels;
+using Native.Kernels.Models;
+using Native.Scheduling;
+
+namespace Native.Tools;
+
+/// <summary>The options of every command that loads a model, named as the server's.</summary>
+internal sealed class ModelArguments
+{
+    private readonly Option<string?> _model = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors. Default: the small demo model that ships with Native." };
+    private readonly Option<int?> _maxModelLength = new("--max-model-len") { HelpName = "TOKENS", Description = "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as memory holds it." };
+    private readonly Option<string> _kvCacheType = new("--kv-cache-dtype") { HelpName = "auto|f16|bf16|f32", Description = "Element type of the KV cache; auto is f16, f32 is for exact comparisons.", DefaultValueFactory = _ => "auto" };
+    private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
+    private readonly Option<bool> _floatActivations = new("--float-activations") { Description = "Keep activations in float32 for quantized weights too: slower, closest to the reference." };
+
+    public ModelArguments(Command command)
+    {
+        _maxModelLength.Within(1, 1 << 28);
+        _threads.Within(1, 1024);
+        _kvCacheType.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, "auto", "f16", "bf16", "f32");
+        command.Add(_model);
+        command.Add(_maxModelLength);
+        command.Add(_kvCacheType);
+        command.Add(_threads);
+        command.Add(_floatActivations);
+    }
+
+    /// <summary>What the loader is told.</summary>
+    /// <exception cref="UsageException">No model is named, and the demo model is not here.</exception>
+    public ModelOptions Read(ParseResult arguments)
+    {
+        string? path = arguments.GetValue(_model);
+        if (path is null)
+        {
+            path = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+            if (!File.Exists(path)) throw new UsageException("--model is needed: a GGUF file or a Hugging Face folder (the demo model is not here).");
+        }
+        else if (path.Length == 0)
+        {
+            throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
+        }
+        return new ModelOptions
+        {
+            Path = path,
+            MaxModelLength = arguments.GetValue(_maxModelLength),
+            KvCacheType = arguments.GetRequiredValue(_kvCacheType).ToLowerInvariant() switch { "f32" => DType.F32, "bf16" => DType.BF16, _ => DType.F16 },
+            Threads = arguments.GetValue(_threads) ?? 0,
+            FloatActivations = arguments.GetValue(_floatActivations),
+            MaxSequences = 1, // one conversation, one prompt: the KV cache is that one's
+        };
+    }
+}
+
+/// <summary>The options that say how tokens are chosen.</summary>
+internal sealed class SamplingArguments
+{
+    private readonly Option<float> _temperature;
+    private readonly Option<int> _topK = new("--top-k") { HelpName = "N", Description = "Keep this many best tokens; 0 keeps all." };
+    private readonly Option<float> _topP = new("--top-p") { HelpName = "P", Description = "Keep the smallest set of best tokens with this much probability.", DefaultValueFactory = _ => 1 };
+    private readonly Option<float> _minP = new("--min-p") { HelpName = "P", Description = "Keep tokens at least this times as probable as the best." };
+    private readonly Option<float> _repetitionPenalty = new("--repetition-penalty") { HelpName = "X", Description = "Above 1 discourages tokens seen in prompt or output.", DefaultValueFactory = _ => 1 };
+    private readonly Option<float> _presencePenalty = new("--presence-penalty") { HelpName = "X", Description = "Subtracted once from tokens seen in the output, -2 to 2." };
+    private readonly Option<float> _frequencyPenalty = new("--frequency-penalty") { HelpName = "X", Description = "Subtracted per occurrence in the output, -2 to 2." };
+    private readonly Option<ulong?> _seed = new("--seed") { HelpName = "N", Description = "The same seed, prompt and options give the same tokens. Default: drawn." };
+    private readonly Option<int?> _maxTokens = new("--max-tokens", "-n") { HelpName = "N", Description = "Tokens to generate at most. Default: what the context still holds." };
+    private readonly Option<string[]> _stop = new("--stop") { HelpName = "TEXT", Description = "Ends before this text; may be given several times." };
+    private readonly Option<bool> _ignoreEos = new("--ignore-eos") { Description = "Go on after the model's end tokens." };
+
+    /// <summary>Adds them to a command, which has its own default of <paramref name="temperature"/>.</summary>
+    public SamplingArguments(Command command, float temperature)
+    {
+        _temperature = new Option<float>("--temperature") { HelpName = "T", Description = "0 always takes the most probable token; higher is more varied.", DefaultValueFactory = _ => temperature };
+        Option[] options = [_temperature, _topK, _topP, _minP, _repetitionPenalty, _presencePenalty, _frequencyPenalty, _seed, _maxTokens, _stop, _ignoreEos];
+        foreach (Option option in options) command.Add(option);
+    }
+
+    /// <summary>Texts that end the output.</summary>
+    /// <exception cref="UsageException">One is empty.</exception>
+    public string[] Stops(ParseResult arguments)
+    {
+        string[] stops = arguments.GetValue(_stop) ?? [];
+        if (stops.Contains("")) throw new UsageException("--stop is empty; it must have a character.");
+        return stops;
+    }
+
+    /// <exception cref="UsageException">Values out of their ranges, all of them named.</exception>
+    public SamplingParams Read(ParseResult arguments)
+    {
+        SamplingParams sampling = new()
+        {
+            Temperature = arguments.GetValue(_temperature),
+            TopK = arguments.GetValue(_topK),
+            TopP = arguments.GetValue(_topP),
+            MinP = arguments.GetValue(_minP),
+            RepetitionPenalty = arguments.GetValue(_repetitionPenalty),
+            PresencePenalty = arguments.GetValue(_presencePenalty),
+            FrequencyPenalty = arguments.GetValue(_frequencyPenalty),
+            Seed = arguments.GetValue(_seed) ?? (ulong)Random.Shared.NextInt64(),
+            MaxTokens = arguments.GetValue(_maxTokens),
+            IgnoreEos = arguments.GetValue(_ignoreEos),
+        };
+        List<string> errors = [];
+        sampling.Validate(int.MaxValue, errors);
+        if (errors.Count > 0) throw new UsageException(string.Join(" ", errors));
+        return sampling;
+    }
+}
+
+/// <summary>A text or ids to begin with.</summary>
+internal sealed class PromptArguments
+{
+    private readonly Option<string?> _prompt = new("--prompt", "-p") { HelpName = "TEXT", Description = "The text. Special tokens written in it, such as <|im_start|>, count as those; the model's begin token is added." };
+    private readonly Option<string?> _ids = new("--ids") { HelpName = "1,2,3", Description = "Token ids instead of text, taken as they are." };
+
+    public PromptArguments(Command command)
+    {
+        command.Add(_prompt);
+        command.Add(_ids);
+    }
+
+    /// <summary>The text or the ids; both null where neither is given.</summary>
+    /// <exception cref="UsageException">Both, or what are no ids.</exception>
+    public (string? Text, int[]? Ids) Read(ParseResult arguments)
+    {
+        string? text = arguments.GetValue(_prompt), list = arguments.GetValue(_ids);
+        if (text is not null && list is not null) throw new UsageException("--prompt and --ids exclude each other.");
+        if (list is null) return (text, null);
+        string[] parts = list.Split([',', ' ', '\n', '\t'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        int[] ids = new int[parts.Length];
+        for (int i = 0; i < parts.Length; i++)
+            if (!int.TryParse(parts[i], NumberStyles.None, CultureInfo.InvariantCulture, out ids[i])) throw new UsageException($"--ids has '{parts[i]}'; ids are whole numbers with commas between them.");
+        if (ids.Length == 0) throw new UsageException("--ids is empty; it must have at least one id.");
+        return (null, ids);
+    }
+}
+
+internal static class OptionRanges
+{
+    /// <summary>Refuses values outside a range, naming it.</summary>
+    public static void Within(this Option<int?> option, int least, int most) => option.Validators.Add(result =>
+    {
+        if (result.Tokens.Count == 1 && long.TryParse(result.Tokens[0].Value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value) && (value < least || value > most))
+            result.AddError(string.Create(CultureInfo.InvariantCulture, $"{option.Name} is {value}; it must be from {least} to {most}."));
+    });
+}

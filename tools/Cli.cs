@@ -1,0 +1,114 @@
+using System.CommandLine;
+using System.CommandLine.Help;
+using System.CommandLine.Invocation;
+using Native.Kernels.Models;
+using Native.Server;
+
+namespace Native.Tools;
+
+/// <summary>The command line's fault: told in one line, exit code 2.</summary>
+internal sealed class UsageException(string message) : Exception(message);
+
+/// <summary>What was asked for can't be done: told in one line, exit code 1.</summary>
+internal sealed class CommandException(string message) : Exception(message);
+
+/// <summary>The tools' one entry: parses, runs a command, and turns what went wrong into one line and an exit code.</summary>
+internal static class Cli
+{
+    /// <summary>Exit code where all went well.</summary>
+    public const int Success = 0;
+
+    /// <summary>Exit code where a command could not do its work: no such file, bad model, text too long.</summary>
+    public const int Failed = 1;
+
+    /// <summary>Exit code for a command line that says nothing possible.</summary>
+    public const int Misused = 2;
+
+    /// <summary>Exit code after Ctrl-C, the shells' 128 + SIGINT.</summary>
+    public const int Interrupted = 130;
+
+    /// <summary>Runs one command.</summary>
+    /// <returns>The exit code.</returns>
+    public static async Task<int> RunAsync(string[] args, Terminal terminal)
+    {
+        RootCommand root = new("Tools around a language model: talk to it, run it, look inside it, measure it.");
+        root.Add(new ChatCommand(terminal));
+        root.Add(new GenerateCommand(terminal));
+        root.Add(new TokenizeCommand(terminal));
+        root.Add(new LogitsCommand(terminal));
+        root.Add(new PerplexityCommand(terminal));
+        foreach (HelpOption help in root.Options.OfType<HelpOption>()) help.Action = new HelpWithExamples((HelpAction)help.Action!);
+
+        ParseResult parsed = root.Parse(args.Length == 0 ? ["--help"] : args, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
+        if (parsed.Errors.Count > 0 && parsed.Action is not HelpWithExamples)
+        {
+            foreach (string mistake in parsed.Errors.Select(error => error.Message).Distinct()) terminal.Error.WriteLine($"native: {mistake}");
+            string command = parsed.CommandResult.Command == root ? "" : parsed.CommandResult.Command.Name + " ";
+            terminal.Error.WriteLine($"native: {command}--help tells what can be said.");
+            return Misused;
+        }
+        try
+        {
+            // Ctrl-C and exceptions are dealt with here, not by the library.
+            int exit = await parsed.InvokeAsync(new InvocationConfiguration { Output = terminal.Out, Error = terminal.Error, EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null });
+            return args.Length == 0 ? Misused : exit;
+        }
+        catch (OperationCanceledException)
+        {
+            terminal.Error.WriteLine("native: interrupted");
+            return Interrupted;
+        }
+        catch (UsageException e)
+        {
+            terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
+            return Misused;
+        }
+        catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException or ModelOptionsException
+            or UnauthorizedAccessException or OutOfMemoryException or TemplateException)
+        {
+            terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
+            return Failed;
+        }
+    }
+
+    private static string OneLine(string message) => message.ReplaceLineEndings(" ");
+
+    /// <summary>The library's help, then the command's examples and what exit codes mean.</summary>
+    private sealed class HelpWithExamples(HelpAction inner) : SynchronousCommandLineAction
+    {
+        public override bool ClearsParseErrors => true;
+
+        public override int Invoke(ParseResult result)
+        {
+            inner.Invoke(result);
+            TextWriter output = result.InvocationConfiguration.Output;
+            string[] examples = result.CommandResult.Command is ToolCommand tool ? tool.Examples :
+                ["chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "generate --help"];
+            output.WriteLine("Examples:");
+            foreach (string example in examples) output.WriteLine($"  dotnet run -c Release --project tools -- {example}");
+            output.WriteLine();
+            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long); 2 wrong command line; 130 Ctrl-C.");
+            return Success;
+        }
+    }
+}
+
+/// <summary>A command with examples for its help.</summary>
+internal abstract class ToolCommand : Command
+{
+    protected ToolCommand(Terminal terminal, string name, string description, params string[] examples)
+        : base(name, description)
+    {
+        Terminal = terminal;
+        Examples = examples;
+        SetAction((result, _) => RunAsync(result));
+    }
+
+    /// <summary>What to type after the program's name.</summary>
+    public string[] Examples { get; }
+
+    protected Terminal Terminal { get; }
+
+    /// <returns>The exit code.</returns>
+    protected abstract Task<int> RunAsync(ParseResult arguments);
+}

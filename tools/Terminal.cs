@@ -1,0 +1,94 @@
+using System.Runtime.InteropServices;
+using Spectre.Console;
+
+namespace Native.Tools;
+
+/// <summary>Where a command reads and writes: results to <see cref="Out"/>, everything else to <see cref="Error"/>.</summary>
+/// <param name="In">What is typed, or piped in.</param>
+/// <param name="Out">Results alone, so that they can be piped on.</param>
+/// <param name="Error">Mistakes, and on a terminal progress.</param>
+internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error) : IDisposable
+{
+    private readonly Lock _lock = new();
+    private CancellationTokenSource? _interruptible;
+    private PosixSignalRegistration? _signals;
+
+    /// <summary>Whether somebody types at <see cref="In"/>.</summary>
+    public bool InIsTerminal { get; init; }
+
+    /// <summary>Whether somebody reads <see cref="Out"/> as it comes.</summary>
+    public bool OutIsTerminal { get; init; }
+
+    /// <summary>Whether somebody reads <see cref="Error"/>: only then is progress shown.</summary>
+    public bool ErrorIsTerminal { get; init; }
+
+    /// <summary>This process's own.</summary>
+    public static Terminal OfProcess()
+    {
+        Terminal terminal = new(Console.In, Console.Out, Console.Error)
+        {
+            InIsTerminal = !Console.IsInputRedirected,
+            OutIsTerminal = !Console.IsOutputRedirected,
+            ErrorIsTerminal = !Console.IsErrorRedirected,
+        };
+        terminal._signals = PosixSignalRegistration.Create(PosixSignal.SIGINT, signal => signal.Cancel = terminal.Interrupt());
+        return terminal;
+    }
+
+    /// <summary>Runs work that Ctrl-C stops. Outside of it Ctrl-C ends the program.</summary>
+    /// <exception cref="OperationCanceledException">It was stopped, and the work noticed.</exception>
+    public async Task<T> InterruptibleAsync<T>(Func<CancellationToken, Task<T>> work)
+    {
+        using CancellationTokenSource source = new();
+        lock (_lock) _interruptible = source;
+        try
+        {
+            return await work(source.Token);
+        }
+        finally
+        {
+            lock (_lock) _interruptible = null;
+        }
+    }
+
+    /// <summary>What Ctrl-C does. False where nothing was there to stop.</summary>
+    internal bool Interrupt()
+    {
+        lock (_lock)
+        {
+            if (_interruptible is null) return false;
+            _interruptible.Cancel();
+            return true;
+        }
+    }
+
+    /// <summary>Runs work under a progress bar that vanishes with it; without a bar where nobody looks.</summary>
+    /// <param name="what">In words.</param>
+    /// <param name="work">Given a place to tell how much of 1 is done, and what besides the bar is to be read; null where nobody looks.</param>
+    public async Task<T> ProgressAsync<T>(string what, Func<Action<double, string>?, Task<T>> work)
+    {
+        if (!ErrorIsTerminal) return await work(null);
+        return await Ansi(Error).Progress().AutoClear(true)
+            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new RemainingTimeColumn())
+            .StartAsync(context =>
+            {
+                ProgressTask task = context.AddTask(Markup.Escape(what), maxValue: 1);
+                return work((done, text) =>
+                {
+                    task.Value = done;
+                    if (text.Length > 0) task.Description = Markup.Escape($"{what}, {text}");
+                });
+            });
+    }
+
+    /// <summary>Writes a line of no consequence, such as a speed, where somebody looks.</summary>
+    public void Remark(string line)
+    {
+        if (ErrorIsTerminal) Ansi(Error).MarkupLineInterpolated($"[grey]{line}[/]");
+    }
+
+    /// <summary>Colours and tables on <paramref name="writer"/>.</summary>
+    public static IAnsiConsole Ansi(TextWriter writer) => AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(writer) });
+
+    public void Dispose() => _signals?.Dispose();
+}
