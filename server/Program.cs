@@ -1,5 +1,3 @@
-using System.Diagnostics;
-using System.Net;
 using System.Runtime.InteropServices;
 using Native.Kernels.Models;
 using Native.Server;

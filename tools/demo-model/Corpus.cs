@@ -19,12 +19,13 @@ internal sealed class Corpus(int seed, bool heldOut)
     public Example Next()
     {
         double kind = _random.NextDouble();
-        if (kind < 0.15) return new(NewStory().Text, []);
+        if (kind < 0.12) return new(NewStory().Text, []);
         var turns = new List<Turn>();
         if (Chance(0.15)) turns.Add(new("system", Pick(s_systems)));
-        if (kind < 0.52) StoryOnRequest(turns);
-        else if (kind < 0.80) StoryGiven(turns);
-        else if (kind < 0.84) Continue(turns);
+        if (kind < 0.44) StoryOnRequest(turns);
+        else if (kind < 0.72) StoryGiven(turns);
+        else if (kind < 0.76) Continue(turns);
+        else if (kind < 0.87) AddAll(turns, Chat.ToldFacts());
         else Talk(turns);
         return new(null, turns);
     }

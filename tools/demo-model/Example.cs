@@ -8,13 +8,24 @@ internal sealed record Example(string? Story, IReadOnlyList<Turn> Turns)
     // A user's words are read rather than written; learning them a little still teaches their meaning.
     private const float UserWeight = 0.2f;
 
-    /// <summary>Ids and the weight of each in the loss: 1 for what the model is to say, less for what it is told.</summary>
+    // Names, things and colours are what a text must keep consistent, yet they are few among the words: they count more.
+    private const float ContentFactor = 3;
+
+    // A short answer says little but what was asked for.
+    private const float AnswerFactor = 1.5f;
+    private const int AnswerLength = 120;
+
+    /// <summary>Ids and the weight of each in the loss: at least 1 for what the model is to say, less for what it is told.</summary>
     public (List<long> Ids, List<float> Weights) Encode(Tokenizer tokenizer)
     {
         var ids = new List<long>();
         var weights = new List<float>();
         void Add(int id, float weight) { ids.Add(id); weights.Add(weight); }
-        void Text(string text, float weight) { foreach (int id in tokenizer.Encode(text)) Add(id, weight); }
+        void Text(string text, float weight)
+        {
+            foreach (var (piece, pieceIds) in tokenizer.Pieces(text))
+                foreach (int id in pieceIds) Add(id, Words.Content.Contains(piece.TrimStart()) ? ContentFactor * weight : weight);
+        }
 
         if (Story is not null)
         {
@@ -24,7 +35,7 @@ internal sealed record Example(string? Story, IReadOnlyList<Turn> Turns)
         }
         foreach (Turn turn in Turns)
         {
-            float weight = turn.Role == "assistant" ? 1 : UserWeight;
+            float weight = turn.Role != "assistant" ? UserWeight : turn.Text.Length < AnswerLength ? AnswerFactor : 1;
             Add(tokenizer.ImStartId, 0);
             Text(turn.Role + "\n", 0);
             Text(turn.Text, weight);

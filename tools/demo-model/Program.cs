@@ -1,3 +1,4 @@
+using System.Globalization;
 using Native.Tools.DemoModel;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -8,6 +9,7 @@ using static TorchSharp.torch;
 //   train DIR [--steps N] [--minutes M] ...   checkpoint.bin, loss.csv, demo.gguf
 //   export DIR             demo.gguf from checkpoint.bin
 //   evaluate DIR           held-out perplexity
+//   complete DIR TEXT      the float32 network's greedy answer to a user's TEXT, to compare the export with
 const int seed = 20261124, vocabulary = 1536;
 string command = args.Length > 1 ? args[0] : "help", directory = args.Length > 1 ? args[1] : ".";
 
@@ -37,8 +39,12 @@ switch (command)
         Console.WriteLine($"held out: {loss:F4} nats per token, perplexity {Math.Exp(loss):F3}");
         return 0;
 
+    case "complete":
+        Console.WriteLine(Complete(args[2]));
+        return 0;
+
     default:
-        Console.Error.WriteLine("usage: demo-model corpus|tokenizer|train|export|evaluate DIRECTORY");
+        Console.Error.WriteLine("usage: demo-model corpus|tokenizer|train|export|evaluate|complete DIRECTORY");
         return 2;
 }
 
@@ -90,6 +96,8 @@ int Train()
     random.manual_seed(seed);
     Tokenizer tokenizer = Tokenizer.Load(Vocabulary());
     var model = new Llama(NetworkShape());
+    int start = int.Parse(Option("start", "0"));
+    if (start > 0) model.load(Path.Combine(directory, "checkpoint.bin"));
     Console.WriteLine($"{model.parameters().Sum(p => p.numel())} parameters");
     var options = new TrainingOptions(directory);
     options = options with
@@ -97,10 +105,28 @@ int Train()
         Steps = int.Parse(Option("steps", options.Steps.ToString())),
         Minutes = double.Parse(Option("minutes", "Infinity")),
         Batch = int.Parse(Option("batch", options.Batch.ToString())),
+        LearningRate = double.Parse(Option("rate", options.LearningRate.ToString(CultureInfo.InvariantCulture)), CultureInfo.InvariantCulture),
         Length = int.Parse(Option("length", options.Length.ToString())),
     };
-    new Trainer(model, new TokenStream(new Corpus(seed, heldOut: false), tokenizer), HeldOut(200), tokenizer, options).Run();
+    new Trainer(model, new TokenStream(new Corpus(seed + 2 * start, heldOut: false), tokenizer), HeldOut(100), tokenizer, options).Run();
     return 0;
+}
+
+string Complete(string text)
+{
+    using var _ = no_grad();
+    Llama model = LoadModel();
+    Tokenizer tokenizer = Tokenizer.Load(Vocabulary());
+    List<long> ids = [tokenizer.ImStartId, .. Ids("user\n" + text), tokenizer.ImEndId, .. Ids("\n"), tokenizer.ImStartId, .. Ids("assistant\n")];
+    int start = ids.Count;
+    while (ids.Count < model.Shape.Context && (ids.Count == start || ids[^1] < tokenizer.ImStartId))
+    {
+        using var scope = NewDisposeScope();
+        ids.Add(model.forward(tensor(ids.ToArray(), [1, ids.Count]))[0, -1].argmax().ToInt64());
+    }
+    return tokenizer.Decode(ids.Skip(start).Select(id => (int)id));
+
+    IEnumerable<long> Ids(string part) => tokenizer.Encode(part).Select(id => (long)id);
 }
 
 string Option(string name, string fallback)

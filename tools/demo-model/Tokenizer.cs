@@ -76,16 +76,16 @@ internal sealed partial class Tokenizer
     public void Save(string path) => File.WriteAllLines(path, _merges.Keys.Select(p => $"{p.Item1} {p.Item2}"));
 
     /// <summary>Ids of plain text; control tokens are never read out of it.</summary>
-    public List<int> Encode(string text)
+    public List<int> Encode(string text) => [.. Pieces(text).SelectMany(p => p.Ids)];
+
+    /// <summary>The pre-tokens of plain text (a word comes with the space before it), each with its ids.</summary>
+    public IEnumerable<(string Piece, int[] Ids)> Pieces(string text)
     {
-        var ids = new List<int>();
-        foreach (ValueMatch match in Pretokens().EnumerateMatches(text))
+        foreach (Match match in Pretokens().Matches(text))
         {
-            string piece = text.Substring(match.Index, match.Length);
-            if (!_cache.TryGetValue(piece, out int[]? known)) _cache[piece] = known = EncodePiece(piece);
-            ids.AddRange(known);
+            if (!_cache.TryGetValue(match.Value, out int[]? ids)) _cache[match.Value] = ids = EncodePiece(match.Value);
+            yield return (match.Value, ids);
         }
-        return ids;
     }
 
     public string Decode(IEnumerable<int> ids)

@@ -8,15 +8,15 @@ namespace Native.Tools.DemoModel;
 
 internal sealed record TrainingOptions(string Directory)
 {
-    public int Steps { get; init; } = 3000;
+    public int Steps { get; init; } = 6000;
     public double Minutes { get; init; } = double.PositiveInfinity; // the schedule ends at whichever comes first
-    public int Batch { get; init; } = 8;
+    public int Batch { get; init; } = 2;
     public int Length { get; init; } = 512;
-    public double LearningRate { get; init; } = 2.5e-3;
+    public double LearningRate { get; init; } = 1.5e-3;
     public int WarmUp { get; init; } = 100;
     public double WeightDecay { get; init; } = 0.05;
     public double ClipNorm { get; init; } = 1;
-    public int EvaluateEvery { get; init; } = 150;
+    public int EvaluateEvery { get; init; } = 400;
 }
 
 /// <summary>AdamW, linear warm-up, cosine decay to a twentieth, clipped gradients; a checkpoint at every evaluation.</summary>
@@ -36,14 +36,14 @@ internal sealed class Trainer(Llama model, TokenStream stream, IReadOnlyList<Exa
             double rate = options.LearningRate * Math.Min(1, step / (double)options.WarmUp) * (0.05 + 0.95 * 0.5 * (1 + Math.Cos(Math.PI * progress)));
             foreach (var group in optimizer.ParamGroups) group.LearningRate = rate;
 
-            // The last quarter sees rows twice as long, so that long conversations hold together.
-            int rows = progress < 0.75 ? options.Batch : options.Batch / 2;
+            // The last tenth sees rows twice as long, so that long conversations hold together.
+            int rows = progress < 0.9 ? options.Batch : options.Batch / 2;
             running += Step(optimizer, rows, options.Batch * options.Length / rows);
             counted++;
-            if (step % 10 == 0) Console.WriteLine($"{step} {clock.Elapsed:hh\\:mm\\:ss} {running / counted:F4} {step * options.Batch * options.Length / clock.Elapsed.TotalSeconds:F0} tokens/s");
+            if (step % 50 == 0) Console.WriteLine($"{step} {clock.Elapsed:hh\\:mm\\:ss} {running / counted:F4} {step * options.Batch * options.Length / clock.Elapsed.TotalSeconds:F0} tokens/s");
             if (step % options.EvaluateEvery != 0 && progress < 1) continue;
 
-            double loss = HeldOutLoss(model, tokenizer, heldOut.Take(200));
+            double loss = HeldOutLoss(model, tokenizer, heldOut);
             log.WriteLine(string.Create(CultureInfo.InvariantCulture,
                 $"{step},{(long)step * options.Batch * options.Length},{clock.Elapsed.TotalMinutes:F1},{rate:E2},{running / counted:F4},{loss:F4}"));
             Console.WriteLine($"step {step}: training {running / counted:F4}, held out {loss:F4}");
@@ -88,7 +88,7 @@ internal sealed class Trainer(Llama model, TokenStream stream, IReadOnlyList<Exa
             Tensor losses = F.cross_entropy(logits[0], tokens.slice(1, 1, length, 1).reshape(-1), reduction: nn.Reduction.None);
             float[] values = losses.data<float>().ToArray();
             for (int i = 1; i < length; i++)
-                if (weights[i] == 1)
+                if (weights[i] >= 1)
                 {
                     sum += values[i - 1];
                     count++;

@@ -72,6 +72,10 @@ internal static class Words
     public static readonly string[] Foods = Split("cake pie apple bun pear carrot sandwich cookie pancake plum muffin peach honey-cake loaf-of-bread")
         .Select(w => w.Replace('-', ' ')).ToArray();
 
+    /// <summary>What one story has and another has not: the words that only its own text can tell.</summary>
+    public static readonly HashSet<string> Content =
+        [.. Girls, .. Boys, .. Animals, .. RareHeroes, .. Colours, .. Traits, .. Things, .. Rare, .. Foods, .. Times, .. Days, .. Weathers, "girl", "boy", "she", "he", "his", "him", "her"];
+
     /// <summary>Words of the wide world outside, for requests the model is to decline.</summary>
     public static readonly string[] Foreign = Lines("""
         France|Germany|China|Brazil|Japan|Italy|Spain|Canada|India|Russia|Africa|London|Paris|New York|Berlin|Tokyo|America|Europe|Mexico

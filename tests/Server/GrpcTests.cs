@@ -1,0 +1,180 @@
+using Grpc.Core;
+using Grpc.Health.V1;
+using Grpc.Net.Client;
+using Native.Kernels.Text;
+using Native.Server;
+using Native.V1;
+using static Grpc.Health.V1.HealthCheckResponse.Types;
+
+namespace Native.Tests.Server;
+
+public sealed class GrpcTests
+{
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task Generate_TellsEveryTokenAndHowItWent()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(
+            new GenerateRequest { Text = "y", RequestId = "r1", Sampling = new SamplingParams { Logprobs = 1, PromptLogprobs = 0 } }, cancellationToken: Token);
+        List<GenerateResponse> events = await call.ResponseStream.ReadAllAsync(Token).ToListAsync(Token);
+
+        Assert.Equal("r1", events[0].Prompt.RequestId);
+        Assert.Equal([ScriptedRunner.Bos, 'y'], events[0].Prompt.TokenIds);
+        Assert.False(events[0].Prompt.Logprobs[0].HasLogprob);
+        Assert.Equal(-0.25f, events[0].Prompt.Logprobs[1].Logprob);
+        GenerateResponse[] tokens = [.. events.Where(e => e.Token is not null)];
+        Assert.Equal(['z', '.', ScriptedRunner.End], tokens.Select(e => e.Token.Id));
+        Assert.Equal(["z", ".", ""], tokens.Select(e => e.Token.Text));
+        Assert.Equal(-0.5f, tokens[0].Token.Logprob);
+        Assert.Equal((int)'z', tokens[0].Token.Alternatives.Single().Id);
+        Finished finished = events.Single(e => e.Finished is not null).Finished;
+        Assert.Equal(FinishReason.Stop, finished.Reason);
+        Assert.Equal(3u, finished.CompletionTokens);
+        Summary summary = events[^1].Summary;
+        Assert.Equal((2u, 3u), (summary.Usage.PromptTokens, summary.Usage.CompletionTokens));
+        Assert.True(summary.Timings.TimeToFirstTokenSeconds >= summary.Timings.PrefillSeconds && summary.Timings.PrefillSeconds > 0);
+    }
+
+    [Fact]
+    public async Task Chat_AnswersAndStopsAtTexts()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        ChatRequest request = new() { Messages = { new ChatMessage { Role = "user", Content = "hi" } }, Sampling = new SamplingParams { Stop = { "yz" }, N = 2 } };
+        using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Chat(request, cancellationToken: Token);
+        List<GenerateResponse> events = await call.ResponseStream.ReadAllAsync(Token).ToListAsync(Token);
+        for (uint i = 0; i < 2; i++)
+        {
+            Assert.Equal("vwx", string.Concat(events.Where(e => e.Index == i && e.Token is not null).Select(e => e.Token.Text)));
+            Assert.Equal("yz", events.Single(e => e.Index == i && e.Finished is not null).Finished.MatchedStop);
+        }
+        await server.AllBlocksFree();
+    }
+
+    [Fact]
+    public async Task TokenizeAndDetokenize_AreInverse()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        TokenizeResponse ids = await server.Inference.TokenizeAsync(new TokenizeRequest { Text = "aé<|end|>", AddSpecial = false, ParseSpecial = true }, cancellationToken: Token);
+        Assert.Equal(['a', 0xC3, 0xA9, ScriptedRunner.End], ids.Ids);
+        DetokenizeResponse text = await server.Inference.DetokenizeAsync(new DetokenizeRequest { Ids = { ids.Ids } }, cancellationToken: Token);
+        Assert.Equal("aé", text.Text);
+        RpcException bad = await Assert.ThrowsAsync<RpcException>(async () => await server.Inference.DetokenizeAsync(new DetokenizeRequest { Ids = { 99999 } }, cancellationToken: Token));
+        Assert.Equal(StatusCode.InvalidArgument, bad.StatusCode);
+    }
+
+    [Fact]
+    public async Task ServerInfo_AndModels_TellWhatRuns()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        GetServerInfoResponse info = await server.Inference.GetServerInfoAsync(new GetServerInfoRequest(), cancellationToken: Token);
+        Assert.Equal(("ready", 64u, 64u), (info.State, info.KvBlocksTotal, info.KvBlocksFree));
+        ListModelsResponse models = await server.Inference.ListModelsAsync(new ListModelsRequest(), cancellationToken: Token);
+        Assert.Equal("scripted", models.Models.Single().Id);
+        Assert.True(models.Models.Single().HasChatTemplate);
+    }
+
+    [Fact]
+    public async Task Refusals_HaveTheirStatus()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        async Task<RpcException> Refused(GenerateRequest request)
+        {
+            using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(request, cancellationToken: Token);
+            return await Assert.ThrowsAsync<RpcException>(async () => await call.ResponseStream.MoveNext(Token));
+        }
+
+        Assert.Equal(StatusCode.InvalidArgument, (await Refused(new GenerateRequest())).StatusCode);
+        Assert.Equal(StatusCode.InvalidArgument, (await Refused(new GenerateRequest { Text = "a", Sampling = new SamplingParams { Temperature = float.NaN } })).StatusCode);
+        Assert.Equal(StatusCode.InvalidArgument, (await Refused(new GenerateRequest { Text = new string('a', 10000) })).StatusCode);
+        Assert.Equal(StatusCode.InvalidArgument, (await Refused(new GenerateRequest { TokenIds = new TokenIds { Ids = { -4 } } })).StatusCode);
+        Assert.Equal(StatusCode.NotFound, (await Refused(new GenerateRequest { Text = "a", Model = "other" })).StatusCode);
+        Assert.Equal(StatusCode.Internal, (await Refused(new GenerateRequest { Text = "!" })).StatusCode);
+    }
+
+    [Fact]
+    public async Task FullQueue_SaysWhenToRetry()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(new() { MaxQueued = 1, MaxRunning = 1 });
+        server.Runner.Gate.Reset();
+        List<AsyncServerStreamingCall<GenerateResponse>> calls = [.. Enumerable.Range(0, 4).Select(_ => server.Inference.Generate(new GenerateRequest { Text = "y" }, cancellationToken: Token))];
+        Task<bool>[] reads = [.. calls.Select(call => call.ResponseStream.MoveNext(Token))];
+        Task first = await Task.WhenAny(reads);
+        RpcException refused = await Assert.ThrowsAsync<RpcException>(() => first);
+        Assert.Equal(StatusCode.ResourceExhausted, refused.StatusCode);
+        Assert.True(int.Parse(refused.Trailers.GetValue("grpc-retry-pushback-ms")!, global::System.Globalization.CultureInfo.InvariantCulture) > 0);
+        server.Runner.Gate.Set();
+        foreach (AsyncServerStreamingCall<GenerateResponse> call in calls) call.Dispose();
+        await server.AllBlocksFree();
+    }
+
+    [Fact]
+    public async Task Deadline_EndsTheCallAndFreesItsBlocks()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        server.Runner.Gate.Reset();
+        using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(
+            new GenerateRequest { Text = "A", Sampling = new SamplingParams { MaxTokens = 200 } }, deadline: DateTime.UtcNow.AddMilliseconds(300), cancellationToken: Token);
+        RpcException late = await Assert.ThrowsAsync<RpcException>(async () => await call.ResponseStream.MoveNext(Token));
+        Assert.Equal(StatusCode.DeadlineExceeded, late.StatusCode);
+        server.Runner.Gate.Set();
+        await server.AllBlocksFree();
+    }
+
+    [Fact]
+    public async Task Key_IsAskedOfTheApi_NotOfHealth()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(new() { ApiKey = "sesame" });
+        RpcException refused = await Assert.ThrowsAsync<RpcException>(async () => await server.Inference.ListModelsAsync(new ListModelsRequest(), cancellationToken: Token));
+        Assert.Equal(StatusCode.Unauthenticated, refused.StatusCode);
+        await server.Inference.ListModelsAsync(new ListModelsRequest(), new Metadata { { "authorization", "Bearer sesame" } }, cancellationToken: Token);
+        HealthCheckResponse health = await new Health.HealthClient(server.Channel).CheckAsync(new HealthCheckRequest(), cancellationToken: Token);
+        Assert.Equal(ServingStatus.Serving, health.Status);
+    }
+
+    [Fact]
+    public async Task Health_FollowsTheServerFromLoadingToDraining()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(load: false);
+        Health.HealthClient health = new(server.Channel);
+        using AsyncServerStreamingCall<HealthCheckResponse> watch = health.Watch(new HealthCheckRequest { Service = "native.v1.Inference" }, cancellationToken: Token);
+        async Task<ServingStatus> Next() => await watch.ResponseStream.MoveNext(Token) ? watch.ResponseStream.Current.Status : throw new InvalidOperationException("the watch ended");
+
+        Assert.Equal(ServingStatus.NotServing, await Next());
+        RpcException loading = await Assert.ThrowsAsync<RpcException>(async () => await server.Inference.ListModelsAsync(new ListModelsRequest(), cancellationToken: Token));
+        Assert.Equal(StatusCode.Unavailable, loading.StatusCode);
+        server.Load();
+        Assert.Equal(ServingStatus.Serving, await Next());
+        HealthListResponse list = await health.ListAsync(new HealthListRequest(), cancellationToken: Token);
+        Assert.Equal(ServingStatus.Serving, list.Statuses[""].Status);
+        Assert.True(await server.Server.DrainAsync());
+        Assert.Equal(ServingStatus.NotServing, await Next());
+
+        RpcException unknown = await Assert.ThrowsAsync<RpcException>(async () => await health.CheckAsync(new HealthCheckRequest { Service = "nobody" }, cancellationToken: Token));
+        Assert.Equal(StatusCode.NotFound, unknown.StatusCode);
+        using AsyncServerStreamingCall<HealthCheckResponse> stranger = health.Watch(new HealthCheckRequest { Service = "nobody" }, cancellationToken: Token);
+        Assert.True(await stranger.ResponseStream.MoveNext(Token));
+        Assert.Equal(ServingStatus.ServiceUnknown, stranger.ResponseStream.Current.Status);
+    }
+
+    [Fact]
+    public async Task Reflection_ListsTheServices_InBothVersions()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        // The two versions have the same messages, so a method with raw bytes reaches both: ServerReflectionRequest{list_services = 7: "*"}.
+        byte[] request = [0x3A, 0x01, (byte)'*'];
+        foreach (string version in (string[])["v1", "v1alpha"])
+        {
+            Marshaller<byte[]> raw = Marshallers.Create(bytes => bytes, bytes => bytes);
+            Method<byte[], byte[]> method = new(MethodType.DuplexStreaming, $"grpc.reflection.{version}.ServerReflection", "ServerReflectionInfo", raw, raw);
+            using AsyncDuplexStreamingCall<byte[], byte[]> call = server.Channel.CreateCallInvoker().AsyncDuplexStreamingCall(method, null, new CallOptions(cancellationToken: Token));
+            await call.RequestStream.WriteAsync(request, Token);
+            Assert.True(await call.ResponseStream.MoveNext(Token));
+            string answer = global::System.Text.Encoding.Latin1.GetString(call.ResponseStream.Current);
+            Assert.Contains("native.v1.Inference", answer);
+            Assert.Contains("grpc.health.v1.Health", answer);
+            await call.RequestStream.CompleteAsync();
+        }
+    }
+}
