@@ -62,8 +62,14 @@ public sealed class EngineThreadTests
             // Everything a row can ask for: penalties, biases, minimum, alternatives, draws.
             SamplingParams p = new()
             {
-                MaxTokens = tokens, IgnoreEos = true, MinTokens = tokens / 2, RepetitionPenalty = 1.1f, Logprobs = 3, Seed = 1,
-                LogitBias = [new(3, 1), new(4, -1)], StopTokenIds = [],
+                MaxTokens = tokens,
+                IgnoreEos = true,
+                MinTokens = tokens / 2,
+                RepetitionPenalty = 1.1f,
+                Logprobs = 3,
+                Seed = 1,
+                LogitBias = [new(3, 1), new(4, -1)],
+                StopTokenIds = [],
             };
             long contentions = Monitor.LockContentionCount;
             Task<int>[] readers = [.. Enumerable.Range(0, 8).Select(i => Read(engine, Prompt(10, i), p with { N = i == 0 ? 2 : 1 }))];

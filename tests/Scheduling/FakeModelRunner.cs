@@ -22,9 +22,19 @@ internal sealed class FakeModelRunner : IModelRunner
     {
         Info = new ModelInfo
         {
-            Name = "fake", Architecture = "fake", Backend = "none", ParameterCount = 0, WeightBytes = 0, KvCacheBytes = 0, KvCacheType = DType.F32,
-            VocabularySize = Vocabulary, MaxModelLength = maxModelLength, BlockSize = blockSize, BlockCount = blockCount,
-            MaxBatchedTokens = maxBatchedTokens, MaxSequences = maxSequences,
+            Name = "fake",
+            Architecture = "fake",
+            Backend = "none",
+            ParameterCount = 0,
+            WeightBytes = 0,
+            KvCacheBytes = 0,
+            KvCacheType = DType.F32,
+            VocabularySize = Vocabulary,
+            MaxModelLength = maxModelLength,
+            BlockSize = blockSize,
+            BlockCount = blockCount,
+            MaxBatchedTokens = maxBatchedTokens,
+            MaxSequences = maxSequences,
         };
         _slots = new (int, int, ulong)[blockCount * blockSize];
         Array.Fill(_slots, (-1, -1, 0UL));

@@ -28,9 +28,16 @@ internal static class Oracle
             bool penalties = p.RepetitionPenalty != 1 || p.PresencePenalty != 0 || p.FrequencyPenalty != 0;
             RowSampling row = new()
             {
-                Temperature = p.Temperature, TopK = p.TopK, TopP = p.TopP, MinP = p.MinP,
-                RepetitionPenalty = p.RepetitionPenalty, PresencePenalty = p.PresencePenalty, FrequencyPenalty = p.FrequencyPenalty,
-                Seed = Sequence.SeedOf(p.Seed!.Value, index), Position = known.Count, HistoryPrompt = prompt.Length,
+                Temperature = p.Temperature,
+                TopK = p.TopK,
+                TopP = p.TopP,
+                MinP = p.MinP,
+                RepetitionPenalty = p.RepetitionPenalty,
+                PresencePenalty = p.PresencePenalty,
+                FrequencyPenalty = p.FrequencyPenalty,
+                Seed = Sequence.SeedOf(p.Seed!.Value, index),
+                Position = known.Count,
+                HistoryPrompt = prompt.Length,
             };
             SampledToken next = Next(context, row, penalties ? known.ToArray() : [], biases.ToArray());
             known.Add(next.Token);

@@ -21,9 +21,25 @@ public sealed class CommandLineTests
         Assert.True(exit is null, error);
         Assert.Equal(new ServerOptions
         {
-            Model = "m.gguf", ServedModelName = "x", Host = "localhost", Port = 0, GrpcPort = 1234, Backend = "cpu", Threads = 3, MaxModelLength = 100, MaxRunning = 5,
-            MaxBatchedTokens = 50, MaxQueued = 9, BlockSize = 32, KvCacheType = DType.BF16, KvCacheBytes = 3L << 29, Seed = ulong.MaxValue, VllmMetrics = true,
-            ShutdownTimeout = TimeSpan.FromSeconds(2.5), ApiKey = "k", LogLevel = Microsoft.Extensions.Logging.LogLevel.Debug,
+            Model = "m.gguf",
+            ServedModelName = "x",
+            Host = "localhost",
+            Port = 0,
+            GrpcPort = 1234,
+            Backend = "cpu",
+            Threads = 3,
+            MaxModelLength = 100,
+            MaxRunning = 5,
+            MaxBatchedTokens = 50,
+            MaxQueued = 9,
+            BlockSize = 32,
+            KvCacheType = DType.BF16,
+            KvCacheBytes = 3L << 29,
+            Seed = ulong.MaxValue,
+            VllmMetrics = true,
+            ShutdownTimeout = TimeSpan.FromSeconds(2.5),
+            ApiKey = "k",
+            LogLevel = Microsoft.Extensions.Logging.LogLevel.Debug,
         }, options);
     }
 

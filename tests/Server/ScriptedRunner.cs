@@ -26,8 +26,19 @@ internal sealed class ScriptedRunner : IModelRunner
     {
         Info = new ModelInfo
         {
-            Name = "scripted", Architecture = "scripted", Backend = "none", ParameterCount = 0, WeightBytes = 0, KvCacheBytes = 0, KvCacheType = DType.F32,
-            VocabularySize = 261, MaxModelLength = maxModelLength, BlockSize = 4, BlockCount = blocks, MaxBatchedTokens = 2048, MaxSequences = maxSequences,
+            Name = "scripted",
+            Architecture = "scripted",
+            Backend = "none",
+            ParameterCount = 0,
+            WeightBytes = 0,
+            KvCacheBytes = 0,
+            KvCacheType = DType.F32,
+            VocabularySize = 261,
+            MaxModelLength = maxModelLength,
+            BlockSize = 4,
+            BlockCount = blocks,
+            MaxBatchedTokens = 2048,
+            MaxSequences = maxSequences,
         };
     }
 

@@ -111,8 +111,15 @@ public sealed unsafe class BackendTests
         {
             var batch = new Batch
             {
-                TokenIds = ids, Positions = positions, SlotMapping = positions, QueryStarts = starts, ContextLengths = lengths,
-                BlockTables = table, BlockTableStride = 1, SampleRows = rows, Sampling = sampling,
+                TokenIds = ids,
+                Positions = positions,
+                SlotMapping = positions,
+                QueryStarts = starts,
+                ContextLengths = lengths,
+                BlockTables = table,
+                BlockTableStride = 1,
+                SampleRows = rows,
+                Sampling = sampling,
             };
             backend.Begin(batch);
             backend.Embed(head, 1, x);

@@ -67,7 +67,13 @@ public sealed unsafe class RopeTests
         var cache = new KvLayer(new Tensor((nint)keys.Pointer, Blocks, cacheColumns, type), new Tensor((nint)values.Pointer, Blocks, cacheColumns, type), BlockSize);
         var shape = new AttentionShape
         {
-            Heads = Heads, KvHeads = KvHeads, HeadSize = d, Rope = 0, Pairing = pairing, Scale = 1, NormEpsilon = 1e-5f,
+            Heads = Heads,
+            KvHeads = KvHeads,
+            HeadSize = d,
+            Rope = 0,
+            Pairing = pairing,
+            Scale = 1,
+            NormEpsilon = 1e-5f,
             QueryNorm = norms ? new Tensor((nint)queryNorm.Pointer, 1, d, DType.F32) : default,
             KeyNorm = norms ? new Tensor((nint)keyNorm.Pointer, 1, d, DType.F32) : default,
         };
@@ -143,8 +149,15 @@ public sealed unsafe class RopeTests
         using var step = new CpuStep();
         step.Load(new Batch
         {
-            TokenIds = new int[24], Positions = new int[24], SlotMapping = new int[24], QueryStarts = [0, 1, 18, 18, 24],
-            ContextLengths = [1, 17, 3, 6], BlockTables = new int[8], BlockTableStride = 2, SampleRows = [], Sampling = [],
+            TokenIds = new int[24],
+            Positions = new int[24],
+            SlotMapping = new int[24],
+            QueryStarts = [0, 1, 18, 18, 24],
+            ContextLengths = [1, 17, 3, 6],
+            BlockTables = new int[8],
+            BlockTableStride = 2,
+            SampleRows = [],
+            Sampling = [],
         });
         Assert.Equal(
             [new QueryTile(0, 0, 1), new QueryTile(1, 1, 8), new QueryTile(1, 9, 8), new QueryTile(1, 17, 1), new QueryTile(3, 18, 6)],
@@ -157,8 +170,15 @@ public sealed unsafe class RopeTests
         var step = new CpuStep();
         step.Load(new Batch
         {
-            TokenIds = new int[positions.Length], Positions = positions, SlotMapping = slots, QueryStarts = [0, positions.Length],
-            ContextLengths = [positions.Max() + 1], BlockTables = [], BlockTableStride = 0, SampleRows = [], Sampling = [],
+            TokenIds = new int[positions.Length],
+            Positions = positions,
+            SlotMapping = slots,
+            QueryStarts = [0, positions.Length],
+            ContextLengths = [positions.Max() + 1],
+            BlockTables = [],
+            BlockTableStride = 0,
+            SampleRows = [],
+            Sampling = [],
         });
         return step;
     }

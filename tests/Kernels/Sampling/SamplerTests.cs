@@ -144,8 +144,13 @@ public sealed unsafe class SamplerTests
             TokenBias[] biases = [new(random.Next(Vocabulary), 2), new(random.Next(Vocabulary), -2)];
             var row = new RowSampling
             {
-                RepetitionPenalty = round % 3 == 0 ? 0 : 1.5f, PresencePenalty = round % 2 * 0.7f, FrequencyPenalty = round % 5 * 0.4f,
-                HistoryStart = 10, HistoryPrompt = 20, HistoryLength = 45, BiasLength = 2,
+                RepetitionPenalty = round % 3 == 0 ? 0 : 1.5f,
+                PresencePenalty = round % 2 * 0.7f,
+                FrequencyPenalty = round % 5 * 0.4f,
+                HistoryStart = 10,
+                HistoryPrompt = 20,
+                HistoryLength = 45,
+                BiasLength = 2,
             };
             float[] expected = logits.Span.ToArray();
             int[] seen = history[10..55], output = history[30..55];
