@@ -107,8 +107,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         int terms = quantized ? job->Terms : 1; // rows of the micro-kernel that make up one row of activations
         long termStride = quantized ? job->Columns / 32 * (long)sizeof(ActivationBlock) : job->XStride, stride = termStride * terms;
         int count = quantized ? job->Columns / 32 : job->Columns;
-        int chunk = (int)Math.Clamp(ChunkBytes / stride, 16, 256) & ~3;
         float* decoded = segment->Code.DecodePanel != null && !quantized ? job->Decoded + 16L * job->Columns * worker : null;
+        int chunk = decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / stride, 16, 256) & ~3; // decoding costs more than the cache gives
         byte** rows = stackalloc byte*[4];
         float* sums = stackalloc float[64];
         for (int begin = 0; begin < job->Rows; begin += chunk)
