@@ -89,7 +89,7 @@ public sealed class GgufFile : IDisposable
     /// <summary>An array of strings; the file's own instance, not to be written to.</summary>
     /// <exception cref="InvalidDataException">The key is missing or not an array of strings.</exception>
     public string[] GetStrings(string key) => _metadata.TryGetValue(key, out object? value)
-        ? value as string[] ?? throw Wrong(key, "an array of strings", value)
+        ? value as string[] ?? (value is Array { Length: 0 } ? [] : throw Wrong(key, "an array of strings", value))
         : throw Missing(key, "an array of strings");
 
     /// <exception cref="InvalidDataException">The key is there and not an array of strings.</exception>
