@@ -4,7 +4,11 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The micro-kernels with AVX-512: a lane for each of the sixteen outputs. .NET has no 512-bit VPDPBUSD, so this is <see cref="MicroKernelsAvx2"/>'s way at twice the width.</summary>
+/// <summary>The micro-kernels with AVX-512: a lane for each of the sixteen outputs.</summary>
+/// <remarks>
+/// .NET has no 512-bit VPDPBUSD. Nibbles, of which eight products fit 16 bits, go through VPMADDUBSW at full width; bytes
+/// through two of AVX-VNNI's VPDPBUSD where the processor has them, else through <see cref="MicroKernelsAvx2"/>'s way at twice the width.
+/// </remarks>
 internal static unsafe class MicroKernelsAvx512
 {
     /// <summary>One row of activations.</summary>
@@ -24,16 +28,42 @@ internal static unsafe class MicroKernelsAvx512
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
                     Vector512<int> sum = default;
-                    for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+                    if (T.Nibbles && T.GroupSize == 32)
                     {
                         Vector512<short> a = default;
-                        for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                        for (int j = 0; j < 4; j++)
                         {
-                            Vector512<byte> w = Load<T>(integers, i);
-                            Vector512<sbyte> sign = Sign<T>(w);
-                            a += Products<T>(Magnitude<T>(w), sign, Broadcast(x + 4 * i));
+                            Vector512<byte> w = Vector512.Load(integers + 64 * j);
+                            a += Products(Low(w), Broadcast(x + 4 * j));
+                            a += Products(High(w), Broadcast(x + 16 + 4 * j));
                         }
-                        sum += Pairs(a);
+                        sum = Pairs(a);
+                    }
+                    else if (AvxVnni.IsSupported)
+                    {
+                        Vector256<int> lower = default, upper = default;
+                        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+                        {
+                            Vector512<byte> w = Unsigned<T>(Load<T>(integers, i));
+                            Vector256<sbyte> a = Vector256.Create(*(int*)(x + 4 * i)).AsSByte();
+                            lower = AvxVnni.MultiplyWideningAndAdd(lower, w.GetLower(), a);
+                            upper = AvxVnni.MultiplyWideningAndAdd(upper, w.GetUpper(), a);
+                        }
+                        sum = Vector512.Create(lower, upper);
+                    }
+                    else
+                    {
+                        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+                        {
+                            Vector512<short> a = default;
+                            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                            {
+                                Vector512<byte> w = Load<T>(integers, i);
+                                Vector512<sbyte> sign = Sign<T>(w);
+                                a += Products<T>(Magnitude<T>(w), sign, Broadcast(x + 4 * i));
+                            }
+                            sum += Pairs(a);
+                        }
                     }
                     Vector512<float> d = T.SuperScales ? unitScale * Factors(factors) : unitScale;
                     Vector512<float> m = T.HasMin && T.SuperScales ? unitMin * Factors(factors + 16) : unitMin;
@@ -62,23 +92,64 @@ internal static unsafe class MicroKernelsAvx512
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
                     Vector512<int> i0 = default, i1 = default, i2 = default, i3 = default;
-                    for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+                    if (T.Nibbles && T.GroupSize == 32)
                     {
                         Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
-                        for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                        for (int j = 0; j < 4; j++)
                         {
-                            Vector512<byte> w = Load<T>(integers, i);
-                            Vector512<sbyte> sign = Sign<T>(w);
-                            w = Magnitude<T>(w);
-                            a0 += Products<T>(w, sign, Broadcast(x0 + 4 * i));
-                            a1 += Products<T>(w, sign, Broadcast(x1 + 4 * i));
-                            a2 += Products<T>(w, sign, Broadcast(x2 + 4 * i));
-                            a3 += Products<T>(w, sign, Broadcast(x3 + 4 * i));
+                            Vector512<byte> w = Vector512.Load(integers + 64 * j), high = High(w);
+                            w = Low(w);
+                            a0 += Products(w, Broadcast(x0 + 4 * j));
+                            a1 += Products(w, Broadcast(x1 + 4 * j));
+                            a2 += Products(w, Broadcast(x2 + 4 * j));
+                            a3 += Products(w, Broadcast(x3 + 4 * j));
+                            a0 += Products(high, Broadcast(x0 + 16 + 4 * j));
+                            a1 += Products(high, Broadcast(x1 + 16 + 4 * j));
+                            a2 += Products(high, Broadcast(x2 + 16 + 4 * j));
+                            a3 += Products(high, Broadcast(x3 + 16 + 4 * j));
                         }
-                        i0 += Pairs(a0);
-                        i1 += Pairs(a1);
-                        i2 += Pairs(a2);
-                        i3 += Pairs(a3);
+                        (i0, i1, i2, i3) = (Pairs(a0), Pairs(a1), Pairs(a2), Pairs(a3));
+                    }
+                    else if (AvxVnni.IsSupported)
+                    {
+                        Vector256<int> l0 = default, l1 = default, l2 = default, l3 = default, u0 = default, u1 = default, u2 = default, u3 = default;
+                        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+                        {
+                            Vector512<byte> w = Unsigned<T>(Load<T>(integers, i));
+                            Vector256<byte> lower = w.GetLower(), upper = w.GetUpper();
+                            Vector256<sbyte> a0 = Vector256.Create(*(int*)(x0 + 4 * i)).AsSByte(), a1 = Vector256.Create(*(int*)(x1 + 4 * i)).AsSByte();
+                            Vector256<sbyte> a2 = Vector256.Create(*(int*)(x2 + 4 * i)).AsSByte(), a3 = Vector256.Create(*(int*)(x3 + 4 * i)).AsSByte();
+                            l0 = AvxVnni.MultiplyWideningAndAdd(l0, lower, a0);
+                            u0 = AvxVnni.MultiplyWideningAndAdd(u0, upper, a0);
+                            l1 = AvxVnni.MultiplyWideningAndAdd(l1, lower, a1);
+                            u1 = AvxVnni.MultiplyWideningAndAdd(u1, upper, a1);
+                            l2 = AvxVnni.MultiplyWideningAndAdd(l2, lower, a2);
+                            u2 = AvxVnni.MultiplyWideningAndAdd(u2, upper, a2);
+                            l3 = AvxVnni.MultiplyWideningAndAdd(l3, lower, a3);
+                            u3 = AvxVnni.MultiplyWideningAndAdd(u3, upper, a3);
+                        }
+                        (i0, i1, i2, i3) = (Vector512.Create(l0, u0), Vector512.Create(l1, u1), Vector512.Create(l2, u2), Vector512.Create(l3, u3));
+                    }
+                    else
+                    {
+                        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+                        {
+                            Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
+                            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                            {
+                                Vector512<byte> w = Load<T>(integers, i);
+                                Vector512<sbyte> sign = Sign<T>(w);
+                                w = Magnitude<T>(w);
+                                a0 += Products<T>(w, sign, Broadcast(x0 + 4 * i));
+                                a1 += Products<T>(w, sign, Broadcast(x1 + 4 * i));
+                                a2 += Products<T>(w, sign, Broadcast(x2 + 4 * i));
+                                a3 += Products<T>(w, sign, Broadcast(x3 + 4 * i));
+                            }
+                            i0 += Pairs(a0);
+                            i1 += Pairs(a1);
+                            i2 += Pairs(a2);
+                            i3 += Pairs(a3);
+                        }
                     }
                     Vector512<float> d = T.SuperScales ? unitScale * Factors(factors) : unitScale;
                     Vector512<float> m = T.HasMin && T.SuperScales ? unitMin * Factors(factors + 16) : unitMin;
@@ -187,9 +258,20 @@ internal static unsafe class MicroKernelsAvx512
         where T : IPanel
     {
         if (!T.Nibbles) return Vector512.Load(integers + 64 * i);
-        Vector512<byte> pairs = Vector512.Load(integers + 64 * (i & 3)), low = Vector512.Create((byte)15);
-        return i < 4 ? pairs & low : Vector512.ShiftRightLogical(pairs.AsUInt16(), 4).AsByte() & low;
+        Vector512<byte> pairs = Vector512.Load(integers + 64 * (i & 3));
+        return i < 4 ? Low(pairs) : High(pairs);
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<byte> Low(Vector512<byte> pairs) => pairs & Vector512.Create((byte)15);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<byte> High(Vector512<byte> pairs) => Vector512.ShiftRightLogical(pairs.AsUInt16(), 4).AsByte() & Vector512.Create((byte)15);
+
+    /// <summary>Weights as VPDPBUSD takes them: signed ones + 128.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<byte> Unsigned<T>(Vector512<byte> weights)
+        where T : IPanel => T.Signed ? weights ^ Vector512.Create((byte)128) : weights;
 
     /// <summary>All ones where a signed weight is negative.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -205,10 +287,13 @@ internal static unsafe class MicroKernelsAvx512
         where T : IPanel
     {
         if (T.Signed) activations = (activations ^ sign) - sign;
-        return Avx512BW.IsSupported
-            ? Avx512BW.MultiplyAddAdjacent(weights, activations)
-            : Vector512.Create(Avx2.MultiplyAddAdjacent(weights.GetLower(), activations.GetLower()), Avx2.MultiplyAddAdjacent(weights.GetUpper(), activations.GetUpper()));
+        return Products(weights, activations);
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<short> Products(Vector512<byte> weights, Vector512<sbyte> activations) => Avx512BW.IsSupported
+        ? Avx512BW.MultiplyAddAdjacent(weights, activations)
+        : Vector512.Create(Avx2.MultiplyAddAdjacent(weights.GetLower(), activations.GetLower()), Avx2.MultiplyAddAdjacent(weights.GetUpper(), activations.GetUpper()));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<int> Pairs(Vector512<short> sums) => Avx512BW.IsSupported
@@ -221,10 +306,11 @@ internal static unsafe class MicroKernelsAvx512
         where T : IPanel
     {
         ActivationBlock* block = (ActivationBlock*)x;
-        if (T.Offset != 0)
+        int shift = T.Signed ? 4 : Panel<T>.OffsetShift; // 128 times the sum, or Offset times
+        if (T.Offset != 0 || T.Signed && AvxVnni.IsSupported)
         {
             int sum8 = T.GroupSize == 32 ? block->Sum8 : group == 0 ? block->FirstSum8 : block->LastSum8;
-            sum -= Vector512.Create(Panel<T>.OffsetShift < 0 ? sum8 >> 1 : sum8 << Panel<T>.OffsetShift);
+            sum -= Vector512.Create(shift < 0 ? sum8 >> 1 : sum8 << shift);
         }
         y = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(sum), scale * Vector512.Create(block->Scale), y);
         if (!T.HasMin) return y;

@@ -6,31 +6,32 @@ namespace Native.Kernels.Cpu;
 internal sealed unsafe class NativeHeap : IDisposable
 {
     private const nuint LargePage = 2 << 20;
-    private readonly List<nint> _blocks = [];
+    private readonly Dictionary<nint, nint> _blocks = []; // aligned address, as the allocator gave it
 
     /// <summary>At least 64-byte aligned. Large blocks ask the system for large pages: a model's weights need fewer entries of the TLB.</summary>
     /// <param name="bytes">Bytes; 0 gives a valid address too.</param>
-    /// <param name="zeroed">False leaves the memory for its writer to touch first.</param>
+    /// <param name="zeroed">False leaves what was there. True of a large block takes no memory until it is touched: a KV cache of gigabytes costs what is used of it.</param>
     /// <exception cref="OutOfMemoryException">There is not that much.</exception>
     public nint Allocate(long bytes, bool zeroed)
     {
         bool large = (nuint)bytes >= 2 * LargePage;
-        void* block = NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 64), large ? LargePage : 64);
-        _blocks.Add((nint)block);
-        if (large && OperatingSystem.IsLinux()) madvise(block, (nint)bytes, 14); // MADV_HUGEPAGE; refusal only costs speed
-        if (zeroed) NativeMemory.Clear(block, (nuint)bytes);
-        return (nint)block;
+        nuint alignment = large ? LargePage : 64, size = (nuint)bytes + alignment;
+        nint allocated = (nint)(zeroed ? NativeMemory.AllocZeroed(size) : NativeMemory.Alloc(size));
+        nint block = (allocated + (nint)alignment - 1) & -(nint)alignment;
+        _blocks.Add(block, allocated);
+        if (large && OperatingSystem.IsLinux()) madvise((void*)block, (nint)bytes, 14); // MADV_HUGEPAGE; refusal only costs speed
+        return block;
     }
 
     /// <summary>Frees one block before the others.</summary>
     public void Free(nint block)
     {
-        if (block != 0 && _blocks.Remove(block)) NativeMemory.AlignedFree((void*)block);
+        if (_blocks.Remove(block, out nint allocated)) NativeMemory.Free((void*)allocated);
     }
 
     public void Dispose()
     {
-        foreach (nint block in _blocks) NativeMemory.AlignedFree((void*)block);
+        foreach (nint allocated in _blocks.Values) NativeMemory.Free((void*)allocated);
         _blocks.Clear();
     }
 

@@ -48,7 +48,7 @@ internal unsafe interface IPanel
     static abstract void Unpack(byte* block, byte* integers, ushort* scales, sbyte* groups);
 }
 
-/// <summary>What follows from a panel format's constants; the compiler folds it.</summary>
+/// <summary>What follows from a panel format's constants. The compiler folds it, if it is told to: a call left in an inner loop spills every accumulator.</summary>
 internal static class Panel<T>
     where T : IPanel
 {
@@ -56,28 +56,28 @@ internal static class Panel<T>
     public const int Rows = 16;
 
     /// <summary>Columns of a block of the file: what is read and written at once.</summary>
-    public static int UnitColumns => T.SuperScales ? 256 : 32;
+    public static int UnitColumns { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.SuperScales ? 256 : 32; }
 
     /// <summary>Blocks of 32 columns that share a super-block's scale.</summary>
-    public static int UnitBlocks => T.SuperScales ? 8 : 1;
+    public static int UnitBlocks { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.SuperScales ? 8 : 1; }
 
     /// <summary>Bytes of 32 columns' integers.</summary>
-    public static int BlockBytes => T.Nibbles ? 256 : 512;
+    public static int BlockBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Nibbles ? 256 : 512; }
 
     /// <summary>Bytes of the halves at the beginning of a unit's scales.</summary>
-    public static int HalvesBytes => T.HasMin ? 64 : 32;
+    public static int HalvesBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.HasMin ? 64 : 32; }
 
     /// <summary>Bytes of one group's factors.</summary>
-    public static int GroupBytes => T.HasMin ? 32 : 16;
+    public static int GroupBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.HasMin ? 32 : 16; }
 
     /// <summary>Bytes of a unit's scales.</summary>
-    public static int UnitScaleBytes => HalvesBytes + (T.SuperScales ? 256 / T.GroupSize * GroupBytes : 0);
+    public static int UnitScaleBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => HalvesBytes + (T.SuperScales ? 256 / T.GroupSize * GroupBytes : 0); }
 
     /// <summary>Vectors of unsigned integers times int8 whose pairs' sums fit 16 bits when added up: 8, 4, 2 or 1.</summary>
-    public static int Depth => T.Greatest <= 16 ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1;
+    public static int Depth { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Greatest <= 16 ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1; }
 
     /// <summary>By how much the activations' sums, kept times 8, are shifted left to be <see cref="IPanel.Offset"/> times the sum.</summary>
-    public static int OffsetShift => T.Offset switch { 4 => -1, 8 => 0, 16 => 1, 32 => 2, _ => 0 };
+    public static int OffsetShift { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Offset switch { 4 => -1, 8 => 0, 16 => 1, 32 => 2, _ => 0 }; }
 }
 
 internal unsafe struct PanelQ4_0 : IPanel
