@@ -16,7 +16,7 @@ public sealed unsafe class CpuBackend : IBackend
     private readonly PanelFormat[] _formats;
     private readonly MatMul _matMul;
     private readonly CpuStep _step = new();
-    private readonly List<RopeTable> _ropes = [];
+    private readonly List<StepRotations> _ropes = [];
     private readonly GCHandle _self;
     private readonly Sampler?[] _samplers;
     private int _samplersVocabulary;
@@ -88,7 +88,7 @@ public sealed unsafe class CpuBackend : IBackend
     /// <inheritdoc/>
     public int AddRope(ReadOnlySpan<double> inverseFrequencies, float magnitude)
     {
-        _ropes.Add(new RopeTable(inverseFrequencies, magnitude));
+        _ropes.Add(new StepRotations(inverseFrequencies, magnitude));
         return _ropes.Count - 1;
     }
 
@@ -101,13 +101,13 @@ public sealed unsafe class CpuBackend : IBackend
         batch.SampleRows.CopyTo(_sampleRows);
         _visiblePositions = 0;
         foreach (int position in batch.Positions) _visiblePositions += position + 1;
-        foreach (RopeTable rope in _ropes) rope.Begin(_step.Tokens);
+        foreach (StepRotations rope in _ropes) rope.Begin(_step.Tokens);
         For(_step.Tokens, 8, &ComputeRopes);
 
         static void ComputeRopes(void* self, int first, int last, int worker)
         {
             CpuBackend b = Self(self);
-            foreach (RopeTable rope in b._ropes) rope.Compute(b._step, first, last);
+            foreach (StepRotations rope in b._ropes) rope.Compute(b._step, first, last);
         }
     }
 
@@ -324,7 +324,7 @@ public sealed unsafe class CpuBackend : IBackend
         if (_disposed) return;
         _disposed = true;
         _pool.Dispose();
-        foreach (RopeTable rope in _ropes) rope.Dispose();
+        foreach (StepRotations rope in _ropes) rope.Dispose();
         _step.Dispose();
         _heap.Dispose();
         _self.Free();

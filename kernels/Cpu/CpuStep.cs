@@ -4,7 +4,7 @@ namespace Native.Kernels.Cpu;
 
 /// <summary>One step's indices in native memory, where any worker may read them, and what the kernels derive from them once a step.</summary>
 /// <remarks>
-/// The backend's <c>Begin</c> calls <see cref="Load"/>, then fills every rope table's rows with <see cref="RopeTable.Compute"/>.
+/// The backend's <c>Begin</c> calls <see cref="Load"/>, then fills every rope table's rows with <see cref="StepRotations.Compute"/>.
 /// Memory grows to the largest batch seen and is reused, so a step no larger than an earlier one allocates nothing.
 /// </remarks>
 internal sealed unsafe class CpuStep : IDisposable

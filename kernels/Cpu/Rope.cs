@@ -7,7 +7,7 @@ namespace Native.Kernels.Cpu;
 
 /// <summary>One table of rotary frequencies and, for the step at hand, the cosines and sines of its rows.</summary>
 /// <remarks>How to call it: once a step <see cref="Begin"/>, then <see cref="Compute"/> for all rows, in ranges over any threads.</remarks>
-internal sealed unsafe class RopeTable(ReadOnlySpan<double> inverseFrequencies, float magnitude) : IDisposable
+internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequencies, float magnitude) : IDisposable
 {
     private readonly double[] _inverseFrequencies = inverseFrequencies.ToArray();
     private readonly float _magnitude = magnitude;
@@ -77,7 +77,7 @@ internal static unsafe class Rope
     /// <param name="cache">The layer's keys and values.</param>
     /// <param name="first">First item.</param>
     /// <param name="last">Item after the last.</param>
-    public static void RotateAndStore(CpuStep step, RopeTable table, Tensor qkv, AttentionShape shape, KvLayer cache, int first, int last)
+    public static void RotateAndStore(CpuStep step, StepRotations table, Tensor qkv, AttentionShape shape, KvLayer cache, int first, int last)
     {
         Debug.Assert(2 * table.Pairs <= shape.HeadSize, "a table rotates no more than a head");
         int d = shape.HeadSize, heads = shape.Heads, kvHeads = shape.KvHeads, perRow = heads + (2 * kvHeads);

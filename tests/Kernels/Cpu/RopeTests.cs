@@ -23,7 +23,7 @@ public sealed unsafe class RopeTests
     public void Compute_IsExact_AtHighPositions()
     {
         double[] frequencies = [1, 0.5, 1e-4];
-        using var table = new RopeTable(frequencies, 1.5f);
+        using var table = new StepRotations(frequencies, 1.5f);
         using CpuStep step = Step([0, 1, 131_071, 1_000_003], [0, 1, 2, 3]);
         table.Begin(4);
         table.Compute(step, 2, 4);
@@ -79,7 +79,7 @@ public sealed unsafe class RopeTests
         };
         double[] frequencies = [.. Enumerable.Range(0, pairs).Select(i => Math.Pow(10000, -(double)i / pairs))];
         int[] positions = [0, 1, 2, 77, 1000, 5], slots = [0, 19, 7, 8, 3, 12];
-        using var table = new RopeTable(frequencies, 1);
+        using var table = new StepRotations(frequencies, 1);
         using CpuStep step = Step(positions, slots);
         table.Begin(Rows);
         table.Compute(step, 0, Rows);
