@@ -10,13 +10,21 @@ internal static class EndTokens
         "<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|fim_repo|>",
     };
 
-    /// <summary>Texts that could be ordinary: an end only where the file does not call them that.</summary>
+    /// <summary>Texts that could be ordinary. GGUF has them as ends all the same; elsewhere only where the file does not call them ordinary.</summary>
     private static readonly HashSet<string> UnlessOrdinary = new(StringComparer.Ordinal)
     {
         "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<fim-repo>", "<REPO>", "<reponame>",
     };
 
-    private const string FirstCharacters = "<[_";
+    /// <summary>Texts around the gap to be filled in: no ends, but control tokens in a GGUF file whatever it says.</summary>
+    private static readonly HashSet<string> FillInTheMiddle = new(StringComparer.Ordinal)
+    {
+        "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>",
+        "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>",
+        "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>",
+    };
+
+    private const string FirstCharacters = "<[_▁";
     private const int MaxLength = 32;
 
     /// <summary>Collects the ids; tokens that end a generation become control tokens in <paramref name="types"/>.</summary>
@@ -27,20 +35,25 @@ internal static class EndTokens
         for (int id = 0; id < pieces.Length; id++)
         {
             if (pieces[id].Length is 0 or > MaxLength || !FirstCharacters.Contains(pieces[id][0])) continue;
+            if (definition.GgufTokens && types[id] != TokenType.Unknown && FillInTheMiddle.Contains(pieces[id])) types[id] = TokenType.Control;
             bool always = Always.Contains(pieces[id]);
-            if (!always && (types[id] == TokenType.Normal || !UnlessOrdinary.Contains(pieces[id]))) continue;
+            if (!always && ((types[id] == TokenType.Normal && !definition.GgufTokens) || !UnlessOrdinary.Contains(pieces[id]))) continue;
             ends.Add(id);
             byText.TryAdd(pieces[id], id);
         }
+        ends.UnionWith(definition.EndIds);
+        if (definition.EosId is { } eos) ends.Add(eos);
 
         // Harmony (gpt-oss) and Solar end single messages with <|end|> and go on; Gemma 4 has </s> without meaning it.
         bool harmony = byText.ContainsKey("<|call|>") && byText.ContainsKey("<|return|>");
         bool solar = (byText.ContainsKey("<|call|>") || byText.ContainsKey("<|calls|>")) && byText.ContainsKey("<|flush|>");
         if ((harmony || solar) && byText.TryGetValue("<|end|>", out int end)) ends.Remove(end);
-        if (byText.ContainsKey("<|tool_response>") && byText.TryGetValue("</s>", out end)) ends.Remove(end);
+        if (byText.ContainsKey("<|tool_response>") && byText.TryGetValue("</s>", out end))
+        {
+            ends.Remove(end);
+            if (definition.GgufTokens) types[end] = TokenType.Normal;
+        }
 
-        ends.UnionWith(definition.EndIds);
-        if (definition.EosId is { } eos) ends.Add(eos);
         foreach (int id in ends)
             if (types[id] is not (TokenType.Control or TokenType.Unknown)) types[id] = TokenType.Control;
         return ends;

@@ -43,6 +43,7 @@ internal static class GgufTokenizer
             Prefix = Added(file, "bos", ReadId(file, "bos", pieces.Length, 1), true),
             Suffix = Added(file, "eos", ReadId(file, "eos", pieces.Length, 2), false),
             EndIds = ReadEnds(file, pieces.Length),
+            GgufTokens = true,
             ChatTemplate = file.GetStringOrDefault("tokenizer.chat_template"),
         };
     }
@@ -50,10 +51,17 @@ internal static class GgufTokenizer
     private static TokenizerDefinition ReadBytePair(GgufFile file, string model)
     {
         string pre = model == "gemma4" ? "gemma4" : file.GetStringOrDefault(Prefix + "pre", "default")!;
+        if (pre.Length == 0) pre = "default";
         PreTokenizerRow row = PreTokenizers.Find(pre)
             ?? throw new InvalidDataException($"{file.Path}: {Prefix}pre: expected one of {string.Join(", ", PreTokenizers.Names)}, found '{pre}'");
         string[] pieces = file.GetStrings(Prefix + "tokens");
         TokenType[] types = ReadTypes(file, pieces);
+        if (row.Characters)
+        {
+            for (int id = 0; id < pieces.Length; id++)
+                if (types[id] == TokenType.Normal && TokenizerJson.IsByteToken(pieces[id])) types[id] = TokenType.Byte; // found by their text
+        }
+        int? bos = ReadId(file, "bos", pieces.Length);
         return new TokenizerDefinition
         {
             Source = file.Path,
@@ -66,13 +74,15 @@ internal static class GgufTokenizer
             EscapeSpaces = row.Characters,
             PreTokenizer = PreTokenizers.Get(row),
             IgnoreMerges = row.IgnoreMerges,
-            BosId = ReadId(file, "bos", pieces.Length),
+            NewlinesAreTokens = row.Gemma4,
+            BosId = bos,
             EosId = ReadId(file, "eos", pieces.Length),
             UnknownId = ReadId(file, "unknown", pieces.Length),
             PadId = ReadId(file, "padding", pieces.Length),
-            Prefix = Added(file, "bos", ReadId(file, "bos", pieces.Length), row.AddsBos),
+            Prefix = row.Gemma4 && bos is { } always ? [always] : Added(file, "bos", bos, row.AddsBos),
             Suffix = Added(file, "eos", ReadId(file, "eos", pieces.Length), false),
             EndIds = ReadEnds(file, pieces.Length),
+            GgufTokens = true,
             ChatTemplate = file.GetStringOrDefault("tokenizer.chat_template"),
         };
     }
@@ -118,7 +128,7 @@ internal static class GgufTokenizer
     private static List<int> ReadEnds(GgufFile file, int count)
     {
         var ends = new List<int>();
-        foreach (string name in (string[])["eot", "eom"])
+        foreach (string name in (string[])["eot", "eom", "fim_pad", "fim_rep", "fim_sep"])
             if (ReadId(file, name, count) is { } id) ends.Add(id);
         return ends;
     }

@@ -19,13 +19,10 @@ internal enum DigitGrouping
 {
     None,
 
-    /// <summary>Cuts every run of decimal digits.</summary>
+    /// <summary>Cuts every run of ASCII digits.</summary>
     Digits,
 
-    /// <summary>Cuts every run of decimal digits that ends at a word's end, and sets it apart.</summary>
-    DigitsAtWordEnd,
-
-    /// <summary>Cuts every run of numbers (letter and other numbers too), and sets it apart.</summary>
+    /// <summary>Cuts every run of numbers (letter and other numbers too), and behind it; what stands in front stays with the first group.</summary>
     Numbers,
 }
 
@@ -130,15 +127,8 @@ internal sealed class PreTokenizer
             }
             int run = i;
             while (i < end && IsDigit(shadow[i], grouping)) i++;
-            if (grouping == DigitGrouping.DigitsAtWordEnd && i < end && IsWord(shadow[i])) continue;
-
-            int cut = run + (i - run) % 3;
-            if (grouping != DigitGrouping.Digits && run > done)
-            {
-                output.Add((done, run));
-                done = run;
-            }
-            for (; cut <= i; cut += 3)
+            int remainder = (i - run) % 3;
+            for (int cut = grouping == DigitGrouping.Numbers && remainder == 0 ? run + 3 : run + remainder; cut <= i; cut += 3)
             {
                 if (cut == done || (cut == i && grouping == DigitGrouping.Digits)) continue;
                 output.Add((done, cut));
@@ -149,12 +139,7 @@ internal sealed class PreTokenizer
     }
 
     private static bool IsDigit(char c, DigitGrouping grouping)
-        => grouping == DigitGrouping.Numbers ? char.IsNumber(c) : char.IsDigit(c);
-
-    // Oniguruma's word characters: letters, marks, decimal digits and connectors.
-    private static bool IsWord(char c)
-        => char.IsLetterOrDigit(c) || char.GetUnicodeCategory(c) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark
-            or UnicodeCategory.EnclosingMark or UnicodeCategory.ConnectorPunctuation;
+        => grouping == DigitGrouping.Numbers ? char.IsNumber(c) : char.IsAsciiDigit(c);
 
     private char[] Shadow(ReadOnlySpan<char> text)
     {
@@ -197,7 +182,7 @@ internal sealed class PreTokenizer
             UnicodeCategory.ModifierSymbol => '\u02C2',
             UnicodeCategory.OtherSymbol => '\u00A6',
             UnicodeCategory.Format => '\u00AD',
-            UnicodeCategory.PrivateUse => '\uE000',
+            UnicodeCategory.PrivateUse => '\uEFFE',
             _ => '\u0378', // not assigned
         };
     }

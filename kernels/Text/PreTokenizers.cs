@@ -11,14 +11,19 @@ internal sealed record PreTokenizerRow(string[] Names, PreTokenizerStep[] Steps)
     /// <summary>Whether the text gets a BOS where the file does not say.</summary>
     public bool AddsBos { get; init; }
 
+    /// <summary>Whether the text gets a BOS even where the file says no, and newlines are tokens whole (see <see cref="TokenizerDefinition.NewlinesAreTokens"/>).</summary>
+    public bool Gemma4 { get; init; }
+
     /// <summary>Symbols are characters, with spaces as U+2581 and byte tokens as fallback, instead of bytes.</summary>
     public bool Characters { get; init; }
 
     public SupplementaryRange[] Ranges { get; init; } = [];
 }
 
-/// <summary>The pre-tokenizers that GGUF files name: llama.cpp's names (src/llama-vocab.cpp), patterns as the models' own tokenizer.json has them.</summary>
-/// <remarks>Case-insensitive groups are spelled out ([sS]), so that neither the Kelvin sign nor the long s takes part.</remarks>
+/// <summary>The pre-tokenizers that GGUF files name, as llama.cpp has them (src/llama-vocab.cpp, src/unicode.cpp): the same names, and
+/// patterns that cut as its own do, also where those are simpler than the models' tokenizer.json.</summary>
+/// <remarks>Case-insensitive groups are spelled out ([sS]), so that neither the Kelvin sign nor the long s takes part. llama.cpp tells
+/// upper from lower case in ASCII alone, and sees no space beyond ASCII in a class of literal characters: hence the subtracted classes.</remarks>
 internal static class PreTokenizers
 {
     private const string Contractions = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]";
@@ -30,21 +35,26 @@ internal static class PreTokenizers
     private const string Llama3 = Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols + Spaces;
     private const string Qwen2 = Contractions + "|" + Words + @"|\p{N}" + Symbols + Spaces;
 
-    // Words in which an upper-case run is followed by a lower-case one; letters without case are both.
-    private const string Upper = @"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";
-    private const string Lower = @"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";
+    // Words in which an upper-case run is followed by a lower-case one; letters beyond ASCII are both.
+    private const string Upper = @"[\p{L}-[a-z]]";
+    private const string Lower = @"[\p{L}-[A-Z]]";
+    private const string UpperOrMark = @"[\p{L}\p{M}-[a-z]]";
+    private const string LowerOrMark = @"[\p{L}\p{M}-[A-Z]]";
     private const string Lead = @"[^\r\n\p{L}\p{N}]?";
-    private const string Gpt4o = Lead + Upper + "*" + Lower + "+(?:" + Contractions + ")?|" + Lead + Upper + "+" + Lower + "*(?:" + Contractions + @")?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + Spaces;
+    private const string Contraction = "(?:" + Contractions + ")?";
+    private const string PathSymbols = @"| ?[^\s\p{L}\p{N}]+[\r\n/]*";
+    private const string Gpt4o = Lead + Upper + "*" + Lower + "+" + Contraction + "|" + Lead + Upper + "+" + Lower + "*" + Contraction + @"|\p{N}{1,3}" + PathSymbols + Spaces;
+    private const string MarkedWords = Lead + @"[\p{L}\p{M}]+" + Contraction;
 
     private const string DeepSeek3Words = @"[!""#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + Spaces;
     private const string Kana = @"[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+";
     private const string Bloom = @" ?[^(\s|.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C)]+";
 
-    // The characters of \p{Han} in .NET's spelling; the supplementary ones are seen as U+9FFF.
-    private const string Han = @"\u2E80-\u2E99\u2E9B-\u2EF3\u2F00-\u2FD5\u3005\u3007\u3021-\u3029\u3038-\u303B\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFA6D\uFA70-\uFAD9";
-    private const string HanLetters = @"-[" + Han + "]]";
-    private const string KimiUpper = @"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}" + HanLetters;
-    private const string KimiLower = @"[\p{Ll}\p{Lm}\p{Lo}\p{M}" + HanLetters;
+    // Ideographs; the supplementary ones are seen as U+9FFF.
+    private const string Han = @"\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF";
+
+    // U+0800 to the ideographs, and Hangul.
+    private const string DeepSeekCjk = @"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF-[\s]]+";
 
     // Cased letters as DeepSeek's first tokenizer lists them.
     private const string DeepSeekLetters = @"A-Za-z\u00B5\u00C0-\u00D6\u00D8-\u00F6\u00F8-\u01BA\u01BC-\u01BF\u01C4-\u0293\u0295-\u02AF\u0370-\u0373\u0376\u0377\u037B-\u037D\u037F\u0386\u0388-\u038A\u038C"
@@ -53,17 +63,17 @@ internal static class PreTokenizers
         + @"\u1FD6-\u1FDB\u1FE0-\u1FEC\u1FF2-\u1FF4\u1FF6-\u1FFC\u2102\u2107\u210A-\u2113\u2115\u2119-\u211D\u2124\u2126\u2128\u212A-\u212D\u212F-\u2134\u2139\u213C-\u213F\u2145-\u2149"
         + @"\u214E\u2183\u2184\u2C00-\u2C7B\u2C7E-\u2CE4\u2CEB-\u2CEE\u2CF2\u2CF3\uA640-\uA66D\uA680-\uA69B\uA722-\uA76F\uA771-\uA787\uA78B-\uA78E\uAB70-\uABBF\uFB00-\uFB06\uFB13-\uFB17\uFF21-\uFF3A\uFF41-\uFF5A";
 
+    // Not seen as an ASCII letter: the row's next pattern cuts those out again.
     private static readonly SupplementaryRange[] DeepSeekRanges =
     [
-        new(0x10400, 0x1044F, 'A'), new(0x104B0, 0x104D3, 'A'), new(0x104D8, 0x104FB, 'A'), new(0x10C80, 0x10CB2, 'A'),
-        new(0x10CC0, 0x10CF2, 'A'), new(0x118A0, 0x118DF, 'A'), new(0x1E900, 0x1E943, 'A'),
+        new(0x10400, 0x1044F, '\u00C0'), new(0x104B0, 0x104D3, '\u00C0'), new(0x104D8, 0x104FB, '\u00C0'), new(0x10C80, 0x10CB2, '\u00C0'),
+        new(0x10CC0, 0x10CF2, '\u00C0'), new(0x118A0, 0x118DF, '\u00C0'), new(0x1E900, 0x1E943, '\u00C0'),
     ];
 
     private static readonly SupplementaryRange[] HanRanges =
     [
-        new(0x16FF0, 0x16FF1, '\u9FFF'), new(0x20000, 0x2A6DF, '\u9FFF'), new(0x2A700, 0x2B739, '\u9FFF'), new(0x2B740, 0x2B81D, '\u9FFF'),
-        new(0x2B820, 0x2CEA1, '\u9FFF'), new(0x2CEB0, 0x2EBE0, '\u9FFF'), new(0x2EBF0, 0x2EE5D, '\u9FFF'), new(0x2F800, 0x2FA1D, '\u9FFF'),
-        new(0x30000, 0x3134A, '\u9FFF'), new(0x31350, 0x323AF, '\u9FFF'),
+        new(0x20000, 0x2A6DF, '\u9FFF'), new(0x2A700, 0x2B73F, '\u9FFF'), new(0x2B740, 0x2B81F, '\u9FFF'),
+        new(0x2B820, 0x2CEAF, '\u9FFF'), new(0x2CEB0, 0x2EBEF, '\u9FFF'), new(0x2F800, 0x2FA1F, '\u9FFF'),
     ];
 
     public static readonly PreTokenizerRow[] Rows =
@@ -78,32 +88,33 @@ internal static class PreTokenizers
             "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4"], [Gpt2]),
         new(["falcon"], [@"[\p{P}\$\+<=>\^~\|`]+", Gpt2, "[0-9][0-9][0-9]"]),
         new(["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], [Gpt4o]),
-        new(["granite-embed-multi-97m"], [Gpt4o]) { IgnoreMerges = true },
-        new(["tekken"], [Lead + Upper + "*" + Lower + "+|" + Lead + Upper + "+" + Lower + @"*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + Spaces]) { IgnoreMerges = true, AddsBos = true },
-        new(["tiny_aya", "cohere2moe"], [DigitGrouping.DigitsAtWordEnd, Gpt4o]),
-        new(["deepseek-llm"], [@"[\r\n]", @"\s?[" + DeepSeekLetters + "]+", @"\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+", @"\s+\z", @"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", @"\p{N}+"]) { Ranges = DeepSeekRanges },
-        new(["deepseek-coder"], [@"[\r\n]", @"\s?\p{L}+", @"\s?\p{P}+", @"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", @"\p{N}"]),
+        new(["granite-embed-multi-97m"], [Lead + UpperOrMark + "*" + LowerOrMark + "+" + Contraction + "|" + Lead + UpperOrMark + "+" + LowerOrMark + "*" + Contraction + @"|\p{N}{1,3}" + PathSymbols + Spaces]) { IgnoreMerges = true },
+        new(["tekken"], [Lead + Upper + "*" + Lower + "+|" + Lead + Upper + "+" + Lower + @"*|\p{N}" + PathSymbols + Spaces]) { IgnoreMerges = true, AddsBos = true },
+        new(["tiny_aya", "cohere2moe"], [DigitGrouping.Numbers, MarkedWords + @"|\p{N}{1,3}" + PathSymbols + Spaces]),
+        new(["deepseek-llm"], [@"[\r\n]", @"\s?[" + DeepSeekLetters + "]+", @"\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3001\u3002]+", @"\s+\z", DeepSeekCjk, @"\p{N}+"]) { Ranges = DeepSeekRanges },
+        new(["deepseek-coder"], [@"[\r\n]", @"\s?\p{L}+", @"\s?\p{P}+", DeepSeekCjk, @"\p{N}"]),
         new(["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], [@"\p{N}{1,3}", Kana, DeepSeek3Words]),
         new(["spark2_5"], [@"\p{N}{1,3}", Kana, @"[!""#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+", @"\p{N}"]),
         new(["youtu"], [@"[\uAC00-\uD7A3\u3131-\u318E]+|[\uFF01\u2026\u201C\u201D\u2018\u2019\u2014\uFF1A\uFF1B\uFF0C\u3001-\u303F\uFE30-\uFE4F]+|[\u3105-\u312F]+|" + Kana,
-            Lead + Upper + "*" + Lower + "+(?:" + Contractions + ")?|" + Lead + Upper + "+" + Lower + "*(?:" + Contractions + @")?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + Spaces]) { IgnoreMerges = true },
+            MarkedWords + @"|\p{N}" + PathSymbols + Spaces]) { IgnoreMerges = true },
         new(["poro-chat", "bloom", "gpt3-finnish"], [Bloom]),
         new(["viking"], [Bloom, @"\p{N}"]),
         new(["chameleon"], ["<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", @"[\t\n]|    |  ", @"\p{N}", @"[\p{P}!-/:-@\[-`{-~]", Gpt2]) { AddsBos = true },
-        new(["kimi-k2"], ["[" + Han + "]+|" + Lead + KimiUpper + "*" + KimiLower + "+(?:" + Contractions + ")?|" + Lead + KimiUpper + "+" + KimiLower + "*(?:" + Contractions + @")?|\p{N}{1,3}" + Symbols + Spaces]) { Ranges = HanRanges },
+        new(["kimi-k2"], ["[" + Han + "]+|" + Lead + @"[\p{L}-[" + Han + "]]+" + Contraction + @"|\p{N}{1,3}" + Symbols + Spaces]) { Ranges = HanRanges },
         new(["superbpe"], [@"\p{N}+", DigitGrouping.Digits]),
         new(["bailingmoe", "bailingmoe2", "llada-moe"], ["'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|" + Words + @"|\p{N}" + Symbols + @"|\s*[\r\n]|\s+(?!\S)|\s+"]),
         new(["seed-coder"], [Contractions + "|" + Words + @"|\p{N}| ?[^\s\p{L}\p{N}\r\n]+" + Spaces]),
         new(["ufakzeka"], [Words + @"|\p{N}" + Symbols + Spaces]),
         new(["afmoe"], [DigitGrouping.Numbers,
-            @"[\u4E00-\u9FFF\u3400-\u4DBF\uF900-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u0E00-\u0E7F\u0E80-\u0EFF\u1780-\u17FF\u1000-\u109F\uAA60-\uAA7F\uA9E0-\uA9FF\uAC00-\uD7AF\u1100-\u11FF]+", DeepSeek3Words]),
+            // U+8C48 stands where F900 was meant, a composed form of the same sign; the characters taken out are what SeenAs makes of supplementary ones.
+            @"[\u3400-\u4DBF\u8C48-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u4E00-\u9FFF\u0E40-\u0E7F\u0E80-\u0EFF\u1780-\u17FF\u1000-\u109F\u1100-\u11FF-[\uA6E6\uA790\uA791\uA823\uEFFE]]+", DeepSeek3Words]),
         new(["laguna"], [@"[^\n]+|[\n]+", Qwen2]),
         new(["exaone-moe"], [Contractions + @"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"]),
         new(["minicpm5"], [@"\p{N}{1,3}", Contractions + "|" + Words + @"|\p{N}+" + Symbols + Spaces]) { IgnoreMerges = true },
         new(["jais-2"], [Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols
             // The lookbehind changes nothing but the time: a run cut into pieces is searched for a line's end once, not once a piece.
             + @"|(?<![^\S\r\n])\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s"]),
-        new(["gemma4", "granite-embed-multi-311m"], [@"[^\n]+|[\n]+"]) { Characters = true, AddsBos = true },
+        new(["gemma4", "granite-embed-multi-311m"], [@"[^\n]+|[\n]+"]) { Characters = true, Gemma4 = true },
         new(["sarvam-moe"], [@"[^\n]+|[\n]+"]) { Characters = true },
     ];
 

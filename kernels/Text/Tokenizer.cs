@@ -27,7 +27,7 @@ public sealed class Tokenizer
     private readonly SpecialTokens _allTokens = new();
     private readonly SymbolTable _symbols;
     private readonly PreTokenizer _preTokenizer;
-    private readonly bool _byteLevel, _ignoreMerges, _escapeSpaces, _compose;
+    private readonly bool _byteLevel, _ggufTokens, _ignoreMerges, _newlinesAreTokens, _escapeSpaces, _compose;
     private readonly SpacePrefix _spacePrefix;
     private readonly bool _prefixUnlessSpace;
     private readonly int[] _prefix, _suffix;
@@ -35,12 +35,14 @@ public sealed class Tokenizer
     internal Tokenizer(TokenizerDefinition definition)
     {
         int count = definition.Pieces.Length;
-        _types = definition.Types;
+        _types = [.. definition.Types]; // changed below, while the table of symbols goes by what the file says
         _edges = definition.Edges ?? [];
         _pieces = new string[count];
         for (int id = 0; id < count; id++) _pieces[id] = definition.Pieces[id] ?? "";
         _byteLevel = definition.ByteLevel;
+        _ggufTokens = definition.GgufTokens;
         _ignoreMerges = definition.IgnoreMerges;
+        _newlinesAreTokens = definition.NewlinesAreTokens;
         _escapeSpaces = definition.EscapeSpaces;
         _compose = definition.Compose;
         _spacePrefix = definition.SpacePrefix;
@@ -63,13 +65,13 @@ public sealed class Tokenizer
             if (_pieces[id].Length == 0) continue;
             bool special = _types[id] is TokenType.Control or TokenType.Unknown;
             if (!special && _types[id] != TokenType.UserDefined) continue;
-            string text = special || !_escapeSpaces ? _pieces[id] : _pieces[id].Replace('\u2581', ' ');
+            string text = special || !_escapeSpaces || definition.GgufTokens ? _pieces[id] : _pieces[id].Replace('\u2581', ' ');
             _allTokens.Add(text, id);
             if (!special) _userTokens.Add(text, id);
         }
         _allTokens.Freeze();
         _userTokens.Freeze();
-        _symbols = new SymbolTable(definition, _pieces, _types);
+        _symbols = new SymbolTable(definition, _pieces, definition.Types);
     }
 
     /// <summary>The tokenizer in a GGUF file's <c>tokenizer.ggml.*</c> metadata.</summary>
@@ -128,8 +130,8 @@ public sealed class Tokenizer
         {
             int end = start + length;
             TokenEdges edges = _edges.Length == 0 ? TokenEdges.None : _edges[id];
-            while ((edges & TokenEdges.StripLeft) != 0 && start > done && char.IsWhiteSpace(text[start - 1])) start--;
-            while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && char.IsWhiteSpace(text[end])) end++;
+            while ((edges & TokenEdges.StripLeft) != 0 && start > done && IsSpace(text[start - 1])) start--;
+            while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && IsSpace(text[end])) end++;
             if (start > done) encoding.Add(text.AsSpan(done, start - done), first: done == 0);
             encoding.Ids.Add(id);
             done = end;
@@ -189,6 +191,9 @@ public sealed class Tokenizer
         return id;
     }
 
+    // What a token swallows around itself: llama.cpp sees no space beyond ASCII.
+    private bool IsSpace(char c) => char.IsWhiteSpace(c) && (char.IsAscii(c) || !_ggufTokens);
+
     /// <summary>Replaces lone surrogates by U+FFFD.</summary>
     internal static string WellFormed(string text)
     {
@@ -218,6 +223,8 @@ public sealed class Tokenizer
                 case TokenType.Byte:
                     bytes.Write([ByteToken(definition, id)]);
                     break;
+                case TokenType.Unused when definition.GgufTokens:
+                    break;
                 case TokenType.Normal or TokenType.Unused when _byteLevel:
                     foreach (Rune rune in piece.EnumerateRunes())
                     {
@@ -226,6 +233,9 @@ public sealed class Tokenizer
                         if (value >= 0) utf8[0] = (byte)value;
                         bytes.Advance(value >= 0 ? 1 : rune.EncodeToUtf8(utf8));
                     }
+                    break;
+                case TokenType.UserDefined when definition.GgufTokens:
+                    System.Text.Encoding.UTF8.GetBytes(piece, bytes);
                     break;
                 case TokenType.Normal or TokenType.Unused or TokenType.UserDefined when _escapeSpaces:
                     System.Text.Encoding.UTF8.GetBytes(piece.Replace('\u2581', ' '), bytes);
@@ -307,7 +317,8 @@ public sealed class Tokenizer
         /// <summary>Cuts the word further where no token reaches across: in front of a space that follows something else.</summary>
         private void AddCharacters(ReadOnlySpan<char> word)
         {
-            if (owner._ignoreMerges && owner._symbols.TryGetToken(word, out int id))
+            bool whole = owner._ignoreMerges || (owner._newlinesAreTokens && word[0] == '\n');
+            if (whole && owner._symbols.TryGetToken(word, out int id))
             {
                 Ids.Add(id);
                 return;

@@ -95,5 +95,12 @@ internal sealed class TokenizerDefinition
     /// <summary>End ids that the file names; the well-known texts are added to them.</summary>
     public IReadOnlyCollection<int> EndIds { get; init; } = [];
 
+    /// <summary>Whether tokens are taken as llama.cpp takes a GGUF file's: those with well-known texts are control tokens even where the
+    /// file calls them ordinary, unused ones stand for no text, user-defined ones are found and written as they are, U+2581 and all.</summary>
+    public bool GgufTokens { get; init; }
+
+    /// <summary>Whether a word of newlines that is a token is that token, whatever the merges say.</summary>
+    public bool NewlinesAreTokens { get; init; }
+
     public string? ChatTemplate { get; init; }
 }

@@ -99,7 +99,7 @@ internal static class TokenizerJson
         };
     }
 
-    private static bool IsByteToken(string piece)
+    public static bool IsByteToken(string piece)
         => piece.Length == 6 && piece.StartsWith("<0x", StringComparison.Ordinal) && piece[5] == '>' && char.IsAsciiHexDigit(piece[3]) && char.IsAsciiHexDigit(piece[4]);
 
     private static List<string?> ReadVocabulary(JsonField vocabulary)
