@@ -7,6 +7,7 @@ using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
 using Microsoft.Extensions.Logging;
+using Native.Kernels.Text;
 using Native.Server.Metrics;
 using Native.Server.OpenAi;
 
@@ -85,6 +86,10 @@ internal static class HttpServer
         catch (RequestException e)
         {
             await Refuse(http, e);
+        }
+        catch (TextEncodingException e)
+        {
+            await Refuse(http, RequestException.Invalid(e.Message, code: "text_not_encodable"));
         }
         catch (Exception e) when (http.RequestAborted.IsCancellationRequested || e is OperationCanceledException)
         {

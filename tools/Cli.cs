@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using Native.Kernels.Models;
+using Native.Kernels.Text;
 using Native.Server;
 
 namespace Native.Tools;
@@ -63,8 +64,8 @@ internal static class Cli
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Misused;
         }
-        catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException or ModelOptionsException
-            or UnauthorizedAccessException or OutOfMemoryException or TemplateException)
+        catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException or Native.Kernels.Text.TextEncodingException or ModelOptionsException
+            or UnauthorizedAccessException or OutOfMemoryException or TemplateException or TextEncodingException)
         {
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Failed;

@@ -1,7 +1,8 @@
 namespace Native.Kernels.Text;
 
-/// <summary>A token that Hugging Face files list beside the vocabulary, or name again within it.</summary>
-internal sealed record AddedToken(int Id, string Text, bool Special, TokenEdges Edges);
+/// <summary>A token that Hugging Face files list beside the vocabulary, or name again within it. A normalized one is looked for in the
+/// normalized text, after those that are looked for in the text as it is.</summary>
+internal sealed record AddedToken(int Id, string Text, bool Special, TokenEdges Edges, bool Normalized = false);
 
 /// <summary>Puts added tokens into a vocabulary.</summary>
 internal sealed class AddedTokens(string source, List<string?> pieces, List<TokenType> types)
@@ -12,12 +13,20 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
     private readonly int _limit = pieces.Count + MaxAdded;
 
     private readonly Dictionary<int, TokenEdges> _edges = [];
+    private readonly HashSet<int> _normalized = [];
+
+    private readonly HashSet<int> _beyondModel = [];
+
+    public IReadOnlySet<int> Normalized => _normalized;
+
+    /// <summary>Those that the model's own vocabulary does not have: no text becomes one by merging.</summary>
+    public IReadOnlySet<int> BeyondModel => _beyondModel;
 
     public TokenEdges[]? Edges
     {
         get
         {
-            if (_edges.Count == 0) return null;
+            if (_edges.Values.All(static e => e == TokenEdges.None)) return null;
             var edges = new TokenEdges[pieces.Count];
             foreach ((int id, TokenEdges value) in _edges) edges[id] = value;
             return edges;
@@ -28,9 +37,18 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
     {
         if (token.Id < 0 || token.Id >= _limit) throw new InvalidDataException($"{source}: added token '{token.Text}': expected an id from 0 to {_limit - 1}, found {token.Id}");
         PadTo(token.Id + 1);
+        if (pieces[token.Id] != token.Text) _beyondModel.Add(token.Id);
         pieces[token.Id] = token.Text;
         if (types[token.Id] is not (TokenType.Unknown or TokenType.Byte)) types[token.Id] = token.Special ? TokenType.Control : TokenType.UserDefined;
-        if (token.Edges != TokenEdges.None) _edges[token.Id] = token.Edges;
+        _edges[token.Id] = token.Edges;
+        if (token.Normalized) _normalized.Add(token.Id);
+        else _normalized.Remove(token.Id);
+    }
+
+    /// <summary>Gives a token that is there already the qualities that another file tells of it.</summary>
+    public void Amend(AddedToken token)
+    {
+        if (token.Id >= 0 && token.Id < pieces.Count && pieces[token.Id] == token.Text) Add(token);
     }
 
     /// <summary>Fills up with ids that have no token, as a model's embedding has them.</summary>

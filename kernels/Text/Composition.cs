@@ -4,7 +4,7 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Unicode's normalization form C (UAX #15), which some tokenizer.json files ask for.</summary>
+/// <summary>Unicode's normalization forms C and D (UAX #15), which some tokenizer.json files ask for.</summary>
 /// <remarks>.NET's string.Normalize does nothing where globalization is invariant, as it is here.</remarks>
 internal static class Composition
 {
@@ -39,12 +39,26 @@ internal static class Composition
     public static ReadOnlySpan<char> Compose(ReadOnlySpan<char> text)
     {
         if (text.IndexOfAnyExceptInRange('\0', '\u02FF') < 0) return text; // nothing below U+0300 combines
+        List<int> points = Decomposed(text);
+        Join(points);
+        return Text(points);
+    }
+
+    /// <summary>The decomposed form. Text must be well formed.</summary>
+    public static ReadOnlySpan<char> Decompose(ReadOnlySpan<char> text)
+        => text.IndexOfAnyExceptInRange('\0', '\u00BF') < 0 ? text : Text(Decomposed(text));
+
+    private static List<int> Decomposed(ReadOnlySpan<char> text)
+    {
         var points = new List<int>(text.Length);
         foreach (Rune rune in text.EnumerateRunes()) Decompose(rune.Value, points);
         Order(points);
-        Join(points);
+        return points;
+    }
 
-        var composed = new ArrayBufferWriter<char>(text.Length);
+    private static ReadOnlySpan<char> Text(List<int> points)
+    {
+        var composed = new ArrayBufferWriter<char>(points.Count + 1);
         foreach (int point in points) composed.Advance(new Rune(point).EncodeToUtf16(composed.GetSpan(2)));
         return composed.WrittenSpan;
     }

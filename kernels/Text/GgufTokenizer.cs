@@ -36,6 +36,7 @@ internal static class GgufTokenizer
             SpacePrefix = prefix ? SpacePrefix.EveryFragment : SpacePrefix.None,
             StripsLeadingSpace = prefix,
             FuseUnknown = true,
+            FuseAcrossWords = true,
             BosId = ReadId(file, "bos", pieces.Length, 1),
             EosId = ReadId(file, "eos", pieces.Length, 2),
             UnknownId = ReadId(file, "unknown", pieces.Length, 0),

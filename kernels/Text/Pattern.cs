@@ -33,6 +33,27 @@ internal static class Pattern
                     groups.Push(output.Length);
                     output.Append(c);
                     i++;
+                    // Oniguruma's m is .NET's s: the dot matches a line's end too.
+                    if (i < pattern.Length && pattern[i] == '?')
+                    {
+                        int options = i + 1;
+                        while (options < pattern.Length && pattern[options] is 'i' or 'm' or 'x' or '-') options++;
+                        if (options < pattern.Length && pattern[options] is ':' or ')')
+                        {
+                            output.Append(pattern.AsSpan(i, options - i).ToString().Replace('m', 's'));
+                            i = options;
+                        }
+                    }
+                    break;
+                case '^':
+                    atom = output.Length;
+                    output.Append(@"(?m:^(?!(?<=\n)\z))"); // every line's begin; none is after the last line's end
+                    i++;
+                    break;
+                case '$':
+                    atom = output.Length;
+                    output.Append("(?m:$)"); // every line's end
+                    i++;
                     break;
                 case ')':
                     if (!groups.TryPop(out atom)) throw field.Wrong("balanced parentheses", $"'{pattern}'");

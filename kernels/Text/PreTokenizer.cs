@@ -47,20 +47,23 @@ internal sealed class PreTokenizer
 
     private readonly (PreTokenizerStep Step, Regex? Regex)[] _steps;
     private readonly SupplementaryRange[] _ranges;
+    private readonly TimeSpan? _timeout;
 
     /// <param name="steps">The chain, in order.</param>
     /// <param name="ranges">See <see cref="SupplementaryRange"/>.</param>
-    /// <param name="timeout">Given for patterns out of a file: a match that takes longer throws.</param>
+    /// <param name="timeout">Given for patterns out of a file: cutting that takes longer throws. The rows' own patterns take linear time.</param>
     /// <exception cref="ArgumentException">A pattern is none, or uses what .NET's Regex does not know.</exception>
     public PreTokenizer(PreTokenizerStep[] steps, SupplementaryRange[]? ranges = null, TimeSpan? timeout = null)
     {
         _steps = [.. steps.Select(s => (s, s.Grouping == DigitGrouping.None ? new Regex(s.Pattern, RegexOptions.CultureInvariant | RegexOptions.Compiled, timeout ?? Regex.InfiniteMatchTimeout) : null))];
         _ranges = ranges ?? [];
+        _timeout = timeout;
     }
 
     public bool IsNone => _steps.Length == 0;
 
     /// <summary>The words of <paramref name="text"/> as UTF-16 ranges, in order. Text must be well formed.</summary>
+    /// <exception cref="RegexMatchTimeoutException">A pattern out of a file takes too long.</exception>
     public void Split(ReadOnlySpan<char> text, List<(int Start, int End)> words)
     {
         words.Clear();
@@ -69,7 +72,17 @@ internal sealed class PreTokenizer
         ReadOnlySpan<char> shadow = supplementary ? Shadow(text) : text;
 
         words.Add((0, shadow.Length));
+        Refine(shadow, words);
+        if (supplementary) ToUtf16(text, words);
+    }
+
+    /// <summary>Cuts words further. Text must have no surrogates.</summary>
+    /// <exception cref="RegexMatchTimeoutException">A pattern out of a file takes too long.</exception>
+    public void Refine(ReadOnlySpan<char> shadow, List<(int Start, int End)> words)
+    {
         List<(int, int)>? other = null;
+        // Regex bounds one match alone, and a text may have a million.
+        long deadline = _timeout is { } timeout ? Environment.TickCount64 + (long)timeout.TotalMilliseconds : long.MaxValue;
         foreach ((PreTokenizerStep step, Regex? regex) in _steps)
         {
             other ??= [];
@@ -77,30 +90,29 @@ internal sealed class PreTokenizer
             foreach ((int start, int end) in words)
             {
                 if (regex is null) Group(shadow, start, end, step.Grouping, other);
-                else Split(shadow, start, end, regex, step, other);
+                else Split(shadow, start, end, regex, step, deadline, other);
             }
             words.Clear();
             words.AddRange(other);
         }
-        if (supplementary) ToUtf16(text, words);
     }
 
-    private static void Split(ReadOnlySpan<char> shadow, int start, int end, Regex regex, PreTokenizerStep step, List<(int Start, int End)> output)
+    private static void Split(ReadOnlySpan<char> shadow, int start, int end, Regex regex, PreTokenizerStep step, long deadline, List<(int Start, int End)> output)
     {
         int done = start, first = output.Count;
         bool lastMatched = false;
         foreach (ValueMatch match in regex.EnumerateMatches(shadow[start..end]))
         {
+            if (deadline != long.MaxValue && Environment.TickCount64 > deadline) throw new RegexMatchTimeoutException(shadow[start..end].ToString(), step.Pattern, regex.MatchTimeout);
             int at = start + match.Index;
             if (at > done) Emit(done, at, step.Invert);
-            Emit(at, at + match.Length, !step.Invert);
+            if (match.Length > 0 || at > start) Emit(at, at + match.Length, !step.Invert);
             done = at + match.Length;
         }
         if (end > done) Emit(done, end, step.Invert);
 
         void Emit(int from, int to, bool matched)
         {
-            if (from == to) return;
             bool joins = output.Count > first && step.Behavior switch
             {
                 SplitBehavior.MergedWithPrevious => matched && !lastMatched,
@@ -108,7 +120,8 @@ internal sealed class PreTokenizer
                 SplitBehavior.Contiguous => matched == lastMatched,
                 _ => false,
             };
-            lastMatched = matched;
+            lastMatched = matched; // an empty match cuts too
+            if (from == to) return;
             if (matched && step.Behavior == SplitBehavior.Removed) return;
             if (joins) output[^1] = (output[^1].Start, to);
             else output.Add((from, to));

@@ -74,6 +74,7 @@ internal static class SentencePieceModel
             SpacePrefix = fields.DummyPrefix ? SpacePrefix.EveryFragment : SpacePrefix.None,
             StripsLeadingSpace = fields.DummyPrefix,
             FuseUnknown = true,
+            FuseAcrossWords = true,
             BosId = bos,
             EosId = eos,
             UnknownId = Within(fields.UnknownId),

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Globalization;
 using System.Text;
 
 namespace Native.Kernels.Text;
@@ -6,10 +7,14 @@ namespace Native.Kernels.Text;
 /// <summary>Finds tokens that are matched in the text itself, before any splitting: leftmost first, the longest there.</summary>
 internal sealed class SpecialTokens
 {
+    private readonly bool _skipsFailed;
     private readonly Dictionary<(int Node, char Next), int> _edges = [];
     private readonly List<int> _ids = [-1]; // by node
     private readonly HashSet<char> _firsts = [];
     private SearchValues<char>? _starts;
+
+    /// <param name="skipsFailed">Whether a token that should stand alone and does not hides the shorter ones within it, as in Hugging Face's.</param>
+    public SpecialTokens(bool skipsFailed) => _skipsFailed = skipsFailed;
 
     public void Add(string text, int id)
     {
@@ -43,12 +48,23 @@ internal sealed class SpecialTokens
             start += skip;
             length = 0;
             id = -1;
+            int failed = 0; // length of the longest token that should stand alone and does not
             for (int i = start, node = 0; i < text.Length && _edges.TryGetValue((node, text[i]), out node); i++)
             {
                 int here = _ids[node];
-                if (here < 0 || (!edges.IsEmpty && (edges[here] & TokenEdges.SingleWord) != 0 && !StandsAlone(text, start, i + 1))) continue;
+                if (here < 0) continue;
+                if (!edges.IsEmpty && (edges[here] & TokenEdges.SingleWord) != 0 && !StandsAlone(text, start, i + 1))
+                {
+                    failed = i + 1 - start;
+                    continue;
+                }
                 id = here;
                 length = i + 1 - start;
+            }
+            if (_skipsFailed && failed > length)
+            {
+                start += failed - 1;
+                continue;
             }
             if (id >= 0) return true;
         }
@@ -64,5 +80,7 @@ internal sealed class SpecialTokens
         return !before && !after;
     }
 
-    private static bool IsWord(Rune rune) => Rune.IsLetterOrDigit(rune) || rune.Value == '_';
+    private static bool IsWord(Rune rune)
+        => Rune.IsLetterOrDigit(rune) || Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark
+            or UnicodeCategory.EnclosingMark or UnicodeCategory.ConnectorPunctuation or UnicodeCategory.LetterNumber;
 }

@@ -30,7 +30,7 @@ internal sealed class SymbolTable
         {
             if (pieces[id].Length == 0) continue;
             bool duplicate;
-            if (types[id] is TokenType.Control or TokenType.Unknown or TokenType.Byte)
+            if (types[id] is TokenType.Control or TokenType.Unknown or TokenType.Byte || definition.BeyondModel.Contains(id))
             {
                 if (types[id] == TokenType.Byte) _byteIds[Tokenizer.ByteToken(definition, id)] = id;
                 duplicate = !others.Add(pieces[id]);
@@ -62,16 +62,31 @@ internal sealed class SymbolTable
 
     public int OfByte(byte value) => _byteSymbols[value];
 
+    /// <summary>Whether a symbol is left out before merging, so that its neighbours meet. llama.cpp leaves it out after.</summary>
+    public bool IsDropped(int symbol)
+    {
+        if (_definition.GgufTokens || _definition.UnknownId is not null || (uint)symbol < (uint)_vocabularySize) return false;
+        if (_definition.ByteLevel) return true;
+        Span<byte> utf8 = stackalloc byte[4];
+        int length = symbol < 0 ? new Rune(~symbol).EncodeToUtf8(utf8) : Encoding.UTF8.GetBytes(_beyond[symbol - _vocabularySize], utf8);
+        foreach (byte b in utf8[..length])
+            if (_byteIds[b] < 0) return true;
+        return false;
+    }
+
     /// <summary>The symbol of a character; one that no token has gets a symbol of its own, negative, which nothing merges with.</summary>
     public int OfCharacter(int codePoint) => _characters.TryGetValue(codePoint, out int symbol) ? symbol : ~codePoint;
 
     /// <summary>Writes a symbol that is no token as byte tokens, or as the unknown token.</summary>
-    public void Expand(int symbol, List<int> ids)
+    /// <param name="symbol">What is no token.</param>
+    /// <param name="ids">Gets the ids.</param>
+    /// <param name="fuseFrom">The first of <paramref name="ids"/> that an unknown token may be one with.</param>
+    public void Expand(int symbol, List<int> ids, int fuseFrom)
     {
         Span<byte> utf8 = stackalloc byte[4];
         if (symbol < 0)
         {
-            Expand(utf8[..new Rune(~symbol).EncodeToUtf8(utf8)], ids);
+            Expand(utf8[..new Rune(~symbol).EncodeToUtf8(utf8)], ids, fuseFrom);
             return;
         }
         string text = _beyond[symbol - _vocabularySize];
@@ -80,29 +95,29 @@ internal sealed class SymbolTable
             if (!_definition.ByteLevel)
             {
                 if (text.Length > rune.Utf16SequenceLength && _characters.TryGetValue(rune.Value, out int id) && id < _vocabularySize) ids.Add(id);
-                else Expand(utf8[..rune.EncodeToUtf8(utf8)], ids);
+                else Expand(utf8[..rune.EncodeToUtf8(utf8)], ids, fuseFrom);
             }
             else if (_symbols.TryGetValue(rune.ToString(), out int id) && id < _vocabularySize) ids.Add(id);
-            else Unknown(ids);
+            else Unknown(ids, fuseFrom);
         }
     }
 
-    private void Expand(ReadOnlySpan<byte> utf8, List<int> ids)
+    private void Expand(ReadOnlySpan<byte> utf8, List<int> ids, int fuseFrom)
     {
         foreach (byte b in utf8)
         {
             if (_byteIds[b] < 0)
             {
-                Unknown(ids);
+                Unknown(ids, fuseFrom);
                 return;
             }
         }
         foreach (byte b in utf8) ids.Add(_byteIds[b]);
     }
 
-    private void Unknown(List<int> ids)
+    private void Unknown(List<int> ids, int fuseFrom)
     {
-        if (_definition.UnknownId is not { } unknown || (_definition.FuseUnknown && ids.Count > 0 && ids[^1] == unknown)) return;
+        if (_definition.UnknownId is not { } unknown || (_definition.FuseUnknown && ids.Count > fuseFrom && ids[^1] == unknown)) return;
         ids.Add(unknown);
     }
 

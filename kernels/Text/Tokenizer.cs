@@ -1,6 +1,7 @@
 using System.Buffers;
 using System.Runtime.InteropServices;
 using System.Text;
+using System.Text.RegularExpressions;
 using Native.Kernels.Models;
 
 namespace Native.Kernels.Text;
@@ -10,9 +11,6 @@ namespace Native.Kernels.Text;
 /// <remarks>
 /// One algorithm serves both: SentencePiece's scores become ranks of pairs when the file is read, as a merge list has them.
 /// Time to encode grows with n log n at worst, whatever the text.
-/// <para>Microsoft.ML.Tokenizers 2.0.1 was looked at and is not used: its SentencePiece reads protobuf alone and no GGUF
-/// vocabulary, its BPE has neither ignore_merges nor byte fallback, and its pre-tokenizers match UTF-16 halves of
-/// supplementary characters.</para>
 /// </remarks>
 public sealed class Tokenizer
 {
@@ -23,11 +21,12 @@ public sealed class Tokenizer
     private readonly int[] _byteOffsets;
     private readonly HashSet<int> _endIds;
 
-    private readonly SpecialTokens _userTokens = new();
-    private readonly SpecialTokens _allTokens = new();
+    private readonly SpecialTokens _userTokens, _allTokens;
+    private readonly SpecialTokens _normalizedUserTokens, _normalizedTokens; // looked for in the normalized text
     private readonly SymbolTable _symbols;
-    private readonly PreTokenizer _preTokenizer;
-    private readonly bool _byteLevel, _ggufTokens, _ignoreMerges, _newlinesAreTokens, _escapeSpaces, _compose;
+    private readonly Normalizer _normalizer;
+    private readonly PreTokenizer _preTokenizer, _bytePreTokenizer;
+    private readonly bool _byteLevel, _ggufTokens, _ignoreMerges, _newlinesAreTokens, _escapeSpaces, _fuseAcrossWords;
     private readonly SpacePrefix _spacePrefix;
     private readonly bool _prefixUnlessSpace;
     private readonly int[] _prefix, _suffix;
@@ -44,10 +43,12 @@ public sealed class Tokenizer
         _ignoreMerges = definition.IgnoreMerges;
         _newlinesAreTokens = definition.NewlinesAreTokens;
         _escapeSpaces = definition.EscapeSpaces;
-        _compose = definition.Compose;
+        _fuseAcrossWords = definition.FuseAcrossWords;
+        _normalizer = definition.Normalizer;
         _spacePrefix = definition.SpacePrefix;
         _prefixUnlessSpace = definition.PrefixUnlessSpace;
         _preTokenizer = definition.PreTokenizer;
+        _bytePreTokenizer = definition.BytePreTokenizer;
         StripsLeadingSpace = definition.StripsLeadingSpace;
         BosId = definition.BosId;
         EosId = definition.EosId;
@@ -60,17 +61,20 @@ public sealed class Tokenizer
         _endIds = EndTokens.Collect(definition, _pieces, _types);
         EndIds = [.. _endIds.Order()];
         (_bytes, _byteOffsets) = TextOfPieces(definition);
+        bool skipsFailed = !_ggufTokens;
+        (_userTokens, _allTokens, _normalizedUserTokens, _normalizedTokens) = (new(skipsFailed), new(skipsFailed), new(skipsFailed), new(skipsFailed));
         for (int id = 0; id < count; id++)
         {
             if (_pieces[id].Length == 0) continue;
             bool special = _types[id] is TokenType.Control or TokenType.Unknown;
             if (!special && _types[id] != TokenType.UserDefined) continue;
-            string text = special || !_escapeSpaces || definition.GgufTokens ? _pieces[id] : _pieces[id].Replace('\u2581', ' ');
-            _allTokens.Add(text, id);
-            if (!special) _userTokens.Add(text, id);
+            string text = definition.Scores is null || special || definition.GgufTokens ? _pieces[id] : _pieces[id].Replace('\u2581', ' '); // tokenizer.model has them escaped
+            bool normalized = definition.NormalizedTokens.Contains(id);
+            if (normalized) text = _normalizer.Apply(WellFormed(_pieces[id]));
+            (normalized ? _normalizedTokens : _allTokens).Add(text, id);
+            if (!special) (normalized ? _normalizedUserTokens : _userTokens).Add(text, id);
         }
-        _allTokens.Freeze();
-        _userTokens.Freeze();
+        foreach (SpecialTokens tokens in (SpecialTokens[])[_userTokens, _allTokens, _normalizedUserTokens, _normalizedTokens]) tokens.Freeze();
         _symbols = new SymbolTable(definition, _pieces, definition.Types);
     }
 
@@ -115,23 +119,30 @@ public sealed class Tokenizer
     /// <param name="addSpecial">BOS and EOS are added as the model wants. A chat template usually writes its own BOS: pass false then.</param>
     /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False for what a user
     /// typed: then they are plain text. User-defined tokens are matched either way.</param>
-    public int[] Encode(string text, bool addSpecial, bool parseSpecial) => EncodeCounted(text, addSpecial, parseSpecial, out _);
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text.</exception>
+    public int[] Encode(string text, bool addSpecial, bool parseSpecial)
+    {
+        try
+        {
+            return EncodeCounted(text, addSpecial, parseSpecial, out _);
+        }
+        catch (RegexMatchTimeoutException e)
+        {
+            throw new TextEncodingException($"The model's tokenizer takes too long on this text of {text.Length} characters: its pattern '{e.Pattern}' did not come to an end in {e.MatchTimeout.TotalSeconds:0.#} s.", e);
+        }
+    }
 
     internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups)
     {
         ArgumentNullException.ThrowIfNull(text);
         text = WellFormed(text);
-        var encoding = new Encoding(this, text.Length);
+        var encoding = new Encoding(this, text.Length, parseSpecial ? _normalizedTokens : _normalizedUserTokens);
         if (addSpecial) encoding.Ids.AddRange(_prefix);
 
         SpecialTokens tokens = parseSpecial ? _allTokens : _userTokens;
-        int done = 0;
-        while (tokens.TryFind(text, done, _edges, out int start, out int length, out int id))
+        int done = 0, from = 0;
+        while (TryFind(tokens, text, done, ref from, out int start, out int end, out int id))
         {
-            int end = start + length;
-            TokenEdges edges = _edges.Length == 0 ? TokenEdges.None : _edges[id];
-            while ((edges & TokenEdges.StripLeft) != 0 && start > done && IsSpace(text[start - 1])) start--;
-            while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && IsSpace(text[end])) end++;
             if (start > done) encoding.Add(text.AsSpan(done, start - done), first: done == 0);
             encoding.Ids.Add(id);
             done = end;
@@ -141,6 +152,21 @@ public sealed class Tokenizer
         if (addSpecial) encoding.Ids.AddRange(_suffix);
         lookups = encoding.Lookups;
         return [.. encoding.Ids];
+    }
+
+    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it swallows.</summary>
+    private bool TryFind(SpecialTokens tokens, ReadOnlySpan<char> text, int done, ref int from, out int start, out int end, out int id)
+    {
+        bool found = tokens.TryFind(text, from, _edges, out start, out int length, out id);
+        from = end = start + length;
+        if (found && _edges.Length > 0)
+        {
+            TokenEdges edges = _edges[id];
+            while ((edges & TokenEdges.StripLeft) != 0 && start > done && IsSpace(text[start - 1])) start--;
+            while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && IsSpace(text[end])) end++;
+            if (_ggufTokens) from = end; // Hugging Face's still finds tokens in what one has swallowed
+        }
+        return found;
     }
 
     /// <summary>The bytes a token stands for in running text; none for control and unknown tokens. A character may span several tokens.</summary>
@@ -258,13 +284,14 @@ public sealed class Tokenizer
     }
 
     /// <summary>The scratch of one call of Encode.</summary>
-    private sealed class Encoding(Tokenizer owner, int length)
+    private sealed class Encoding(Tokenizer owner, int length, SpecialTokens normalizedTokens)
     {
         private readonly Merger _merger = new(owner._symbols.Merges);
         private readonly List<(int Start, int End)> _words = [];
         private int[] _buffer = new int[64];
         private byte[] _utf8 = new byte[256];
         private char[] _mapped = [];
+        private int _fuseFrom;
 
         public List<int> Ids { get; } = new(length / 4 + 2);
         public long Lookups => _merger.Lookups;
@@ -272,13 +299,30 @@ public sealed class Tokenizer
         /// <summary>Encodes what lies between two tokens.</summary>
         public void Add(ReadOnlySpan<char> text, bool first)
         {
-            if (owner._compose) text = Composition.Compose(text);
+            if (!owner._normalizer.IsNone) text = owner._normalizer.Apply(text.ToString());
+            int done = 0, from = 0;
+            while (owner.TryFind(normalizedTokens, text, done, ref from, out int start, out int end, out int id))
+            {
+                if (start > done) AddText(text[done..start], first && done == 0);
+                Ids.Add(id);
+                done = end;
+            }
+            if (done < text.Length) AddText(text[done..], first && done == 0);
+        }
+
+        private void AddText(ReadOnlySpan<char> text, bool first)
+        {
             bool prefix = (owner._spacePrefix == SpacePrefix.EveryFragment || (owner._spacePrefix == SpacePrefix.FirstFragment && first))
-                && (text[0] != ' ' || !owner._prefixUnlessSpace);
+                && !(owner._prefixUnlessSpace && (text[0] == ' ' || (text[0] == '\u2581' && !owner._byteLevel)));
             if (owner._byteLevel)
             {
                 if (prefix) text = " " + text.ToString();
                 owner._preTokenizer.Split(text, _words);
+                if (!owner._bytePreTokenizer.IsNone)
+                {
+                    AddBytesCutFurther(text);
+                    return;
+                }
                 foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddBytes(text[start..end]);
                 return;
             }
@@ -294,11 +338,32 @@ public sealed class Tokenizer
             foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddCharacters(text[start..end]);
         }
 
+        /// <summary>Writes the text in GPT-2's alphabet and lets further patterns see that.</summary>
+        private void AddBytesCutFurther(ReadOnlySpan<char> text)
+        {
+            byte[] bytes = new byte[System.Text.Encoding.UTF8.GetByteCount(text)];
+            int done = 0;
+            foreach (ref (int Start, int End) word in CollectionsMarshal.AsSpan(_words))
+            {
+                int length = System.Text.Encoding.UTF8.GetBytes(text[word.Start..word.End], bytes.AsSpan(done));
+                word = (done, done += length);
+            }
+            char[] mapped = new char[done];
+            for (int i = 0; i < done; i++) mapped[i] = ByteAlphabet.Character(bytes[i]);
+            owner._bytePreTokenizer.Refine(mapped, _words);
+            foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddBytes(bytes.AsSpan(start..end));
+        }
+
         private void AddBytes(ReadOnlySpan<char> word)
         {
             int room = System.Text.Encoding.UTF8.GetMaxByteCount(word.Length);
             if (_utf8.Length < room) _utf8 = new byte[room];
-            ReadOnlySpan<byte> bytes = _utf8.AsSpan(0, System.Text.Encoding.UTF8.GetBytes(word, _utf8));
+            AddBytes(_utf8.AsSpan(0, System.Text.Encoding.UTF8.GetBytes(word, _utf8)));
+        }
+
+        private void AddBytes(ReadOnlySpan<byte> bytes)
+        {
+            _fuseFrom = owner._fuseAcrossWords ? 0 : Ids.Count;
             if (owner._ignoreMerges && bytes.Length <= owner._symbols.LongestText)
             {
                 if (_mapped.Length < bytes.Length) _mapped = new char[owner._symbols.LongestText];
@@ -310,13 +375,16 @@ public sealed class Tokenizer
                 }
             }
             Span<int> symbols = Room(bytes.Length);
-            for (int i = 0; i < bytes.Length; i++) symbols[i] = owner._symbols.OfByte(bytes[i]);
-            Finish(symbols);
+            int count = 0;
+            foreach (byte b in bytes)
+                if (owner._symbols.OfByte(b) is var symbol && !owner._symbols.IsDropped(symbol)) symbols[count++] = symbol;
+            Finish(symbols[..count]);
         }
 
         /// <summary>Cuts the word further where no token reaches across: in front of a space that follows something else.</summary>
         private void AddCharacters(ReadOnlySpan<char> word)
         {
+            _fuseFrom = owner._fuseAcrossWords ? 0 : Ids.Count;
             bool whole = owner._ignoreMerges || (owner._newlinesAreTokens && word[0] == '\n');
             if (whole && owner._symbols.TryGetToken(word, out int id))
             {
@@ -338,7 +406,8 @@ public sealed class Tokenizer
         {
             Span<int> symbols = Room(word.Length);
             int count = 0;
-            foreach (Rune rune in word.EnumerateRunes()) symbols[count++] = owner._symbols.OfCharacter(rune.Value);
+            foreach (Rune rune in word.EnumerateRunes())
+                if (owner._symbols.OfCharacter(rune.Value) is var symbol && !owner._symbols.IsDropped(symbol)) symbols[count++] = symbol;
             Finish(symbols[..count]);
         }
 
@@ -354,7 +423,7 @@ public sealed class Tokenizer
             foreach (int symbol in symbols[..count])
             {
                 if ((uint)symbol < (uint)owner._pieces.Length) Ids.Add(symbol);
-                else owner._symbols.Expand(symbol, Ids);
+                else owner._symbols.Expand(symbol, Ids, _fuseFrom);
             }
         }
     }

@@ -75,11 +75,23 @@ internal sealed class TokenizerDefinition
     /// <summary>Whether decoding a whole text drops one leading space, the one that <see cref="SpacePrefix"/> added.</summary>
     public bool StripsLeadingSpace { get; init; }
 
-    /// <summary>Text is brought to Unicode's composed form first.</summary>
-    public bool Compose { get; init; }
+    /// <summary>What is done to the text between tokens first.</summary>
+    public Normalizer Normalizer { get; init; } = new();
+
+    /// <summary>Added tokens that are looked for in the normalized text.</summary>
+    public IReadOnlySet<int> NormalizedTokens { get; init; } = new HashSet<int>();
+
+    /// <summary>Added tokens that no text becomes by merging.</summary>
+    public IReadOnlySet<int> BeyondModel { get; init; } = new HashSet<int>();
+
+    /// <summary>Cuts the words further once they are written in GPT-2's alphabet.</summary>
+    public PreTokenizer BytePreTokenizer { get; init; } = PreTokenizer.None;
 
     /// <summary>Neighbouring characters without a token become one unknown token instead of one each.</summary>
     public bool FuseUnknown { get; init; }
+
+    /// <summary>Whether they do so across words.</summary>
+    public bool FuseAcrossWords { get; init; }
 
     public int? BosId { get; init; }
     public int? EosId { get; init; }

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.RegularExpressions;
 
 namespace Native.Kernels.Text;
 
@@ -8,14 +9,18 @@ internal static class TokenizerJson
     /// <summary>A pattern out of a file may take this long for one match; the known ones take microseconds.</summary>
     private static readonly TimeSpan PatternTimeout = TimeSpan.FromSeconds(2);
 
+    /// <summary>Rust's \w: letters, marks, decimal digits, connectors, and what Unicode calls alphabetic or joining beside them.</summary>
+    private const string WordCharacters = @"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\u24B6-\u24E9\u200C\u200D";
+
     private sealed class Pipeline
     {
-        public bool Compose { get; set; }
+        public Normalizer Normalizer { get; } = new();
         public bool ByteLevel { get; set; }
         public bool EscapeSpaces { get; set; }
         public SpacePrefix Prefix { get; set; }
         public bool PrefixUnlessSpace { get; set; }
         public List<PreTokenizerStep> Steps { get; } = [];
+        public List<PreTokenizerStep> ByteSteps { get; } = []; // behind ByteLevel, which writes the text anew
         public List<SupplementaryRange> Ranges { get; } = [];
         public bool StripsLeadingSpace { get; set; }
         public List<int> Before { get; } = [];
@@ -33,7 +38,7 @@ internal static class TokenizerJson
     public static AddedToken ReadAddedToken(JsonField token, int id)
     {
         TokenEdges edges = (Flag("lstrip") ? TokenEdges.StripLeft : 0) | (Flag("rstrip") ? TokenEdges.StripRight : 0) | (Flag("single_word") ? TokenEdges.SingleWord : 0);
-        return new AddedToken(id, token.Required("content").Text(), Flag("special"), edges);
+        return new AddedToken(id, token.Required("content").Text(), Flag("special"), edges, Flag("normalized"));
 
         bool Flag(string name) => token.Optional(name)?.Boolean() ?? false;
     }
@@ -53,9 +58,17 @@ internal static class TokenizerJson
 
         var tokens = new AddedTokens(path, pieces, types);
         string? unknown = model.Optional("unk_token")?.Text();
-        if (tokens.Find(unknown) is { } unknownId) types[unknownId] = TokenType.Unknown;
+        int? unknownId = tokens.Find(unknown);
         if (root.Optional("added_tokens") is { } added)
-            foreach (JsonField token in added.Items()) tokens.Add(ReadAddedToken(token, token.Required("id").Int32()));
+        {
+            foreach (JsonField token in added.Items())
+            {
+                int id = token.Required("id").Int32();
+                if (id == unknownId) types[id] = TokenType.Unknown; // else it is a text like others
+                tokens.Add(ReadAddedToken(token, id));
+            }
+        }
+        foreach (AddedToken token in config.AddedTokens) tokens.Amend(token); // tokenizer_config.json has the last word, as in transformers
         tokens.PadTo(config.VocabularySize);
 
         var pipeline = new Pipeline();
@@ -80,17 +93,20 @@ internal static class TokenizerJson
             Edges = tokens.Edges,
             Merges = ReadMerges(model.Required("merges")),
             ByteLevel = pipeline.ByteLevel,
-            PreTokenizer = pipeline.Steps.Count == 0 ? PreTokenizer.None : Compile(root, pipeline),
+            PreTokenizer = Compile(root, pipeline.Steps, pipeline),
+            BytePreTokenizer = Compile(root, pipeline.ByteSteps, pipeline),
             IgnoreMerges = model.Optional("ignore_merges")?.Boolean() ?? false,
             EscapeSpaces = pipeline.EscapeSpaces,
             SpacePrefix = pipeline.Prefix,
             PrefixUnlessSpace = pipeline.PrefixUnlessSpace,
             StripsLeadingSpace = pipeline.StripsLeadingSpace,
-            Compose = pipeline.Compose,
+            Normalizer = pipeline.Normalizer,
+            NormalizedTokens = tokens.Normalized,
+            BeyondModel = tokens.BeyondModel,
             FuseUnknown = model.Optional("fuse_unk")?.Boolean() ?? false,
             BosId = bos,
             EosId = eos ?? (ends.Count > 0 ? ends.First() : null),
-            UnknownId = tokens.Find(unknown ?? config.UnknownToken),
+            UnknownId = tokens.Find(unknown), // the model's alone: another file's is for show
             PadId = tokens.Find(config.PadToken),
             Prefix = [.. pipeline.Before],
             Suffix = [.. pipeline.After],
@@ -131,6 +147,7 @@ internal static class TokenizerJson
             if (merge.ValueKind == JsonValueKind.String)
             {
                 string line = merge.GetString()!;
+                if (line.StartsWith("#version", StringComparison.Ordinal)) continue;
                 int space = line.IndexOf(' ');
                 if (space <= 0 || space == line.Length - 1 || line.IndexOf(' ', space + 1) >= 0) throw Wrong(merge);
                 pairs.Add((line[..space], line[(space + 1)..]));
@@ -153,24 +170,57 @@ internal static class TokenizerJson
                 foreach (JsonField step in normalizer.Required("normalizers").Items()) ReadNormalizer(step, pipeline);
                 break;
             case "NFC":
-                pipeline.Compose = true;
+                pipeline.Normalizer.Compose();
                 break;
-            case "Prepend" when normalizer.Required("prepend").Text() == "\u2581":
-                pipeline.Prefix = SpacePrefix.EveryFragment;
-                pipeline.EscapeSpaces = true;
+            case "NFD":
+                pipeline.Normalizer.Decompose();
                 break;
-            case "Replace" when normalizer.Required("pattern").Optional("String")?.Text() == " " && normalizer.Required("content").Text() == "\u2581":
-                pipeline.EscapeSpaces = true;
+            case "Lowercase":
+                pipeline.Normalizer.Lowercase();
+                break;
+            case "Strip":
+                pipeline.Normalizer.Strip(normalizer.Optional("strip_left")?.Boolean() ?? false, normalizer.Optional("strip_right")?.Boolean() ?? false);
+                break;
+            case "Prepend":
+                pipeline.Normalizer.Prepend(normalizer.Required("prepend").Text());
+                break;
+            case "Replace":
+                ReadReplace(normalizer, pipeline);
                 break;
             default:
-                throw normalizer.Wrong("NFC, Prepend of U+2581, Replace of a space by U+2581, or a Sequence of those", $"'{type}', which is not supported so");
+                throw normalizer.Wrong("Lowercase, NFC, NFD, Prepend, Replace, Sequence or Strip", $"'{type}', which is not supported");
+        }
+    }
+
+    private static void ReadReplace(JsonField replace, Pipeline pipeline)
+    {
+        JsonField pattern = replace.Required("pattern");
+        string content = replace.Required("content").Text();
+        if (pattern.Optional("String") is { } found)
+        {
+            if (found.Text().Length == 0) throw found.Wrong("a text", "an empty one");
+            pipeline.Normalizer.Replace(found.Text(), content);
+            pipeline.EscapeSpaces |= found.Text() == " " && content == "\u2581";
+            return;
+        }
+        // Runs over the text itself, not over a shadow of it, so that classes see the halves of supplementary characters.
+        JsonField expression = pattern.Required("Regex");
+        try
+        {
+            pipeline.Normalizer.Replace(new Regex(Pattern.Translate(expression, []), RegexOptions.CultureInvariant, PatternTimeout), content);
+        }
+        catch (ArgumentException e)
+        {
+            throw expression.Wrong("a pattern that can be read", e.Message);
         }
     }
 
     private static void ReadPreTokenizer(JsonField preTokenizer, Pipeline pipeline)
     {
         string type = preTokenizer.Required("type").Text();
-        if (pipeline.ByteLevel) throw preTokenizer.Wrong("nothing after ByteLevel", $"'{type}', which is not supported there");
+        if ((pipeline.ByteLevel && type == "ByteLevel") || (type == "Metaspace" && (pipeline.ByteLevel || pipeline.Steps.Count > 0)))
+            throw preTokenizer.Wrong("one ByteLevel, or Metaspace in front of everything else", $"'{type}' behind other steps, which is not supported");
+        List<PreTokenizerStep> steps = pipeline.ByteLevel ? pipeline.ByteSteps : pipeline.Steps;
         switch (type)
         {
             case "Sequence":
@@ -189,17 +239,21 @@ internal static class TokenizerJson
             case "Split":
                 JsonField pattern = preTokenizer.Required("pattern");
                 string expression = pattern.Optional("Regex") is { } regex ? Pattern.Translate(regex, pipeline.Ranges)
-                    : System.Text.RegularExpressions.Regex.Escape(pattern.Required("String").Text());
-                pipeline.Steps.Add(new PreTokenizerStep(expression, Behavior(preTokenizer.Required("behavior")), preTokenizer.Optional("invert")?.Boolean() ?? false));
+                    : Regex.Escape(pattern.Required("String").Text());
+                if (pattern.Optional("Regex") is null && expression.Any(char.IsSurrogate)) throw pattern.Wrong("characters up to U+FFFF", $"'{expression}', which is not supported");
+                steps.Add(new PreTokenizerStep(expression, Behavior(preTokenizer.Required("behavior")), preTokenizer.Optional("invert")?.Boolean() ?? false));
                 break;
             case "Digits":
-                pipeline.Steps.Add(preTokenizer.Optional("individual_digits")?.Boolean() ?? false ? @"\p{N}" : @"\p{N}+");
+                steps.Add(preTokenizer.Optional("individual_digits")?.Boolean() ?? false ? @"\p{N}" : @"\p{N}+");
                 break;
             case "Punctuation":
-                pipeline.Steps.Add(new PreTokenizerStep(@"[\p{P}!-/:-@\[-`{-~]", preTokenizer.Optional("behavior") is { } behavior ? Behavior(behavior) : SplitBehavior.Isolated));
+                steps.Add(new PreTokenizerStep(@"[\p{P}!-/:-@\[-`{-~]", preTokenizer.Optional("behavior") is { } behavior ? Behavior(behavior) : SplitBehavior.Isolated));
+                break;
+            case "Whitespace":
+                steps.Add(new PreTokenizerStep(@"[" + WordCharacters + @"]+|[^" + WordCharacters + @"\s]+", SplitBehavior.Removed, Invert: true));
                 break;
             case "WhitespaceSplit":
-                pipeline.Steps.Add(new PreTokenizerStep(@"\s+", SplitBehavior.Removed));
+                steps.Add(new PreTokenizerStep(@"\s+", SplitBehavior.Removed));
                 break;
             case "Metaspace":
                 string replacement = preTokenizer.Optional("replacement")?.Text() ?? "\u2581";
@@ -217,7 +271,7 @@ internal static class TokenizerJson
                 if (preTokenizer.Optional("split")?.Boolean() ?? true) pipeline.Steps.Add(new PreTokenizerStep("\u2581", SplitBehavior.MergedWithNext));
                 break;
             default:
-                throw preTokenizer.Wrong("ByteLevel, Digits, Metaspace, Punctuation, Sequence, Split or WhitespaceSplit", $"'{type}', which is not supported");
+                throw preTokenizer.Wrong("ByteLevel, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace or WhitespaceSplit", $"'{type}', which is not supported");
         }
     }
 
@@ -225,11 +279,12 @@ internal static class TokenizerJson
         => Enum.TryParse(field.Text(), out SplitBehavior behavior) && Enum.IsDefined(behavior) ? behavior
             : throw field.Wrong(string.Join(", ", Enum.GetNames<SplitBehavior>()), $"'{field.Text()}'");
 
-    private static PreTokenizer Compile(JsonField root, Pipeline pipeline)
+    private static PreTokenizer Compile(JsonField root, List<PreTokenizerStep> steps, Pipeline pipeline)
     {
+        if (steps.Count == 0) return PreTokenizer.None;
         try
         {
-            return new PreTokenizer([.. pipeline.Steps], [.. pipeline.Ranges], PatternTimeout);
+            return new PreTokenizer([.. steps], [.. pipeline.Ranges], PatternTimeout);
         }
         catch (ArgumentException e)
         {
@@ -246,13 +301,18 @@ internal static class TokenizerJson
                 foreach (JsonField step in decoder.Required("decoders").Items()) ReadDecoder(step, pipeline);
                 break;
             case "Strip":
+                if (decoder.Required("stop").Int32() != 0) throw decoder.Wrong("a stop of 0", "another, which is not supported");
                 pipeline.StripsLeadingSpace |= decoder.Required("content").Text() == " " && decoder.Required("start").Int32() > 0;
+                break;
+            case "Replace":
+                if (decoder.Required("pattern").Optional("String")?.Text() != "\u2581" || decoder.Required("content").Text() != " ")
+                    throw decoder.Wrong("U+2581 to be replaced by a space", "something else, which is not supported");
                 break;
             case "Metaspace":
                 string scheme = decoder.Optional("prepend_scheme")?.Text() ?? (decoder.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
                 pipeline.StripsLeadingSpace |= scheme != "never";
                 break;
-            case "ByteLevel" or "ByteFallback" or "Fuse" or "Replace":
+            case "ByteLevel" or "ByteFallback" or "Fuse":
                 break; // what they undo, the vocabulary's bytes have undone
             default:
                 throw decoder.Wrong("ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence or Strip", $"'{type}', which is not supported");

@@ -3,6 +3,7 @@ using System.Globalization;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Microsoft.Extensions.Logging;
+using Native.Kernels.Text;
 
 namespace Native.Server;
 
@@ -39,6 +40,11 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
             Metadata trailers = [];
             if (e.RetryAfter is { } wait) trailers.Add(PushbackTrailer, Math.Max(1, Math.Ceiling(wait.TotalMilliseconds)).ToString(CultureInfo.InvariantCulture));
             throw new RpcException(new Status(status, e.Message), trailers);
+        }
+        catch (TextEncodingException e)
+        {
+            status = FailureStatus.Of(Failure.InvalidArgument).Grpc;
+            throw new RpcException(new Status(status, e.Message));
         }
         catch (Exception e) when (context.CancellationToken.IsCancellationRequested || e is OperationCanceledException)
         {

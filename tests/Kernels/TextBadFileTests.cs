@@ -78,7 +78,7 @@ public sealed class TextBadFileTests
         { "added_tokens", """[{"id":2000000000,"content":"x"}]""" },
         { "added_tokens", """[{"id":260}]""" },
         { "added_tokens", """[{"id":260,"content":"x"},{"id":261,"content":"x"}]""" },
-        { "normalizer", """{"type":"Lowercase"}""" },
+        { "normalizer", """{"type":"NFKC"}""" },
         { "normalizer", "3" },
         { "pre_tokenizer", """{"type":"BertPreTokenizer"}""" },
         { "pre_tokenizer", """{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}""" },

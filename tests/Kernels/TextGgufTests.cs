@@ -116,6 +116,41 @@ public sealed class TextGgufTests
     }
 
     [Fact]
+    public void Gemma4_BeginsWithBos_AndTakesNewlinesWhole_WhateverTheFileSays()
+    {
+        var writer = new GgufWriter
+        {
+            { "general.architecture", "gemma" }, { "tokenizer.ggml.model", "gemma4" }, { "tokenizer.ggml.tokens", new[] { "<bos>", "a", "\n", "\n\n", "</s>", "<|tool_response>" } },
+            { "tokenizer.ggml.token_type", new[] { 3, 1, 1, 1, 1, 3 } }, { "tokenizer.ggml.merges", new[] { "a a" } }, { "tokenizer.ggml.bos_token_id", 0u }, { "tokenizer.ggml.add_bos_token", false },
+        };
+        Tokenizer tokenizer = Load(writer);
+        Assert.Equal([0, 1, 3, 1], tokenizer.Encode("a\n\na", addSpecial: true, parseSpecial: true));
+        Assert.Equal([5], tokenizer.EndIds); // and not </s>
+        Assert.False(tokenizer.IsSpecial(4));
+    }
+
+    [Fact]
+    public void EndAndFillInTokens_AreControl_ThoughTheFileCallsThemOrdinary()
+    {
+        Tokenizer tokenizer = Load(BytePair("bloom", ["</s>", "<EOT>", "<|fim_prefix|>", "</", "s>", "<rep>"], "< /", "s >", "</ s>").With("tokenizer.ggml.fim_rep_token_id", 261u));
+        Assert.Equal([256, 257, 261], tokenizer.EndIds);
+        Assert.True(tokenizer.IsSpecial(258));
+        Assert.Equal([256, 258], tokenizer.Encode("</s><|fim_prefix|>", addSpecial: false, parseSpecial: true));
+        Assert.Equal([256], tokenizer.Encode("</s>", addSpecial: false, parseSpecial: false)); // an ordinary token that merges make, as in training
+    }
+
+    [Fact]
+    public void UserDefinedTokens_AreTakenAsTheyAreWritten_AndUnusedOnesAreSilent()
+    {
+        Tokenizer tokenizer = Load(SentencePiece(["<unk>", "<s>", "</s>", "▁", "a", "▁▁", "[PAD6]"], [0, 0, 0, -1, -2, -3, 0], [2, 3, 3, 1, 1, 4, 5]).With("tokenizer.ggml.add_space_prefix", false));
+        Assert.Equal([4, 5, 4], tokenizer.Encode("a▁▁a", addSpecial: false, parseSpecial: false));
+        Assert.Equal("a▁▁a", tokenizer.Decode([4, 5, 6, 4]));
+    }
+
+    [Fact]
+    public void AnEmptyPre_IsTheDefault() => Assert.Equal(['a', '1'], Load(BytePair("", [])).Encode("a1", false, false));
+
+    [Fact]
     public void RandomVocabularies_EncodeWithoutFault()
     {
         var random = new Random(8);
