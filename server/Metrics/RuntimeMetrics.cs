@@ -4,13 +4,17 @@ using Prometheus;
 namespace Native.Server.Metrics;
 
 /// <summary>What the .NET runtime does to the process: pauses of its collector, memory, threads.</summary>
-internal sealed class RuntimeMetrics : IDisposable
+/// <remarks>One for the process, and never disposed of: the runtime takes its two locks of event listeners in one order where a listener
+/// goes and in the other where one comes, so that two servers in a process that end at once would wait for each other for ever.</remarks>
+internal sealed class RuntimeMetrics
 {
+    private static readonly Lazy<RuntimeMetrics> Instance = new(() => new RuntimeMetrics());
+
     private readonly Counter _collections, _allocated, _contentions, _pauseTotal, _cpu;
     private readonly Gauge _heap, _resident, _threads, _queue;
-    private readonly PauseListener _listener;
+    private readonly PauseListener _listener; // keeps it alive
 
-    public RuntimeMetrics()
+    private RuntimeMetrics()
     {
         Registry = Prometheus.Metrics.NewCustomRegistry();
         MetricFactory metrics = Prometheus.Metrics.WithCustomRegistry(Registry);
@@ -28,6 +32,8 @@ internal sealed class RuntimeMetrics : IDisposable
         _listener = new PauseListener(pauses);
     }
 
+    public static RuntimeMetrics OfThisProcess => Instance.Value;
+
     public CollectorRegistry Registry { get; }
 
     public void Collect()
@@ -42,8 +48,6 @@ internal sealed class RuntimeMetrics : IDisposable
         _resident.Set(Environment.WorkingSet);
         _cpu.IncTo(Environment.CpuUsage.TotalTime.TotalSeconds);
     }
-
-    public void Dispose() => _listener.Dispose();
 
     /// <summary>Hears the runtime suspend and restart its threads for a collection.</summary>
     private sealed class PauseListener : EventListener
