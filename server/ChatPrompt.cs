@@ -11,6 +11,7 @@ internal static class ChatPrompt
     public static int[] Encode(ServedModel model, JsonElement messages, JsonElement? tools, bool addGenerationPrompt, JsonElement? extra, CancellationToken ct)
     {
         Check(messages);
+        if (tools is { } list && list.EnumerateArray().Any(tool => tool.ValueKind != JsonValueKind.Object)) throw RequestException.Invalid("'tools' must be a list of objects.", "tools", "invalid_type");
         if (model.Template is null) throw RequestException.Invalid($"The model '{model.Name}' has no chat template; use completions.", "messages", "no_chat_template");
         JsonElement safe = model.ControlTexts.MarkIn(messages, out bool marked);
         string text;
@@ -23,6 +24,7 @@ internal static class ChatPrompt
             throw RequestException.Invalid($"The chat template refused the conversation: {e.Message}", "messages", "chat_template_error");
         }
 
+        model.CheckLength(text, "messages");
         Tokenizer tokenizer = model.Tokenizer;
         IReadOnlyList<int> ids = marked ? model.ControlTexts.EncodeMarked(text) : tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
         // Most templates write the begin token themselves.
@@ -53,9 +55,10 @@ internal static class ChatPrompt
 
     private static void CheckPart(JsonElement part, string path)
     {
-        if (part.ValueKind == JsonValueKind.String) return;
         if (part.ValueKind != JsonValueKind.Object || !part.TryGetProperty("type", out JsonElement type) || type.ValueKind != JsonValueKind.String)
             throw RequestException.Invalid($"'{path}' has a part without a type.", path, "invalid_type");
-        if (type.GetString() is not ("text" or "refusal")) throw RequestException.Unsupported($"'{path}' has a part of type '{type.GetString()}'; this server reads text alone.", path);
+        string kind = type.GetString()!;
+        if (kind != "text") throw RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path);
+        if (!part.TryGetProperty("text", out JsonElement text) || text.ValueKind != JsonValueKind.String) throw RequestException.Invalid($"'{path}' has a part of type 'text' whose 'text' is no string.", path, "invalid_type");
     }
 }

@@ -46,8 +46,13 @@ internal enum Failure
 }
 
 /// <summary>Ends one request with a status. The message is for the caller.</summary>
-internal sealed class RequestException(Failure failure, string message, string? param = null, string? code = null) : Exception(message)
+internal sealed class RequestException(Failure failure, string message, string? param = null, string? code = null) : Exception(Bounded(message, MaxMessage))
 {
+    /// <summary>Longest message, in characters: it may quote the caller, must fit in a header of gRPC's and is no way to be sent megabytes.</summary>
+    private const int MaxMessage = 500;
+
+    private const int MaxQuote = 100;
+
     public Failure Failure { get; } = failure;
 
     /// <summary>The field at fault, in the caller's own spelling.</summary>
@@ -62,6 +67,15 @@ internal sealed class RequestException(Failure failure, string message, string? 
     public static RequestException Invalid(string message, string? param = null, string? code = null) => new(Failure.InvalidArgument, message, param, code);
 
     public static RequestException Unsupported(string message, string? param = null) => new(Failure.Unsupported, message, param, "unsupported");
+
+    /// <summary>The caller's own words, for a message: their beginning where they are long.</summary>
+    public static string Quoted(string words) => Bounded(words, MaxQuote);
+
+    private static string Bounded(string text, int length)
+    {
+        if (text.Length <= length) return text;
+        return text[..(char.IsHighSurrogate(text[length - 1]) ? length - 1 : length)] + "..."; // whole characters
+    }
 }
 
 /// <summary>The one place where failures become statuses.</summary>

@@ -10,6 +10,9 @@ internal sealed record GenerationCall
 {
     public required ReadOnlyMemory<int> Ids { get; init; }
 
+    /// <summary>The field the prompt came in, for what is told about it.</summary>
+    public string PromptField { get; init; } = "prompt";
+
     public required SamplingParams Sampling { get; init; }
 
     /// <summary>Texts that end a choice. None of them is sent.</summary>
@@ -59,6 +62,9 @@ internal sealed class Generation : IDisposable
     /// <summary>Longest stop text, in characters.</summary>
     public const int MaxStopLength = 1024;
 
+    /// <summary>OpenAI's word for a prompt that is too long.</summary>
+    public const string ContextLengthExceeded = "context_length_exceeded";
+
     private readonly TokenStream _stream;
     private readonly int _vocabulary; // a model may have rows past its tokenizer's last token
     private readonly Detokenizer[] _texts;
@@ -103,7 +109,7 @@ internal sealed class Generation : IDisposable
         SubmitOutcome outcome = model.Engine.Submit(request, out TokenStream? stream);
         if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, call, metrics.FirstToken);
         metrics.Refused(outcome);
-        throw Refusal(model, request, outcome);
+        throw Refusal(model, request, call.PromptField, outcome);
     }
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is done with the request.</summary>
@@ -181,7 +187,7 @@ internal sealed class Generation : IDisposable
             if (stop.Length is 0 or > MaxStopLength) throw RequestException.Invalid($"A stop text has {stop.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
     }
 
-    private static RequestException Refusal(ServedModel model, GenerationRequest request, SubmitOutcome outcome)
+    private static RequestException Refusal(ServedModel model, GenerationRequest request, string promptField, SubmitOutcome outcome)
     {
         switch (outcome)
         {
@@ -190,21 +196,21 @@ internal sealed class Generation : IDisposable
             case SubmitOutcome.Draining:
                 return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining") { RetryAfter = TimeSpan.FromSeconds(1) };
             case SubmitOutcome.TooLong:
-                return RequestException.Invalid($"The prompt has {request.Ids.Length} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output together.", "prompt", "context_length_exceeded");
+                return RequestException.Invalid($"The prompt has {request.Ids.Length} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output together.", promptField, ContextLengthExceeded);
             case SubmitOutcome.NeverFits:
                 return RequestException.Invalid($"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} need more KV blocks than the {model.Info.BlockCount} of {model.Info.BlockSize} tokens there are.", "max_tokens", "kv_cache_exceeded");
             default:
                 List<string> errors = [];
                 model.Engine.Validate(request, errors);
-                return RequestException.Invalid(string.Join(" ", errors.Take(10)), ParamOf(errors.FirstOrDefault("")));
+                return RequestException.Invalid(string.Join(" ", errors.Take(10)), ParamOf(errors.FirstOrDefault(""), promptField));
         }
     }
 
     /// <summary>The field a sentence speaks of: its first word where that is a field's name ("top_p is 2; ...").</summary>
-    private static string? ParamOf(string sentence)
+    private static string? ParamOf(string sentence, string promptField)
     {
         string word = sentence.Split(' ', 2)[0];
-        if (sentence.StartsWith("The prompt", StringComparison.Ordinal)) return "prompt";
+        if (sentence.StartsWith("The prompt", StringComparison.Ordinal)) return promptField;
         return word.Length > 0 && word.All(c => char.IsAsciiLetterLower(c) || c == '_') ? word : null;
     }
 }

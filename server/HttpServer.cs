@@ -18,6 +18,9 @@ internal static class HttpServer
 {
     public const string RequestIdHeader = "x-request-id";
 
+    /// <summary>Who may GET may ask for the headers alone (RFC 9110, 9.1); load balancers do.</summary>
+    private static readonly string[] Reading = [HttpMethods.Get, HttpMethods.Head];
+
     public static void Map(WebApplication app, ModelHost host, RequestMetrics metrics, Exposition exposition, ServerOptions options)
     {
         ILogger log = app.Logger;
@@ -26,7 +29,7 @@ internal static class HttpServer
 
         app.MapPost("/v1/completions", (RequestDelegate)(http => Completions.HandleAsync(http, host, metrics)));
         app.MapPost("/v1/chat/completions", (RequestDelegate)(http => Chats.HandleAsync(http, host, metrics)));
-        app.MapGet("/v1/models", (RequestDelegate)(http => JsonText.WriteAsync(http.Response, StatusCodes.Status200OK, json =>
+        app.MapMethods("/v1/models", Reading, (RequestDelegate)(http => JsonText.WriteAsync(http.Response, StatusCodes.Status200OK, json =>
         {
             json.WriteStartObject();
             json.WriteString("object", "list");
@@ -35,13 +38,17 @@ internal static class HttpServer
             json.WriteEndArray();
             json.WriteEndObject();
         })));
-        app.MapGet("/v1/models/{**id}", (RequestDelegate)(http =>
-            JsonText.WriteAsync(http.Response, StatusCodes.Status200OK, json => WriteModel(json, host.Require((string?)http.Request.RouteValues["id"])))));
+        app.MapMethods("/v1/models/{**id}", Reading, (RequestDelegate)(http =>
+        {
+            // A slash in a name comes as it is or escaped, and stays as it came.
+            string? id = ((string?)http.Request.RouteValues["id"])?.Replace("%2F", "/", StringComparison.OrdinalIgnoreCase);
+            return JsonText.WriteAsync(http.Response, StatusCodes.Status200OK, json => WriteModel(json, host.Require(id)));
+        }));
 
-        app.MapGet("/healthz", (RequestDelegate)(http => http.Response.WriteAsync("ok\n")));
-        app.MapGet("/health", (RequestDelegate)Ready);
-        app.MapGet("/readyz", (RequestDelegate)Ready);
-        app.MapGet("/metrics", (RequestDelegate)(http =>
+        app.MapMethods("/healthz", Reading, (RequestDelegate)(http => http.Response.WriteAsync("ok\n")));
+        app.MapMethods("/health", Reading, (RequestDelegate)Ready);
+        app.MapMethods("/readyz", Reading, (RequestDelegate)Ready);
+        app.MapMethods("/metrics", Reading, (RequestDelegate)(http =>
         {
             http.Response.ContentType = Exposition.ContentType;
             return exposition.WriteAsync(http.Response.Body, http.RequestAborted);

@@ -68,7 +68,7 @@ internal sealed class ModelHost : IDisposable
             case HostState.Failed: throw new RequestException(Failure.Unavailable, "The model could not be loaded.", code: "load_failed");
         }
         if (string.IsNullOrEmpty(name) || name == model!.Name) return model!;
-        throw new RequestException(Failure.NotFound, $"The model '{Shorten(name)}' is not served here; '{model.Name}' is.", "model", "model_not_found");
+        throw new RequestException(Failure.NotFound, $"The model '{RequestException.Quoted(name)}' is not served here; '{model.Name}' is.", "model", "model_not_found");
     }
 
     /// <summary>Takes a request id until the result is disposed of.</summary>
@@ -84,8 +84,6 @@ internal sealed class ModelHost : IDisposable
     }
 
     public void Dispose() => Model?.Dispose();
-
-    private static string Shorten(string text) => text.Length <= 100 ? text : text[..100] + "...";
 }
 
 /// <summary>A request's id, in use until disposed of.</summary>

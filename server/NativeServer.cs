@@ -92,8 +92,10 @@ internal sealed class NativeServer : IAsyncDisposable
             console.TimestampFormat = "HH:mm:ss.fff ";
         });
         builder.Logging.AddFilter((category, level) => level >= Options.LogLevel && (level >= LogLevel.Warning || category?.StartsWith("Native", StringComparison.Ordinal) == true));
-        // What a caller did wrong is told to the caller; these would tell it again, with a stack trace.
+        // What a caller did wrong is told to the caller; this would tell it again, with a stack trace.
         builder.Logging.AddFilter("Grpc.AspNetCore.Server", LogLevel.Critical);
+        // The same of what StartAsync throws: a port in use.
+        builder.Logging.AddFilter("Microsoft.Extensions.Hosting", LogLevel.None);
         builder.Services.Configure<ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = LastBytes);
         builder.Services.AddRoutingCore();
@@ -104,10 +106,11 @@ internal sealed class NativeServer : IAsyncDisposable
             grpc.MaxReceiveMessageSize = RequestBody.MaxBytes;
         });
         builder.Services.AddGrpcReflection();
+        builder.Services.AddSingleton<IHostLifetime, NoLifetime>();
         builder.Services.AddSingleton(Options);
         builder.Services.AddSingleton(Host);
         builder.Services.AddSingleton(_metrics);
-        builder.Services.AddSingleton<RuntimeMetrics>();
+        builder.Services.AddSingleton(RuntimeMetrics.OfThisProcess);
         builder.Services.AddSingleton<Exposition>();
         builder.Services.AddSingleton<GrpcGuard>();
         builder.Services.AddSingleton<InferenceService>();
@@ -115,6 +118,7 @@ internal sealed class NativeServer : IAsyncDisposable
 
         WebApplication app = builder.Build();
         HttpServer.Map(app, Host, _metrics, app.Services.GetRequiredService<Exposition>(), Options);
+        app.Use(GrpcGuard.TellOutside);
         app.MapGrpcService<InferenceService>();
         app.MapGrpcService<HealthService>();
         app.MapGrpcReflectionService(); // v1 and v1alpha
@@ -132,6 +136,14 @@ internal sealed class NativeServer : IAsyncDisposable
         IPAddress address = Options.Address ?? throw new ArgumentException($"'{Options.Host}' is no address.");
         kestrel.Listen(address, Options.Port, listen => listen.Protocols = HttpProtocols.Http1);
         kestrel.Listen(address, Options.GrpcPort, listen => listen.Protocols = HttpProtocols.Http2);
+    }
+
+    /// <summary>Signals are for whoever started the server: the host's own lifetime would tell all streams to end at SIGTERM, while the rest still drains.</summary>
+    private sealed class NoLifetime : IHostLifetime
+    {
+        public Task WaitForStartAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
     }
 
     private Uri[] Addresses() => [.. _app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Select(address => new Uri(address))];

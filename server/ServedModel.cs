@@ -8,6 +8,7 @@ namespace Native.Server;
 internal sealed class ServedModel : IDisposable
 {
     private readonly IModelRunner _runner;
+    private readonly int _longestToken; // in characters
 
     /// <exception cref="TemplateException">The model's chat template does not parse.</exception>
     public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, EngineOptions options)
@@ -21,6 +22,7 @@ internal sealed class ServedModel : IDisposable
         ControlTexts = new ControlTexts(tokenizer);
         Engine = new Engine(runner, tokenizer.EndIds, options);
         Created = DateTimeOffset.UtcNow;
+        _longestToken = Enumerable.Range(0, tokenizer.VocabularySize).Max(id => Math.Max(tokenizer.Bytes(id).Length, tokenizer.Piece(id).Length));
     }
 
     /// <summary>The name clients ask for.</summary>
@@ -43,9 +45,21 @@ internal sealed class ServedModel : IDisposable
 
     public ControlTexts ControlTexts { get; }
 
+    /// <summary>Refuses a text that no sequence could hold however well its tokens fit, before megabytes of it are encoded.</summary>
+    /// <param name="text">What is to be encoded.</param>
+    /// <param name="field">The field it came in.</param>
+    /// <exception cref="RequestException">It is too long.</exception>
+    public void CheckLength(string text, string field)
+    {
+        if (text.Length > (long)Info.MaxModelLength * _longestToken)
+            throw RequestException.Invalid($"The prompt has {text.Length} characters, but a sequence may have {Info.MaxModelLength} tokens of at most {_longestToken} characters, prompt and output together.", field, Generation.ContextLengthExceeded);
+    }
+
     /// <summary>A prompt's ids: the text as typed, with what the model wants around it.</summary>
+    /// <exception cref="RequestException">It is too long for any sequence.</exception>
     public int[] EncodePrompt(string text)
     {
+        CheckLength(text, "prompt");
         // What goes on from a prompt must not follow an end token, so only the beginning is added.
         int[] ids = Tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
         return Tokenizer.AddsBos ? [Tokenizer.BosId!.Value, .. ids] : ids;

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
+using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
 
@@ -13,6 +14,9 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
     /// <summary>Trailer that tells clients when to retry, in milliseconds (gRFC A6).</summary>
     private const string PushbackTrailer = "grpc-retry-pushback-ms";
 
+    /// <summary>Longest message in a header, in characters.</summary>
+    private const int MaxMessage = 500;
+
     public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
     {
         TResponse? response = null;
@@ -22,6 +26,32 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
 
     public override Task ServerStreamingServerHandler<TRequest, TResponse>(TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context, ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
         Guard(context, () => continuation(request, responseStream, context));
+
+    public override Task DuplexStreamingServerHandler<TRequest, TResponse>(IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream, ServerCallContext context, DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
+        Guard(context, () => continuation(requestStream, responseStream, context));
+
+    /// <summary>Around every HTTP request: tells gRPC clients in gRPC's own way what went wrong outside of a call, where no interceptor is asked.</summary>
+    public static async Task TellOutside(HttpContext http, RequestDelegate next)
+    {
+        await next(http);
+        HttpResponse response = http.Response;
+        if (response.HasStarted || http.Request.ContentType?.StartsWith("application/grpc", StringComparison.Ordinal) != true) return;
+        if (response.StatusCode == StatusCodes.Status404NotFound)
+        {
+            response.StatusCode = StatusCodes.Status200OK;
+            response.ContentType = "application/grpc";
+            Tell(StatusCode.Unimplemented, $"There is no method {http.Request.Path.ToUriComponent()} here; reflection lists those there are.");
+        }
+        // Calls that began have another status: what was thrown before they did was a message that could not be read.
+        else if (response.Headers.GrpcStatus == ((int)StatusCode.Unknown).ToString(CultureInfo.InvariantCulture))
+            Tell(StatusCode.InvalidArgument, "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.");
+
+        void Tell(StatusCode status, string message)
+        {
+            response.Headers.GrpcStatus = ((int)status).ToString(CultureInfo.InvariantCulture);
+            response.Headers.GrpcMessage = message.Length <= MaxMessage ? message : message[..MaxMessage];
+        }
+    }
 
     private async Task Guard(ServerCallContext context, Func<Task> call)
     {
@@ -46,7 +76,7 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
             status = FailureStatus.Of(Failure.InvalidArgument).Grpc;
             throw new RpcException(new Status(status, e.Message));
         }
-        catch (Exception e) when (context.CancellationToken.IsCancellationRequested || e is OperationCanceledException)
+        catch (Exception e) when (context.CancellationToken.IsCancellationRequested || e is OperationCanceledException or IOException) // IOException: reset while its messages were read
         {
             status = context.Deadline <= DateTime.UtcNow ? StatusCode.DeadlineExceeded : StatusCode.Cancelled;
             throw new RpcException(new Status(status, status == StatusCode.Cancelled ? "The call was cancelled." : "The call's deadline passed."));

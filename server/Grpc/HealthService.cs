@@ -16,7 +16,7 @@ internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lif
 
     public override Task<HealthCheckResponse> Check(HealthCheckRequest request, ServerCallContext context)
     {
-        if (!Services.Contains(request.Service)) throw new RequestException(Failure.NotFound, $"There is no service '{request.Service}' here.");
+        if (!Services.Contains(request.Service)) throw new RequestException(Failure.NotFound, $"There is no service '{RequestException.Quoted(request.Service)}' here.");
         return Task.FromResult(new HealthCheckResponse { Status = Status });
     }
 

@@ -20,16 +20,19 @@ internal static class Chats
 
         bool logprobs = body.Bool("logprobs") ?? false;
         int topLogprobs = body.Int("top_logprobs") ?? 0;
+        if (topLogprobs is < 0 or > SamplingParams.MaxLogprobs) throw RequestException.Invalid($"'top_logprobs' is {topLogprobs}; it must be from 0 to {SamplingParams.MaxLogprobs}.", "top_logprobs");
         if (topLogprobs != 0 && !logprobs) throw RequestException.Invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs");
-        int? maxTokens = body.Int("max_completion_tokens") ?? body.Int("max_tokens");
-        if (maxTokens < 1) throw RequestException.Invalid($"'max_completion_tokens' is {maxTokens}; it must be at least 1.", "max_completion_tokens");
+        if (body.Bool("echo") == true) throw RequestException.Unsupported("'echo' is not supported in chats.", "echo");
+        string limit = body.Any("max_completion_tokens") is null ? "max_tokens" : "max_completion_tokens"; // the second is the first's new name
+        int? maxTokens = body.Int(limit);
+        if (maxTokens < 1) throw RequestException.Invalid($"'{limit}' is {maxTokens}; it must be at least 1.", limit);
         SamplingParams sampling = parameters.Sampling with { MaxTokens = maxTokens, Logprobs = logprobs ? topLogprobs : null };
 
         JsonElement messages = body.Any("messages") ?? throw RequestException.Invalid("'messages' is missing.", "messages", "missing_field");
         JsonElement? extra = body.Object("chat_template_kwargs") is null ? null : body.Any("chat_template_kwargs");
         int[] ids = ChatPrompt.Encode(model, messages, ReadTools(body), body.Bool("add_generation_prompt") ?? true, extra, ct);
 
-        using Generation generation = Generation.Start(model, new GenerationCall { Ids = ids, Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, metrics);
+        using Generation generation = Generation.Start(model, new GenerationCall { Ids = ids, PromptField = "messages", Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, metrics);
         await new Answer(http, model, parameters, $"chatcmpl-{id}", new Format(logprobs, parameters.ReturnTokenIds), [generation]).SendAsync(ct);
     }
 

@@ -9,8 +9,21 @@ internal readonly struct Fields(JsonElement element, string path = "")
     public static Fields Of(JsonElement element, string path) =>
         element.ValueKind == JsonValueKind.Object ? new Fields(element, path) : throw Wrong(path, "an object", element);
 
-    /// <summary>Every member's name, once.</summary>
-    public IEnumerable<string> Names => element.EnumerateObject().Select(member => member.Name).Distinct(StringComparer.Ordinal);
+    /// <summary>Every member's numbers; of members with the same name the last counts, as everywhere. One that is null is 0.</summary>
+    public Dictionary<string, float> Floats()
+    {
+        Dictionary<string, float> values = new(StringComparer.Ordinal);
+        foreach (JsonProperty member in element.EnumerateObject())
+        {
+            values[member.Name] = member.Value.ValueKind switch
+            {
+                JsonValueKind.Null => 0,
+                JsonValueKind.Number => (float)member.Value.GetDouble(),
+                _ => throw Wrong(path, "an object whose values are numbers", member.Value),
+            };
+        }
+        return values;
+    }
 
     public JsonElement? Any(string name) => element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
 
@@ -74,7 +87,7 @@ internal readonly struct Fields(JsonElement element, string path = "")
         if (value.TryGetInt32(out int number)) return number;
         double real = value.GetDouble();
         if (real is >= int.MinValue and <= int.MaxValue && real == Math.Floor(real)) return (int)real;
-        throw RequestException.Invalid($"'{path}' is {value.GetRawText()}; it must be an integer of 32 bits.", path);
+        throw RequestException.Invalid($"'{path}' is {RequestException.Quoted(value.GetRawText())}; it must be an integer of 32 bits.", path);
     }
 
     private static string NameOf(JsonValueKind kind) => kind switch

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
 
@@ -6,8 +7,13 @@ namespace Native.Server.OpenAi;
 /// <summary>What completions and chats ask for alike, under the names of OpenAI and vLLM.</summary>
 internal sealed record Parameters
 {
-    /// <summary>Fields that would change what is generated and that nobody here honours: better refused than ignored.</summary>
-    private static readonly string[] NotSupported = ["structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "functions", "function_call", "audio", "prediction"];
+    /// <summary>Fields that would change what is generated or told and that nobody here honours: better refused than ignored, unless they ask for nothing.</summary>
+    private static readonly string[] NotSupported =
+    [
+        "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "functions", "function_call", "audio", "prediction", "web_search_options",
+        "use_beam_search", "allowed_token_ids", "bad_words", "logits_processors", "prompt_logprobs", "prompt_embeds", "truncate_prompt_tokens", "include_stop_str_in_output",
+        "chat_template", "continue_final_message", "documents",
+    ];
 
     public required string? Model { get; init; }
 
@@ -26,9 +32,11 @@ internal sealed record Parameters
     public static Parameters Read(Fields body)
     {
         foreach (string name in NotSupported)
-            if (body.Any(name) is not null) throw RequestException.Unsupported($"'{name}' is not supported.", name);
+            if (body.Any(name) is { } value && !AsksForNothing(value)) throw RequestException.Unsupported($"'{name}' is not supported.", name);
+        if (body.Bool("skip_special_tokens") == false) throw RequestException.Unsupported("'skip_special_tokens' is always true here.", "skip_special_tokens");
+        if (body.Strings("modalities").Any(kind => kind != "text")) throw RequestException.Unsupported("'modalities' other than 'text' are not supported.", "modalities");
         if (body.Object("response_format") is { } format && format.String("type") is { } type and not "text")
-            throw RequestException.Unsupported($"'response_format' of type '{type}' is not supported; 'text' is.", "response_format");
+            throw RequestException.Unsupported($"'response_format' of type '{RequestException.Quoted(type)}' is not supported; 'text' is.", "response_format");
         int n = body.Int("n") ?? 1;
         if (body.Int("best_of") is { } bestOf && bestOf != n) throw RequestException.Unsupported("'best_of' other than n is not supported.", "best_of");
 
@@ -63,15 +71,19 @@ internal sealed record Parameters
         };
     }
 
+    private static bool AsksForNothing(JsonElement value) => value.ValueKind == JsonValueKind.False
+        || value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0
+        || value.ValueKind == JsonValueKind.String && value.ValueEquals("none"); // function_call
+
     private static List<TokenBias> ReadBiases(Fields body)
     {
         List<TokenBias> biases = [];
         if (body.Object("logit_bias") is not { } map) return biases;
-        foreach (string name in map.Names)
+        foreach ((string name, float bias) in map.Floats())
         {
             if (!int.TryParse(name, System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out int id))
-                throw RequestException.Invalid($"'logit_bias' has the key '{(name.Length > 40 ? name[..40] : name)}'; keys must be token ids.", "logit_bias");
-            biases.Add(new TokenBias(id, map.Float(name) ?? 0));
+                throw RequestException.Invalid($"'logit_bias' has the key '{RequestException.Quoted(name)}'; keys must be token ids.", "logit_bias");
+            biases.Add(new TokenBias(id, bias));
         }
         return biases;
     }

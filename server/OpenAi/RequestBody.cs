@@ -21,6 +21,8 @@ internal static class RequestBody
         // Browsers send other types to other sites without asking; JSON alone makes them ask first, and nobody answers.
         if (!MediaTypeHeaderValue.TryParse(request.ContentType, out MediaTypeHeaderValue? type) || !type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase))
             throw new RequestException(Failure.NotJson, "The header Content-Type must be application/json.", code: "unsupported_media_type");
+        if (request.Headers.ContentEncoding is [{ } encoding, ..] && !encoding.Equals("identity", StringComparison.OrdinalIgnoreCase))
+            throw new RequestException(Failure.NotJson, $"The body is encoded as '{RequestException.Quoted(encoding)}'; it must be plain JSON.", code: "unsupported_encoding");
         if (request.ContentLength > MaxBytes) throw TooLarge();
 
         using MemoryStream body = new((int)Math.Min(request.ContentLength ?? 4096, 1 << 16)); // a promised length is no reason for memory
@@ -43,6 +45,7 @@ internal static class RequestBody
     public static JsonElement Parse(ReadOnlySpan<byte> utf8)
     {
         if (!Utf8.IsValid(utf8)) throw RequestException.Invalid("The body is not valid UTF-8.", code: "invalid_utf8");
+        if (utf8.StartsWith("\uFEFF"u8)) utf8 = utf8[3..]; // some editors begin their files with this mark, and RFC 8259 lets readers pass over it
         try
         {
             Utf8JsonReader strings = new(utf8, new JsonReaderOptions { MaxDepth = MaxDepth });

@@ -94,6 +94,31 @@ public sealed class GrpcTests
     }
 
     [Fact]
+    public async Task WhatIsNoMessage_IsInvalid_AndAnUnknownMethodUnimplemented()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        async Task<RpcException> Refused(string service, string name, byte[] message)
+        {
+            Marshaller<byte[]> raw = Marshallers.Create(bytes => bytes, bytes => bytes);
+            Method<byte[], byte[]> method = new(MethodType.Unary, service, name, raw, raw);
+            return await Assert.ThrowsAsync<RpcException>(async () => await server.Channel.CreateCallInvoker().AsyncUnaryCall(method, null, new CallOptions(cancellationToken: Token), message));
+        }
+
+        RpcException garbage = await Refused("native.v1.Inference", "Tokenize", [0xFF, 0xFF]);
+        Assert.Equal(StatusCode.InvalidArgument, garbage.StatusCode);
+        Assert.Contains("protobuf", garbage.Status.Detail);
+        RpcException text = await Refused("native.v1.Inference", "Tokenize", [0x12, 2, 0xFF, 0xFE]); // text = 2
+        Assert.Equal(StatusCode.InvalidArgument, text.StatusCode);
+        Assert.Contains("UTF-8", text.Status.Detail);
+        RpcException method = await Refused("native.v1.Inference", "Nothing", []);
+        Assert.Equal(StatusCode.Unimplemented, method.StatusCode);
+        Assert.Contains("/native.v1.Inference/Nothing", method.Status.Detail);
+        RpcException service = await Refused("no.such.Service", "Call", []);
+        Assert.Equal(StatusCode.Unimplemented, service.StatusCode);
+        await server.Inference.TokenizeAsync(new TokenizeRequest { Text = "a" }, cancellationToken: Token);
+    }
+
+    [Fact]
     public async Task FullQueue_SaysWhenToRetry()
     {
         await using RunningServer server = await RunningServer.StartAsync(new() { MaxQueued = 1, MaxRunning = 1 });
@@ -129,6 +154,11 @@ public sealed class GrpcTests
         RpcException refused = await Assert.ThrowsAsync<RpcException>(async () => await server.Inference.ListModelsAsync(new ListModelsRequest(), cancellationToken: Token));
         Assert.Equal(StatusCode.Unauthenticated, refused.StatusCode);
         await server.Inference.ListModelsAsync(new ListModelsRequest(), new Metadata { { "authorization", "Bearer sesame" } }, cancellationToken: Token);
+        Marshaller<byte[]> raw = Marshallers.Create(bytes => bytes, bytes => bytes);
+        Method<byte[], byte[]> reflection = new(MethodType.DuplexStreaming, "grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", raw, raw);
+        using AsyncDuplexStreamingCall<byte[], byte[]> stranger = server.Channel.CreateCallInvoker().AsyncDuplexStreamingCall(reflection, null, new CallOptions(cancellationToken: Token));
+        RpcException unseen = await Assert.ThrowsAsync<RpcException>(() => stranger.ResponseStream.MoveNext(Token));
+        Assert.Equal(StatusCode.Unauthenticated, unseen.StatusCode);
         HealthCheckResponse health = await new Health.HealthClient(server.Channel).CheckAsync(new HealthCheckRequest(), cancellationToken: Token);
         Assert.Equal(ServingStatus.Serving, health.Status);
     }

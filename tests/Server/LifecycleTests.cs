@@ -71,6 +71,34 @@ public sealed class LifecycleTests
         await server.MetricsWith("native_requests_total{outcome=\"cancelled\"} 1");
     }
 
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, false)]
+    [InlineData(true, true)]
+    public async Task ClientGone_QueuedOrInPrefill_IsForgotten_AndOthersGoOn(bool queued, bool stream)
+    {
+        ScriptedRunner runner = new(blocks: 40000, maxModelLength: 100000) { StepTime = TimeSpan.FromMilliseconds(1) };
+        await using RunningServer server = await RunningServer.StartAsync(new() { MaxRunning = 1 }, runner);
+        runner.Gate.Reset();
+        Task<HttpResponseMessage>? other = queued ? server.Post(Completion, """{"prompt":"w"}""") : null;
+        if (queued) await RunningServer.Until(() => runner.Steps > 0, "another is computed");
+        int before = server.Engine.Queued; // the other may count until its step has ended
+
+        string body = $$"""{"prompt":"A","max_tokens":90000,"stream":{{(stream ? "true" : "false")}}}""";
+        using (TcpClient client = new())
+        {
+            await client.ConnectAsync(server.Server.HttpAddress.Host, server.Server.HttpAddress.Port, Token);
+            await client.GetStream().WriteAsync(global::System.Text.Encoding.ASCII.GetBytes($"POST {Completion} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {body.Length}\r\n\r\n{body}"), Token);
+            await RunningServer.Until(() => queued ? server.Engine.Queued > before : runner.Steps > 0, queued ? "it waits" : "its prefill has begun");
+        }
+        runner.Gate.Set();
+        other ??= server.Post(Completion, """{"prompt":"w"}""");
+        Assert.Contains("\"text\":\"xyz.\"", await (await other).Content.ReadAsStringAsync(Token));
+        await server.AllBlocksFree();
+        await server.MetricsWith("native_requests_total{outcome=\"cancelled\"} 1");
+    }
+
     [Fact]
     public async Task ManyStreams_AThirdOfThemCancelled_LeaveEveryBlockFree()
     {

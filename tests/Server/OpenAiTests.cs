@@ -193,7 +193,24 @@ public sealed class OpenAiTests
     [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 501, "unsupported", "messages[0].content")]
     [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"response_format\":{\"type\":\"json_object\"}}", 501, "unsupported", "response_format")]
     [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", 400, null, "top_logprobs")]
-    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_tokens\":0}", 400, null, "max_completion_tokens")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_tokens\":0}", 400, null, "max_tokens")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_completion_tokens\":0}", 400, null, "max_completion_tokens")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":true,\"top_logprobs\":21}", 400, null, "top_logprobs")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":true,\"top_logprobs\":-1}", 400, null, "top_logprobs")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":1}", 400, "invalid_type", "logprobs")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[7]}", 400, "invalid_type", "tools")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tool_choice\":\"required\"}", 501, "unsupported", "tool_choice")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"modalities\":[\"text\",\"audio\"]}", 501, "unsupported", "modalities")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"continue_final_message\":true}", 501, "unsupported", "continue_final_message")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"echo\":true}", 501, "unsupported", "echo")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", 400, "invalid_type", "messages[0].content")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":[\"a\"]}]}", 400, "invalid_type", "messages[0].content")]
+    [InlineData(Completion, "{\"prompt\":\"a\",\"logprobs\":true}", 400, "invalid_type", "logprobs")]
+    [InlineData(Completion, "{\"prompt\":\"a\",\"logit_bias\":{\"5\":\"1\"}}", 400, "invalid_type", "logit_bias")]
+    [InlineData(Completion, "{\"prompt\":\"a\",\"include_stop_str_in_output\":true}", 501, "unsupported", "include_stop_str_in_output")]
+    [InlineData(Completion, "{\"prompt\":\"a\",\"allowed_token_ids\":[1]}", 501, "unsupported", "allowed_token_ids")]
+    [InlineData(Completion, "{\"prompt\":\"a\",\"skip_special_tokens\":false}", 501, "unsupported", "skip_special_tokens")]
+    [InlineData(Completion, "{\"prompt\":\"a\",\"best_of\":2}", 501, "unsupported", "best_of")]
     [InlineData("/v1/nothing", "{}", 404, "unknown_url", null)]
     [InlineData("/v1/models", "{}", 405, "method_not_allowed", null)]
     public async Task BadRequests_HaveTheirStatusAndName_AndTheServerLives(string path, string body, int status, string? code, string? param)
@@ -209,6 +226,77 @@ public sealed class OpenAiTests
         Assert.Equal(param, error.GetProperty("param").GetString());
         await server.AllBlocksFree();
         await server.Ask(Completion, """{"prompt":"y"}""");
+    }
+
+    [Fact]
+    public async Task FieldsThatAskForNothing_AreTaken()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        await server.Ask(Completion, """{"prompt":"y","use_beam_search":false,"include_stop_str_in_output":false,"skip_special_tokens":true,"bad_words":[],"allowed_token_ids":null,"logit_bias":{"5":null}}""");
+        await server.Ask(Chat, """{"messages":[{"role":"user","content":"hi"}],"modalities":["text"],"functions":[],"function_call":"none","tool_choice":"none","tools":[],"response_format":{"type":"text"},"echo":false}""");
+    }
+
+    [Fact]
+    public async Task ABodyMayBeginWithAByteOrderMark_ButNotBeCompressed()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        using HttpResponseMessage marked = await server.Post(Completion, "\uFEFF{\"prompt\":\"y\"}");
+        Assert.Equal(HttpStatusCode.OK, marked.StatusCode);
+        ByteArrayContent content = new([0x1F, 0x8B, 0x08]);
+        content.Headers.ContentType = new("application/json");
+        content.Headers.ContentEncoding.Add("gzip");
+        using HttpResponseMessage compressed = await server.Http.PostAsync(Completion, content, Token);
+        Assert.Equal(HttpStatusCode.UnsupportedMediaType, compressed.StatusCode);
+        Assert.Contains("gzip", await compressed.Content.ReadAsStringAsync(Token));
+    }
+
+    [Fact]
+    public async Task Messages_QuoteTheCallerInAFewWords()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        string big = new('x', 1 << 20);
+        foreach ((string path, string body) in new[]
+        {
+            (Completion, $$"""{"prompt":"a","model":"{{big}}"}"""),
+            (Completion, $$"""{"prompt":"a","n":1{{new string('0', 1 << 20)}}}"""),
+            (Completion, $$$"""{"prompt":"a","logit_bias":{"{{{big}}}":1}}"""),
+            (Completion, $$$"""{"prompt":"a","response_format":{"type":"{{{big}}}"}}"""),
+            (Chat, $$"""{"messages":[{"role":"user","content":[{"type":"{{big}}"}]}]}"""),
+            (Chat, $$"""{"messages":[{"role":"{{big}}","content":"a"}]}"""), // the template names the role
+        })
+        {
+            using HttpResponseMessage response = await server.Post(path, body);
+            Assert.InRange((int)response.StatusCode, 400, 501);
+            string text = await response.Content.ReadAsStringAsync(Token);
+            Assert.True(text.Length < 1000, $"{body[..40]}: {text.Length} characters");
+        }
+    }
+
+    [Fact(Timeout = 30_000)] // looking each of them up in the body took minutes
+    public async Task AThirdOfAMillionBiases_AreRefusedInTimeThatGrowsWithThem()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        string biases = string.Join(",", Enumerable.Range(0, 333_333).Select(i => $"\"{i}\":0"));
+        using HttpResponseMessage response = await server.Post(Completion, "{\"prompt\":\"a\",\"logit_bias\":{" + biases + "}}");
+        Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
+        Assert.Contains("logit_bias", await response.Content.ReadAsStringAsync(TestContext.Current.CancellationToken));
+    }
+
+    [Theory]
+    [InlineData(Completion, "\"prompt\":\"{0}\"", "prompt")]
+    [InlineData(Completion, "\"prompt\":[\"a\",\"{0}\"]", "prompt")]
+    [InlineData(Chat, "\"messages\":[{{\"role\":\"user\",\"content\":\"{0}\"}}]", "messages")]
+    public async Task APromptThatCannotFit_IsRefusedByItsLength_BeforeItIsEncoded(string path, string body, string param)
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        foreach ((int length, string unit) in new[] { (300, "tokens"), (100_000, "characters") })
+        {
+            using HttpResponseMessage response = await server.Post(path, "{" + string.Format(global::System.Globalization.CultureInfo.InvariantCulture, body, new string('a', length)) + "}");
+            JsonElement error = JsonSerializer.Deserialize<JsonElement>(await response.Content.ReadAsStringAsync(Token)).GetProperty("error");
+            Assert.Equal("context_length_exceeded", error.GetProperty("code").GetString());
+            Assert.Equal(param, error.GetProperty("param").GetString());
+            Assert.Matches($"The prompt has [0-9]+ {unit}", error.GetProperty("message").GetString());
+        }
     }
 
     [Fact]
@@ -275,6 +363,20 @@ public sealed class OpenAiTests
         Assert.Equal("model", one.GetProperty("object").GetString());
         using HttpResponseMessage none = await server.Http.GetAsync("/v1/models/other", Token);
         Assert.Equal(HttpStatusCode.NotFound, none.StatusCode);
+        // A slash in a name is found as it is and escaped.
+        foreach (string name in (string[])["a/b", "a%2Fb"])
+            Assert.Contains($"'a/b' is not served", await (await server.Http.GetAsync($"/v1/models/{name}", Token)).Content.ReadAsStringAsync(Token));
+    }
+
+    [Fact]
+    public async Task Head_IsAnsweredWhereGetIs()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        foreach (string path in (string[])["/v1/models", "/v1/models/scripted", "/healthz", "/health", "/readyz", "/metrics"])
+        {
+            using HttpResponseMessage response = await server.Http.SendAsync(new HttpRequestMessage(HttpMethod.Head, path), Token);
+            Assert.Equal(HttpStatusCode.OK, response.StatusCode);
+        }
     }
 
     [Fact]
