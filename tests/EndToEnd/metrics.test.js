@@ -51,7 +51,8 @@ test('counts agree with what was asked', async () => {
   assert.equal(grown('vllm:e2e_request_latency_seconds_count{model_name="little/demo",engine="0"}'), 3);
 });
 
-test('promtool has nothing to say', { skip: hasPromtool ? false : 'promtool is not installed' }, async () => {
+test('promtool has nothing to say, but that vLLM names its series as it does', { skip: hasPromtool ? false : 'promtool is not installed' }, async () => {
   const { status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: await server.metricsText(), encoding: 'utf8' });
-  assert.equal(status, 0, stdout + stderr);
+  assert.equal(status, 3, stdout + stderr); // it could read all of it, and does not like some names
+  assert.deepEqual(stderr.split('\n').filter(line => line !== '' && !line.startsWith('vllm:')), []);
 });
