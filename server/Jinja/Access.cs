@@ -11,6 +11,9 @@ internal static class Access
         return Missing(value, name);
     }
 
+    /// <summary>An attribute alone, never an item: the filter <c>attr</c>.</summary>
+    public static object? OwnAttribute(object? value, string name) => OwnAttribute(value, name, out object? own) ? own : Missing(value, name);
+
     /// <summary><c>value[key]</c>: the item first, then the attribute of that name.</summary>
     public static object? Item(object? value, object? key, RenderBudget budget)
     {

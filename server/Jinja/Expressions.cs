@@ -3,7 +3,10 @@ namespace Native.Server.Jinja;
 /// <summary>An expression knows how to evaluate itself; every node costs one step of the budget.</summary>
 internal abstract class Expression
 {
-    public object? Evaluate(Interpreter i)
+    public object? Evaluate(Interpreter i) => EvaluateMarked(i) is var value && value is Markup markup ? markup.Text : value;
+
+    /// <summary>The value, which may be <see cref="Markup"/>.</summary>
+    public object? EvaluateMarked(Interpreter i)
     {
         i.Budget.Enter();
         object? value = Compute(i);
@@ -117,7 +120,8 @@ internal sealed class Call(Expression function, ArgumentList arguments) : Expres
 
 internal sealed class Filter(Expression operand, string name, ArgumentList arguments) : Expression
 {
-    protected override object? Compute(Interpreter i) => Filters.Apply(i, name, operand.Evaluate(i), arguments.Evaluate(i));
+    protected override object? Compute(Interpreter i) =>
+        Filters.Apply(i, name, name is "escape" or "e" ? operand.EvaluateMarked(i) : operand.Evaluate(i), arguments.Evaluate(i));
 }
 
 /// <summary>What a block prints, as a value: the operand of <c>filter</c> blocks and of <c>set</c> blocks.</summary>
@@ -146,26 +150,26 @@ internal sealed class Sign(bool negative, Expression operand) : Expression
 
 internal sealed class And(Expression left, Expression right) : Expression
 {
-    protected override object? Compute(Interpreter i) => left.Evaluate(i) is var value && Python.IsTrue(value) ? right.Evaluate(i) : value;
+    protected override object? Compute(Interpreter i) => left.EvaluateMarked(i) is var value && Python.IsTrue(value) ? right.EvaluateMarked(i) : value;
 }
 
 internal sealed class Or(Expression left, Expression right) : Expression
 {
-    protected override object? Compute(Interpreter i) => left.Evaluate(i) is var value && Python.IsTrue(value) ? value : right.Evaluate(i);
+    protected override object? Compute(Interpreter i) => left.EvaluateMarked(i) is var value && Python.IsTrue(value) ? value : right.EvaluateMarked(i);
 }
 
 internal sealed class Conditional(Expression condition, Expression then, Expression? otherwise) : Expression
 {
     protected override object? Compute(Interpreter i)
     {
-        if (Python.IsTrue(condition.Evaluate(i))) return then.Evaluate(i);
-        return otherwise is null ? new Undefined("the inline if is false and has no else") : otherwise.Evaluate(i);
+        if (Python.IsTrue(condition.Evaluate(i))) return then.EvaluateMarked(i);
+        return otherwise is null ? new Undefined("the inline if is false and has no else") : otherwise.EvaluateMarked(i);
     }
 }
 
 internal sealed class Arithmetic(string symbol, Expression left, Expression right) : Expression
 {
-    protected override object? Compute(Interpreter i) => Python.Arithmetic(symbol, left.Evaluate(i), right.Evaluate(i), i);
+    protected override object? Compute(Interpreter i) => Python.Arithmetic(symbol, left.EvaluateMarked(i), right.EvaluateMarked(i), i);
 }
 
 /// <summary>The '~' operator: everything as text.</summary>

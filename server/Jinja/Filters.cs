@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 
@@ -5,7 +6,7 @@ namespace Native.Server.Jinja;
 
 /// <summary>
 /// Jinja2's filters, as far as text is made with them. <c>tojson</c> is the one of transformers: no HTML escapes, Python's separators.
-/// <c>safe</c> changes nothing, because nothing is escaped.
+/// Nothing is escaped unless a template asks for it.
 /// </summary>
 internal static partial class Filters
 {
@@ -19,17 +20,18 @@ internal static partial class Filters
     private static readonly BuiltinTable All = new()
     {
         { "abs", "", (_, v, _) => v is double number ? Math.Abs(number) : (object)checked(Math.Abs(Python.AsInteger(v) ?? throw Wrong("abs", v))) },
-        { "attr", "name", (i, v, a) => Access.Attribute(v, a.Text(0), i.Budget) },
+        { "attr", "name", (_, v, a) => Access.OwnAttribute(v, a.Text(0)) },
         { "batch", "linecount fill_with?", (i, v, a) => new Generator(Batch(Access.Iterate(v, i.Budget), a.Integer(0, 0), a)) },
         { "capitalize", "", (i, v, _) => Characters.Capitalize(Read(i, v)) },
         { "center", "width?", (i, v, a) => Formatting.Pad(Read(i, v), a.Integer(0, 80), ' ', '^', i.Budget) },
         { "default", "default_value? boolean?", (_, v, a) => v is Undefined || (a.Flag(1) && !Python.IsTrue(v)) ? (a.Has(0) ? a[0] : "") : v },
         { "d", "default" },
         { "dictsort", "case_sensitive? by? reverse?", DictSort },
-        { "escape", "", (i, v, _) => Escape(i, Read(i, v)) },
+        { "escape", "", (i, v, _) => v is Markup ? v : new Markup(Markup.Escape(Read(i, v), i.Budget)) },
         { "e", "escape" },
+        { "forceescape", "", (i, v, _) => new Markup(Markup.Escape(Read(i, v), i.Budget)) },
         { "first", "", (i, v, _) => Access.Iterate(v, i.Budget) is [var first, ..] ? first : new Undefined("no first item, sequence was empty") },
-        { "float", "default?", (_, v, a) => (v is string text ? Numbers.ParsePythonFloat(text) : Python.AsNumber(v)) ?? (a.Has(0) ? a[0] : 0.0) },
+        { "float", "default?", (_, v, a) => (v is string text ? Numbers.ParsePythonFloat(text) : v is Undefined ? throw Wrong("float", v) : Python.AsNumber(v)) ?? (a.Has(0) ? a[0] : 0.0) },
         { "format", "*", (i, v, a) => Formatting.Percent(Read(i, v), a.All.Keywords is { } named ? named : a.All.Positional, i) },
         { "from_json", "", (i, v, _) => FromJson(i, Read(i, v)) },
         { "groupby", "attribute default? case_sensitive?", GroupBy },
@@ -37,7 +39,7 @@ internal static partial class Filters
         { "int", "default? base?", (_, v, a) => ToInteger(v, (int)Math.Clamp(a.Integer(1, 10), 0, 36)) ?? (a.Has(0) ? a[0] : 0L) },
         { "items", "", (i, v, _) => new Generator(v switch { Dict dict => Methods.Items(dict, i.Budget), Undefined => [], _ => throw Wrong("items", v) }) },
         { "join", "d? attribute?", (i, v, a) => Join(i, Attributes(i, Access.Iterate(v, i.Budget), a.Has(1) ? a[1] : null), a.Has(0) ? Read(i, a[0]) : "") },
-        { "last", "", (i, v, _) => Access.Iterate(v, i.Budget) is [.., var last] ? last : new Undefined("no last item, sequence was empty") },
+        { "last", "", (i, v, _) => v is Generator ? throw new TemplateException("'generator' object is not reversible; put |list before |last") : Access.Iterate(v, i.Budget) is [.., var last] ? last : new Undefined("no last item, sequence was empty") },
         { "length", "", (i, v, _) => Length(v, i.Budget) },
         { "count", "length" },
         { "list", "", (i, v, _) => new List<object?>(Access.Iterate(v, i.Budget)) },
@@ -50,12 +52,12 @@ internal static partial class Filters
         { "replace", "old new count?", (i, v, a) => Methods.Replace(i, Read(i, v), Read(i, a[0]), Read(i, a[1]), a[2] is null ? -1 : a.Integer(2, -1)) },
         { "reverse", "", Reverse },
         { "round", "precision? method?", Round },
-        { "safe", "", (i, v, _) => Read(i, v) },
+        { "safe", "", (i, v, _) => new Markup(Read(i, v)) },
         { "select", "*", (i, v, a) => Select(i, v, a.All, byAttribute: false, keep: true) },
         { "selectattr", "*", (i, v, a) => Select(i, v, a.All, byAttribute: true, keep: true) },
         { "slice", "slices fill_with?", Slice },
         { "sort", "reverse? case_sensitive? attribute?", (i, v, a) => new List<object?>(
-            Python.Sort(Access.Iterate(v, i.Budget), SortKey(i, a[2], a.Flag(1)), a.Flag(0), i.Budget)) },
+            Python.Sort(Access.Iterate(v, i.Budget), SortKeys(i, a[2], a.Flag(1)), a.Flag(0), i.Budget)) },
         { "string", "", (i, v, _) => Read(i, v) },
         { "sum", "attribute? start?", Sum },
         { "title", "", (i, v, _) => WordStart().Replace(Read(i, v).ToLowerInvariant(), word => Characters.Capitalize(word.Value)) },
@@ -64,7 +66,7 @@ internal static partial class Filters
         { "truncate", "length? killwords? end? leeway?", Truncate },
         { "unique", "case_sensitive? attribute?", Unique },
         { "upper", "", (i, v, _) => Read(i, v).ToUpperInvariant() },
-        { "urlencode", "", (i, v, _) => Made(i, Uri.EscapeDataString(Read(i, v)).Replace("%2F", "/")) },
+        { "urlencode", "", (i, v, _) => UrlEncode(i, v) },
         { "wordcount", "", (i, v, _) => (long)Word().Count(Read(i, v)) },
     };
 
@@ -92,8 +94,15 @@ internal static partial class Filters
     private static TemplateException Wrong(string filter, object? value) =>
         value is Undefined undefined ? undefined.Error() : new TemplateException($"{filter} can't be applied to '{Python.TypeName(value)}'");
 
-    private static string Escape(Interpreter i, string text) =>
-        Made(i, text.Replace("&", "&amp;").Replace("<", "&lt;").Replace(">", "&gt;").Replace("'", "&#39;").Replace("\"", "&#34;"));
+    private static string UrlEncode(Interpreter i, object? value)
+    {
+        if (value is not (Dict or List<object?> or object?[] or Generator)) return Made(i, Uri.EscapeDataString(Read(i, value)).Replace("%2F", "/"));
+        IEnumerable<string> pairs = (value is Dict dict ? Methods.Items(dict, i.Budget) : Access.Iterate(value, i.Budget)).Select(
+            pair => Access.Iterate(pair, i.Budget) is [var key, var item] ? $"{Quote(key)}={Quote(item)}" : throw new TemplateException("urlencode needs a text, a dict or pairs"));
+        return Made(i, string.Join('&', pairs));
+
+        string Quote(object? part) => Made(i, Uri.EscapeDataString(Read(i, part)).Replace("%20", "+"));
+    }
 
     private static object Length(object? value, RenderBudget budget)
     {
@@ -118,8 +127,9 @@ internal static partial class Filters
             if (Numbers.ParsePythonInteger(text, radix) is long parsed) return parsed;
             value = Numbers.ParsePythonFloat(text);
         }
+        if (value is Undefined undefined) throw undefined.Error();
         if (value is double number) return double.IsFinite(number) ? checked((long)number) : null;
-        return Python.AsInteger(value) is long integer ? integer : value is System.Numerics.BigInteger ? value : null;
+        return Python.AsInteger(value) is long integer ? integer : value is BigInteger ? value : null;
     }
 
     private static object? FromJson(Interpreter i, string text)
@@ -157,6 +167,14 @@ internal static partial class Filters
         return key is string text && !caseSensitive ? Made(i, text.ToLowerInvariant()) : key;
     };
 
+    /// <summary>The key of <c>sort</c>, which takes several attributes separated by commas.</summary>
+    private static Func<object?, object?> SortKeys(Interpreter i, object? paths, bool caseSensitive)
+    {
+        if (paths is null) return SortKey(i, null, caseSensitive);
+        Func<object?, object?>[] keys = [.. (paths is string text ? (object?[])text.Split(',') : [paths]).Select(path => SortKey(i, path, caseSensitive))];
+        return item => Array.ConvertAll(keys, key => key(item));
+    }
+
     /// <summary>Jinja2's map and select take anything false, None too, for an empty sequence.</summary>
     private static object?[] IterateIfTrue(Interpreter i, object? value) => Python.IsTrue(value) ? Access.Iterate(value, i.Budget) : [];
 
@@ -178,7 +196,7 @@ internal static partial class Filters
     private static object? Counted(Interpreter i, object? value)
     {
         i.Budget.Elements(1);
-        return value;
+        return value is Markup markup ? markup.Text : value;
     }
 
     private static Generator Select(Interpreter i, object? value, Arguments arguments, bool byAttribute, bool keep)
@@ -278,7 +296,12 @@ internal static partial class Filters
     {
         object?[] items = [.. Access.Iterate(value, i.Budget)];
         Array.Reverse(items);
-        return value is string ? string.Concat(items) : new Generator(items);
+        return value switch
+        {
+            string => string.Concat(items),
+            Generator => new List<object?>(items),
+            _ => new Generator(items),
+        };
     }
 
     private static object?[] Batch(object?[] items, long size, Bound a)
@@ -317,7 +340,8 @@ internal static partial class Filters
     {
         string indention = a[0] is string given ? given : new string(' ', (int)Math.Clamp(a.Integer(0, 4), 0, 1000));
         bool blank = a.Flag(2);
-        object?[] lines = Methods.SplitLines(i, Read(i, value) + "\n", keepEnds: false);
+        if (value is not string text) throw Wrong("indent", value);
+        object?[] lines = Methods.SplitLines(i, Made(i, text) + "\n", keepEnds: false);
         i.Budget.Characters((long)lines.Length * (indention.Length + 1));
         IEnumerable<string> indented = lines.Cast<string>().Select((line, n) => (n > 0 && (blank || line.Length > 0)) || (n == 0 && a.Flag(1)) ? indention + line : line);
         return Made(i, string.Join('\n', indented));
@@ -325,14 +349,26 @@ internal static partial class Filters
 
     private static object? Truncate(Interpreter i, object? value, Bound a)
     {
-        string text = Read(i, value);
         string end = a.TextOrNone(2) ?? "...";
         long length = a.Integer(0, 255);
+        if (value is not string text) return Length(value, i.Budget) is long count && count <= length + a.Integer(3, 5) ? value : throw Wrong("truncate", value);
+        i.Budget.Characters(text.Length);
         if (length < Characters.Length(end)) throw new TemplateException("truncate() needs a length of at least its end's");
         if (Characters.Length(text) <= length + a.Integer(3, 5)) return text;
         string cut = text[..Characters.Offset(text, (int)length - Characters.Length(end))];
         int space = a.Flag(1) ? -1 : cut.LastIndexOf(' ');
         return (space < 0 ? cut : cut[..space]) + end;
+    }
+
+    /// <summary>An integer rounded to tens, hundreds and so on; ties to even.</summary>
+    private static long RoundInteger(long value, long zeros)
+    {
+        if (zeros > 18) return 0;
+        Int128 unit = (Int128)BigInteger.Pow(10, (int)zeros);
+        Int128 rest = ((value % unit) + unit) % unit;
+        Int128 down = value - rest;
+        bool up = rest * 2 > unit || (rest * 2 == unit && down / unit % 2 != 0);
+        return checked((long)(up ? down + unit : down));
     }
 
     private static object? Round(Interpreter i, object? value, Bound a)
@@ -346,7 +382,8 @@ internal static partial class Filters
         {
             "ceil" => Math.Ceiling(number * scale) / scale,
             "floor" => Math.Floor(number * scale) / scale,
-            "common" when value is not double && precision >= 0 => value, // an integer stays one
+            "common" when Python.AsInteger(value) is long integer => precision >= 0 ? integer : RoundInteger(integer, -precision), // it stays one
+            "common" when value is not double => value,
             "common" when precision < 0 => Math.Round(number * scale, MidpointRounding.ToEven) / scale,
             "common" => double.Parse(Numbers.Fixed(number, (int)precision), System.Globalization.CultureInfo.InvariantCulture),
             _ => throw new TemplateException("round() rounds by 'common', 'ceil' or 'floor'"),

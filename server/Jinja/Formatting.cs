@@ -70,7 +70,7 @@ internal static class Formatting
             if (result.Length + text.Length > RenderBudget.MaxLength) i.Budget.Characters(RenderBudget.MaxLength + 1L);
             result.Append(text);
         }
-        if (used < positional.Length && values is not Dict) throw new TemplateException("not all arguments converted during string formatting");
+        if (used < positional.Length && values is not (Dict or List<object?>)) throw new TemplateException("not all arguments converted during string formatting");
         return result.ToString();
     }
 

@@ -38,6 +38,7 @@ internal static class Methods
         { "isdecimal", "", (i, v, _) => All(i, v, Rune.IsDigit) },
         { "isdigit", "", (i, v, _) => All(i, v, Rune.IsDigit) },
         { "isnumeric", "", (i, v, _) => All(i, v, Rune.IsNumber) },
+        { "isprintable", "", (i, v, _) => Read(i, v).EnumerateRunes().All(Characters.IsPrintable) },
         { "isspace", "", (i, v, _) => All(i, v, rune => rune.IsBmp && Characters.IsSpace((char)rune.Value)) },
         { "islower", "", (i, v, _) => IsCased(i, (string)v!, upper: false) },
         { "isupper", "", (i, v, _) => IsCased(i, (string)v!, upper: true) },
@@ -170,8 +171,8 @@ internal static class Methods
 
     private static long Find(Interpreter i, object? value, Bound a, bool last)
     {
-        if (Window(i, value, a, out int offset) is not { } text) return -1;
         string part = a.Text(0);
+        if (Window(i, value, a, out int offset) is not { } text) return -1;
         i.Budget.Search(text, part);
         int found = last ? text.LastIndexOf(part, StringComparison.Ordinal) : text.IndexOf(part, StringComparison.Ordinal);
         return found < 0 ? -1 : Characters.Index((string)value!, found + offset);

@@ -15,6 +15,7 @@ internal sealed class Parser
     private readonly List<Token> _tokens;
     private int _next;
     private int _nesting;
+    private Extras _extras; // what the macro being read has named so far
     private int _loops; // open loops that break and continue could mean
 
     private Parser(SourceText source)
@@ -233,9 +234,27 @@ internal sealed class Parser
     private MacroDefinition ParseMacro()
     {
         string name = Identifier("the name of a macro");
-        Parameter[] parameters = ParseParameters();
-        return new MacroDefinition(name, parameters, ParseClosedBody("macro"));
+        return new MacroDefinition(name, ParseMacroBody(ParseParameters(), "macro"));
     }
+
+    private MacroBody ParseMacroBody(Parameter[] parameters, string opener)
+    {
+        Extras outer = _extras;
+        _extras = Extras.None;
+        Block body = ParseClosedBody(opener);
+        foreach (Parameter parameter in parameters) _extras &= ~Named(parameter.Name);
+        var macro = new MacroBody(parameters, body, _extras);
+        _extras |= outer; // a macro inside another names these for both
+        return macro;
+    }
+
+    private static Extras Named(string name) => name switch
+    {
+        "varargs" => Extras.Varargs,
+        "kwargs" => Extras.Kwargs,
+        "caller" => Extras.Caller,
+        _ => Extras.None,
+    };
 
     private Parameter[] ParseParameters()
     {
@@ -260,15 +279,15 @@ internal sealed class Parser
         Parameter[] parameters = IsOperator("(") ? ParseParameters() : [];
         Token at = Current;
         if (ParseExpression() is not Call call) throw _source.Error(at.Position, "expected the call of a macro");
-        return new CallBlock(parameters, call, ParseClosedBody("call"), line);
+        return new CallBlock(ParseMacroBody(parameters, "call"), call, line);
     }
 
-    private Print ParseFilterBlock(int line)
+    private FilterBlock ParseFilterBlock(int line)
     {
         var captured = new Captured();
         Expression filtered = ParseFilters(ParseFilter(captured));
         captured.Body = ParseClosedBody("filter");
-        return new Print(filtered, line);
+        return new FilterBlock(filtered, line);
     }
 
     private With ParseWith()
@@ -433,6 +452,7 @@ internal sealed class Parser
         {
             case TokenKind.Name:
                 _next++;
+                _extras |= Named(token.Text);
                 return token.Text switch
                 {
                     "true" or "True" => new Literal(true),
@@ -569,6 +589,8 @@ internal sealed class Parser
         string name = Identifier("the name of a test");
         var arguments = ArgumentList.None;
         if (IsOperator("(")) arguments = ParseArguments();
+        else if (Current is { Kind: TokenKind.Name, Text: "is" or "not" or "in" or "if" or "recursive" })
+            throw _source.Error(Current.Position, $"'{Current.Text}' would be the operand of the test '{name}': put the test in parentheses"); // Jinja2 fails too
         else if (StartsTestOperand()) arguments = new ArgumentList([ParsePostfix(ParsePrimary())], [], null, null);
         return new Test(operand, name, arguments, negated);
     }
@@ -578,7 +600,7 @@ internal sealed class Parser
     {
         TokenKind.String or TokenKind.Integer or TokenKind.Float => true,
         TokenKind.Operator => Current.Text is "[" or "{",
-        TokenKind.Name => Current.Text is not ("and" or "or" or "not" or "if" or "else" or "is" or "in" or "recursive"),
+        TokenKind.Name => Current.Text is not ("and" or "or" or "else"),
         _ => false,
     };
 }

@@ -35,6 +35,7 @@ internal static class Python
         long number => number != 0,
         double number => number != 0,
         string text => text.Length > 0,
+        Markup markup => markup.Text.Length > 0,
         List<object?> list => list.Count > 0,
         object?[] tuple => tuple.Length > 0,
         Dict dict => dict.Count > 0,
@@ -46,6 +47,7 @@ internal static class Python
     public static string Str(object? value, RenderBudget? budget) => value switch
     {
         string text => text,
+        Markup markup => markup.Text,
         Jinja.Undefined => "",
         _ => Repr(value, budget),
     };
@@ -265,6 +267,7 @@ internal static class Python
                 budget.Search(text, part);
                 return text.Contains(part, StringComparison.Ordinal);
             case Dict dict:
+                if (value is List<object?> or Dict) throw new TemplateException($"unhashable type: '{TypeName(value)}'");
                 return dict.Find(value, out _, budget);
             case null or bool or long or double or BigInteger or Callable:
                 throw new TemplateException($"argument of type '{TypeName(container)}' is not iterable");
@@ -291,6 +294,12 @@ internal static class Python
     {
         if (AsInteger(a) is long x && AsInteger(b) is long y) return Integers(symbol, x, y);
         if (AsNumber(a) is double p && AsNumber(b) is double q) return Floats(symbol, p, q);
+        if (a is Markup || b is Markup)
+        {
+            if (symbol == "+" && a is Markup or string && b is Markup or string)
+                return new Markup((string)Arithmetic("+", Markup.Joinable(a, i.Budget), Markup.Joinable(b, i.Budget), i)!);
+            return Arithmetic(symbol, a is Markup left ? left.Text : a, b is Markup right ? right.Text : b, i);
+        }
         switch (symbol, a, b)
         {
             case ("+", string left, string right):
@@ -348,10 +357,11 @@ internal static class Python
             case "*": return p * q;
             case "/": return p / q;
             case "//": return Math.Floor(p / q);
-            case "%": return p % q is var rest && rest != 0 && (rest < 0) != (q < 0) ? rest + q : rest;
+            case "%": return p % q is var rest && rest == 0 ? Math.CopySign(0, q) : (rest < 0) != (q < 0) ? rest + q : rest;
         }
         double power = Math.Pow(p, q);
-        if (double.IsNaN(power) || (p == 0 && q < 0)) throw new TemplateException($"{Numbers.Repr(p)} can't be raised to {Numbers.Repr(q)}");
+        bool overflows = double.IsInfinity(power) && double.IsFinite(p) && double.IsFinite(q);
+        if (overflows || (double.IsNaN(power) && !double.IsNaN(p) && !double.IsNaN(q))) throw new TemplateException($"{Numbers.Repr(p)} can't be raised to {Numbers.Repr(q)}");
         return power;
     }
 

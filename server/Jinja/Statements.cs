@@ -53,6 +53,17 @@ internal sealed class Print(Expression value, int line) : Statement
     }
 }
 
+internal sealed class FilterBlock(Expression filtered, int line) : Statement
+{
+    protected override Flow Run(Interpreter i)
+    {
+        i.Line = line;
+        object? value = filtered.Evaluate(i);
+        i.Write(value as string ?? throw new TemplateException($"a filter block must make a string, not {Python.TypeName(value)}"));
+        return Flow.Next;
+    }
+}
+
 internal sealed class If((Expression Condition, Statement Body, int Line)[] branches, Statement? otherwise) : Statement
 {
     protected override Flow Run(Interpreter i)
@@ -134,7 +145,7 @@ internal sealed class Set(Target target, Expression value, int line) : Statement
     protected override Flow Run(Interpreter i)
     {
         i.Line = line;
-        target.Assign(i, value.Evaluate(i));
+        target.Assign(i, target is TupleTarget ? value.Evaluate(i) : value.EvaluateMarked(i));
         return Flow.Next;
     }
 }
@@ -162,37 +173,48 @@ internal sealed class With((Target Target, Expression Value)[] assignments, Stat
 
 internal sealed record Parameter(string Name, Expression? Default);
 
-internal sealed class MacroDefinition(string name, Parameter[] parameters, Statement body) : Statement
+/// <summary>Which of its arguments a macro names in its body: only those it names may a call give beyond the parameters.</summary>
+[Flags]
+internal enum Extras
+{
+    None,
+    Varargs = 1,
+    Kwargs = 2,
+    Caller = 4,
+}
+
+internal sealed record MacroBody(Parameter[] Parameters, Statement Statements, Extras Takes);
+
+internal sealed class MacroDefinition(string name, MacroBody body) : Statement
 {
     protected override Flow Run(Interpreter i)
     {
-        i.Scope.Set(name, new Macro(name, parameters, body, i.Scope));
+        i.Scope.Set(name, new Macro(name, body, i.Scope));
         return Flow.Next;
     }
 }
 
 /// <summary><c>{% call(args) macro(...) %}body{% endcall %}</c>: the macro gets the body as <c>caller</c>.</summary>
-internal sealed class CallBlock(Parameter[] parameters, Call call, Statement body, int line) : Statement
+internal sealed class CallBlock(MacroBody body, Call call, int line) : Statement
 {
     protected override Flow Run(Interpreter i)
     {
         i.Line = line;
-        var caller = new Macro("caller", parameters, body, i.Scope);
+        var caller = new Macro("caller", body, i.Scope);
         i.Write(Python.Str(call.Invoke(i, ("caller", caller)), i.Budget));
         return Flow.Next;
     }
 }
 
 /// <summary>A macro sees the names of the place where it stands, not of the place that calls it.</summary>
-internal sealed class Macro(string name, Parameter[] parameters, Statement body, Scope enclosing) : Callable(name)
+internal sealed class Macro(string name, MacroBody body, Scope enclosing) : Callable(name)
 {
     public override object? Invoke(Interpreter i, Arguments arguments)
     {
+        Parameter[] parameters = body.Parameters;
         var scope = new Scope(enclosing);
         var keywords = arguments.Keywords is null ? new Dict() : new Dict(arguments.Keywords);
-        keywords.Remove("caller", out object? caller);
-        if (caller is not null) scope.Set("caller", caller);
-        else if (Name != "caller") scope.Set("caller", new Undefined("no caller is defined"));
+        if (body.Takes.HasFlag(Extras.Caller)) scope.Set("caller", keywords.Remove("caller", out object? caller) ? caller : new Undefined("no caller is defined"));
 
         Scope outer = i.Scope;
         i.Scope = scope; // defaults may name the parameters before them
@@ -205,9 +227,12 @@ internal sealed class Macro(string name, Parameter[] parameters, Statement body,
             else scope.Set(parameter.Name, new Undefined($"parameter '{parameter.Name}' of macro '{Name}' was not provided"));
         }
         i.Scope = outer;
-        scope.Set("varargs", arguments.Positional.Length > parameters.Length ? arguments.Positional[parameters.Length..] : Array.Empty<object?>());
-        scope.Set("kwargs", keywords);
-        return i.Capture(body, scope);
+        object?[] more = arguments.Positional.Length > parameters.Length ? arguments.Positional[parameters.Length..] : [];
+        if (body.Takes.HasFlag(Extras.Varargs)) scope.Set("varargs", more);
+        else if (more.Length > 0) throw new TemplateException($"macro '{Name}' takes at most {parameters.Length} arguments, not {arguments.Positional.Length}");
+        if (body.Takes.HasFlag(Extras.Kwargs)) scope.Set("kwargs", keywords);
+        else if (keywords.Count > 0) throw new TemplateException($"macro '{Name}' has no parameter '{keywords.GetAt(0).Key}'");
+        return i.Capture(body.Statements, scope);
     }
 }
 

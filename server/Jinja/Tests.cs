@@ -15,9 +15,9 @@ internal static class Tests
         { "boolean", "", (_, v, _) => v is bool },
         { "callable", "", (_, v, _) => v is Callable or Undefined },
         { "defined", "", (_, v, _) => v is not Undefined },
-        { "divisibleby", "num", (i, v, a) => Python.AsInteger(Python.Arithmetic("%", v, a[0], i)) == 0 },
-        { "even", "", (i, v, _) => Python.AsInteger(Python.Arithmetic("%", v, 2L, i)) == 0 },
-        { "odd", "", (i, v, _) => Python.AsInteger(Python.Arithmetic("%", v, 2L, i)) == 1 },
+        { "divisibleby", "num", (i, v, a) => Remains(i, v, a[0], 0) },
+        { "even", "", (i, v, _) => Remains(i, v, 2L, 0) },
+        { "odd", "", (i, v, _) => Remains(i, v, 2L, 1) },
         { "eq", "other", (i, v, a) => Python.Compare("==", v, a[0], i.Budget) },
         { "equalto", "eq" },
         { "==", "eq" },
@@ -52,4 +52,6 @@ internal static class Tests
         { "lower", "", (i, v, _) => Methods.IsCased(i, Python.Str(v, i.Budget), upper: false) },
         { "upper", "", (i, v, _) => Methods.IsCased(i, Python.Str(v, i.Budget), upper: true) },
     };
+
+    private static bool Remains(Interpreter i, object? value, object? divisor, long rest) => Python.Equals(Python.Arithmetic("%", value, divisor, i), rest, i.Budget);
 }

@@ -1,7 +1,7 @@
 namespace Native.Server.Jinja;
 
 // A value is one of: null (None), bool, long, double, BigInteger (from JSON only), string, List<object?> (list), object?[] (tuple),
-// Dict, or a type of this file. No other object of .NET can be reached from a template.
+// Dict, Markup (see there), or a type of this file. No other object of .NET can be reached from a template.
 
 /// <summary>A name or attribute that is not there: prints as nothing, is false, and fails on any other use.</summary>
 internal sealed class Undefined(string reason)
@@ -9,6 +9,23 @@ internal sealed class Undefined(string reason)
     public string Reason { get; } = reason;
 
     public TemplateException Error() => new(Reason);
+}
+
+/// <summary>
+/// Text that <c>safe</c> or <c>escape</c> gave: a string that '+' joins to it is escaped, though chat templates escape nothing else. It
+/// lives in variables and between operators; everything else reads it as the string it is.
+/// </summary>
+internal sealed record Markup(string Text)
+{
+    public static string Escape(string text, RenderBudget budget)
+    {
+        string escaped = text.Replace("&", "&amp;").Replace("<", "&lt;").Replace(">", "&gt;").Replace("'", "&#39;").Replace("\"", "&#34;");
+        budget.Characters(escaped.Length);
+        return escaped;
+    }
+
+    /// <summary>Markup or a string, as text to stand beside markup.</summary>
+    public static string Joinable(object? value, RenderBudget budget) => value is Markup markup ? markup.Text : Escape((string)value!, budget);
 }
 
 /// <summary>A mapping that keeps insertion order; keys are compared as Python compares them (1, 1.0 and True are one key).</summary>

@@ -190,6 +190,34 @@ public sealed class JinjaTests
     public void ListAndDictMethods(string template, string expected) => Check(template, expected);
 
     [Theory]
+    [InlineData("{{ 'a<'|safe + 'b<' + 'c&' }} {{ '<' + ('<'|e) }} {{ '<'|e|e }} {{ '<'|e ~ '<' }} {{ ('<'|e)|upper }}", "a<b&lt;c&amp; &lt;&lt; &lt; &lt;< &LT;")]
+    [InlineData("{% set x = 'a<'|safe %}{{ x + '<' }} {{ x == 'a<' }} {{ x|length }} {{ {x: x}|tojson }} {{ 'a<' in [x] }}", "a<&lt; True 2 {\"a<\": \"a<\"} True")]
+    public void Safe_EscapesWhatPlusJoinsToIt(string template, string expected) => Check(template, expected);
+
+    [Theory]
+    [InlineData("{{ true|round }} {{ 15|round(-1) }} {{ 25|round(-1) }} {{ -15|round(-1) }} {{ 1|round(-30) }} {{ 2.5|round }}", "1 20 20 -20 0 2.0")]
+    [InlineData("{{ 0.0 is even }} {{ 3.0 is odd }} {{ 4.0 is divisibleby 2 }} {{ -2 % 1.0 }} {{ 2 % -1.0 }}", "True True True 0.0 -0.0")]
+    [InlineData("{{ {'a b': 1, 'c': '&/'}|urlencode }} {{ [('x', 'é')]|urlencode }} {{ 'a b/c'|urlencode }}", "a+b=1&c=%26%2F x=%C3%A9 a%20b/c")]
+    [InlineData("{{ [{'a': 2, 'b': 1}, {'a': 1, 'b': 2}, {'a': 1, 'b': 1}]|sort(attribute='a,b') }}", "[{'a': 1, 'b': 1}, {'a': 1, 'b': 2}, {'a': 2, 'b': 1}]")]
+    [InlineData("{{ {'a': 1}|attr('a') }}|{{ [1, 2]|select|reverse }}|{{ 'x' % [1] }}|{{ 'ab'.isprintable() }}|{{ [1]|truncate(5) }}", "|[2, 1]|x|True|[1]")]
+    [InlineData("{% macro m() %}{{ caller(1) }}{% endmacro %}{% call(x) m() %}{{ x }}{{ caller is defined }}{% endcall %}", "1False")]
+    public void RareCases(string template, string expected) => Check(template, expected);
+
+    [Theory]
+    [InlineData("{{ nowhere|int }}", "'nowhere' is undefined")]
+    [InlineData("{{ []|first|float }}", "sequence was empty")]
+    [InlineData("{{ 7|indent }}", "indent can't be applied to 'int'")]
+    [InlineData("{{ [1]|select|last }}", "not reversible")]
+    [InlineData("{{ [] in {} }}", "unhashable type: 'list'")]
+    [InlineData("{{ 10.0 ** 400 }}", "can't be raised")]
+    [InlineData("{% filter length %}a{% endfilter %}", "must make a string, not int")]
+    [InlineData("{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}", "macro 'm' takes at most 1 arguments, not 2")]
+    [InlineData("{% macro m(a) %}{% endmacro %}{{ m(b=1) }}", "macro 'm' has no parameter 'b'")]
+    [InlineData("{% macro m() %}{% endmacro %}{% call m() %}{% endcall %}", "macro 'm' has no parameter 'caller'")]
+    public void WhatJinjaRefuses_IsRefused(string template, string expected) =>
+        Assert.Contains(expected, Assert.Throws<TemplateException>(() => Render(template)).Message);
+
+    [Theory]
     [InlineData("{% if x %}", 1, 11, "'if' is not closed")]
     [InlineData("a\n{{ x", 2, 1, "expected '}}'")]
     [InlineData("a\n  {{ 1 + }}", 2, 10, "expected an expression, found '}}'")]
@@ -204,6 +232,8 @@ public sealed class JinjaTests
     [InlineData("{% raw %}a", 1, 1, "a raw block is not closed")]
     [InlineData("{{ a ! b }}", 1, 6, "unexpected character '!'")]
     [InlineData("{% set 1 = 2 %}", 1, 8, "expected a name to assign to")]
+    [InlineData("{{ 1 is number is string }}", 1, 16, "'is' would be the operand of the test 'number'")]
+    [InlineData("{{ (x is defined if y) }}", 1, 18, "put the test in parentheses")]
     [InlineData("{{ f(a=1, 2) }}", 1, 11, "a positional argument after a named one")]
     public void Parse_TellsWhereAndWhatWasExpected(string template, int line, int column, string expected)
     {
