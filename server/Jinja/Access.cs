@@ -61,7 +61,12 @@ internal static class Access
     private static Undefined Missing(object? value, object? key)
     {
         string type = value is null ? "'None'" : $"'{Python.TypeName(value)} object'";
-        return new Undefined(key is string name ? $"{type} has no attribute '{name}'" : $"{type} has no element {Python.Repr(key, null)}");
+        return key switch
+        {
+            string name => new Undefined($"{type} has no attribute '{(name.Length <= 80 ? name : string.Concat(name.AsSpan(0, 80), "..."))}'"),
+            null or bool or long or double => new Undefined($"{type} has no element {Python.Repr(key, null)}"),
+            _ => new Undefined($"{type} has no element of type {Python.TypeName(key)}"), // as text it could be of any size
+        };
     }
 
     /// <summary>The elements of anything that can be iterated. The array may be the value itself: not to be written to.</summary>
@@ -101,6 +106,11 @@ internal static class Access
                     int begin = Characters.Offset(text, from);
                     return length == text.Length ? text.Substring(from, count) : text[begin..(begin + Characters.Offset(text[begin..], count))];
                 }
+                if (length == text.Length) return string.Create(count, (text, from, stride), static (span, s) =>
+                {
+                    for (int n = 0; n < span.Length; n++) span[n] = s.text[(int)(s.from + n * s.stride)];
+                });
+                budget.Parts(length);
                 return string.Concat(Pick(Characters.Split(text), from, count, stride));
             case List<object?> list:
                 budget.Elements(list.Count);

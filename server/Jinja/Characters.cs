@@ -33,9 +33,12 @@ internal static class Characters
         return text.Length - pairs;
     }
 
+    private static readonly string[] Ascii = [.. Enumerable.Range(0, 128).Select(code => ((char)code).ToString())];
+
     /// <summary>The text as one string per code point.</summary>
     public static object?[] Split(string text)
     {
+        if (!HasSurrogates(text)) return Array.ConvertAll<char, object?>(text.ToCharArray(), c => c < 128 ? Ascii[c] : c.ToString());
         var parts = new List<object?>(text.Length);
         for (int i = 0; i < text.Length;)
         {

@@ -21,7 +21,7 @@ internal static partial class Filters
     {
         { "abs", "", (_, v, _) => v is double number ? Math.Abs(number) : (object)checked(Math.Abs(Python.AsInteger(v) ?? throw Wrong("abs", v))) },
         { "attr", "name", (_, v, a) => Access.OwnAttribute(v, a.Text(0)) },
-        { "batch", "linecount fill_with?", (i, v, a) => new Generator(Batch(Access.Iterate(v, i.Budget), a.Integer(0, 0), a)) },
+        { "batch", "linecount fill_with?", (i, v, a) => new Generator(Batch(i, Access.Iterate(v, i.Budget), a.Integer(0, 0), a)) },
         { "capitalize", "", (i, v, _) => Characters.Capitalize(Read(i, v)) },
         { "center", "width?", (i, v, a) => Formatting.Pad(Read(i, v), a.Integer(0, 80), ' ', '^', i.Budget) },
         { "default", "default_value? boolean?", (_, v, a) => v is Undefined || (a.Flag(1) && !Python.IsTrue(v)) ? (a.Has(0) ? a[0] : "") : v },
@@ -60,14 +60,14 @@ internal static partial class Filters
             Python.Sort(Access.Iterate(v, i.Budget), SortKeys(i, a[2], a.Flag(1)), a.Flag(0), i.Budget)) },
         { "string", "", (i, v, _) => Read(i, v) },
         { "sum", "attribute? start?", Sum },
-        { "title", "", (i, v, _) => WordStart().Replace(Read(i, v).ToLowerInvariant(), word => Characters.Capitalize(word.Value)) },
+        { "title", "", (i, v, _) => WordStart().Replace(Walked(i, v).ToLowerInvariant(), word => Characters.Capitalize(word.Value)) },
         { "tojson", "ensure_ascii? indent? separators? sort_keys?", (i, v, a) => Json.Write(v, a, i.Budget) },
         { "trim", "chars?", (i, v, a) => Methods.Strip(i, Read(i, v), a.TextOrNone(0), left: true, right: true) },
         { "truncate", "length? killwords? end? leeway?", Truncate },
         { "unique", "case_sensitive? attribute?", Unique },
         { "upper", "", (i, v, _) => Read(i, v).ToUpperInvariant() },
         { "urlencode", "", (i, v, _) => UrlEncode(i, v) },
-        { "wordcount", "", (i, v, _) => (long)Word().Count(Read(i, v)) },
+        { "wordcount", "", (i, v, _) => (long)Word().Count(Walked(i, v)) },
     };
 
     [GeneratedRegex(@"\w+")]
@@ -85,6 +85,13 @@ internal static partial class Filters
         return text;
     }
 
+    private static string Walked(Interpreter i, object? value)
+    {
+        string text = Read(i, value);
+        i.Budget.Walk(text.Length);
+        return text;
+    }
+
     private static string Made(Interpreter i, string text)
     {
         i.Budget.Characters(text.Length);
@@ -96,12 +103,12 @@ internal static partial class Filters
 
     private static string UrlEncode(Interpreter i, object? value)
     {
-        if (value is not (Dict or List<object?> or object?[] or Generator)) return Made(i, Uri.EscapeDataString(Read(i, value)).Replace("%2F", "/"));
+        if (value is not (Dict or List<object?> or object?[] or Generator)) return Made(i, Uri.EscapeDataString(Walked(i, value)).Replace("%2F", "/"));
         IEnumerable<string> pairs = (value is Dict dict ? Methods.Items(dict, i.Budget) : Access.Iterate(value, i.Budget)).Select(
             pair => Access.Iterate(pair, i.Budget) is [var key, var item] ? $"{Quote(key)}={Quote(item)}" : throw new TemplateException("urlencode needs a text, a dict or pairs"));
         return Made(i, string.Join('&', pairs));
 
-        string Quote(object? part) => Made(i, Uri.EscapeDataString(Read(i, part)).Replace("%20", "+"));
+        string Quote(object? part) => Made(i, Uri.EscapeDataString(Walked(i, part)).Replace("%20", "+"));
     }
 
     private static object Length(object? value, RenderBudget budget)
@@ -262,6 +269,7 @@ internal static partial class Filters
         foreach (object? item in Access.Iterate(value, i.Budget))
         {
             object? k = key(item);
+            i.Budget.Parts(1);
             if (k is null ? none : seen.Find(k, out _, i.Budget)) continue;
             if (k is null) none = true;
             else seen.Set(k, null, i.Budget);
@@ -304,14 +312,18 @@ internal static partial class Filters
         };
     }
 
-    private static object?[] Batch(object?[] items, long size, Bound a)
+    private static object?[] Batch(Interpreter i, object?[] items, long size, Bound a)
     {
         if (size < 1) throw new TemplateException("batch() needs a positive count");
         var batches = new List<object?>();
         foreach (object?[] chunk in items.Chunk((int)Math.Min(size, int.MaxValue)))
         {
             var batch = new List<object?>(chunk);
-            while (a[1] is not null && batch.Count < Math.Min(size, RenderBudget.MaxSteps)) batch.Add(a[1]);
+            if (a[1] is not null)
+            {
+                i.Budget.Elements(size - batch.Count);
+                while (batch.Count < size) batch.Add(a[1]);
+            }
             batches.Add(batch);
         }
         return [.. batches];

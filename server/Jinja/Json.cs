@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Numerics;
 using System.Text;
 using System.Text.Json;
@@ -61,6 +62,9 @@ internal static class Json
         writer.Append(value, 0);
         return writer.Output.ToString();
     }
+
+    private static readonly SearchValues<char> Escaped = SearchValues.Create([.. Enumerable.Range(0, 32).Select(code => (char)code), '"', '\\']);
+    private static readonly SearchValues<char> OutsideAscii = SearchValues.Create([.. Enumerable.Range(0, 32).Concat(Enumerable.Range(0x7F, 0xFF81)).Select(code => (char)code), '"', '\\']);
 
     private sealed record Writer(StringBuilder Output, bool Ascii, string? Indent, string ItemSeparator, string KeySeparator, bool SortKeys, RenderBudget Budget)
     {
@@ -144,8 +148,13 @@ internal static class Json
         {
             Budget.Characters(text.Length);
             Output.Append('"');
-            foreach (char c in text)
+            ReadOnlySpan<char> rest = text;
+            for (int at; (at = rest.IndexOfAny(Ascii ? OutsideAscii : Escaped)) >= 0; rest = rest[(at + 1)..])
             {
+                Budget.Characters(6); // at most what an escape takes
+                Budget.Elements(1);
+                char c = rest[at];
+                Output.Append(rest[..at]);
                 switch (c)
                 {
                     case '"': Output.Append("\\\""); break;
@@ -155,12 +164,10 @@ internal static class Json
                     case '\t': Output.Append("\\t"); break;
                     case '\b': Output.Append("\\b"); break;
                     case '\f': Output.Append("\\f"); break;
-                    case < ' ': Output.Append("\\u").Append(((int)c).ToString("x4")); break;
-                    case > '~' when Ascii && c != '\x7f': Output.Append("\\u").Append(((int)c).ToString("x4")); break;
-                    default: Output.Append(c); break;
+                    default: Output.Append("\\u").Append(((int)c).ToString("x4")); break;
                 }
             }
-            Output.Append('"');
+            Output.Append(rest).Append('"');
         }
     }
 }

@@ -38,7 +38,7 @@ internal static class Methods
         { "isdecimal", "", (i, v, _) => All(i, v, Rune.IsDigit) },
         { "isdigit", "", (i, v, _) => All(i, v, Rune.IsDigit) },
         { "isnumeric", "", (i, v, _) => All(i, v, Rune.IsNumber) },
-        { "isprintable", "", (i, v, _) => Read(i, v).EnumerateRunes().All(Characters.IsPrintable) },
+        { "isprintable", "", (i, v, _) => Walked(i, v).EnumerateRunes().All(Characters.IsPrintable) },
         { "isspace", "", (i, v, _) => All(i, v, rune => rune.IsBmp && Characters.IsSpace((char)rune.Value)) },
         { "islower", "", (i, v, _) => IsCased(i, (string)v!, upper: false) },
         { "isupper", "", (i, v, _) => IsCased(i, (string)v!, upper: true) },
@@ -47,7 +47,7 @@ internal static class Methods
         { "rjust", "width fillchar?", (i, v, a) => Pad(i, v, a, '>') },
         { "lower", "", (i, v, _) => Read(i, v).ToLowerInvariant() },
         { "upper", "", (i, v, _) => Read(i, v).ToUpperInvariant() },
-        { "swapcase", "", (i, v, _) => string.Concat(Read(i, v).Select(c => char.IsUpper(c) ? char.ToLowerInvariant(c) : char.ToUpperInvariant(c))) },
+        { "swapcase", "", (i, v, _) => string.Concat(Walked(i, v).Select(c => char.IsUpper(c) ? char.ToLowerInvariant(c) : char.ToUpperInvariant(c))) },
         { "strip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: true, right: true) },
         { "lstrip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: true, right: false) },
         { "rstrip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: false, right: true) },
@@ -59,7 +59,7 @@ internal static class Methods
         { "split", "sep? maxsplit?", (i, v, a) => Split(i, Read(i, v), a, fromRight: false) },
         { "rsplit", "sep? maxsplit?", (i, v, a) => Split(i, Read(i, v), a, fromRight: true) },
         { "splitlines", "keepends?", (i, v, a) => new List<object?>(SplitLines(i, Read(i, v), a.Flag(0))) },
-        { "title", "", (i, v, _) => Title(Read(i, v)) },
+        { "title", "", (i, v, _) => Title(Walked(i, v)) },
         { "zfill", "width", (i, v, a) => Read(i, v) is var text && text is ['+' or '-', ..]
             ? text[0] + Formatting.Pad(text[1..], a.Integer(0, 0) - 1, '0', '>', i.Budget)
             : Formatting.Pad(text, a.Integer(0, 0), '0', '>', i.Budget) },
@@ -106,11 +106,18 @@ internal static class Methods
         return text;
     }
 
+    private static string Walked(Interpreter i, object? value)
+    {
+        i.Budget.Walk(((string)value!).Length);
+        return Read(i, value);
+    }
+
     // ---- str ----
 
     private static bool All(Interpreter i, object? value, Func<Rune, bool> holds)
     {
         string text = Read(i, value);
+        i.Budget.Walk(text.Length);
         foreach (Rune rune in text.EnumerateRunes())
         {
             if (!holds(rune)) return false;
@@ -121,7 +128,7 @@ internal static class Methods
     /// <summary>Python's <c>isupper</c> and <c>islower</c>: some letter has a case, and none the other one.</summary>
     public static bool IsCased(Interpreter i, string text, bool upper)
     {
-        i.Budget.Scan(text.Length);
+        i.Budget.Walk(text.Length);
         bool some = false;
         foreach (Rune rune in text.EnumerateRunes())
         {
@@ -143,6 +150,7 @@ internal static class Methods
         ReadOnlySpan<char> rest = text;
         while (left && !rest.IsEmpty && Rune.DecodeFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done && strips(rune)) rest = rest[used..];
         while (right && !rest.IsEmpty && Rune.DecodeLastFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done && strips(rune)) rest = rest[..^used];
+        i.Budget.Walk(text.Length - rest.Length);
         return rest.Length == text.Length ? text : rest.ToString();
     }
 
@@ -242,30 +250,31 @@ internal static class Methods
         if (separator is "") throw new TemplateException("empty separator");
         if (separator is not null) i.Budget.Search(text, separator);
         List<object?> parts = separator is null
-            ? (fromRight ? WordsFromRight(text, limit) : Words(text, limit))
-            : (fromRight ? PartsFromRight(text, separator, limit) : Parts(text, separator, limit));
-        i.Budget.Elements(parts.Count);
+            ? (fromRight ? WordsFromRight(i, text, limit) : Words(i, text, limit))
+            : (fromRight ? PartsFromRight(i, text, separator, limit) : Parts(i, text, separator, limit));
         return parts;
     }
 
-    private static List<object?> Parts(string text, string separator, long limit)
+    private static List<object?> Parts(Interpreter i, string text, string separator, long limit)
     {
         var parts = new List<object?>();
         int from = 0;
         for (int at; parts.Count < limit && (at = text.IndexOf(separator, from, StringComparison.Ordinal)) >= 0; from = at + separator.Length)
         {
+            i.Budget.Parts(1);
             parts.Add(text[from..at]);
         }
         parts.Add(text[from..]);
         return parts;
     }
 
-    private static List<object?> PartsFromRight(string text, string separator, long limit)
+    private static List<object?> PartsFromRight(Interpreter i, string text, string separator, long limit)
     {
         var parts = new List<object?>();
         int to = text.Length;
         for (int at; parts.Count < limit && (at = text.AsSpan(0, to).LastIndexOf(separator)) >= 0; to = at)
         {
+            i.Budget.Parts(1);
             parts.Add(text[(at + separator.Length)..to]);
         }
         parts.Add(text[..to]);
@@ -274,7 +283,7 @@ internal static class Methods
     }
 
     /// <summary>Splits at runs of whitespace; what is left after the limit keeps its trailing whitespace.</summary>
-    private static List<object?> Words(string text, long limit)
+    private static List<object?> Words(Interpreter i, string text, long limit)
     {
         var words = new List<object?>();
         for (int at = 0; ;)
@@ -284,11 +293,12 @@ internal static class Methods
             int start = at;
             while (at < text.Length && !Characters.IsSpace(text[at])) at++;
             if (words.Count == limit) at = text.Length;
+            i.Budget.Parts(1);
             words.Add(text[start..at]);
         }
     }
 
-    private static List<object?> WordsFromRight(string text, long limit)
+    private static List<object?> WordsFromRight(Interpreter i, string text, long limit)
     {
         var words = new List<object?>();
         for (int at = text.Length; ;)
@@ -298,6 +308,7 @@ internal static class Methods
             int end = at;
             while (at > 0 && !Characters.IsSpace(text[at - 1])) at--;
             if (words.Count == limit) at = 0;
+            i.Budget.Parts(1);
             words.Add(text[at..end]);
         }
         words.Reverse();
@@ -317,10 +328,10 @@ internal static class Methods
             }
             end += start;
             int next = text[end] == '\r' && end + 1 < text.Length && text[end + 1] == '\n' ? end + 2 : end + 1;
+            i.Budget.Parts(1);
             lines.Add(text[start..(keepEnds ? next : end)]);
             start = next;
         }
-        i.Budget.Elements(lines.Count);
         return [.. lines];
     }
 

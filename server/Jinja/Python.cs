@@ -74,7 +74,10 @@ internal static class Python
         {
             case string text:
                 budget?.Characters(text.Length);
+                budget?.Walk(text.Length);
+                int start = builder.Length;
                 AppendQuoted(builder, text);
+                budget?.Characters(builder.Length - start - text.Length); // what escapes added
                 break;
             case List<object?> list:
                 AppendItems(builder, '[', list, ']', budget, depth);

@@ -21,6 +21,7 @@ internal sealed class RenderBudget(CancellationToken cancellation)
     public const int MaxDepth = 2_000;
 
     private const int CharactersPerStep = 32;
+    private const int WalkedPerStep = 2;
     private const int StepsPerCheck = 4096;
 
     private long _steps;
@@ -57,6 +58,12 @@ internal sealed class RenderBudget(CancellationToken cancellation)
 
     /// <summary>Counts a scan over a text of this length.</summary>
     public void Scan(long count) => Elements(count / CharactersPerStep);
+
+    /// <summary>Counts work that takes some nanoseconds a character: letter by letter, or by a regular expression.</summary>
+    public void Walk(long count) => Elements(count / WalkedPerStep);
+
+    /// <summary>Counts the parts of a text that become strings of their own.</summary>
+    public void Parts(long count) => Elements(count * 4);
 
     /// <summary>Counts a search for a part, which at worst compares the part at every place.</summary>
     public void Search(string text, string part) => Scan(text.Length + Math.Max(0, (long)text.Length - part.Length) * part.Length / 256);

@@ -19,6 +19,7 @@ internal sealed record Markup(string Text)
 {
     public static string Escape(string text, RenderBudget budget)
     {
+        budget.Walk(text.Length);
         string escaped = text.Replace("&", "&amp;").Replace("<", "&lt;").Replace(">", "&gt;").Replace("'", "&#39;").Replace("\"", "&#34;");
         budget.Characters(escaped.Length);
         return escaped;

@@ -80,6 +80,11 @@ public sealed class JinjaSandboxTests
     [InlineData("{% set s = '\U0001F600' * 10**6 %}{% for i in range(99999) %}{{ s[999999] }}{{ s|length }}{% endfor %}")]
     [InlineData("{{ range(99999)|map('string')|map('length')|batch(10**9, 1)|list }}")]
     [InlineData("{{ [1]|slice(10**12)|list }}")]
+    [InlineData("{{ [1]|batch(10**18, 'x')|list }}")]
+    [InlineData("{% set s = 'a b' * 10**6 %}{% for i in range(9999) %}{% set t = s.split('a') %}{% endfor %}")]
+    [InlineData("{% set s = 'a b' * 10**6 %}{% for i in range(9999) %}{% set t = s|title %}{% endfor %}")]
+    [InlineData("{% set s = '\x01' * 10**6 %}{% for i in range(9999) %}{% set t = s|tojson %}{% endfor %}")]
+    [InlineData("{% set s = '😀' * 10**6 %}{% for i in range(9999) %}{% set t = s[::2] %}{% endfor %}")]
     public void TooManySteps_IsAnError(string template) =>
         Assert.Contains("steps", Assert.Throws<TemplateException>(() => Render(template)).Message);
 
@@ -116,6 +121,12 @@ public sealed class JinjaSandboxTests
     [InlineData("{{ '%' % 1 }}")]
     [InlineData("{{ '\\ud800' }}")]
     public void Nonsense_IsAnError(string template) => Assert.Throws<TemplateException>(() => Render(template));
+
+    [Fact]
+    public void AMissingElement_IsNotNamed_WhenItsNameCouldBeOfAnySize() => Assert.Equal(
+        "|'dict object' has no element of type list",
+        Render("{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ {}[ns.x] }}|") +
+        Assert.Throws<TemplateException>(() => Render("{{ {}[[]].a }}")).Message["chat template, line 1: ".Length..]);
 
     [Fact]
     public void SortingTakesAnyOrder_WithoutFailing() => Assert.Equal("3", Render("{{ [nan, 1.0, nan]|sort|length }}".Replace("nan", "('nan'|float)")));

@@ -200,6 +200,8 @@ public sealed class JinjaTests
     [InlineData("{{ {'a b': 1, 'c': '&/'}|urlencode }} {{ [('x', 'é')]|urlencode }} {{ 'a b/c'|urlencode }}", "a+b=1&c=%26%2F x=%C3%A9 a%20b/c")]
     [InlineData("{{ [{'a': 2, 'b': 1}, {'a': 1, 'b': 2}, {'a': 1, 'b': 1}]|sort(attribute='a,b') }}", "[{'a': 1, 'b': 1}, {'a': 1, 'b': 2}, {'a': 2, 'b': 1}]")]
     [InlineData("{{ {'a': 1}|attr('a') }}|{{ [1, 2]|select|reverse }}|{{ 'x' % [1] }}|{{ 'ab'.isprintable() }}|{{ [1]|truncate(5) }}", "|[2, 1]|x|True|[1]")]
+    [InlineData("{{ '\\x7f\\x1fé\\u2028'|tojson(ensure_ascii=true) }} {{ '\\x7f\\x1fé'|tojson }} {{ '\\U0001F600\"'|tojson(ensure_ascii=true) }}", "\"\\u007f\\u001f\\u00e9\\u2028\" \"\u007f\\u001fé\" \"\\ud83d\\ude00\\\"\"")]
+    [InlineData("{{ 'abcdef'[::2] }} {{ 'abcdef'[::-2] }} {{ '\U0001F600bc'[::2] }}", "ace fdb \U0001F600c")]
     [InlineData("{% macro m() %}{{ caller(1) }}{% endmacro %}{% call(x) m() %}{{ x }}{{ caller is defined }}{% endcall %}", "1False")]
     public void RareCases(string template, string expected) => Check(template, expected);
 
