@@ -13,11 +13,11 @@ internal static class ChatPrompt
         Check(messages);
         if (tools is { } list && list.EnumerateArray().Any(tool => tool.ValueKind != JsonValueKind.Object)) throw RequestException.Invalid("'tools' must be a list of objects.", "tools", "invalid_type");
         if (model.Template is null) throw RequestException.Invalid($"The model '{model.Name}' has no chat template; use completions.", "messages", "no_chat_template");
-        JsonElement safe = model.ControlTexts.MarkIn(messages, out bool marked);
+        ChatTemplate template = tools is not null && model.ToolTemplate is { } forTools ? forTools : model.Template;
         string text;
         try
         {
-            text = model.Template.Render(safe, tools, addGenerationPrompt, model.BosText, model.EosText, extra, ct: ct);
+            text = template.Render(messages, tools, addGenerationPrompt, model.BosText, model.EosText, extra, model.ControlTexts.Mark, ct: ct);
         }
         catch (TemplateException e)
         {
@@ -26,10 +26,10 @@ internal static class ChatPrompt
 
         model.CheckLength(text, "messages");
         Tokenizer tokenizer = model.Tokenizer;
-        IReadOnlyList<int> ids = marked ? model.ControlTexts.EncodeMarked(text) : tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
+        int[] ids = model.ControlTexts.Encode(text);
         // Most templates write the begin token themselves.
-        bool addBos = tokenizer.AddsBos && (ids.Count == 0 || ids[0] != tokenizer.BosId);
-        return addBos ? [tokenizer.BosId!.Value, .. ids] : [.. ids];
+        bool addBos = tokenizer.AddsBos && (ids.Length == 0 || ids[0] != tokenizer.BosId);
+        return addBos ? [tokenizer.BosId!.Value, .. ids] : ids;
     }
 
     private static void Check(JsonElement messages)

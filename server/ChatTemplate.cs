@@ -35,6 +35,8 @@ public sealed class ChatTemplate
     /// <param name="bosToken">The text of the vocabulary's begin-of-text token; empty when it has none.</param>
     /// <param name="eosToken">The text of the vocabulary's end-of-text token; empty when it has none.</param>
     /// <param name="extra">An object of further variables (chat_template_kwargs), such as <c>enable_thinking</c>.</param>
+    /// <param name="mark">What becomes of every string in messages and tools before the template sees it, those in JSON texts included,
+    /// so that the caller can tell them from the template's own text; it is applied twice to some.</param>
     /// <param name="now">What <c>strftime_now</c> tells; the system's local time when left out.</param>
     /// <param name="ct">Looked at every few thousand steps.</param>
     /// <exception cref="TemplateException">
@@ -47,6 +49,7 @@ public sealed class ChatTemplate
         string bosToken,
         string eosToken,
         JsonElement? extra = null,
+        Func<string, string>? mark = null,
         DateTimeOffset? now = null,
         CancellationToken ct = default)
     {
@@ -54,7 +57,7 @@ public sealed class ChatTemplate
         if (extra is { ValueKind: not (JsonValueKind.Object or JsonValueKind.Null or JsonValueKind.Undefined) })
             throw new TemplateException("chat_template_kwargs must be an object");
 
-        var interpreter = new Interpreter(Globals.NewScope(), now ?? DateTimeOffset.Now, ct);
+        var interpreter = new Interpreter(Globals.NewScope(), now ?? DateTimeOffset.Now, ct) { Mark = mark };
         Scope variables = interpreter.Scope;
         variables.Set("bos_token", bosToken);
         variables.Set("eos_token", eosToken);
@@ -63,8 +66,8 @@ public sealed class ChatTemplate
         {
             foreach ((object name, object? value) in (Dict)Json.Read(more, interpreter.Budget)!) variables.Set((string)name, value);
         }
-        var conversation = (List<object?>)Json.Read(messages, interpreter.Budget)!;
-        SetRequest(variables, _dialect.Value.Adapt(conversation, interpreter.Budget), tools is { } given ? Json.Read(given, interpreter.Budget) : null, addGenerationPrompt);
+        var conversation = (List<object?>)Json.Read(messages, interpreter.Budget, mark)!;
+        SetRequest(variables, _dialect.Value.Adapt(conversation, interpreter.Budget, mark), tools is { } given ? Json.Read(given, interpreter.Budget, mark) : null, addGenerationPrompt);
         return Run(interpreter);
     }
 

@@ -1,6 +1,5 @@
 using System.Buffers;
 using System.Text;
-using System.Text.Json;
 using Native.Kernels.Text;
 
 namespace Native.Server;
@@ -10,109 +9,64 @@ namespace Native.Server;
 /// control tokens; the same text inside a message must not, or a message could end its own turn and open the system's.
 /// </summary>
 /// <remarks>
-/// Control texts in messages are marked with a Unicode noncharacter before the template runs; after it, the marked ones are encoded as
-/// plain text and the others as tokens. Conversations without such texts, nearly all, take neither step.
+/// Every string of a conversation is marked before the template sees it: a Unicode noncharacter stands after the first character of each
+/// control text, and of what begins one at the string's end, because templates print strings one after another. After the template has run,
+/// no control token may begin where a mark stands. A mark inside a control text also hides it from a template that looks for it in a
+/// message; what models write themselves never has one, because the texts of control tokens are not sent.
 /// </remarks>
 internal sealed class ControlTexts
 {
-    private const char Mark = '\uFDD0'; // a noncharacter: never part of interchanged text
+    private const char MarkCharacter = '\uFDD0'; // a noncharacter: never part of interchanged text
 
     private readonly Tokenizer _tokenizer;
-    private readonly HashSet<string> _texts;
-    private readonly int[] _lengths; // longest first, so that a text that begins another does not hide it
+    private readonly HashSet<string> _beginnings; // every proper one
+    private readonly int _longest;
     private readonly SearchValues<string> _any;
 
     public ControlTexts(Tokenizer tokenizer)
     {
         _tokenizer = tokenizer;
-        _texts = new HashSet<string>(Enumerable.Range(0, tokenizer.VocabularySize).Where(tokenizer.IsSpecial).Select(tokenizer.Piece).Where(text => text.Length > 1), StringComparer.Ordinal);
-        _lengths = [.. _texts.Select(text => text.Length).Distinct().OrderDescending()];
-        _any = SearchValues.Create([.. _texts], StringComparison.Ordinal);
+        string[] texts = [.. Enumerable.Range(0, tokenizer.VocabularySize).Where(tokenizer.IsSpecial).Select(tokenizer.Piece).Where(text => text.Length > 1).Distinct()];
+        _beginnings = new HashSet<string>(texts.SelectMany(text => Enumerable.Range(1, text.Length - 1).Select(length => text[..length])), StringComparer.Ordinal);
+        _longest = texts.Max(text => (int?)text.Length) ?? 0;
+        _any = SearchValues.Create(texts, StringComparison.Ordinal);
     }
 
-    /// <summary>Marks the control texts in all strings of <paramref name="messages"/>.</summary>
-    /// <returns>The same element where there are none.</returns>
-    public JsonElement MarkIn(JsonElement messages, out bool marked)
+    /// <summary>The text with its control texts marked; marks that were there before are dropped.</summary>
+    /// <returns>The same string where there is nothing to mark.</returns>
+    public string Mark(string text)
     {
-        marked = Contains(messages);
-        if (!marked) return messages;
-        ArrayBufferWriter<byte> buffer = new();
-        using (Utf8JsonWriter writer = new(buffer)) Copy(messages, writer);
-        Utf8JsonReader reader = new(buffer.WrittenSpan);
-        return JsonElement.ParseValue(ref reader);
-    }
+        if (text.Contains(MarkCharacter)) text = text.Replace(MarkCharacter.ToString(), "");
+        SortedSet<int> starts = [];
+        int from = 0;
+        // Control texts may overlap: every start counts.
+        for (int at; (at = text.AsSpan(from).IndexOfAny(_any)) >= 0; from += at + 1) starts.Add(from + at);
+        HashSet<string>.AlternateLookup<ReadOnlySpan<char>> beginnings = _beginnings.GetAlternateLookup<ReadOnlySpan<char>>();
+        for (int start = Math.Max(0, text.Length - _longest + 1); start < text.Length; start++)
+            if (beginnings.Contains(text.AsSpan(start))) starts.Add(start);
+        if (starts.Count == 0) return text;
 
-    /// <summary>The ids of a rendered conversation; marked texts are plain, unmarked ones are tokens.</summary>
-    public List<int> EncodeMarked(string text)
-    {
-        List<int> ids = [];
+        StringBuilder marked = new(text.Length + starts.Count);
         int done = 0;
-        for (int at = text.IndexOf(Mark); at > 0; at = text.IndexOf(Mark, Math.Max(done, at + 1)))
+        foreach (int start in starts)
         {
-            int start = at - 1; // the mark stands after a text's first character
-            int length = LongestAt(string.Concat(text.AsSpan(start, 1), text.AsSpan(at + 1, Math.Min(_lengths[0] - 1, text.Length - at - 1))));
-            if (start > done) ids.AddRange(_tokenizer.Encode(text[done..start], addSpecial: false, parseSpecial: true));
-            ids.AddRange(_tokenizer.Encode(string.Concat(text.AsSpan(start, 1), text.AsSpan(at + 1, length - 1)), addSpecial: false, parseSpecial: false));
-            done = at + length;
+            marked.Append(text, done, start + 1 - done).Append(MarkCharacter);
+            done = start + 1;
         }
-        ids.AddRange(_tokenizer.Encode(text[done..], addSpecial: false, parseSpecial: true));
-        return ids;
+        return marked.Append(text, done, text.Length - done).ToString();
     }
 
-    private bool Contains(JsonElement element) => element.ValueKind switch
+    /// <summary>The ids of a rendered conversation: marked texts are plain, unmarked ones are tokens.</summary>
+    public int[] Encode(string text)
     {
-        JsonValueKind.String => element.GetString().AsSpan().ContainsAny(_any),
-        JsonValueKind.Array => element.EnumerateArray().Any(Contains),
-        JsonValueKind.Object => element.EnumerateObject().Any(member => Contains(member.Value)),
-        _ => false,
-    };
-
-    private void Copy(JsonElement element, Utf8JsonWriter writer)
-    {
-        switch (element.ValueKind)
+        if (!text.Contains(MarkCharacter)) return _tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
+        StringBuilder plain = new(text.Length);
+        HashSet<int> plainAt = [];
+        foreach (char c in text)
         {
-            case JsonValueKind.String:
-                writer.WriteStringValue(MarkIn(element.GetString()!));
-                break;
-            case JsonValueKind.Array:
-                writer.WriteStartArray();
-                foreach (JsonElement item in element.EnumerateArray()) Copy(item, writer);
-                writer.WriteEndArray();
-                break;
-            case JsonValueKind.Object:
-                writer.WriteStartObject();
-                foreach (JsonProperty member in element.EnumerateObject())
-                {
-                    writer.WritePropertyName(member.Name);
-                    Copy(member.Value, writer);
-                }
-                writer.WriteEndObject();
-                break;
-            default:
-                element.WriteTo(writer);
-                break;
+            if (c == MarkCharacter) plainAt.Add(plain.Length - 1);
+            else plain.Append(c);
         }
-    }
-
-    private string MarkIn(string text)
-    {
-        StringBuilder marked = new(text.Length + 8);
-        ReadOnlySpan<char> rest = text.Replace(Mark, '\uFFFD');
-        for (int at = rest.IndexOfAny(_any); at >= 0; at = rest.IndexOfAny(_any))
-        {
-            int length = LongestAt(rest[at..]);
-            marked.Append(rest[..(at + 1)]).Append(Mark).Append(rest[(at + 1)..(at + length)]);
-            rest = rest[(at + length)..];
-        }
-        return marked.Append(rest).ToString();
-    }
-
-    /// <summary>Length of the longest control text that <paramref name="text"/> begins with; 1 where it begins with none.</summary>
-    private int LongestAt(ReadOnlySpan<char> text)
-    {
-        HashSet<string>.AlternateLookup<ReadOnlySpan<char>> known = _texts.GetAlternateLookup<ReadOnlySpan<char>>();
-        foreach (int length in _lengths)
-            if (length <= text.Length && known.Contains(text[..length])) return length;
-        return 1;
+        return _tokenizer.Encode(plain.ToString(), plainAt);
     }
 }

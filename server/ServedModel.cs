@@ -17,6 +17,7 @@ internal sealed class ServedModel : IDisposable
         _runner = runner;
         Tokenizer = tokenizer;
         Template = tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : null;
+        ToolTemplate = tokenizer.ToolUseTemplate is { } toolSource ? ChatTemplate.Parse(toolSource) : null;
         BosText = tokenizer.BosId is { } bos ? tokenizer.Piece(bos) : "";
         EosText = tokenizer.EosId is { } eos ? tokenizer.Piece(eos) : "";
         ControlTexts = new ControlTexts(tokenizer);
@@ -38,6 +39,9 @@ internal sealed class ServedModel : IDisposable
 
     /// <summary>The model's chat template, or null where it brings none.</summary>
     public ChatTemplate? Template { get; }
+
+    /// <summary>The template for conversations with tools, where the model brings one beside the other.</summary>
+    public ChatTemplate? ToolTemplate { get; }
 
     public string BosText { get; }
 

@@ -46,6 +46,7 @@ internal static class GgufTokenizer
             EndIds = ReadEnds(file, pieces.Length),
             GgufTokens = true,
             ChatTemplate = file.GetStringOrDefault("tokenizer.chat_template"),
+            ToolUseTemplate = file.GetStringOrDefault("tokenizer.chat_template.tool_use"),
         };
     }
 
@@ -85,6 +86,7 @@ internal static class GgufTokenizer
             EndIds = ReadEnds(file, pieces.Length),
             GgufTokens = true,
             ChatTemplate = file.GetStringOrDefault("tokenizer.chat_template"),
+            ToolUseTemplate = file.GetStringOrDefault("tokenizer.chat_template.tool_use"),
         };
     }
 

@@ -16,6 +16,7 @@ internal sealed class HuggingFaceConfig
     public List<int> EndIds { get; } = [];
     public List<AddedToken> AddedTokens { get; } = [];
     public string? ChatTemplate { get; private set; }
+    public string? ToolUseTemplate { get; private set; }
 
     /// <summary>Rows of the model's embedding, or 0 where config.json does not tell.</summary>
     public int VocabularySize { get; private set; }
@@ -27,9 +28,11 @@ internal sealed class HuggingFaceConfig
         JsonFile.ReadIfThere(Path.Combine(folder, "added_tokens.json"), config.ReadAddedTokens);
         JsonFile.ReadIfThere(Path.Combine(folder, "generation_config.json"), config.ReadEnds);
         JsonFile.ReadIfThere(Path.Combine(folder, "config.json"), config.ReadModelConfig);
-        JsonFile.ReadIfThere(Path.Combine(folder, "chat_template.json"), root => config.ChatTemplate = root.Optional("chat_template")?.Text() ?? config.ChatTemplate);
+        JsonFile.ReadIfThere(Path.Combine(folder, "chat_template.json"), config.ReadChatTemplates);
         string jinja = Path.Combine(folder, "chat_template.jinja");
-        if (File.Exists(jinja)) config.ChatTemplate = File.ReadAllText(jinja);
+        if (File.Exists(jinja)) (config.ChatTemplate, config.ToolUseTemplate) = (File.ReadAllText(jinja), null);
+        string tools = Path.Combine(folder, "additional_chat_templates", "tool_use.jinja");
+        if (File.Exists(tools)) config.ToolUseTemplate = File.ReadAllText(tools);
         return config;
     }
 
@@ -52,16 +55,21 @@ internal sealed class HuggingFaceConfig
             }
             AddedTokens.Sort(static (a, b) => a.Id.CompareTo(b.Id));
         }
-        if (root.Optional("chat_template") is { } template)
+        ReadChatTemplates(root);
+    }
+
+    /// <summary>Either one text, or named ones as a list or an object, of which "default" and "tool_use" are meant.</summary>
+    private void ReadChatTemplates(JsonField root)
+    {
+        if (root.Optional("chat_template") is not { } template) return;
+        (string Name, string Text)[] named = template.Kind switch
         {
-            // Either one text, or a list of named ones of which "default" is meant.
-            if (template.Kind == JsonValueKind.String) ChatTemplate = template.Text();
-            else
-            {
-                foreach (JsonField named in template.Items())
-                    if (ChatTemplate is null || named.Required("name").Text() == "default") ChatTemplate = named.Required("template").Text();
-            }
-        }
+            JsonValueKind.String => [("default", template.Text())],
+            JsonValueKind.Object => [.. template.Members().Select(static m => (m.Item1, m.Item2.Text()))],
+            _ => [.. template.Items().Select(static t => (t.Required("name").Text(), t.Required("template").Text()))],
+        };
+        ToolUseTemplate = named.FirstOrDefault(static t => t.Name == "tool_use").Text;
+        ChatTemplate = named.FirstOrDefault(static t => t.Name == "default").Text ?? named.FirstOrDefault(static t => t.Name != "tool_use").Text ?? ToolUseTemplate;
     }
 
     private void ReadAddedTokens(JsonField root)

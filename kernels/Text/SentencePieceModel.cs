@@ -83,6 +83,7 @@ internal static class SentencePieceModel
             Suffix = (config.AddsEos ?? false) && eos is { } e ? [e] : [],
             EndIds = config.EndIdsWithin(fields.Pieces.Count),
             ChatTemplate = config.ChatTemplate,
+            ToolUseTemplate = config.ToolUseTemplate,
         };
 
         int? Within(int id) => id >= 0 && id < count ? id : null;

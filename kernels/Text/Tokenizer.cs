@@ -57,6 +57,7 @@ public sealed class Tokenizer
         _prefix = definition.Prefix;
         _suffix = definition.Suffix;
         ChatTemplate = definition.ChatTemplate;
+        ToolUseTemplate = definition.ToolUseTemplate;
 
         _endIds = EndTokens.Collect(definition, _pieces, _types);
         EndIds = [.. _endIds.Order()];
@@ -102,14 +103,17 @@ public sealed class Tokenizer
     /// <summary>Every id that ends a generation: EOS, end of turn, end of message, and well-known end texts, ascending.</summary>
     public IReadOnlyList<int> EndIds { get; }
 
-    /// <summary>Whether <see cref="Encode"/> with special tokens begins with tokens of its own, <see cref="BosId"/> as a rule.</summary>
+    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens begins with tokens of its own, <see cref="BosId"/> as a rule.</summary>
     public bool AddsBos => _prefix.Length > 0;
 
-    /// <summary>Whether <see cref="Encode"/> with special tokens ends with tokens of its own, <see cref="EosId"/> as a rule.</summary>
+    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens ends with tokens of its own, <see cref="EosId"/> as a rule.</summary>
     public bool AddsEos => _suffix.Length > 0;
 
     /// <summary>The chat template, in Jinja, or null.</summary>
     public string? ChatTemplate { get; }
+
+    /// <summary>The chat template for conversations with tools, where the model brings one of its own for them ("tool_use"), or null.</summary>
+    public string? ToolUseTemplate { get; }
 
     /// <summary>Whether a whole text's ids begin with a space of the tokenizer's own, which <see cref="Decode"/> drops.</summary>
     public bool StripsLeadingSpace { get; }
@@ -120,11 +124,13 @@ public sealed class Tokenizer
     /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False for what a user
     /// typed: then they are plain text. User-defined tokens are matched either way.</param>
     /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text.</exception>
-    public int[] Encode(string text, bool addSpecial, bool parseSpecial)
+    public int[] Encode(string text, bool addSpecial, bool parseSpecial) => Encode(text, addSpecial, parseSpecial, null);
+
+    private int[] Encode(string text, bool addSpecial, bool parseSpecial, IReadOnlySet<int>? plainAt)
     {
         try
         {
-            return EncodeCounted(text, addSpecial, parseSpecial, out _);
+            return EncodeCounted(text, addSpecial, parseSpecial, out _, plainAt);
         }
         catch (RegexMatchTimeoutException e)
         {
@@ -132,7 +138,13 @@ public sealed class Tokenizer
         }
     }
 
-    internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups)
+    /// <summary>The ids of a text with control tokens written out, of which some parts are what a user typed.</summary>
+    /// <param name="text">Any text.</param>
+    /// <param name="plainAt">Offsets at which no control token begins, whatever is written there.</param>
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text.</exception>
+    public int[] Encode(string text, IReadOnlySet<int> plainAt) => Encode(text, addSpecial: false, parseSpecial: true, plainAt);
+
+    internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups, IReadOnlySet<int>? plainAt = null)
     {
         ArgumentNullException.ThrowIfNull(text);
         text = WellFormed(text);
@@ -141,11 +153,11 @@ public sealed class Tokenizer
 
         SpecialTokens tokens = parseSpecial ? _allTokens : _userTokens;
         int done = 0, from = 0;
-        while (TryFind(tokens, text, done, ref from, out int start, out int end, out int id))
+        while (TryFind(tokens, text, done, ref from, out int start, out int end, out int id, plainAt))
         {
             if (start > done) encoding.Add(text.AsSpan(done, start - done), first: done == 0);
             encoding.Ids.Add(id);
-            done = end;
+            done = from = end;
         }
         if (done < text.Length) encoding.Add(text.AsSpan(done), first: done == 0);
 
@@ -154,10 +166,12 @@ public sealed class Tokenizer
         return [.. encoding.Ids];
     }
 
-    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it swallows.</summary>
-    private bool TryFind(SpecialTokens tokens, ReadOnlySpan<char> text, int done, ref int from, out int start, out int end, out int id)
+    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it swallows; no control token at an offset of <paramref name="plainAt"/>.</summary>
+    private bool TryFind(SpecialTokens tokens, ReadOnlySpan<char> text, int done, ref int from, out int start, out int end, out int id, IReadOnlySet<int>? plainAt = null)
     {
         bool found = tokens.TryFind(text, from, _edges, out start, out int length, out id);
+        while (found && plainAt is not null && plainAt.Contains(start) && IsSpecial(id))
+            found = tokens.TryFind(text, start + 1, _edges, out start, out length, out id);
         from = end = start + length;
         if (found && _edges.Length > 0)
         {

@@ -115,4 +115,5 @@ internal sealed class TokenizerDefinition
     public bool NewlinesAreTokens { get; init; }
 
     public string? ChatTemplate { get; init; }
+    public string? ToolUseTemplate { get; init; }
 }

@@ -112,6 +112,7 @@ internal static class TokenizerJson
             Suffix = [.. pipeline.After],
             EndIds = ends,
             ChatTemplate = config.ChatTemplate,
+            ToolUseTemplate = config.ToolUseTemplate,
         };
     }
 

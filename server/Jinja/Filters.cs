@@ -144,7 +144,7 @@ internal static partial class Filters
         try
         {
             using var document = JsonDocument.Parse(text);
-            return Json.Read(document.RootElement, i.Budget);
+            return Json.Read(document.RootElement, i.Budget, i.Mark);
         }
         catch (JsonException e)
         {
@@ -392,8 +392,8 @@ internal static partial class Filters
         double scale = Math.Pow(10, precision);
         return (a.TextOrNone(1) ?? "common") switch
         {
-            "ceil" => Math.Ceiling(number * scale) / scale,
-            "floor" => Math.Floor(number * scale) / scale,
+            "ceil" => (Math.Ceiling(number * scale) + 0.0) / scale, // no negative zero
+            "floor" => (Math.Floor(number * scale) + 0.0) / scale,
             "common" when Python.AsInteger(value) is long integer => precision >= 0 ? integer : RoundInteger(integer, -precision), // it stays one
             "common" when value is not double => value,
             "common" when precision < 0 => Math.Round(number * scale, MidpointRounding.ToEven) / scale,

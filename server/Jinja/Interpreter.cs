@@ -11,6 +11,9 @@ internal sealed class Interpreter(Scope scope, DateTimeOffset now, CancellationT
 
     public DateTimeOffset Now { get; } = now;
 
+    /// <summary>What marks a user's strings; null where nothing is to be marked.</summary>
+    public Func<string, string>? Mark { get; init; }
+
     public Scope Scope { get; set; } = scope;
 
     /// <summary>The source line of the statement being run, for error messages.</summary>

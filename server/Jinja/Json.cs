@@ -9,7 +9,11 @@ namespace Native.Server.Jinja;
 internal static class Json
 {
     /// <summary>A JSON value as template values. Numbers without fraction or exponent are integers; of equal keys the last counts.</summary>
-    public static object? Read(JsonElement element, RenderBudget budget, int depth = 0)
+    /// <param name="element">The value.</param>
+    /// <param name="budget">What reading it counts against.</param>
+    /// <param name="mark">What becomes of every string and name in it; null where they stay as they are.</param>
+    /// <param name="depth">How deep <paramref name="element"/> is nested.</param>
+    public static object? Read(JsonElement element, RenderBudget budget, Func<string, string>? mark = null, int depth = 0)
     {
         Python.CheckNesting(depth);
         budget.Elements(1);
@@ -17,13 +21,13 @@ internal static class Json
         {
             case JsonValueKind.Object:
                 var dict = new Dict();
-                foreach (JsonProperty property in element.EnumerateObject()) dict.Set(Text(() => property.Name), Read(property.Value, budget, depth + 1), budget);
+                foreach (JsonProperty property in element.EnumerateObject()) dict.Set(Text(() => property.Name, mark), Read(property.Value, budget, mark, depth + 1), budget);
                 return dict;
             case JsonValueKind.Array:
                 var list = new List<object?>(element.GetArrayLength());
-                foreach (JsonElement item in element.EnumerateArray()) list.Add(Read(item, budget, depth + 1));
+                foreach (JsonElement item in element.EnumerateArray()) list.Add(Read(item, budget, mark, depth + 1));
                 return list;
-            case JsonValueKind.String: return Text(element.GetString);
+            case JsonValueKind.String: return Text(element.GetString, mark);
             case JsonValueKind.Number: return Numbers.FromJson(element.GetRawText());
             case JsonValueKind.True: return true;
             case JsonValueKind.False: return false;
@@ -31,11 +35,12 @@ internal static class Json
         }
     }
 
-    private static string? Text(Func<string?> read)
+    private static string Text(Func<string?> read, Func<string, string>? mark)
     {
         try
         {
-            return read();
+            string text = read()!;
+            return mark is null ? text : mark(text);
         }
         catch (InvalidOperationException)
         {

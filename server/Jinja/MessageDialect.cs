@@ -35,7 +35,10 @@ internal sealed class MessageDialect
         _needsContent = new Lazy<bool>(NeedsContentBesideToolCalls);
     }
 
-    public List<object?> Adapt(List<object?> messages, RenderBudget budget)
+    /// <param name="messages">The messages; they are changed in place.</param>
+    /// <param name="budget">What the work counts against.</param>
+    /// <param name="mark">What <see cref="Json.Read"/> does to the strings in arguments.</param>
+    public List<object?> Adapt(List<object?> messages, RenderBudget budget, Func<string, string>? mark)
     {
         foreach (object? item in messages)
         {
@@ -45,7 +48,7 @@ internal sealed class MessageDialect
             if (content is List<object?> parts) message["content"] = AdaptParts(Role(message), parts, budget);
             else if (content is string text && !Reads(Role(message)).Strings) message["content"] = new List<object?> { Part(text) };
             else if (content is null && calls is List<object?> { Count: > 0 } && _needsContent.Value) message["content"] = "";
-            if (calls is List<object?> list) AdaptArguments(list, budget);
+            if (calls is List<object?> list) AdaptArguments(list, budget, mark);
         }
         return messages;
     }
@@ -64,7 +67,7 @@ internal sealed class MessageDialect
         return string.Join('\n', texts);
     }
 
-    private void AdaptArguments(List<object?> calls, RenderBudget budget)
+    private void AdaptArguments(List<object?> calls, RenderBudget budget, Func<string, string>? mark)
     {
         foreach (object? call in calls)
         {
@@ -73,7 +76,7 @@ internal sealed class MessageDialect
             try
             {
                 using var document = JsonDocument.Parse(text);
-                if (document.RootElement.ValueKind == JsonValueKind.Object) inner["arguments"] = Json.Read(document.RootElement, budget);
+                if (document.RootElement.ValueKind == JsonValueKind.Object) inner["arguments"] = Json.Read(document.RootElement, budget, mark);
             }
             catch (JsonException)
             {

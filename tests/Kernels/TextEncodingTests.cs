@@ -166,6 +166,10 @@ public sealed class TextEncodingTests
     {
         Assert.Equal("T", TextFiles.Load(TextFiles.ByteLevel([]), """{"chat_template":"T"}""").ChatTemplate);
         Assert.Equal("D", TextFiles.Load(TextFiles.ByteLevel([]), """{"chat_template":[{"name":"tool_use","template":"U"},{"name":"default","template":"D"}]}""").ChatTemplate);
+        Assert.Equal("U", TextFiles.Load(TextFiles.ByteLevel([]), """{"chat_template":[{"name":"tool_use","template":"U"},{"name":"default","template":"D"}]}""").ToolUseTemplate);
+        Assert.Equal("D", TextFiles.Load(TextFiles.ByteLevel([]), """{"chat_template":{"tool_use":"U","default":"D"}}""").ChatTemplate);
+        Assert.Equal("R", TextFiles.Load(TextFiles.ByteLevel([]), """{"chat_template":[{"name":"tool_use","template":"U"},{"name":"rag","template":"R"}]}""").ChatTemplate);
+        Assert.Null(TextFiles.Load(TextFiles.ByteLevel([]), """{"chat_template":"T"}""").ToolUseTemplate);
         Assert.Null(TextFiles.Load(TextFiles.ByteLevel([])).ChatTemplate);
     }
 }

@@ -77,10 +77,10 @@ public sealed class TextGgufTests
         Assert.True(named.IsSpecial(257)); // though the file has no types
 
         Tokenizer told = Load(BytePair("llama-bpe", ["<s>"]).With("tokenizer.ggml.bos_token_id", 256u).With("tokenizer.ggml.eos_token_id", 9999u)
-            .With("tokenizer.ggml.add_bos_token", false).With("tokenizer.chat_template", "{{ x }}"));
+            .With("tokenizer.ggml.add_bos_token", false).With("tokenizer.chat_template", "{{ x }}").With("tokenizer.chat_template.tool_use", "{{ t }}"));
         Assert.False(told.AddsBos);
         Assert.Null(told.EosId);
-        Assert.Equal("{{ x }}", told.ChatTemplate);
+        Assert.Equal(("{{ x }}", "{{ t }}"), (told.ChatTemplate, told.ToolUseTemplate));
     }
 
     [Fact]

@@ -10,7 +10,7 @@ public sealed class ChatTemplateTests
     private static string Render(string template, string messages, string? tools = null, bool addGenerationPrompt = false, string? extra = null) =>
         ChatTemplate.Parse(template).Render(
             JsonElement.Parse(messages), tools is null ? null : JsonElement.Parse(tools), addGenerationPrompt, "<s>", "</s>",
-            extra is null ? null : JsonElement.Parse(extra), Now, TestContext.Current.CancellationToken);
+            extra is null ? null : JsonElement.Parse(extra), now: Now, ct: TestContext.Current.CancellationToken);
 
     [Fact]
     public void Render_MatchesTheReferenceCases()
