@@ -95,8 +95,10 @@ internal sealed class MessageDialect
         bool printsStrings = Prints(strings, out string before, out string after);
         bool printsParts = Prints(parts, out string partsBefore, out string partsAfter);
         if (printsStrings) return (true, printsParts && partsBefore == before && partsAfter.EndsWith(after, StringComparison.Ordinal));
-        // Neither: a template that refuses the probe for another reason. A string is what every template is made for.
-        bool onlyParts = printsParts && !partsBefore.Contains("'type'");
+        // Neither: a template that refuses the probe for another reason. A string is what every template is made for, but some read
+        // parts alone, and some of those the first of them alone.
+        bool readsFirst = strings?.Contains(First) != true && parts?.Contains(First) == true;
+        bool onlyParts = (printsParts || readsFirst) && !parts!.Contains("'type'");
         return (!onlyParts, onlyParts);
     });
 

@@ -142,6 +142,11 @@ public sealed class ChatTemplateTests
         Assert.Equal("<user>ab", Render(template, """[{"role":"user","content":"ab"}]"""));
 
     [Fact]
+    public void Render_GivesAPart_WhereTheTemplateReadsTheFirstAlone() => Assert.Equal(
+        "<user>ab<user>a",
+        Render("{% for m in messages %}<{{ m.role }}>{{ m.content[0].text }}{% endfor %}", $$"""[{"role":"user","content":"ab"},{"role":"user","content":{{TwoParts}}}]"""));
+
+    [Fact]
     public void Render_LeavesPartsToTheTemplate_WhenOneIsNoText() => Assert.Equal(
         "<user>[image]a",
         Render(

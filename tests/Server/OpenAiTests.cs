@@ -64,6 +64,17 @@ public sealed class OpenAiTests
     }
 
     [Fact]
+    public async Task Chat_UsesTheModelsTemplateForTools_WhenThereAreSome()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        const string Tools = """[{"type":"function","function":{"name":"f"}}]""";
+        JsonElement told = await server.Ask(Chat, $$"""{"messages":[{"role":"user","content":"hi"}],"tools":{{Tools}},"return_token_ids":true}""");
+        Assert.Equal([ScriptedRunner.Bos, ScriptedRunner.System, 'f', ScriptedRunner.End], told.GetProperty("prompt_token_ids").EnumerateArray().Select(id => id.GetInt32()));
+        JsonElement untold = await server.Ask(Chat, $$"""{"messages":[{"role":"user","content":"hi"}],"tools":{{Tools}},"tool_choice":"none","return_token_ids":true}""");
+        Assert.Equal(ScriptedRunner.User, untold.GetProperty("prompt_token_ids")[1].GetInt32());
+    }
+
+    [Fact]
     public async Task Completion_StreamsTextAndEndInOneChunk()
     {
         await using RunningServer server = await RunningServer.StartAsync();

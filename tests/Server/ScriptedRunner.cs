@@ -67,6 +67,7 @@ internal sealed class ScriptedRunner : IModelRunner
             EosId = End,
             Prefix = [Bos],
             ChatTemplate = template ? Template : null,
+            ToolUseTemplate = template ? "{{ bos_token }}<|system|>{{ tools[0].function.name }}<|end|>" : null,
         });
     }
 
