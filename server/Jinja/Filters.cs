@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 
@@ -60,7 +61,7 @@ internal static partial class Filters
             Python.Sort(Access.Iterate(v, i.Budget), SortKeys(i, a[2], a.Flag(1)), a.Flag(0), i.Budget)) },
         { "string", "", (i, v, _) => Read(i, v) },
         { "sum", "attribute? start?", Sum },
-        { "title", "", (i, v, _) => WordStart().Replace(Walked(i, v).ToLowerInvariant(), word => Characters.Capitalize(word.Value)) },
+        { "title", "", (i, v, _) => Title(Walked(i, v)) },
         { "tojson", "ensure_ascii? indent? separators? sort_keys?", (i, v, a) => Json.Write(v, a, i.Budget) },
         { "trim", "chars?", (i, v, a) => Methods.Strip(i, Read(i, v), a.TextOrNone(0), left: true, right: true) },
         { "truncate", "length? killwords? end? leeway?", Truncate },
@@ -72,10 +73,6 @@ internal static partial class Filters
 
     [GeneratedRegex(@"\w+")]
     private static partial Regex Word();
-
-    // A word begins after a hyphen, a space or an opening bracket.
-    [GeneratedRegex(@"[^-\s({\[<]+")]
-    private static partial Regex WordStart();
 
     /// <summary>The text form of an operand, counted because nearly every filter copies it.</summary>
     private static string Read(Interpreter i, object? value)
@@ -100,6 +97,21 @@ internal static partial class Filters
 
     private static TemplateException Wrong(string filter, object? value) =>
         value is Undefined undefined ? undefined.Error() : new TemplateException($"{filter} can't be applied to '{Python.TypeName(value)}'");
+
+    /// <summary>A word begins after a hyphen, a space or an opening bracket.</summary>
+    private static string Title(string text)
+    {
+        var result = new StringBuilder(text.Length);
+        bool begins = true;
+        foreach (Rune rune in text.EnumerateRunes())
+        {
+            Rune cased = begins ? Rune.ToUpperInvariant(rune) : Rune.ToLowerInvariant(rune);
+            if (cased.IsBmp) result.Append((char)cased.Value);
+            else result.Append(cased.ToString());
+            begins = rune.IsBmp && ("-({[<".Contains((char)rune.Value) || Characters.IsSpace((char)rune.Value));
+        }
+        return result.ToString();
+    }
 
     private static string UrlEncode(Interpreter i, object? value)
     {
