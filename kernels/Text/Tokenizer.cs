@@ -157,7 +157,7 @@ public sealed class Tokenizer
         {
             if (start > done) encoding.Add(text.AsSpan(done, start - done), first: done == 0);
             encoding.Ids.Add(id);
-            done = from = end;
+            done = end;
         }
         if (done < text.Length) encoding.Add(text.AsSpan(done), first: done == 0);
 
