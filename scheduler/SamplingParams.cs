@@ -1,3 +1,4 @@
+using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
@@ -66,6 +67,16 @@ public sealed record SamplingParams
     public int? PromptLogprobs { get; init; }
 
     internal bool HasPenalties => RepetitionPenalty != 1 || PresencePenalty != 0 || FrequencyPenalty != 0;
+
+    /// <summary>These, with what a model's makers recommend in their places.</summary>
+    public SamplingParams With(SuggestedSampling suggested) => this with
+    {
+        Temperature = suggested.Temperature ?? Temperature,
+        TopK = suggested.TopK ?? TopK,
+        TopP = suggested.TopP ?? TopP,
+        MinP = suggested.MinP ?? MinP,
+        RepetitionPenalty = suggested.RepetitionPenalty ?? RepetitionPenalty,
+    };
 
     /// <summary>Adds one sentence to <paramref name="errors"/> for every value out of its range. Nothing is added where all is well.</summary>
     public void Validate(int vocabularySize, ICollection<string> errors)

@@ -43,6 +43,8 @@ internal static class CommandLine
         new("Model", "--served-model-name", "NAME", "The name clients ask for. Default: the file's or folder's name.", (o, v) => o with { ServedModelName = v }),
         new("Model", "--max-model-len", "TOKENS", "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as the KV cache holds it.", (o, v) => o with { MaxModelLength = Int(v) }),
 
+        new("Model", "--generation-config", "auto|none", "Whether requests that say nothing of temperature, top_k, top_p, min_p or repetition_penalty get what the model's makers recommend (generation_config.json, or general.sampling in a GGUF file). Default: auto, which does.", (o, v) => o with { UseSuggestedSampling = Choice(v, "auto", "none") == "auto" }),
+
         new("Network", "--host", "ADDRESS", "Address to listen on: an IP address, localhost, or * for every address. Default: 127.0.0.1, so that nobody else reaches a server without --api-key.", (o, v) => o with { Host = v }),
         new("Network", "--port", "PORT", "HTTP/1.1: the OpenAI API, /healthz, /readyz, /metrics. 0 lets the system choose. Default: 8080.", (o, v) => o with { Port = Int(v) }),
         new("Network", "--grpc-port", "PORT", "gRPC (HTTP/2 without TLS). 0 lets the system choose. Default: 50051.", (o, v) => o with { GrpcPort = Int(v) }),

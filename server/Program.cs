@@ -58,7 +58,7 @@ static string? Load(NativeServer server)
         progress.Clear();
         string name = server.Options.ServedModelName ?? Path.GetFileNameWithoutExtension(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
         if (Directory.Exists(path)) name = server.Options.ServedModelName ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
-        server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToEngineOptions()));
+        server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToSamplingDefaults(loaded.Suggested), server.Options.ToEngineOptions()));
         return null;
     }
     catch (Exception e) when (e is IOException or InvalidDataException or NotSupportedException or ModelOptionsException or UnauthorizedAccessException or OutOfMemoryException)

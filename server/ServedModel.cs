@@ -11,9 +11,10 @@ internal sealed class ServedModel : IDisposable
     private readonly int _longestToken; // in characters
 
     /// <exception cref="TemplateException">The model's chat template does not parse.</exception>
-    public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, EngineOptions options)
+    public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, SamplingParams defaults, EngineOptions options)
     {
         Name = name;
+        Defaults = defaults;
         _runner = runner;
         Tokenizer = tokenizer;
         Template = tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : null;
@@ -30,6 +31,9 @@ internal sealed class ServedModel : IDisposable
     public string Name { get; }
 
     public DateTimeOffset Created { get; }
+
+    /// <summary>How a request is sampled that does not say.</summary>
+    public SamplingParams Defaults { get; }
 
     public Engine Engine { get; }
 

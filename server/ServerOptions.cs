@@ -58,6 +58,9 @@ public sealed record ServerOptions
     /// <summary>Where the seeds of requests without one come from. Null: drawn at the start.</summary>
     public ulong? Seed { get; init; }
 
+    /// <summary>Requests that say nothing are sampled as the model's makers recommend. False: always from the whole distribution at temperature 1.</summary>
+    public bool UseSuggestedSampling { get; init; } = true;
+
     /// <summary>Also expose vLLM's metric names.</summary>
     public bool VllmMetrics { get; init; }
 
@@ -109,6 +112,9 @@ public sealed record ServerOptions
         MaxQueued = MaxQueued,
         Seed = Seed ?? unchecked((ulong)Random.Shared.NextInt64(long.MinValue, long.MaxValue)),
     };
+
+    /// <summary>How a request is sampled that does not say.</summary>
+    internal SamplingParams ToSamplingDefaults(SuggestedSampling suggested) => UseSuggestedSampling ? new SamplingParams().With(suggested) : new SamplingParams();
 
     /// <summary>What the loader is told.</summary>
     internal ModelOptions ToModelOptions(string path) => new()

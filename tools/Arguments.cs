@@ -69,9 +69,17 @@ internal sealed class SamplingArguments
     private readonly Option<bool> _ignoreEos = new("--ignore-eos") { Description = "Go on after the model's end tokens." };
 
     /// <summary>Adds them to a command, which has its own default of <paramref name="temperature"/>.</summary>
-    public SamplingArguments(Command command, float temperature)
+    /// <param name="command">The command.</param>
+    /// <param name="temperature">Its default.</param>
+    /// <param name="suggested">Its help says that the model's makers come before the defaults.</param>
+    public SamplingArguments(Command command, float temperature, bool suggested = false)
     {
-        _temperature = new Option<float>("--temperature") { HelpName = "T", Description = "0 always takes the most probable token; higher is more varied.", DefaultValueFactory = _ => temperature };
+        _temperature = new Option<float>("--temperature")
+        {
+            HelpName = "T",
+            Description = "0 always takes the most probable token; higher is more varied." + (suggested ? " This, --top-k, --top-p, --min-p and --repetition-penalty default to what the model's makers recommend." : ""),
+            DefaultValueFactory = _ => temperature,
+        };
         Option[] options = [_temperature, _topK, _topP, _minP, _repetitionPenalty, _presencePenalty, _frequencyPenalty, _seed, _maxTokens, _stop, _ignoreEos];
         foreach (Option option in options) command.Add(option);
     }
@@ -85,16 +93,20 @@ internal sealed class SamplingArguments
         return stops;
     }
 
+    /// <param name="arguments">The command line.</param>
+    /// <param name="suggested">What stands in for the defaults of options that were not given.</param>
     /// <exception cref="UsageException">Values out of their ranges, all of them named.</exception>
-    public SamplingParams Read(ParseResult arguments)
+    public SamplingParams Read(ParseResult arguments, SuggestedSampling? suggested = null)
     {
+        T Value<T>(Option<T> option, T? recommended)
+            where T : struct => recommended is { } r && arguments.GetResult(option) is not { Implicit: false } ? r : arguments.GetValue(option);
         SamplingParams sampling = new()
         {
-            Temperature = arguments.GetValue(_temperature),
-            TopK = arguments.GetValue(_topK),
-            TopP = arguments.GetValue(_topP),
-            MinP = arguments.GetValue(_minP),
-            RepetitionPenalty = arguments.GetValue(_repetitionPenalty),
+            Temperature = Value(_temperature, suggested?.Temperature),
+            TopK = Value(_topK, suggested?.TopK),
+            TopP = Value(_topP, suggested?.TopP),
+            MinP = Value(_minP, suggested?.MinP),
+            RepetitionPenalty = Value(_repetitionPenalty, suggested?.RepetitionPenalty),
             PresencePenalty = arguments.GetValue(_presencePenalty),
             FrequencyPenalty = arguments.GetValue(_frequencyPenalty),
             Seed = arguments.GetValue(_seed) ?? (ulong)Random.Shared.NextInt64(),

@@ -22,15 +22,16 @@ internal sealed class ChatCommand : ToolCommand
     {
         Add(_system);
         _model = new ModelArguments(this);
-        _sampling = new SamplingArguments(this, temperature: 0.7f);
+        _sampling = new SamplingArguments(this, temperature: 0.7f, suggested: true);
     }
 
     protected override async Task<int> RunAsync(ParseResult arguments)
     {
-        SamplingParams sampling = _sampling.Read(arguments);
+        _sampling.Read(arguments); // mistakes before a model is loaded
         string[] stops = _sampling.Stops(arguments);
         string? system = arguments.GetValue(_system);
         using ModelSession session = await ModelSession.OpenAsync(_model.Read(arguments), Terminal);
+        SamplingParams sampling = _sampling.Read(arguments, session.Suggested);
         if (session.Tokenizer.ChatTemplate is not { } source) throw new CommandException($"{session.Engine.Info.Name} has no chat template; generate continues texts with it");
         ChatTemplate template = ChatTemplate.Parse(source);
 

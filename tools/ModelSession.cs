@@ -26,6 +26,8 @@ internal sealed class ModelSession : IDisposable
 
     public Tokenizer Tokenizer => _model.Tokenizer;
 
+    public SuggestedSampling Suggested => _model.Suggested;
+
     /// <summary>Loads a model, with a progress bar where somebody looks.</summary>
     public static Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) =>
         terminal.ProgressAsync($"Loading {Path.GetFileName(Path.TrimEndingDirectorySeparator(options.Path))}", report =>

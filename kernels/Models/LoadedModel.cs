@@ -7,7 +7,8 @@ namespace Native.Kernels.Models;
 /// <param name="Runner">Computes steps.</param>
 /// <param name="Tokenizer">The model's own.</param>
 /// <param name="Config">Its shape.</param>
-public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config) : IDisposable
+/// <param name="Suggested">How its makers recommend to sample.</param>
+public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config, SuggestedSampling Suggested) : IDisposable
 {
     /// <summary>Loads a model onto the CPU.</summary>
     /// <param name="options">Validated.</param>
@@ -20,10 +21,11 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
     {
         using ModelFile file = ModelFile.Open(options.Path);
         Tokenizer tokenizer = file.OpenTokenizer();
+        SuggestedSampling suggested = file.ReadSuggestedSampling();
         var backend = new CpuBackend(new CpuOptions { Threads = options.Threads, FloatActivations = options.FloatActivations });
         try
         {
-            return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config);
+            return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config, suggested);
         }
         catch
         {

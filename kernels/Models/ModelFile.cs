@@ -63,6 +63,10 @@ public sealed partial class ModelFile : IDisposable
     /// <summary>The tokenizer that came with the model.</summary>
     public Tokenizer OpenTokenizer() => _gguf is not null ? Tokenizer.FromGguf(_gguf) : Tokenizer.FromFolder(Path);
 
+    /// <summary>How its makers recommend to sample.</summary>
+    /// <exception cref="InvalidDataException">A value is of the wrong kind or out of its range.</exception>
+    public SuggestedSampling ReadSuggestedSampling() => _gguf is not null ? SuggestedSampling.Read(_gguf) : SuggestedSampling.ReadFolder(Path);
+
     /// <summary>The tensor with this GGUF name, whatever the file calls it.</summary>
     public bool TryFind(string name, out TensorView tensor) => _tensors.TryGetValue(_gguf is not null ? name : HuggingFaceName(name), out tensor);
 

@@ -57,6 +57,12 @@ internal readonly struct JsonField(string file, string path, JsonElement element
         return element.TryGetInt32(out int value) ? value : throw Wrong("a whole number of 32 bits", element.GetRawText());
     }
 
+    public float Single()
+    {
+        Expect(JsonValueKind.Number, "a number");
+        return (float)element.GetDouble(); // infinite where it is too large: whoever asks knows the range
+    }
+
     public bool Boolean() => Kind switch
     {
         JsonValueKind.True => true,

@@ -106,7 +106,7 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
         GenerationCall call = new()
         {
             Ids = ids,
-            Sampling = Read(sampling ?? new V1.SamplingParams()),
+            Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
             Stop = sampling?.Stop.ToArray() ?? [],
             Arrival = arrival,
             Deadline = DeadlineOf(context),
@@ -190,9 +190,8 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
     private static TokenLogprob Describe(ServedModel model, Kernels.Sampling.TokenLogprob alternative) =>
         new() { Id = alternative.Token, Logprob = alternative.Logprob, Bytes = ByteString.CopyFrom(model.BytesOf(alternative.Token)) };
 
-    private static SamplingParams Read(V1.SamplingParams p)
+    private static SamplingParams Read(V1.SamplingParams p, SamplingParams defaults)
     {
-        SamplingParams defaults = new();
         return defaults with
         {
             Temperature = p.HasTemperature ? p.Temperature : defaults.Temperature,

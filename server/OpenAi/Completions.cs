@@ -20,8 +20,8 @@ internal static class Completions
         long arrival = Stopwatch.GetTimestamp();
         CancellationToken ct = http.RequestAborted;
         Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
-        Parameters parameters = Parameters.Read(body);
-        ServedModel model = host.Require(parameters.Model);
+        ServedModel model = host.Require(body.String("model"));
+        Parameters parameters = Parameters.Read(body, model.Defaults);
         using RequestId id = HttpServer.Enter(http, host);
 
         if (!string.IsNullOrEmpty(body.String("suffix"))) throw RequestException.Unsupported("'suffix' is not supported.", "suffix");

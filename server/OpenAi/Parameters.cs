@@ -15,8 +15,6 @@ internal sealed record Parameters
         "chat_template", "continue_final_message", "documents",
     ];
 
-    public required string? Model { get; init; }
-
     public required bool Stream { get; init; }
 
     public required bool IncludeUsage { get; init; }
@@ -28,8 +26,10 @@ internal sealed record Parameters
     /// <summary>Without logprobs and max_tokens, which the two endpoints name differently.</summary>
     public required SamplingParams Sampling { get; init; }
 
+    /// <param name="body">The request.</param>
+    /// <param name="defaults">What holds where it says nothing.</param>
     /// <exception cref="RequestException">A field has a wrong type, or is not supported.</exception>
-    public static Parameters Read(Fields body)
+    public static Parameters Read(Fields body, SamplingParams defaults)
     {
         foreach (string name in NotSupported)
             if (body.Any(name) is { } value && !AsksForNothing(value)) throw RequestException.Unsupported($"'{name}' is not supported.", name);
@@ -44,10 +44,8 @@ internal sealed record Parameters
         Fields? streamOptions = body.Object("stream_options");
         if (streamOptions is not null && !stream) throw RequestException.Invalid("'stream_options' is only for streams.", "stream_options");
 
-        SamplingParams defaults = new();
         return new Parameters
         {
-            Model = body.String("model"),
             Stream = stream,
             IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
             ReturnTokenIds = body.Bool("return_token_ids") ?? false,

@@ -1,6 +1,11 @@
 using System.Net;
 using System.Text;
 using System.Text.Json;
+using Grpc.Core;
+using Native.Kernels.Models;
+using Native.Kernels.Sampling;
+using Native.Scheduling;
+using Native.Server;
 
 namespace Native.Tests.Server;
 
@@ -397,5 +402,27 @@ public sealed class OpenAiTests
         using HttpResponseMessage response = await server.Post(Chat, """{"messages":[{"role":"user","content":"hi"}]}""");
         Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
         Assert.Contains("no_chat_template", await response.Content.ReadAsStringAsync(Token));
+    }
+
+    [Fact]
+    public async Task WhatARequestDoesNotSay_IsSampledAsTheModelsMakersRecommend()
+    {
+        SuggestedSampling suggested = new(Temperature: 0.25f, TopK: 7, TopP: null, MinP: 0.5f, RepetitionPenalty: null);
+        Assert.Equal(new SamplingParams(), new ServerOptions { UseSuggestedSampling = false }.ToSamplingDefaults(suggested));
+        await using RunningServer server = await RunningServer.StartAsync(defaults: new ServerOptions().ToSamplingDefaults(suggested));
+        async Task<(float, int, float, float)> Sampled(Func<Task> request)
+        {
+            await request();
+            RowSampling row = server.Runner.LastSampling;
+            return (row.Temperature, row.TopK, row.TopP, row.MinP);
+        }
+        Assert.Equal((0.25f, 7, 1f, 0.5f), await Sampled(() => server.Ask("/v1/completions", """{"prompt":"y"}""")));
+        Assert.Equal((0f, 7, 0.5f, 0.5f), await Sampled(() => server.Ask("/v1/completions", """{"prompt":"y","temperature":0,"top_p":0.5}""")));
+        Assert.Equal((0.25f, 0, 1f, 0f), await Sampled(() => server.Ask("/v1/chat/completions", """{"messages":[{"role":"user","content":"y"}],"top_k":0,"min_p":0}""")));
+        Assert.Equal((0.5f, 7, 1f, 0.5f), await Sampled(async () =>
+        {
+            using var call = server.Inference.Generate(new V1.GenerateRequest { Text = "y", Sampling = new V1.SamplingParams { Temperature = 0.5f } });
+            while (await call.ResponseStream.MoveNext(TestContext.Current.CancellationToken)) ;
+        }));
     }
 }

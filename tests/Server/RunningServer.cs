@@ -35,12 +35,12 @@ internal sealed class RunningServer : IAsyncDisposable
 
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
-    public static async Task<RunningServer> StartAsync(ServerOptions? options = null, ScriptedRunner? runner = null, bool template = true, bool load = true)
+    public static async Task<RunningServer> StartAsync(ServerOptions? options = null, ScriptedRunner? runner = null, bool template = true, bool load = true, Native.Scheduling.SamplingParams? defaults = null)
     {
         options = (options ?? new ServerOptions()) with { Port = 0, GrpcPort = 0 };
         runner ??= new ScriptedRunner();
         NativeServer server = await NativeServer.StartAsync(options);
-        if (load) Load(server, runner, template);
+        if (load) Load(server, runner, template, defaults);
         return new RunningServer(server, runner);
     }
 
@@ -108,6 +108,6 @@ internal sealed class RunningServer : IAsyncDisposable
         await Server.DisposeAsync();
     }
 
-    private static void Load(NativeServer server, ScriptedRunner runner, bool template) =>
-        server.Host.Serve(new ServedModel("scripted", runner, ScriptedRunner.Tokenizer(template), server.Options.ToEngineOptions() with { MaxRunning = Math.Min(server.Options.MaxRunning, runner.Info.MaxSequences) }));
+    private static void Load(NativeServer server, ScriptedRunner runner, bool template, Native.Scheduling.SamplingParams? defaults = null) =>
+        server.Host.Serve(new ServedModel("scripted", runner, ScriptedRunner.Tokenizer(template), defaults ?? new(), server.Options.ToEngineOptions() with { MaxRunning = Math.Min(server.Options.MaxRunning, runner.Info.MaxSequences) }));
 }

@@ -50,6 +50,9 @@ internal sealed class ScriptedRunner : IModelRunner
     /// <summary>How long each step sleeps, for requests that must not end by themselves.</summary>
     public TimeSpan StepTime { get; init; }
 
+    /// <summary>How the row sampled last was to be sampled.</summary>
+    public RowSampling LastSampling { get; private set; }
+
     /// <summary>Steps begun.</summary>
     public int Steps => Volatile.Read(ref _steps);
 
@@ -79,6 +82,7 @@ internal sealed class ScriptedRunner : IModelRunner
         for (int r = 0; r < sampled.Length; r++)
         {
             ref readonly RowSampling sampling = ref batch.Sampling[r];
+            LastSampling = sampling;
             int next = sampling.Scores ? sampling.Target : Next(batch.TokenIds[batch.SampleRows[r]]);
             sampled[r] = new SampledToken(next, sampling.Scores ? -0.25f : -0.5f);
             for (int a = 0; a < sampling.Alternatives; a++) alternatives[sampling.AlternativesStart + a] = new TokenLogprob((next + a) % 128, -0.5f - a);
