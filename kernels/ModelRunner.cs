@@ -18,6 +18,7 @@ public sealed class ModelRunner : IModelRunner
         _backend = backend;
         ModelConfig config = file.Config;
         var weights = new ModelWeights(file, backend, progress);
+        StepWeightBytes = weights.ByteLength - (weights.Head == weights.Embedding ? 0 : weights.Embedding.ByteLength);
         (int maxModelLength, int blockCount) = options.FitKvCache(config);
         _cache = new KvCache(config, backend, blockCount, options.BlockSize, options.KvCacheType);
         _transformer = new Transformer(config, weights, _cache, backend, options.MaxBatchedTokens, maxModelLength);
@@ -41,6 +42,9 @@ public sealed class ModelRunner : IModelRunner
 
     /// <inheritdoc/>
     public ModelInfo Info { get; }
+
+    /// <summary>Bytes of weights that a decode step reads: all, but of an embedding that is not the head too only some rows.</summary>
+    internal long StepWeightBytes { get; }
 
     /// <inheritdoc/>
     public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)

@@ -27,6 +27,14 @@ internal sealed class ModelArguments
         command.Add(_floatActivations);
     }
 
+    /// <summary>The model that is taken where none is named.</summary>
+    /// <exception cref="UsageException">It is not here.</exception>
+    public static string DemoModel()
+    {
+        string path = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+        return File.Exists(path) ? path : throw new UsageException("--model is needed: a GGUF file or a Hugging Face folder (the demo model is not here).");
+    }
+
     /// <summary>What the loader is told.</summary>
     /// <exception cref="UsageException">No model is named, and the demo model is not here.</exception>
     public ModelOptions Read(ParseResult arguments)
@@ -34,8 +42,7 @@ internal sealed class ModelArguments
         string? path = arguments.GetValue(_model);
         if (path is null)
         {
-            path = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
-            if (!File.Exists(path)) throw new UsageException("--model is needed: a GGUF file or a Hugging Face folder (the demo model is not here).");
+            path = DemoModel();
         }
         else if (path.Length == 0)
         {

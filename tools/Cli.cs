@@ -13,7 +13,7 @@ internal sealed class UsageException(string message) : Exception(message);
 /// <summary>What was asked for can't be done: told in one line, exit code 1.</summary>
 internal sealed class CommandException(string message) : Exception(message);
 
-/// <summary>The tools' one entry: parses, runs a command, and turns what went wrong into one line and an exit code.</summary>
+/// <summary>The one entry of the tools and the benches: parses, runs a command, and turns what went wrong into one line and an exit code.</summary>
 internal static class Cli
 {
     /// <summary>Exit code where all went well.</summary>
@@ -28,9 +28,9 @@ internal static class Cli
     /// <summary>Exit code after Ctrl-C, the shells' 128 + SIGINT.</summary>
     public const int Interrupted = 130;
 
-    /// <summary>Runs one command.</summary>
+    /// <summary>Runs one of the tools.</summary>
     /// <returns>The exit code.</returns>
-    public static async Task<int> RunAsync(string[] args, Terminal terminal)
+    public static Task<int> RunAsync(string[] args, Terminal terminal)
     {
         RootCommand root = new("Tools around a language model: talk to it, run it, look inside it, measure it.");
         root.Add(new ChatCommand(terminal));
@@ -38,7 +38,19 @@ internal static class Cli
         root.Add(new TokenizeCommand(terminal));
         root.Add(new LogitsCommand(terminal));
         root.Add(new PerplexityCommand(terminal));
-        foreach (HelpOption help in root.Options.OfType<HelpOption>()) help.Action = new HelpWithExamples((HelpAction)help.Action!);
+        return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "generate --help");
+    }
+
+    /// <summary>Runs one of <paramref name="root"/>'s commands.</summary>
+    /// <param name="args">The command line.</param>
+    /// <param name="terminal">Where it reads and writes.</param>
+    /// <param name="root">All commands.</param>
+    /// <param name="project">The project's folder, for the examples.</param>
+    /// <param name="examples">What to type after the program's name, for the help that belongs to no command.</param>
+    /// <returns>The exit code.</returns>
+    public static async Task<int> RunAsync(string[] args, Terminal terminal, RootCommand root, string project, params string[] examples)
+    {
+        foreach (HelpOption help in root.Options.OfType<HelpOption>()) help.Action = new HelpWithExamples((HelpAction)help.Action!, project, examples);
 
         ParseResult parsed = root.Parse(args.Length == 0 ? ["--help"] : args, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
         if (parsed.Errors.Count > 0 && parsed.Action is not HelpWithExamples)
@@ -75,7 +87,7 @@ internal static class Cli
     private static string OneLine(string message) => message.ReplaceLineEndings(" ");
 
     /// <summary>The library's help, then the command's examples and what exit codes mean.</summary>
-    private sealed class HelpWithExamples(HelpAction inner) : SynchronousCommandLineAction
+    private sealed class HelpWithExamples(HelpAction inner, string project, string[] ofRoot) : SynchronousCommandLineAction
     {
         public override bool ClearsParseErrors => true;
 
@@ -83,12 +95,11 @@ internal static class Cli
         {
             inner.Invoke(result);
             TextWriter output = result.InvocationConfiguration.Output;
-            string[] examples = result.CommandResult.Command is ToolCommand tool ? tool.Examples :
-                ["chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "generate --help"];
+            string[] examples = result.CommandResult.Command is ToolCommand tool ? tool.Examples : ofRoot;
             output.WriteLine("Examples:");
-            foreach (string example in examples) output.WriteLine($"  dotnet run -c Release --project tools -- {example}");
+            foreach (string example in examples) output.WriteLine($"  dotnet run -c Release --project {project} -- {example}");
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long); 2 wrong command line; 130 Ctrl-C.");
+            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong command line; 130 Ctrl-C.");
             return Success;
         }
     }

@@ -30,11 +30,7 @@ internal sealed class ModelSession : IDisposable
 
     /// <summary>Loads a model, with a progress bar where somebody looks.</summary>
     public static Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) =>
-        terminal.ProgressAsync($"Loading {Path.GetFileName(Path.TrimEndingDirectorySeparator(options.Path))}", report =>
-        {
-            IProgress<LoadProgress>? progress = report is null ? null : new Reporter(report);
-            return Task.Run(() => new ModelSession(LoadedModel.Load(options, progress)));
-        });
+        terminal.LoadingAsync(options.Path, progress => new ModelSession(LoadedModel.Load(options, progress)));
 
     /// <summary>A prompt's ids as the server has them: special tokens are read, the begin token is added where the model wants one.</summary>
     public static int[] EncodePrompt(Tokenizer tokenizer, string text)
@@ -131,11 +127,5 @@ internal sealed class ModelSession : IDisposable
     {
         Engine.Dispose();
         _model.Dispose();
-    }
-
-    /// <summary>Reports on the loading thread: the order of reports is the order of loading.</summary>
-    private sealed class Reporter(Action<double, string> report) : IProgress<LoadProgress>
-    {
-        public void Report(LoadProgress value) => report(value.Total == 0 ? 1 : (double)value.Done / value.Total, "");
     }
 }

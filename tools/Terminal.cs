@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Native.Kernels.Models;
 using Spectre.Console;
 
 namespace Native.Tools;
@@ -81,6 +82,16 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
             });
     }
 
+    /// <summary>Loads a model on another thread, with a progress bar where somebody looks.</summary>
+    /// <param name="path">The model's, for its name.</param>
+    /// <param name="load">Given a place to report to; null where nobody looks.</param>
+    public Task<T> LoadingAsync<T>(string path, Func<IProgress<LoadProgress>?, T> load) =>
+        ProgressAsync($"Loading {Path.GetFileName(Path.TrimEndingDirectorySeparator(path))}", report =>
+        {
+            IProgress<LoadProgress>? progress = report is null ? null : new LoadReporter(report);
+            return Task.Run(() => load(progress));
+        });
+
     /// <summary>Writes a line of no consequence, such as a speed, where somebody looks.</summary>
     public void Remark(string line)
     {
@@ -91,4 +102,10 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
     public static IAnsiConsole Ansi(TextWriter writer) => AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(writer) });
 
     public void Dispose() => _signals?.Dispose();
+
+    /// <summary>Reports on the loading thread: the order of reports is the order of loading.</summary>
+    private sealed class LoadReporter(Action<double, string> report) : IProgress<LoadProgress>
+    {
+        public void Report(LoadProgress value) => report(value.Total == 0 ? 1 : (double)value.Done / value.Total, "");
+    }
 }
