@@ -54,6 +54,12 @@ internal sealed class Llama : nn.Module<Tensor, Tensor>
         _sin = cat([-angle.sin(), angle.sin()], 1);
     }
 
+    /// <summary>The weights of the layers' linear maps.</summary>
+    public IEnumerable<Parameter> Matrices => Layers.SelectMany(l => (Parameter[])[l.Q, l.K, l.V, l.O, l.Gate, l.Up, l.Down]);
+
+    /// <summary>The weights of the norms.</summary>
+    public IEnumerable<Parameter> Norms => Layers.SelectMany(l => (Parameter[])[l.AttnNorm, l.FfnNorm]).Append(OutputNorm);
+
     /// <summary>Logits [B, T, vocabulary] of ids [B, T].</summary>
     public override Tensor forward(Tensor ids)
     {

@@ -106,6 +106,7 @@ int Train()
         Minutes = double.Parse(Option("minutes", "Infinity")),
         Batch = int.Parse(Option("batch", options.Batch.ToString())),
         LearningRate = double.Parse(Option("rate", options.LearningRate.ToString(CultureInfo.InvariantCulture)), CultureInfo.InvariantCulture),
+        MatrixRate = double.Parse(Option("matrix-rate", options.MatrixRate.ToString(CultureInfo.InvariantCulture)), CultureInfo.InvariantCulture),
         Length = int.Parse(Option("length", options.Length.ToString())),
     };
     new Trainer(model, new TokenStream(new Corpus(seed + 2 * start, heldOut: false), tokenizer), HeldOut(100), tokenizer, options).Run();

@@ -8,44 +8,47 @@ namespace Native.Tools.DemoModel;
 
 internal sealed record TrainingOptions(string Directory)
 {
-    public int Steps { get; init; } = 6000;
+    public int Steps { get; init; } = 9500;
     public double Minutes { get; init; } = double.PositiveInfinity; // the schedule ends at whichever comes first
-    public int Batch { get; init; } = 2;
+    public int Batch { get; init; } = 4;
     public int Length { get; init; } = 512;
-    public double LearningRate { get; init; } = 1.5e-3;
+    public double LearningRate { get; init; } = 3e-3;
+    public double MatrixRate { get; init; } = 0.02;
     public int WarmUp { get; init; } = 100;
     public double WeightDecay { get; init; } = 0.05;
     public double ClipNorm { get; init; } = 1;
     public int EvaluateEvery { get; init; } = 400;
 }
 
-/// <summary>AdamW, linear warm-up, cosine decay to a twentieth, clipped gradients; a checkpoint at every evaluation.</summary>
+/// <summary>Muon for the layers' matrices, AdamW for the rest; linear warm-up, full rate for half of the run, then linearly down; clipped gradients; a checkpoint at every evaluation.</summary>
 internal sealed class Trainer(Llama model, TokenStream stream, IReadOnlyList<Example> heldOut, Tokenizer tokenizer, TrainingOptions options)
 {
     public void Run()
     {
-        using var optimizer = optim.AdamW(model.parameters(), options.LearningRate, beta1: 0.9, beta2: 0.95, weight_decay: options.WeightDecay);
+        // The embedding is a table and the norms are vectors: those are AdamW's.
+        var muon = new Muon(model.Matrices);
+        using var optimizer = optim.AdamW([model.Embedding, .. model.Norms], options.LearningRate, beta1: 0.9, beta2: 0.95, weight_decay: options.WeightDecay);
         using var log = new StreamWriter(Path.Combine(options.Directory, "loss.csv")) { AutoFlush = true };
-        log.WriteLine("step,tokens,minutes,learning_rate,training_loss,heldout_loss");
+        log.WriteLine("step,tokens,minutes,schedule,training_loss,heldout_loss");
         var clock = Stopwatch.StartNew();
         double running = 0;
         int counted = 0;
         for (int step = 1; ; step++)
         {
             double progress = Math.Min(1, Math.Max(step / (double)options.Steps, clock.Elapsed.TotalMinutes / options.Minutes));
-            double rate = options.LearningRate * Math.Min(1, step / (double)options.WarmUp) * (0.05 + 0.95 * 0.5 * (1 + Math.Cos(Math.PI * progress)));
-            foreach (var group in optimizer.ParamGroups) group.LearningRate = rate;
+            double schedule = Math.Min(1, step / (double)options.WarmUp) * Math.Min(1, 2 * (1.02 - progress));
+            foreach (var group in optimizer.ParamGroups) group.LearningRate = options.LearningRate * schedule;
 
             // The last tenth sees rows twice as long, so that long conversations hold together.
             int rows = progress < 0.9 ? options.Batch : options.Batch / 2;
-            running += Step(optimizer, rows, options.Batch * options.Length / rows);
+            running += Step(muon, optimizer, schedule, rows, options.Batch * options.Length / rows);
             counted++;
             if (step % 50 == 0) Console.WriteLine($"{step} {clock.Elapsed:hh\\:mm\\:ss} {running / counted:F4} {step * options.Batch * options.Length / clock.Elapsed.TotalSeconds:F0} tokens/s");
             if (step % options.EvaluateEvery != 0 && progress < 1) continue;
 
             double loss = HeldOutLoss(model, tokenizer, heldOut);
             log.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"{step},{(long)step * options.Batch * options.Length},{clock.Elapsed.TotalMinutes:F1},{rate:E2},{running / counted:F4},{loss:F4}"));
+                $"{step},{(long)step * options.Batch * options.Length},{clock.Elapsed.TotalMinutes:F1},{schedule:F3},{running / counted:F4},{loss:F4}"));
             Console.WriteLine($"step {step}: training {running / counted:F4}, held out {loss:F4}");
             (running, counted) = (0, 0);
             string checkpoint = Path.Combine(options.Directory, "checkpoint.bin");
@@ -56,7 +59,7 @@ internal sealed class Trainer(Llama model, TokenStream stream, IReadOnlyList<Exa
         }
     }
 
-    private double Step(optim.Optimizer optimizer, int rows, int length)
+    private double Step(Muon muon, optim.Optimizer optimizer, double schedule, int rows, int length)
     {
         using var scope = NewDisposeScope();
         var (ids, weights) = stream.Next(rows, length + 1);
@@ -66,10 +69,11 @@ internal sealed class Trainer(Llama model, TokenStream stream, IReadOnlyList<Exa
         Tensor targets = tokens.slice(1, 1, length + 1, 1).reshape(-1);
         Tensor losses = F.cross_entropy(logits.view(-1, model.Shape.Vocabulary), targets, reduction: nn.Reduction.None);
         Tensor loss = (losses * weight).sum() / weight.sum();
-        optimizer.zero_grad();
+        model.zero_grad();
         loss.backward();
         nn.utils.clip_grad_norm_(model.parameters(), options.ClipNorm);
         optimizer.step();
+        muon.Step(options.MatrixRate * schedule, options.WeightDecay);
         return loss.ToDouble();
     }
 
