@@ -12,9 +12,10 @@ internal static class BenchCli
     /// <returns>The exit code.</returns>
     public static Task<int> RunAsync(string[] args, Terminal terminal)
     {
-        RootCommand root = new("Measures: how fast a model computes.");
+        RootCommand root = new("Measures: how fast a model computes, and how a server bears load.");
         root.Add(new ThroughputCommand(terminal));
-        return Cli.RunAsync(args, terminal, root, "bench", "throughput", "throughput --help");
+        root.Add(new ServeCommand(terminal));
+        return Cli.RunAsync(args, terminal, root, "bench", "throughput", "serve --url http://127.0.0.1:8080 --request-rate 2", "serve --help");
     }
 
     /// <summary>An option that takes whole numbers with commas between them, each in a range; repeated, the numbers follow each other.</summary>

@@ -231,6 +231,7 @@ public sealed class ThroughputTests
 
     [Theory]
     [InlineData("throughput")]
+    [InlineData("serve")]
     public async Task Help_TeachesByExamples(string command)
     {
         (int exit, string output, _) = await Run(command, "--help");

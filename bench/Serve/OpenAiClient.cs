@@ -1,0 +1,133 @@
+using System.Net.Http.Headers;
+using System.Text;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using Native.Tools;
+
+namespace Native.Bench;
+
+/// <summary>Asks any server that speaks OpenAI's HTTP API, by completions or chats, with streamed answers.</summary>
+internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignoreEos) : IServingClient
+{
+    private const int MaxErrorLength = 300;
+
+    private readonly HttpClient _http = new(new SocketsHttpHandler { UseProxy = false, UseCookies = false, AllowAutoRedirect = false }) { BaseAddress = Root(url), Timeout = Timeout.InfiniteTimeSpan };
+    private string? _model = model;
+
+    /// <summary>The name that is asked for.</summary>
+    public string Model => _model ?? throw new InvalidOperationException("the model is not known yet");
+
+    /// <summary>Takes the first model of the server's list, where none was named.</summary>
+    /// <exception cref="CommandException">The server doesn't answer, or has none.</exception>
+    public async Task ChooseModelAsync(CancellationToken ct)
+    {
+        if (_model is not null) return;
+        try
+        {
+            using JsonDocument list = JsonDocument.Parse(await _http.GetByteArrayAsync("v1/models", ct));
+            _model = list.RootElement.GetProperty("data")[0].GetProperty("id").GetString();
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException or IndexOutOfRangeException or HttpRequestException)
+        {
+            throw new CommandException($"{_http.BaseAddress}v1/models does not tell a model ({e.Message}); name one with --model");
+        }
+    }
+
+    public async Task<TokenCounts> SendAsync(Prompt prompt, Action onPiece, CancellationToken ct)
+    {
+        using HttpRequestMessage request = new(HttpMethod.Post, chat ? "v1/chat/completions" : "v1/completions") { Content = Body(prompt) };
+        using HttpResponseMessage response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
+        if (!response.IsSuccessStatusCode) throw new RequestFailedException($"HTTP {(int)response.StatusCode}: {Shortened(await response.Content.ReadAsStringAsync(ct))}");
+
+        using StreamReader lines = new(await response.Content.ReadAsStreamAsync(ct), Encoding.UTF8);
+        TokenCounts counts = default;
+        while (await lines.ReadLineAsync(ct) is { } line)
+        {
+            if (!line.StartsWith("data:", StringComparison.Ordinal)) continue; // a comment, or the empty line between events
+            string data = line[5..].Trim();
+            if (data == "[DONE]") return counts;
+            JsonDocument chunk;
+            try
+            {
+                chunk = JsonDocument.Parse(data);
+            }
+            catch (JsonException)
+            {
+                throw new RequestFailedException($"the stream has what is no JSON: {Shortened(data)}");
+            }
+            using (chunk)
+            {
+                if (chunk.RootElement.TryGetProperty("error", out JsonElement error)) throw new RequestFailedException($"the stream has an error: {Shortened(error.GetRawText())}");
+                if (HasText(chunk.RootElement)) onPiece();
+                if (chunk.RootElement.TryGetProperty("usage", out JsonElement usage) && usage.ValueKind == JsonValueKind.Object)
+                    counts = new TokenCounts(Count(usage, "prompt_tokens"), Count(usage, "completion_tokens"));
+            }
+        }
+        throw new RequestFailedException("the stream ended without [DONE]");
+    }
+
+    public void Dispose() => _http.Dispose();
+
+    /// <summary>Whether there is output in a chunk. A chat's opening, which only names a role, and the chunk that only tells how it finished have none.</summary>
+    private bool HasText(JsonElement chunk)
+    {
+        if (!chunk.TryGetProperty("choices", out JsonElement choices) || choices.ValueKind != JsonValueKind.Array) return false;
+        foreach (JsonElement choice in choices.EnumerateArray())
+        {
+            if (!chat && IsText(choice, "text")) return true;
+            if (chat && choice.TryGetProperty("delta", out JsonElement delta) && (IsText(delta, "content") || IsText(delta, "reasoning_content") || IsText(delta, "reasoning"))) return true;
+        }
+        return false;
+
+        static bool IsText(JsonElement owner, string name) => owner.TryGetProperty(name, out JsonElement text) && text.ValueKind == JsonValueKind.String && !text.ValueEquals("");
+    }
+
+    private ByteArrayContent Body(Prompt prompt)
+    {
+        using MemoryStream buffer = new();
+        using (Utf8JsonWriter json = new(buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
+        {
+            json.WriteStartObject();
+            json.WriteString("model", Model);
+            if (chat)
+            {
+                json.WriteStartArray("messages");
+                json.WriteStartObject();
+                json.WriteString("role", "user");
+                json.WriteString("content", prompt.Text);
+                json.WriteEndObject();
+                json.WriteEndArray();
+            }
+            else if (prompt.Ids is { } ids)
+            {
+                json.Numbers("prompt", ids);
+            }
+            else
+            {
+                json.WriteString("prompt", prompt.Text);
+            }
+            json.WriteNumber(chat ? "max_completion_tokens" : "max_tokens", prompt.OutputTokens);
+            json.WriteNumber("temperature", 0);
+            json.WriteBoolean("stream", true);
+            json.WriteStartObject("stream_options");
+            json.WriteBoolean("include_usage", true);
+            json.WriteEndObject();
+            if (ignoreEos) json.WriteBoolean("ignore_eos", true); // not OpenAI's: a strict server refuses it
+            json.WriteEndObject();
+        }
+        ByteArrayContent content = new(buffer.ToArray());
+        content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
+        return content;
+    }
+
+    private static int? Count(JsonElement usage, string name) => usage.TryGetProperty(name, out JsonElement value) && value.TryGetInt32(out int count) ? count : null;
+
+    private static string Shortened(string text) => text.Length <= MaxErrorLength ? text : text[..MaxErrorLength] + "...";
+
+    /// <summary>With or without /v1 at its end, as people write it.</summary>
+    private static Uri Root(Uri url)
+    {
+        string path = url.GetLeftPart(UriPartial.Path).TrimEnd('/');
+        return new Uri((path.EndsWith("/v1", StringComparison.Ordinal) ? path[..^3] : path) + "/");
+    }
+}
