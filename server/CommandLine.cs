@@ -39,8 +39,8 @@ internal static class CommandLine
 
     public static readonly Setting[] Settings =
     [
-        new("Model", "--model", "PATH", "A GGUF file, or a Hugging Face folder with config.json and safetensors. Default: the small demo model that ships with the server.", (o, v) => o with { Model = v }),
-        new("Model", "--served-model-name", "NAME", "The name clients ask for. Default: the file's or folder's name.", (o, v) => o with { ServedModelName = v }),
+        new("Model", "--model", "PATH", "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, which is downloaded where the cache lacks it. Default: the small demo model that ships with the server.", (o, v) => o with { Model = v }),
+        new("Model", "--served-model-name", "NAME", "The name clients ask for. Default: the file's or folder's name; ORG/REPO for a folder from the hub.", (o, v) => o with { ServedModelName = v }),
         new("Model", "--max-model-len", "TOKENS", "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as the KV cache holds it.", (o, v) => o with { MaxModelLength = Int(v) }),
 
         new("Model", "--generation-config", "auto|none", "Whether requests that say nothing of temperature, top_k, top_p, min_p or repetition_penalty get what the model's makers recommend (generation_config.json, or general.sampling in a GGUF file). Default: auto, which does.", (o, v) => o with { UseSuggestedSampling = Choice(v, "auto", "none") == "auto" }),
@@ -199,6 +199,9 @@ internal static class CommandLine
             output.WriteLine("  2. the environment            NATIVE_MAX_MODEL_LEN=4096");
             output.WriteLine("  3. appsettings.json           { \"Native\": { \"MaxModelLen\": 4096 } }");
             output.WriteLine("     in the current folder, or else beside the program");
+            output.WriteLine();
+            output.WriteLine("The hub's own variables count too: HF_HOME or HF_HUB_CACHE (where models are kept), HF_TOKEN (for gated and");
+            output.WriteLine("private ones), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only what is there).");
             output.WriteLine();
             output.WriteLine("Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model) or failed; 2 wrong options.");
             return Success;

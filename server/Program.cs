@@ -1,6 +1,7 @@
 using System.Runtime.InteropServices;
 using Native.Kernels.Models;
 using Native.Server;
+using Native.Server.Hub;
 
 if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;
 
@@ -53,11 +54,20 @@ static string? Load(NativeServer server)
     string path = server.Options.Model ?? Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
     try
     {
-        LoadProgressLine progress = new();
+        ProgressLine progress = new();
+        string? name = server.Options.ServedModelName;
+        if (HubReference.TryParse(path, out HubReference? reference))
+        {
+            using ModelHub hub = new(HubOptions.FromEnvironment());
+            // This thread is for waiting. Whoever ends the server meanwhile ends the download too; the next start goes on from what arrived.
+            HubModel model = hub.ResolveAsync(reference, progress, CancellationToken.None).GetAwaiter().GetResult();
+            path = model.Path;
+            name ??= model.Name;
+        }
         LoadedModel loaded = LoadedModel.Load(server.Options.ToModelOptions(path), progress);
         progress.Clear();
-        string name = server.Options.ServedModelName ?? Path.GetFileNameWithoutExtension(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
-        if (Directory.Exists(path)) name = server.Options.ServedModelName ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
+        string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
+        name ??= Directory.Exists(full) ? Path.GetFileName(full) : Path.GetFileNameWithoutExtension(full);
         server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToSamplingDefaults(loaded.Suggested), server.Options.ToEngineOptions()));
         return null;
     }

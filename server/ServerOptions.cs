@@ -4,16 +4,17 @@ using Microsoft.Extensions.Logging;
 using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Scheduling;
+using Native.Server.Hub;
 
 namespace Native.Server;
 
 /// <summary>Everything a server can be told. Names and defaults are vLLM's where it has them; where a default differs, its reason is here.</summary>
 public sealed record ServerOptions
 {
-    /// <summary>A GGUF file, or a Hugging Face folder with config.json and safetensors. Null: the demo model that ships with the server.</summary>
+    /// <summary>A GGUF file, a Hugging Face folder with config.json and safetensors, or a <see cref="HubReference"/>. Null: the demo model that ships with the server.</summary>
     public string? Model { get; init; }
 
-    /// <summary>The name clients ask for. Null: the file's or folder's name.</summary>
+    /// <summary>The name clients ask for. Null: the file's or folder's name; <c>ORG/REPO</c> for a folder from the hub.</summary>
     public string? ServedModelName { get; init; }
 
     /// <summary>Address to listen on, HTTP and gRPC. Default this machine alone: an open port is a decision, not a default.</summary>
@@ -86,6 +87,7 @@ public sealed record ServerOptions
             if (value is { } v && (v < least || v > most)) errors.Add(string.Create(CultureInfo.InvariantCulture, $"{name} is {v}; it must be from {least} to {most}."));
         }
         if (Model is not null && string.IsNullOrWhiteSpace(Model)) errors.Add("--model is empty; it must be a GGUF file or a Hugging Face folder.");
+        if (Model is not null && HubReference.IsMeant(Model) && !HubReference.TryParse(Model, out _)) errors.Add($"--model is '{Model}'; a model on the hub is {HubReference.Form}.");
         if (ServedModelName is not null && string.IsNullOrWhiteSpace(ServedModelName)) errors.Add("--served-model-name is empty.");
         if (Address is null) errors.Add($"--host is '{Host}'; it must be an IP address, localhost, or * for every address.");
         Within("--port", Port, 0, 65535);

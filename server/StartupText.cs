@@ -4,6 +4,7 @@ using System.Net;
 
 using Native.Kernels;
 using Native.Kernels.Models;
+using Native.Server.Hub;
 
 namespace Native.Server;
 
@@ -43,25 +44,35 @@ internal static class StartupText
     private static string Count(long n) => string.Create(CultureInfo.InvariantCulture, $"{(n >= 1_000_000_000 ? n / 1e9 : n >= 1_000_000 ? n / 1e6 : n / 1e3):0.##} {(n >= 1_000_000_000 ? "billion" : n >= 1_000_000 ? "million" : "thousand")}");
 }
 
-/// <summary>One line that follows a load of more than a second; nothing where nobody watches.</summary>
-internal sealed class LoadProgressLine : IProgress<LoadProgress>
+/// <summary>One line that follows a download, and a load of more than a second; nothing where nobody watches.</summary>
+internal sealed class ProgressLine : IProgress<LoadProgress>, IProgress<HubProgress>
 {
     private readonly long _start = Stopwatch.GetTimestamp();
     private readonly bool _shown = !Console.IsErrorRedirected;
     private long _last;
-    private bool _written;
+    private int _length;
 
     public void Report(LoadProgress value)
     {
-        if (!_shown || Stopwatch.GetElapsedTime(_start).TotalSeconds < 1 || (_last != 0 && Stopwatch.GetElapsedTime(_last).TotalSeconds < 0.1)) return;
-        _last = Stopwatch.GetTimestamp();
-        _written = true;
-        Console.Error.Write(string.Create(CultureInfo.InvariantCulture, $"\rloading  {100.0 * value.Done / Math.Max(value.Total, 1):0} % of {value.Total >> 20} MiB "));
+        if (Stopwatch.GetElapsedTime(_start).TotalSeconds >= 1) Write($"loading  {Percent(value.Done, value.Total)}");
     }
+
+    public void Report(HubProgress value) => Write(value.Note.Length > 0 ? $"downloading  {value.Note}" : $"downloading  {Percent(value.Done, value.Total)}");
 
     /// <summary>Takes the line away.</summary>
     public void Clear()
     {
-        if (_written) Console.Error.Write("\r" + new string(' ', 40) + "\r");
+        if (_length > 0) Console.Error.Write("\r" + new string(' ', _length) + "\r");
+        _length = 0;
     }
+
+    private void Write(string text)
+    {
+        if (!_shown || (_last != 0 && Stopwatch.GetElapsedTime(_last).TotalSeconds < 0.1)) return;
+        _last = Stopwatch.GetTimestamp();
+        Console.Error.Write("\r" + text.PadRight(_length) + " ");
+        _length = Math.Max(_length, text.Length + 1);
+    }
+
+    private static string Percent(long done, long total) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * done / Math.Max(total, 1):0} % of {total >> 20} MiB");
 }

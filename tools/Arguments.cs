@@ -3,13 +3,14 @@ using System.Globalization;
 using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Scheduling;
+using Native.Server.Hub;
 
 namespace Native.Tools;
 
 /// <summary>The options of every command that loads a model, named as the server's.</summary>
 internal sealed class ModelArguments
 {
-    private readonly Option<string?> _model = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors. Default: the small demo model that ships with Native." };
+    private readonly Option<string?> _model = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, downloaded where the cache lacks it. Default: the small demo model that ships with Native." };
     private readonly Option<int?> _maxModelLength = new("--max-model-len") { HelpName = "TOKENS", Description = "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as memory holds it." };
     private readonly Option<string> _kvCacheType = new("--kv-cache-dtype") { HelpName = "auto|f16|bf16|f32", Description = "Element type of the KV cache; auto is f16, f32 is for exact comparisons.", DefaultValueFactory = _ => "auto" };
     private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
@@ -47,6 +48,10 @@ internal sealed class ModelArguments
         else if (path.Length == 0)
         {
             throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
+        }
+        else if (HubReference.IsMeant(path) && !HubReference.TryParse(path, out _))
+        {
+            throw new UsageException($"--model is '{path}'; a model on the hub is {HubReference.Form}.");
         }
         return new ModelOptions
         {

@@ -38,7 +38,8 @@ internal static class Cli
         root.Add(new TokenizeCommand(terminal));
         root.Add(new LogitsCommand(terminal));
         root.Add(new PerplexityCommand(terminal));
-        return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "generate --help");
+        root.Add(new PullCommand(terminal));
+        return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");
     }
 
     /// <summary>Runs one of <paramref name="root"/>'s commands.</summary>

@@ -28,9 +28,12 @@ internal sealed class ModelSession : IDisposable
 
     public SuggestedSampling Suggested => _model.Suggested;
 
-    /// <summary>Loads a model, with a progress bar where somebody looks.</summary>
-    public static Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) =>
-        terminal.LoadingAsync(options.Path, progress => new ModelSession(LoadedModel.Load(options, progress)));
+    /// <summary>Loads a model, downloading it before where it is the hub's and not here, with progress bars where somebody looks.</summary>
+    public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal)
+    {
+        options = options with { Path = await HubPath.ResolveAsync(options.Path, terminal) };
+        return await terminal.LoadingAsync(options.Path, progress => new ModelSession(LoadedModel.Load(options, progress)));
+    }
 
     /// <summary>A prompt's ids as the server has them: special tokens are read, the begin token is added where the model wants one.</summary>
     public static int[] EncodePrompt(Tokenizer tokenizer, string text)

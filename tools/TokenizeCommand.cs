@@ -35,7 +35,7 @@ internal sealed class TokenizeCommand : ToolCommand
             if (Terminal.InIsTerminal) throw new UsageException("tokenize needs --prompt, or a text on standard input.");
             text = await Terminal.In.ReadToEndAsync();
         }
-        using ModelFile file = ModelFile.Open(options.Path);
+        using ModelFile file = ModelFile.Open(await HubPath.ResolveAsync(options.Path, Terminal));
         Tokenizer tokenizer = file.OpenTokenizer();
         bool plain = arguments.GetValue(_plain);
         int[] ids = tokenizer.Encode(text, addSpecial: !plain, parseSpecial: !plain);

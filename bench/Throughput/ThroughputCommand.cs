@@ -47,7 +47,11 @@ internal sealed class ThroughputCommand : ToolCommand
         List<Phase> phases;
         try
         {
-            foreach (string path in paths) models.Add(await Terminal.LoadingAsync(path, progress => Load(path, threads, tests, progress)));
+            foreach (string named in paths)
+            {
+                string path = await HubPath.ResolveAsync(named, Terminal);
+                models.Add(await Terminal.LoadingAsync(path, progress => Load(path, threads, tests, progress)));
+            }
             using MemoryBandwidth? bandwidth = arguments.GetValue(_bandwidth) ? new MemoryBandwidth(threads) : null;
             phases = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report =>
                 Task.Run(() => ThroughputRun.Run(models, tests, repetitions, bandwidth, report, ct))));
