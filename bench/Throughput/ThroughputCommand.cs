@@ -47,9 +47,9 @@ internal sealed class ThroughputCommand : ToolCommand
         List<Phase> phases;
         try
         {
-            foreach (string named in paths)
+            foreach (string model in paths)
             {
-                string path = await HubPath.ResolveAsync(named, Terminal);
+                string path = await HubPath.ResolveAsync(model, Terminal);
                 models.Add(await Terminal.LoadingAsync(path, progress => Load(path, threads, tests, progress)));
             }
             using MemoryBandwidth? bandwidth = arguments.GetValue(_bandwidth) ? new MemoryBandwidth(threads) : null;

@@ -28,7 +28,7 @@ internal sealed class PartialFile : IDisposable
         _file = File.OpenHandle(_path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
         try
         {
-            _ranges = File.OpenHandle(_rangesPath, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+            _ranges = File.OpenHandle(_rangesPath, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.Read);
             try
             {
                 byte[] numbers = new byte[Header + _done.Length * sizeof(long)];
@@ -61,7 +61,7 @@ internal sealed class PartialFile : IDisposable
     /// <summary>Opens what is there of a file, or begins it. One process at a time.</summary>
     public static PartialFile Open(string blob, long size, long rangeBytes) => new(blob, size, rangeBytes);
 
-    /// <summary>Bytes that are there of a file that nobody has open.</summary>
+    /// <summary>Bytes that are there, or were a moment ago where somebody has the file open.</summary>
     public static long DoneOf(string blob, long size, long rangeBytes) => File.Exists(Paths(blob).Ranges) ? ReadDone(blob, size, rangeBytes).Sum() : 0;
 
     /// <summary>The first byte of a range that is not there.</summary>
@@ -136,8 +136,17 @@ internal sealed class PartialFile : IDisposable
     {
         (string path, string rangesPath) = Paths(blob);
         long[] none = new long[checked((int)((size + rangeBytes - 1) / rangeBytes))];
-        if (!File.Exists(rangesPath) || HubCache.Length(path) != size || HubCache.Length(rangesPath) != Header + none.Length * sizeof(long)) return none;
-        byte[] numbers = File.ReadAllBytes(rangesPath);
+        if (HubCache.Length(path) != size) return none;
+        byte[] numbers = new byte[Header + none.Length * sizeof(long)];
+        try
+        {
+            using SafeFileHandle ranges = File.OpenHandle(rangesPath, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+            if (RandomAccess.GetLength(ranges) != numbers.Length || RandomAccess.Read(ranges, numbers, 0) != numbers.Length) return none;
+        }
+        catch (FileNotFoundException)
+        {
+            return none; // never begun, or just now completed by somebody else
+        }
         long Number(int at) => BinaryPrimitives.ReadInt64LittleEndian(numbers.AsSpan(at));
         if (Number(0) != Mark || Number(8) != size || Number(16) != rangeBytes) return none;
         long[] done = new long[none.Length];
