@@ -200,8 +200,7 @@ internal static class CommandLine
             output.WriteLine("  3. appsettings.json           { \"Native\": { \"MaxModelLen\": 4096 } }");
             output.WriteLine("     in the current folder, or else beside the program");
             output.WriteLine();
-            output.WriteLine("The hub's own variables count too: HF_HOME or HF_HUB_CACHE (where models are kept), HF_TOKEN (for gated and");
-            output.WriteLine("private ones), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only what is there).");
+            Wrap(output, "For models from the hub its own variables count: HF_HOME or HF_HUB_CACHE (where they are kept), HF_TOKEN (for gated and private ones), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only what is there).", 0);
             output.WriteLine();
             output.WriteLine("Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model) or failed; 2 wrong options.");
             return Success;

@@ -52,9 +52,9 @@ return CommandLine.Success;
 static string? Load(NativeServer server)
 {
     string path = server.Options.Model ?? Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+    ProgressLine progress = new();
     try
     {
-        ProgressLine progress = new();
         string? name = server.Options.ServedModelName;
         if (HubReference.TryParse(path, out HubReference? reference))
         {
@@ -65,7 +65,6 @@ static string? Load(NativeServer server)
             name ??= model.Name;
         }
         LoadedModel loaded = LoadedModel.Load(server.Options.ToModelOptions(path), progress);
-        progress.Clear();
         string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
         name ??= Directory.Exists(full) ? Path.GetFileName(full) : Path.GetFileNameWithoutExtension(full);
         server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToSamplingDefaults(loaded.Suggested), server.Options.ToEngineOptions()));
@@ -80,5 +79,9 @@ static string? Load(NativeServer server)
     {
         server.Host.Fail();
         return $"{path}: the chat template does not parse, line {e.Line}, column {e.Column}: {e.Message}";
+    }
+    finally
+    {
+        progress.Clear();
     }
 }

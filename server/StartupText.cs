@@ -47,6 +47,8 @@ internal static class StartupText
 /// <summary>One line that follows a download, and a load of more than a second; nothing where nobody watches.</summary>
 internal sealed class ProgressLine : IProgress<LoadProgress>, IProgress<HubProgress>
 {
+    private const int Width = 78;
+
     private readonly long _start = Stopwatch.GetTimestamp();
     private readonly bool _shown = !Console.IsErrorRedirected;
     private long _last;
@@ -57,7 +59,11 @@ internal sealed class ProgressLine : IProgress<LoadProgress>, IProgress<HubProgr
         if (Stopwatch.GetElapsedTime(_start).TotalSeconds >= 1) Write($"loading  {Percent(value.Done, value.Total)}");
     }
 
-    public void Report(HubProgress value) => Write(value.Note.Length > 0 ? $"downloading  {value.Note}" : $"downloading  {Percent(value.Done, value.Total)}");
+    public void Report(HubProgress value)
+    {
+        if (value.Note.Length > 0) _last = 0; // told once, and seen while nothing moves
+        Write($"downloading  {(value.Note.Length > 0 ? value.Note : Percent(value.Done, value.Total))}");
+    }
 
     /// <summary>Takes the line away.</summary>
     public void Clear()
@@ -70,6 +76,7 @@ internal sealed class ProgressLine : IProgress<LoadProgress>, IProgress<HubProgr
     {
         if (!_shown || (_last != 0 && Stopwatch.GetElapsedTime(_last).TotalSeconds < 0.1)) return;
         _last = Stopwatch.GetTimestamp();
+        if (text.Length > Width) text = text[..Width]; // a second line could not be taken away
         Console.Error.Write("\r" + text.PadRight(_length) + " ");
         _length = Math.Max(_length, text.Length + 1);
     }

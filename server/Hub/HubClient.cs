@@ -60,7 +60,7 @@ internal sealed class HubClient : IDisposable
             Dictionary<string, long?> files = new(StringComparer.Ordinal);
             foreach (JsonElement file in json.RootElement.GetProperty("siblings").EnumerateArray())
             {
-                string path = file.GetProperty("rfilename").GetString()!;
+                string path = file.GetProperty("rfilename").GetString() ?? "";
                 // What could lie outside its folder is no file of a model.
                 if (HubReference.IsRelativePath(path)) files[path] = file.TryGetProperty("size", out JsonElement size) && size.ValueKind == JsonValueKind.Number && size.TryGetInt64(out long bytes) ? bytes : null;
             }

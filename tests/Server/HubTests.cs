@@ -438,6 +438,33 @@ public sealed class HubTests
         Assert.EndsWith("config.json", hub.Requests.Last(request => request.Contains("GET", StringComparison.Ordinal)).Split(' ')[2], StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("")]
+    [InlineData("[]")]
+    [InlineData("<html>")]
+    [InlineData("""{"sha":"../x","siblings":[]}""")]
+    [InlineData("""{"sha":null,"siblings":[]}""")]
+    [InlineData("""{"sha":"0123456789abcdef0123456789abcdef01234567","siblings":{}}""")]
+    [InlineData("""{"sha":"0123456789abcdef0123456789abcdef01234567","siblings":[{"rfilename":1}]}""")]
+    public async Task AListThatIsNone_IsRefused(string answer)
+    {
+        await using FakeHub hub = await FakeHub.StartAsync();
+        hub.OnHub = async context =>
+        {
+            await context.Response.WriteAsync(answer);
+            return true;
+        };
+        HubException e = await Assert.ThrowsAsync<HubException>(() => hub.PullAsync("hf:org/model"));
+        Assert.Contains("with no list of files", e.Message, StringComparison.Ordinal);
+        hub.OnHub = async context =>
+        {
+            await context.Response.WriteAsync("""{"sha":"0123456789abcdef0123456789abcdef01234567","siblings":[{"rfilename":null},{"rfilename":"/etc/a.gguf"},{"rfilename":"../a.gguf","size":-1}]}""");
+            return true;
+        };
+        e = await Assert.ThrowsAsync<HubException>(() => hub.PullAsync("hf:org/model"));
+        Assert.Contains("neither a GGUF file nor", e.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task OfSeveralGgufFiles_OneMustBeNamed_AndASplitOneComesWhole()
     {
@@ -535,15 +562,17 @@ public sealed class HubTests
             await gate.Task;
             return false;
         };
-        ProcessStartInfo start = new("dotnet", [Path.Combine(AppContext.BaseDirectory, "Native.Server.dll"), "--model", "hf:org/model/stories.gguf", "--port", "18473", "--grpc-port", "0", "--threads", "1"]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        int port = FreePort(); // the server tells the one it chose only when it is ready
+        ProcessStartInfo start = new("dotnet", [Path.Combine(AppContext.BaseDirectory, "Native.Server.dll"), "--model", "hf:org/model/stories.gguf", "--port", $"{port}", "--grpc-port", "0", "--threads", "1"]) { RedirectStandardOutput = true, RedirectStandardError = true };
         start.Environment["HF_ENDPOINT"] = hub.Address.ToString();
         start.Environment["HF_HUB_CACHE"] = hub.Cache;
         start.Environment["HF_TOKEN"] = "hf_secret";
+        start.Environment["HF_HUB_OFFLINE"] = "0";
         using Process server = Process.Start(start)!;
         try
         {
             await RunningServer.Until(() => hub.Requests.Any(request => request.StartsWith("STORAGE", StringComparison.Ordinal)), "the server asks for the model");
-            using HttpClient http = new() { BaseAddress = new Uri("http://127.0.0.1:18473") };
+            using HttpClient http = new() { BaseAddress = new Uri($"http://127.0.0.1:{port}") };
             using HttpResponseMessage loading = await http.GetAsync("/v1/models", Token);
             Assert.Contains("being loaded", await loading.Content.ReadAsStringAsync(Token), StringComparison.Ordinal);
             gate.SetResult();
@@ -557,6 +586,13 @@ public sealed class HubTests
             await server.WaitForExitAsync(CancellationToken.None);
         }
         Assert.Equal("", await server.StandardError.ReadToEndAsync(Token)); // silence in a pipe
+    }
+
+    private static int FreePort()
+    {
+        using System.Net.Sockets.TcpListener listener = new(System.Net.IPAddress.Loopback, 0);
+        listener.Start();
+        return ((System.Net.IPEndPoint)listener.LocalEndpoint).Port;
     }
 
     private static void NothingLooksWhole(FakeHub hub) => Assert.All(hub.CachedFiles(), file => Assert.EndsWith(".incomplete", file, StringComparison.Ordinal));

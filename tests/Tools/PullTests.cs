@@ -118,7 +118,7 @@ public sealed class PullTests
     /// <summary>With the variables of the hub's client set; no other test reads them, and those of one class run one after the other.</summary>
     private static async Task<int> Run(FakeHub hub, Terminal terminal, string[] command)
     {
-        (string Name, string Value)[] variables = [("HF_ENDPOINT", hub.Address.ToString()), ("HF_HUB_CACHE", hub.Cache), ("HF_TOKEN", "hf_secret")];
+        (string Name, string Value)[] variables = [("HF_ENDPOINT", hub.Address.ToString()), ("HF_HUB_CACHE", hub.Cache), ("HF_TOKEN", "hf_secret"), ("HF_HUB_OFFLINE", "0")];
         foreach ((string name, string value) in variables) Environment.SetEnvironmentVariable(name, value);
         try
         {
