@@ -232,6 +232,7 @@ public sealed class ThroughputTests
     [Theory]
     [InlineData("throughput")]
     [InlineData("serve")]
+    [InlineData("kernels")]
     public async Task Help_TeachesByExamples(string command)
     {
         (int exit, string output, _) = await Run(command, "--help");

@@ -1,0 +1,135 @@
+using System.Diagnostics;
+using System.Globalization;
+using Native.Bench;
+using Native.Kernels.Formats;
+using Native.Kernels.Sampling;
+using Native.Tools;
+using static Native.Tests.Bench.BenchRun;
+
+namespace Native.Tests.Bench;
+
+/// <summary><c>kernels</c>: that each benchmark computes what it says, and the table. How fast is not asserted.</summary>
+public sealed class KernelsTests
+{
+    [Theory]
+    [InlineData(TensorType.F32, 1)]
+    [InlineData(TensorType.F16, 4)]
+    [InlineData(TensorType.BF16, 1)]
+    [InlineData(TensorType.Q8_0, 4)]
+    [InlineData(TensorType.Q4_0, 1)]
+    [InlineData(TensorType.Q4_K, 7)]
+    [InlineData(TensorType.Q6_K, 1)]
+    public void MatrixProducts_AgreeWithTheirDefinition(TensorType format, int rows)
+    {
+        MatMulBenchmarks definition = new() { Case = new MatMulWorkload(format, 256, rows) }, fastest = new() { Case = definition.Case };
+        definition.SetUpDefinition();
+        fastest.SetUpFastest();
+        definition.Definition();
+        fastest.Fastest();
+        Agree(definition.Output, fastest.Output);
+        definition.CleanUp();
+        fastest.CleanUp();
+    }
+
+    [Fact]
+    public void Attention_AgreesWithItsDefinition()
+    {
+        AttentionBenchmarks benchmark = new() { Case = new AttentionWorkload(8, 2, 64, 100) };
+        benchmark.SetUp();
+        benchmark.Definition();
+        float[] expected = benchmark.Output.ToArray();
+        benchmark.Fastest();
+        Agree(expected, benchmark.Output);
+        benchmark.CleanUp();
+    }
+
+    [Fact]
+    public void Elementwise_AgreesWithItsDefinition()
+    {
+        foreach (ElementwiseWorkload workload in ElementwiseBenchmarks.Cases)
+        {
+            ElementwiseBenchmarks definition = new() { Case = workload }, fastest = new() { Case = workload };
+            definition.SetUp();
+            fastest.SetUp();
+            float[] before = fastest.Output.ToArray();
+            definition.Definition();
+            fastest.Fastest();
+            Agree(definition.Output, fastest.Output);
+            Assert.NotEqual(before, fastest.Output.ToArray()); // the two are not equal for want of an operation
+            definition.CleanUp();
+            fastest.CleanUp();
+        }
+    }
+
+    [Fact]
+    public void TheSampler_ChoosesWhatItsDefinitionDoes()
+    {
+        foreach (SamplerWorkload workload in SamplerBenchmarks.Cases)
+        {
+            SamplerBenchmarks benchmark = new() { Case = workload };
+            benchmark.SetUp();
+            SampledToken expected = benchmark.Definition(), chosen = benchmark.Fastest();
+            Assert.Equal(expected.Token, chosen.Token);
+            Assert.Equal(expected.Logprob, chosen.Logprob, 1e-3);
+        }
+    }
+
+    [Fact]
+    public void Workloads_CountBytesAndOperations()
+    {
+        MatMulWorkload product = new(TensorType.Q4_0, 4096, 4);
+        Assert.Equal(4096.0 * 4096 / 32 * 18, product.Bytes); // the weights once, whatever the rows
+        Assert.Equal(2.0 * 4096 * 4096 * 4, product.Operations);
+        AttentionWorkload attention = new(32, 8, 128, 512);
+        Assert.Equal(2.0 * 8 * 128 * 512 * 2, attention.Bytes); // keys and values of two bytes
+        Assert.Equal(4.0 * 32 * 128 * 512, attention.Operations);
+    }
+
+    [Fact]
+    public async Task TheList_HasEveryFormatAndShape()
+    {
+        (int exit, string output, string error) = await Run("kernels", "--list");
+        Assert.Equal((Cli.Success, ""), (exit, error));
+        string[] names = Lines(output);
+        Assert.Equal(2 * (MatMulBenchmarks.Cases.Count() + AttentionBenchmarks.Cases.Count() + ElementwiseBenchmarks.Cases.Count() + SamplerBenchmarks.Cases.Count()), names.Length);
+        foreach (string shape in new[] { "1 row)", "4 rows)", "512 rows)" }) Assert.Equal(2, names.Count(name => name.Contains("Q4_K", StringComparison.Ordinal) && name.EndsWith(shape, StringComparison.Ordinal)));
+
+        (_, output, _) = await Run("kernels", "--list", "--filter", "*Fastest*Q6_K*", "--filter", "greedy");
+        Assert.Equal(3 + 2, Lines(output).Length);
+    }
+
+    [Fact]
+    public async Task TheTable_TellsBandwidthArithmeticAndTheRatio()
+    {
+        Assert.SkipWhen(typeof(KernelsCommand).Assembly.GetCustomAttributes(typeof(DebuggableAttribute), false).OfType<DebuggableAttribute>().Any(attribute => attribute.IsJITOptimizerDisabled), "BenchmarkDotNet measures optimized code alone");
+        (int exit, string output, string error) = await Run("kernels", "--filter", "RmsNorm");
+        Assert.Equal((Cli.Success, ""), (exit, error));
+        string[][] cells = Cells(output.Replace("**", "", StringComparison.Ordinal)); // a case's first row is bold
+        string[] header = cells[0];
+        foreach (string column in new[] { "Method", "Case", "Mean", "GB/s", "GOP/s", "x definition" }) Assert.Contains(column, header);
+        string[][] rows = cells[2..];
+        Assert.Equal(["Definition", "Fastest"], rows.Select(row => row[0]));
+        double Number(string[] row, string column) => double.Parse(row[Array.IndexOf(header, column)], CultureInfo.InvariantCulture);
+        Assert.Equal(1, Number(rows[0], "x definition"));
+        // Both columns come from one time: three operands of four bytes and four operations an element.
+        Assert.All(rows, row => Assert.Equal(3, Number(row, "GB/s") / Number(row, "GOP/s"), 0.3));
+        Assert.Equal(Number(rows[1], "GB/s") / Number(rows[0], "GB/s"), Number(rows[1], "x definition"), 0.1 * Number(rows[1], "x definition"));
+    }
+
+    [Fact]
+    public async Task AFilterThatFitsNothing_IsExplained_WithExitCode2()
+    {
+        (int exit, string output, string error) = await Run("kernels", "--filter", "nothing-like-this");
+        Assert.Equal((Cli.Misused, ""), (exit, output));
+        Assert.Contains("nothing-like-this", error, StringComparison.Ordinal);
+    }
+
+    /// <summary>To a thousandth of the largest value: sums of floats in another order.</summary>
+    private static void Agree(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual)
+    {
+        float largest = 0;
+        foreach (float value in expected) largest = Math.Max(largest, MathF.Abs(value));
+        Assert.True(largest > 0);
+        for (int i = 0; i < expected.Length; i++) Assert.Equal(expected[i], actual[i], 1e-3f * largest);
+    }
+}
