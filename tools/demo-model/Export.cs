@@ -23,6 +23,7 @@ internal static class Export
         gguf.Add("general.languages", ["en"]);
         gguf.Add("general.file_type", 7u); // mostly Q8_0
         gguf.Add("general.quantization_version", 2u);
+        gguf.Add("general.sampling.temp", 0.7f); // varied stories without slips of the pen
         gguf.Add("llama.vocab_size", (uint)shape.Vocabulary);
         gguf.Add("llama.context_length", (uint)shape.Context);
         gguf.Add("llama.embedding_length", (uint)shape.Width);

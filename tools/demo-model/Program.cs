@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 // The recipe, step by step; every step reads what the one before left in the directory.
 //   corpus DIR [COUNT]     prints documents
 //   tokenizer DIR          vocabulary.txt
-//   train DIR [--steps N] [--minutes M] ...   checkpoint.bin, loss.csv, demo.gguf
+//   train DIR [--steps N] [--minutes M] [--start N] ...   checkpoint.bin, loss.csv, demo.gguf; with --start from checkpoint.bin, on documents not seen before
 //   export DIR             demo.gguf from checkpoint.bin
 //   evaluate DIR           held-out perplexity
 //   complete DIR TEXT      the float32 network's greedy answer to a user's TEXT, to compare the export with
