@@ -10,9 +10,9 @@ public abstract class BlockFormat
 {
     private static readonly BlockFormat[] All =
     [
-        new Format<F32>(), new Format<F16>(), new Format<BF16>(),
+        new QuantizedFormat<F32>(), new QuantizedFormat<F16>(), new QuantizedFormat<BF16>(),
         new QuantizedFormat<Q8_0>(), new QuantizedFormat<Q4_0>(), new QuantizedFormat<Q4_1>(), new QuantizedFormat<Q5_0>(), new QuantizedFormat<Q5_1>(),
-        new Format<Q2_K>(), new Format<Q3_K>(), new Format<Q4_K>(), new Format<Q5_K>(), new Format<Q6_K>(),
+        new QuantizedFormat<Q2_K>(), new QuantizedFormat<Q3_K>(), new QuantizedFormat<Q4_K>(), new QuantizedFormat<Q5_K>(), new QuantizedFormat<Q6_K>(),
         new Format<IQ4_NL>(), new Format<IQ4_XS>(),
     ];
 
@@ -55,7 +55,7 @@ public abstract class BlockFormat
     /// <exception cref="ArgumentException">The lengths disagree.</exception>
     public abstract void Decode(ReadOnlySpan<byte> blocks, Span<float> values);
 
-    /// <summary>Quantizes floats to whole blocks, bit for bit as ggml's reference quantizer does.</summary>
+    /// <summary>Quantizes floats to whole blocks (<see cref="IQuantizedBlock{TSelf}"/> says how).</summary>
     /// <param name="values">Finite values; a whole number of blocks.</param>
     /// <param name="blocks">Receives <see cref="BlockBytes"/> bytes per block; exactly that long.</param>
     /// <exception cref="ArgumentException">The lengths disagree.</exception>

@@ -16,7 +16,8 @@ public interface IBlock<TSelf>
     static abstract void Decode(in TSelf block, Span<float> values);
 }
 
-/// <summary>A block format that floats can be quantized to, bit for bit as ggml's reference quantizer (and llama.cpp's gguf-py) does.</summary>
+/// <summary>A block format that floats can be quantized to: the float types rounded to nearest even, Q8_0 to Q5_1 bit for bit as ggml's reference quantizer (and llama.cpp's gguf-py) does,
+/// the K formats by a search of our own (<see cref="ScaleSearch"/>) that comes at least as near.</summary>
 public interface IQuantizedBlock<TSelf> : IBlock<TSelf>
     where TSelf : unmanaged, IQuantizedBlock<TSelf>
 {

@@ -4,7 +4,7 @@ namespace Native.Kernels.Formats;
 
 /// <summary>2-bit super-block of 256: sixteen sub-blocks of 16 values, each with a 4-bit scale s and a 4-bit minimum m; x = Scale * s * q - Min * m. 84 bytes, 2.625 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
-public struct Q2_K : IBlock<Q2_K>
+public struct Q2_K : IQuantizedBlock<Q2_K>
 {
     /// <summary>Byte i belongs to sub-block i: s in its low nibble, m in its high one.</summary>
     public Bytes16 Scales;
@@ -30,6 +30,19 @@ public struct Q2_K : IBlock<Q2_K>
             float offset = min * (block.Scales[i] >> 4);
             int first = i / 8 * 32 + i % 2 * 16, shift = i % 8 / 2 * 2;
             for (int l = 0; l < 16; l++) values[16 * i + l] = scale * (block.Quants[first + l] >> shift & 3) - offset;
+        }
+    }
+
+    public static void Quantize(ReadOnlySpan<float> values, out Q2_K block)
+    {
+        block = default;
+        Span<byte> s = stackalloc byte[16], m = stackalloc byte[16], q = stackalloc byte[256];
+        (block.Scale, block.Min) = ScaleSearch.WithMinima(values[..256], 3, 15, s, m, q);
+        for (int i = 0; i < 16; i++)
+        {
+            block.Scales[i] = (byte)(s[i] | m[i] << 4);
+            int first = i / 8 * 32 + i % 2 * 16, shift = i % 8 / 2 * 2;
+            for (int l = 0; l < 16; l++) block.Quants[first + l] |= (byte)(q[16 * i + l] << shift);
         }
     }
 }

@@ -4,7 +4,7 @@ namespace Native.Kernels.Formats;
 
 /// <summary>4-bit super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s and a 6-bit minimum m; x = Scale * s * q - Min * m. 144 bytes, 4.5 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
-public struct Q4_K : IBlock<Q4_K>
+public struct Q4_K : IQuantizedBlock<Q4_K>
 {
     /// <summary>d, the scale of the scales.</summary>
     public Half Scale;
@@ -39,4 +39,31 @@ public struct Q4_K : IBlock<Q4_K>
     public static (int Scale, int Min) ScaleAndMin(ReadOnlySpan<byte> scales, int i) => i < 4
         ? (scales[i] & 63, scales[i + 4] & 63)
         : (scales[i + 4] & 15 | scales[i - 4] >> 6 << 4, scales[i + 4] >> 4 | scales[i] >> 6 << 4);
+
+    /// <summary>The inverse of <see cref="ScaleAndMin"/>, on bytes that were zero before the first sub-block.</summary>
+    internal static void PackScaleAndMin(Span<byte> scales, int i, int scale, int min)
+    {
+        if (i < 4)
+        {
+            scales[i] |= (byte)scale;
+            scales[i + 4] |= (byte)min;
+            return;
+        }
+        scales[i + 4] |= (byte)(scale & 15 | (min & 15) << 4);
+        scales[i - 4] |= (byte)(scale >> 4 << 6);
+        scales[i] |= (byte)(min >> 4 << 6);
+    }
+
+    public static void Quantize(ReadOnlySpan<float> values, out Q4_K block)
+    {
+        block = default;
+        Span<byte> s = stackalloc byte[8], m = stackalloc byte[8], q = stackalloc byte[256];
+        (block.Scale, block.Min) = ScaleSearch.WithMinima(values[..256], 15, 63, s, m, q);
+        for (int i = 0; i < 8; i++)
+        {
+            PackScaleAndMin(block.Scales, i, s[i], m[i]);
+            int first = i / 2 * 32, shift = i % 2 * 4;
+            for (int l = 0; l < 32; l++) block.Quants[first + l] |= (byte)(q[32 * i + l] << shift);
+        }
+    }
 }

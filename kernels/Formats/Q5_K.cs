@@ -4,7 +4,7 @@ namespace Native.Kernels.Formats;
 
 /// <summary>5-bit super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s and a 6-bit minimum m; x = Scale * s * q - Min * m. 176 bytes, 5.5 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
-public struct Q5_K : IBlock<Q5_K>
+public struct Q5_K : IQuantizedBlock<Q5_K>
 {
     /// <summary>d, the scale of the scales.</summary>
     public Half Scale;
@@ -36,6 +36,23 @@ public struct Q5_K : IBlock<Q5_K>
             {
                 int fifth = block.High[l] >> i & 1;
                 values[32 * i + l] = scale * (block.Quants[first + l] >> shift & 15 | fifth << 4) - offset;
+            }
+        }
+    }
+
+    public static void Quantize(ReadOnlySpan<float> values, out Q5_K block)
+    {
+        block = default;
+        Span<byte> s = stackalloc byte[8], m = stackalloc byte[8], q = stackalloc byte[256];
+        (block.Scale, block.Min) = ScaleSearch.WithMinima(values[..256], 31, 63, s, m, q);
+        for (int i = 0; i < 8; i++)
+        {
+            Q4_K.PackScaleAndMin(block.Scales, i, s[i], m[i]);
+            int first = i / 2 * 32, shift = i % 2 * 4;
+            for (int l = 0; l < 32; l++)
+            {
+                block.Quants[first + l] |= (byte)((q[32 * i + l] & 15) << shift);
+                block.High[l] |= (byte)(q[32 * i + l] >> 4 << i);
             }
         }
     }
