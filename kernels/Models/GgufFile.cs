@@ -18,9 +18,12 @@ public sealed class GgufFile : IDisposable
     private readonly Dictionary<string, object> _metadata;
     private readonly Dictionary<string, TensorView> _tensors;
 
-    private GgufFile(string path)
+    private readonly List<GgufTensorInfo>? _infos;
+
+    private GgufFile(string path, bool toInspect)
     {
         Path = path;
+        if (toInspect) _infos = [];
         try
         {
             GgufReader first = Map(path);
@@ -53,7 +56,15 @@ public sealed class GgufFile : IDisposable
     /// <summary>Maps a file and reads its header.</summary>
     /// <exception cref="InvalidDataException">The file is not a sound GGUF file; the message names file, offset, what was expected and what was found.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
-    public static GgufFile Open(string path) => new(path);
+    public static GgufFile Open(string path) => new(path, toInspect: false);
+
+    /// <summary>Opens a file to look at: tensors whose type can't be computed with are described in <see cref="TensorInfos"/> and missing from <see cref="Tensors"/>, instead of refused.</summary>
+    /// <exception cref="InvalidDataException">The file is not a sound GGUF file.</exception>
+    /// <exception cref="IOException">The file is not there or can't be read.</exception>
+    public static GgufFile OpenToInspect(string path) => new(path, toInspect: true);
+
+    /// <summary>What the header says of every tensor, in the file's order; empty unless opened by <see cref="OpenToInspect"/>.</summary>
+    public IReadOnlyList<GgufTensorInfo> TensorInfos => _infos ?? [];
 
     public bool Has(string key) => _metadata.ContainsKey(key);
 
@@ -149,8 +160,11 @@ public sealed class GgufFile : IDisposable
     {
         var file = new MappedFile(path);
         _files.Add(file);
-        var reader = new GgufReader(file);
+        int before = _infos?.Count ?? 0;
+        var reader = new GgufReader(file, _infos);
         reader.Read();
+        // From the data's beginning to the file's: what a hexadecimal viewer needs.
+        for (int i = before; i < _infos?.Count; i++) _infos[i] = _infos[i] with { Offset = _infos[i].Offset + reader.DataStart };
         return reader;
     }
 
@@ -180,7 +194,7 @@ public sealed class GgufFile : IDisposable
                 if (!_tensors.TryAdd(tensor.Name, tensor)) throw new InvalidDataException($"{path}: expected every tensor once over all parts, found {FileText.Quoted(tensor.Name)} twice");
             }
         }
-        if (Has("split.tensors.count") && GetInt32("split.tensors.count") != _tensors.Count)
+        if (_infos is null && Has("split.tensors.count") && GetInt32("split.tensors.count") != _tensors.Count)
             throw new InvalidDataException($"{Path}: expected {GetInt32("split.tensors.count")} tensors in {count} parts, found {_tensors.Count}");
     }
 

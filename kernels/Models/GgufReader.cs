@@ -7,8 +7,10 @@ using Native.Kernels.Formats;
 namespace Native.Kernels.Models;
 
 /// <summary>Parses the header of one GGUF file: magic, version, metadata, tensor infos. Every length and count is held against the bytes that are left before anything is allocated or read.</summary>
+/// <param name="file">The file.</param>
+/// <param name="infos">Receives what the header says of every tensor; where it is given, tensors of types that can't be computed with are listed there instead of refused.</param>
 /// <remarks>The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2 and 3 differ only in that 3 may be big-endian, which is refused.</remarks>
-internal sealed unsafe class GgufReader(MappedFile file)
+internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? infos = null)
 {
     private const uint Magic = 0x46554747; // "GGUF"
     private const int MaxNameBytes = 65535; // the specification's limit for keys; it gives tensors 64
@@ -22,6 +24,9 @@ internal sealed unsafe class GgufReader(MappedFile file)
     public uint Version { get; private set; }
     public Dictionary<string, object> Metadata { get; private set; } = [];
     public Dictionary<string, TensorView> Tensors { get; private set; } = [];
+
+    /// <summary>Where in the file the tensors' offsets count from.</summary>
+    public long DataStart { get; private set; }
 
     private long Left => file.Length - _at;
 
@@ -140,17 +145,19 @@ internal sealed unsafe class GgufReader(MappedFile file)
             long start = _at;
             TensorView tensor = ReadTensor(out ulong offset);
             if (offset % (ulong)alignment != 0) throw Bad(start, $"expected tensor {FileText.Quoted(tensor.Name)} at a multiple of the alignment {alignment}, found offset {offset}");
+            if (!TensorLayout.TryGet(tensor.Type, out _, out _)) continue; // listed, and of no length that could be checked
             if (!Tensors.TryAdd(tensor.Name, tensor)) throw Bad(start, $"expected every tensor once, found {FileText.Quoted(tensor.Name)} twice");
             places[i] = (offset, (ulong)tensor.ByteLength, tensor.Name);
         }
 
         // Offsets count from the end of the infos, aligned; only now is it known where that is. A file without tensors may end before it.
-        long dataStart = (_at + alignment - 1) / alignment * alignment;
+        long dataStart = DataStart = (_at + alignment - 1) / alignment * alignment;
         ulong dataLength = (ulong)Math.Max(0, file.Length - dataStart);
         Array.Sort(places, static (a, b) => a.Offset.CompareTo(b.Offset));
         ulong end = 0;
         foreach ((ulong offset, ulong length, string name) in places)
         {
+            if (name is null) continue; // the place of one that is only listed
             if (offset > dataLength || length > dataLength - offset)
                 throw Bad(dataStart, $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {length} bytes at data offset {offset}: the file is truncated or damaged");
             if (offset < end) throw Bad(dataStart, $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {offset}, before {end}, where the one before it ends");
@@ -167,6 +174,7 @@ internal sealed unsafe class GgufReader(MappedFile file)
         uint dimensions = Read<uint>("a tensor's dimension count");
         if (dimensions > MaxDimensions) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to have at most {MaxDimensions} dimensions, found {dimensions}");
         long columns = 1, rows = 1;
+        long[]? shape = infos is null ? null : new long[dimensions];
         for (int d = 0; d < dimensions; d++)
         {
             ulong size = Read<ulong>("a tensor's dimension");
@@ -175,16 +183,25 @@ internal sealed unsafe class GgufReader(MappedFile file)
                 throw Bad(_at - 8, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found dimension {d} of {size}");
             if (d == 0) columns = (long)size;
             else rows *= (long)size;
+            if (shape is not null) shape[d] = (long)size;
         }
 
         start = _at;
         var type = (TensorType)Read<int>("a tensor's type");
-        if (!TensorLayout.TryGet(type, out int blockSize, out int blockBytes))
+        if (!TensorLayout.TryGet(type, out int blockSize, out int blockBytes) && infos is not null)
+        {
+            offset = Read<ulong>("a tensor's offset");
+            long? length = TensorLayout.TryDescribe(type, out blockSize, out blockBytes) && columns % blockSize == 0 ? columns / blockSize * blockBytes * rows : null;
+            infos.Add(new GgufTensorInfo(name, type, shape!, (long)offset, length));
+            return new TensorView(name, type, rows, columns, 0, 0);
+        }
+        if (blockBytes == 0)
             throw Bad(start, $"tensor {FileText.Quoted(name)} has type {BlockFormat.Name(type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
         if (columns % blockSize != 0) throw Bad(start, $"expected the rows of tensor {FileText.Quoted(name)} to be whole {type} blocks of {blockSize}, found {columns} columns");
         UInt128 bytes = (UInt128)(ulong)(columns / blockSize * blockBytes) * (ulong)rows;
         if (bytes > (ulong)file.Length) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found {rows} x {columns} values of {type}, {bytes} bytes");
         offset = Read<ulong>("a tensor's offset");
+        infos?.Add(new GgufTensorInfo(name, type, shape!, (long)offset, (long)bytes));
         return new TensorView(name, type, rows, columns, 0, (long)bytes);
     }
 
