@@ -38,6 +38,9 @@ internal static class Cli
         root.Add(new TokenizeCommand(terminal));
         root.Add(new LogitsCommand(terminal));
         root.Add(new PerplexityCommand(terminal));
+        root.Add(new InspectCommand(terminal));
+        root.Add(new QuantizeCommand(terminal));
+        root.Add(new SynthCommand(terminal));
         root.Add(new PullCommand(terminal));
         return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");
     }

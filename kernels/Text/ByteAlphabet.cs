@@ -2,7 +2,7 @@ namespace Native.Kernels.Text;
 
 /// <summary>GPT-2's writing of bytes as printable characters (Radford et al. 2019, <c>bytes_to_unicode</c>): printable Latin-1
 /// stands for itself, the other 68 bytes are U+0100 and up in order.</summary>
-internal static class ByteAlphabet
+public static class ByteAlphabet
 {
     private const int Characters = 0x144;
     private static readonly char[] ToChar = new char[256];
@@ -20,6 +20,7 @@ internal static class ByteAlphabet
         }
     }
 
+    /// <summary>The character that stands for a byte.</summary>
     public static char Character(byte value) => ToChar[value];
 
     /// <summary>The byte a character stands for, or -1 where it stands for none.</summary>
