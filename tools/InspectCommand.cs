@@ -69,7 +69,7 @@ internal sealed class InspectCommand : ToolCommand
         {
             ContextLength = Number("context_length") is > 0 and < int.MaxValue and var length ? (int)length : null,
             KvElementsPerToken = elements is > 0 and < 1e12 ? (long)elements : null,
-            Obstacle = architecture is null ? "no general.architecture" : !ModelConfig.Supported.Contains(architecture) ? $"architecture '{architecture}'" : types.Length > 0 ? $"tensor types {string.Join(", ", types)}" : null,
+            Obstacle = architecture is null ? "no general.architecture" : !ModelConfig.Supported.Contains(architecture) ? $"architecture '{architecture}' not supported" : types.Length > 0 ? $"tensor types {string.Join(", ", types)} not supported" : null,
             Tokenizer = TokenizerOf(() => Kernels.Text.Tokenizer.FromGguf(file), $"{file.Metadata.GetValueOrDefault("tokenizer.ggml.model")} {file.Metadata.GetValueOrDefault("tokenizer.ggml.pre")}".Trim()),
             HasChatTemplate = file.Metadata.ContainsKey("tokenizer.chat_template"),
         };
@@ -153,7 +153,7 @@ internal sealed class InspectCommand : ToolCommand
         Row(facts, "parameters", string.Create(CultureInfo.InvariantCulture, $"{parameters:N0}"));
         Row(facts, "weights in the file", Size(bytes));
         Row(facts, "context", model.ContextLength?.ToString(CultureInfo.InvariantCulture) ?? "not told");
-        Row(facts, "can be run", model.Obstacle is null ? "yes" : $"no: {model.Obstacle} not supported");
+        Row(facts, "can be run", model.Obstacle is null ? "yes" : $"no: {model.Obstacle}");
         TokenizerSummary t = model.Tokenizer;
         Row(facts, "tokenizer", t.Problem is null ? $"{t.Kind}, {t.Tokens} tokens, begins with {t.Bos?.ToString(CultureInfo.InvariantCulture) ?? "none"}{(t.AddsBos ? " (added)" : "")}, ends with {string.Join(", ", t.Ends)}" : $"{t.Kind}: {t.Problem}");
         Row(facts, "chat template", model.HasChatTemplate ? "yes" : "no");

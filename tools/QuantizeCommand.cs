@@ -93,6 +93,7 @@ internal sealed class QuantizeCommand : ToolCommand
             for (long first = 0; first < from.Rows; first += rowsAtOnce)
             {
                 int rows = (int)Math.Min(rowsAtOnce, from.Rows - first);
+                string?[] faults = new string?[rows];
                 Parallel.For(0, rows, parallel, () => (Values: new float[columns], Back: new float[columns]), (row, _, scratch) =>
                 {
                     Span<byte> to = piece.AsSpan(row * rowBytes, rowBytes);
@@ -103,8 +104,12 @@ internal sealed class QuantizeCommand : ToolCommand
                         from.Row(first + row).CopyTo(to);
                         return scratch;
                     }
-                    foreach (float value in scratch.Values)
-                        if (!float.IsFinite(value)) throw new InvalidDataException($"tensor {from.Name}, row {first + row}: expected finite values, found {value.ToString(CultureInfo.InvariantCulture)}");
+                    int odd = Array.FindIndex(scratch.Values, value => !float.IsFinite(value));
+                    if (odd >= 0)
+                    {
+                        faults[row] = string.Create(CultureInfo.InvariantCulture, $"tensor {InspectCommand.Visible(from.Name)}, row {first + row}, column {odd}: expected a finite value, found {scratch.Values[odd]}");
+                        return scratch;
+                    }
                     format.Quantize(scratch.Values, to);
                     format.Decode(to, scratch.Back);
                     for (int i = 0; i < columns; i++)
@@ -115,6 +120,7 @@ internal sealed class QuantizeCommand : ToolCommand
                     }
                     return scratch;
                 }, _ => { });
+                if (Array.Find(faults, fault => fault is not null) is { } found) throw new InvalidDataException(found);
                 // In the rows' order, so that the sum does not tell how many threads there were.
                 error += errors.AsSpan(0, rows).ToArray().Sum();
                 square += squares.AsSpan(0, rows).ToArray().Sum();

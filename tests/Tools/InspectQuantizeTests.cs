@@ -111,6 +111,23 @@ public sealed class InspectQuantizeTests
         Assert.Equal(2, Directory.GetFiles(folder.Path).Length); // nothing half-written beside them
     }
 
+    [Fact]
+    public async Task Quantize_RefusesWhatIsNoNumber_AndLeavesNothing()
+    {
+        using TemporaryFolder folder = new();
+        string source = folder.File("m.gguf");
+        float[] values = new float[64];
+        values[40] = float.NaN;
+        File.WriteAllBytes(source, new Kernels.GgufWriter { { "general.architecture", "llama" } }.Tensor("blk.0.attn_q.weight", values, columns: 32).ToArray());
+        (int exit, string output, string error) = await Run("quantize", source, folder.File("out.gguf"), "--type", "Q8_0");
+        Assert.Equal((Cli.Failed, ""), (exit, output));
+        Assert.Contains("blk.0.attn_q.weight, row 1, column 8: expected a finite value, found NaN", error, StringComparison.Ordinal);
+        Assert.Single(Directory.GetFiles(folder.Path));
+        (exit, _, error) = await Run("quantize", folder.Path, folder.File("out.gguf"), "--type", "Q8_0");
+        Assert.Equal(Cli.Failed, exit);
+        Assert.Contains("is a folder", error, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("Q4_K_M", "output.weight", 2048, TensorType.Q6_K, null)]
     [InlineData("Q4_K_M", "token_embd.weight", 2048, TensorType.Q4_K, null)]
