@@ -72,6 +72,7 @@ internal sealed class LoadGenerator(IServingClient client, TimeProvider clock)
                 try
                 {
                     using CancellationTokenSource timeout = new(RequestTimeout, clock), request = CancellationTokenSource.CreateLinkedTokenSource(run.Token, timeout.Token);
+                    run.Token.ThrowIfCancellationRequested(); // the end of the run is what frees a place, too
                     (sent, isSent) = (Now(), true);
                     counts = await client.SendAsync(prompt, () => pieces.Add(Now()), request.Token);
                 }
