@@ -39,6 +39,7 @@ internal static class Cli
         root.Add(new LogitsCommand(terminal));
         root.Add(new PerplexityCommand(terminal));
         root.Add(new InspectCommand(terminal));
+        root.Add(new ConvertCommand(terminal));
         root.Add(new QuantizeCommand(terminal));
         root.Add(new SynthCommand(terminal));
         root.Add(new PullCommand(terminal));

@@ -36,19 +36,15 @@ internal sealed class PerplexityCommand : ToolCommand
         string text = await File.ReadAllTextAsync(arguments.GetRequiredValue(_file));
         using ModelSession session = await ModelSession.OpenAsync(options, Terminal);
         if (context > session.Engine.Info.MaxModelLength) throw new UsageException($"--ctx is {context}, but a sequence of this model may have {session.Engine.Info.MaxModelLength} tokens.");
-        int[] ids = session.Tokenizer.Encode(text, addSpecial: true, parseSpecial: false);
-        int windows = Math.Min(ids.Length / context, arguments.GetValue(_chunks) ?? int.MaxValue);
-        if (windows == 0) throw new CommandException($"the text has {ids.Length} tokens, fewer than one window of {context} (--ctx)");
-
         bool json = arguments.GetValue(_json);
         long started = Stopwatch.GetTimestamp();
         Perplexity measured = json
-            ? await Terminal.ProgressAsync("Scoring", report => MeasureAsync(session, ids, context, windows, (done, so) => report?.Invoke((double)done / windows, Text(so.Value))))
-            : await MeasureAsync(session, ids, context, windows, Show);
-        void Show(int done, Perplexity soFar)
+            ? await Terminal.ProgressAsync("Scoring", report => Perplexity.OfAsync(Terminal, session, text, context, arguments.GetValue(_chunks), (done, windows, soFar) => report?.Invoke((double)done / windows, Perplexity.Text(soFar.Value))))
+            : await Perplexity.OfAsync(Terminal, session, text, context, arguments.GetValue(_chunks), Show);
+        void Show(int done, int windows, Perplexity soFar)
         {
             TimeSpan left = done == windows || !Terminal.OutIsTerminal ? TimeSpan.Zero : Stopwatch.GetElapsedTime(started) / done * (windows - done);
-            Terminal.Out.WriteLine($"[{done}/{windows}] {Text(soFar.Value)}{(left.TotalSeconds < 1 ? "" : $"    {Math.Ceiling(left.TotalSeconds):0} s left")}");
+            Terminal.Out.WriteLine($"[{done}/{windows}] {Perplexity.Text(soFar.Value)}{(left.TotalSeconds < 1 ? "" : $"    {Math.Ceiling(left.TotalSeconds):0} s left")}");
         }
 
         if (json)
@@ -58,7 +54,7 @@ internal sealed class PerplexityCommand : ToolCommand
                 writer.WriteStartObject();
                 writer.WriteNumber("perplexity", measured.Value);
                 writer.WriteNumber("error", measured.Error);
-                writer.WriteNumber("windows", windows);
+                writer.WriteNumber("windows", measured.Running.Count);
                 writer.WriteNumber("scored", measured.Count);
                 writer.WriteStartArray("running");
                 foreach (double value in measured.Running) writer.WriteNumberValue(value);
@@ -68,28 +64,11 @@ internal sealed class PerplexityCommand : ToolCommand
         }
         else
         {
-            Terminal.Out.WriteLine($"perplexity {Text(measured.Value)} +/- {Text(measured.Error)} over {measured.Count} tokens in {windows} windows of {context}");
+            Terminal.Out.WriteLine($"perplexity {Perplexity.Text(measured.Value)} +/- {Perplexity.Text(measured.Error)} over {measured.Count} tokens in {measured.Running.Count} windows of {context}");
         }
         return Cli.Success;
     }
 
-    private Task<Perplexity> MeasureAsync(ModelSession session, int[] ids, int context, int windows, Action<int, Perplexity> after) => Terminal.InterruptibleAsync(async ct =>
-    {
-        Perplexity perplexity = new();
-        for (int window = 0; window < windows; window++)
-        {
-            int[] part = ids[(window * context)..((window + 1) * context)];
-            if (session.Tokenizer.AddsBos) part[0] = session.Tokenizer.BosId!.Value;
-            using TokenStream stream = session.Submit(part, new SamplingParams { Temperature = 0, MaxTokens = 0, PromptLogprobs = 0 });
-            await session.FinishAsync(stream, ct);
-            perplexity.Add(stream.PromptLogprobs[(context / 2)..]); // [i] is of token i + 1
-            if (!double.IsFinite(perplexity.Value)) throw new CommandException($"window {window + 1} has a token that the model holds for impossible: there is no perplexity");
-            after(window + 1, perplexity);
-        }
-        return perplexity;
-    });
-
-    private static string Text(double value) => value.ToString("0.0000", CultureInfo.InvariantCulture);
 }
 
 /// <summary>The exponential of the mean negative log-probability (Jelinek et al. 1977).</summary>
@@ -119,4 +98,37 @@ internal sealed class Perplexity
         Count += logprobs.Length;
         Running.Add(Value);
     }
+
+    /// <summary>Scores a text by llama.cpp's protocol: windows without overlap, each from an empty context, of which the second half counts.</summary>
+    /// <param name="terminal">Whose Ctrl-C ends it.</param>
+    /// <param name="session">The model.</param>
+    /// <param name="text">The text; special tokens in it are plain text.</param>
+    /// <param name="context">Tokens in a window.</param>
+    /// <param name="most">Windows at most; null for all that the text fills.</param>
+    /// <param name="after">Told after each window: how many, of how many, and the value so far.</param>
+    /// <exception cref="CommandException">The text is shorter than a window, or the model gives no perplexity.</exception>
+    public static Task<Perplexity> OfAsync(Terminal terminal, ModelSession session, string text, int context, int? most, Action<int, int, Perplexity> after)
+    {
+        int[] ids = session.Tokenizer.Encode(text, addSpecial: true, parseSpecial: false);
+        int windows = Math.Min(ids.Length / context, most ?? int.MaxValue);
+        if (windows == 0) throw new CommandException($"the text has {ids.Length} tokens, fewer than one window of {context}");
+        return terminal.InterruptibleAsync(async ct =>
+        {
+            Perplexity perplexity = new();
+            for (int window = 0; window < windows; window++)
+            {
+                int[] part = ids[(window * context)..((window + 1) * context)];
+                if (session.Tokenizer.AddsBos) part[0] = session.Tokenizer.BosId!.Value;
+                using TokenStream stream = session.Submit(part, new SamplingParams { Temperature = 0, MaxTokens = 0, PromptLogprobs = 0 });
+                await session.FinishAsync(stream, ct);
+                perplexity.Add(stream.PromptLogprobs[(context / 2)..]); // [i] is of token i + 1
+                if (!double.IsFinite(perplexity.Value)) throw new CommandException($"window {window + 1} has a token that the model holds for impossible: there is no perplexity");
+                after(window + 1, windows, perplexity);
+            }
+            return perplexity;
+        });
+    }
+
+    /// <summary>A value with the digits that mean something.</summary>
+    public static string Text(double value) => value.ToString("0.0000", CultureInfo.InvariantCulture);
 }

@@ -57,7 +57,7 @@ internal sealed class SynthCommand : ToolCommand
 
     private static void Write(string output, SyntheticShape shape, QuantizationMix mix, int seed, Action<double, string>? report, CancellationToken ct)
     {
-        List<GgufTensorPlan> plans = [.. shape.Tensors().Select(t => new GgufTensorPlan(t.Name, mix.Of(t.Name, t.Size[0], t.Size.Length > 1, shape.Layers, shape.Tied).Type, t.Size))];
+        List<GgufTensorPlan> plans = [.. shape.Tensors().Select(t => new GgufTensorPlan(t.Name, mix.Of(t.Name, t.Size[0], t.Size.Length > 1, shape.Mix).Type, t.Size))];
         Dictionary<TensorType, byte[]> pools = [];
         long total = plans.Sum(plan => plan.ByteLength), done = 0;
         Random random = new(seed);
@@ -105,6 +105,8 @@ internal sealed class SynthCommand : ToolCommand
 /// <summary>A model's shape, as its public config.json has it.</summary>
 internal sealed record SyntheticShape(string Name, string Architecture, int Hidden, int Layers, int Heads, int KvHeads, int HeadSize, int FeedForward, int Vocabulary, bool Tied, int Context, float RopeBase, float Epsilon, string PreTokenizer)
 {
+    public MixModel Mix => new(Architecture, Layers, Heads / KvHeads, Tied);
+
     /// <summary>Its tensors by GGUF's names, sizes in GGUF's order.</summary>
     public IEnumerable<(string Name, long[] Size)> Tensors()
     {

@@ -99,7 +99,7 @@ internal static class GgufConfig
             "none" when factor == 1 => null,
             // Old converters wrote only a factor, and meant linear.
             "none" or "linear" => new RopeScaling.Linear(factor),
-            "yarn" => new RopeScaling.Yarn(factor, 32, 1, original, file.Has($"{a}.rope.freq_base") ? file.GetSingle($"{a}.rope.freq_base") : 10000,
+            "yarn" => new RopeScaling.Yarn(factor, file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_fast", 32), file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_slow", 1), original, file.Has($"{a}.rope.freq_base") ? file.GetSingle($"{a}.rope.freq_base") : 10000,
                 (attention ?? 1) * (factor <= 1 ? 1 : 0.1 * Math.Log(factor) + 1)),
             _ => throw new NotSupportedException($"{file.Path}: rope scaling '{type}' is not supported; supported are none, linear, yarn, and factors given as tensors"),
         };

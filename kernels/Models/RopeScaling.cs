@@ -33,12 +33,22 @@ public abstract record RopeScaling
     {
         internal override void Apply(Span<double> inverseFrequencies, int maxModelLength)
         {
-            foreach (ref double f in inverseFrequencies)
-            {
-                double turns = OriginalLength * f / (2 * Math.PI);
-                double keep = Math.Clamp((turns - LowFrequencyFactor) / (HighFrequencyFactor - LowFrequencyFactor), 0, 1);
-                f = (1 - keep) * f / Factor + keep * f;
-            }
+            foreach (ref double f in inverseFrequencies) f /= DivisorOf(f);
+        }
+
+        /// <summary>What each frequency is divided by: GGUF's <c>rope_freqs.weight</c>, which says the same.</summary>
+        internal float[] Factors(ReadOnlySpan<double> inverseFrequencies)
+        {
+            float[] factors = new float[inverseFrequencies.Length];
+            for (int i = 0; i < factors.Length; i++) factors[i] = (float)DivisorOf(inverseFrequencies[i]);
+            return factors;
+        }
+
+        private double DivisorOf(double f)
+        {
+            double turns = OriginalLength * f / (2 * Math.PI);
+            double keep = Math.Clamp((turns - LowFrequencyFactor) / (HighFrequencyFactor - LowFrequencyFactor), 0, 1);
+            return 1 / ((1 - keep) / Factor + keep);
         }
     }
 
@@ -90,11 +100,21 @@ public abstract record RopeScaling
 public sealed record RopeTable(int Dimensions, double Base, RopeScaling? Scaling)
 {
     /// <summary>Registers the table for sequences of at most <paramref name="maxModelLength"/> tokens.</summary>
-    internal int AddTo(IBackend backend, int maxModelLength)
+    internal int AddTo(IBackend backend, int maxModelLength) => backend.AddRope(Frequencies(maxModelLength), (float)(Scaling?.Magnitude ?? 1));
+
+    /// <summary>Radians a position, pair by pair, for sequences of at most <paramref name="maxModelLength"/> tokens.</summary>
+    internal double[] Frequencies(int maxModelLength)
+    {
+        double[] frequencies = InverseFrequencies();
+        Scaling?.Apply(frequencies, maxModelLength);
+        return frequencies;
+    }
+
+    /// <summary>The same without scaling.</summary>
+    internal double[] InverseFrequencies()
     {
         double[] frequencies = new double[Dimensions / 2];
         for (int i = 0; i < frequencies.Length; i++) frequencies[i] = Math.Pow(Base, -2.0 * i / Dimensions);
-        Scaling?.Apply(frequencies, maxModelLength);
-        return backend.AddRope(frequencies, (float)(Scaling?.Magnitude ?? 1));
+        return frequencies;
     }
 }
