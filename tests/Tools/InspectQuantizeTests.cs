@@ -125,7 +125,7 @@ public sealed class InspectQuantizeTests
         Assert.Single(Directory.GetFiles(folder.Path));
         (exit, _, error) = await Run("quantize", folder.Path, folder.File("out.gguf"), "--type", "Q8_0");
         Assert.Equal(Cli.Failed, exit);
-        Assert.Contains("is a folder", error, StringComparison.Ordinal);
+        Assert.Contains("there is no config.json in it", error, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -136,7 +136,21 @@ public sealed class InspectQuantizeTests
     [InlineData("Q4_K_M", "blk.6.ffn_down.weight", 2048, TensorType.Q6_K, null)]
     [InlineData("Q5_K_M", "blk.31.attn_v.weight", 2048, TensorType.Q6_K, null)]
     [InlineData("Q4_K", "blk.31.attn_v.weight", 2048, TensorType.Q4_K, null)]
-    [InlineData("Q4_K_M", "blk.9.attn_qkv.weight", 2048, TensorType.Q5_K, null)]
+    [InlineData("Q4_K_M", "blk.9.attn_qkv.weight", 2048, TensorType.Q6_K, null)]
+    [InlineData("Q4_K_M", "blk.8.attn_qkv.weight", 2048, TensorType.Q4_K, null)]
+    [InlineData("Q4_K_S", "blk.3.attn_v.weight", 2048, TensorType.Q5_K, null)]
+    [InlineData("Q4_K_S", "blk.4.attn_v.weight", 2048, TensorType.Q4_K, null)]
+    [InlineData("Q4_K_S", "blk.3.ffn_down.weight", 2048, TensorType.Q5_K, null)]
+    [InlineData("Q3_K_M", "blk.1.attn_v.weight", 2048, TensorType.Q5_K, null)]
+    [InlineData("Q3_K_M", "blk.2.attn_v.weight", 2048, TensorType.Q4_K, null)]
+    [InlineData("Q3_K_M", "blk.1.ffn_down.weight", 2048, TensorType.Q5_K, null)]
+    [InlineData("Q3_K_M", "blk.2.attn_output.weight", 2048, TensorType.Q4_K, null)]
+    [InlineData("Q3_K_L", "blk.2.ffn_down.weight", 2048, TensorType.Q5_K, null)]
+    [InlineData("Q3_K_S", "blk.2.ffn_down.weight", 2048, TensorType.Q3_K, null)]
+    [InlineData("Q2_K", "blk.9.attn_v.weight", 2048, TensorType.Q4_K, null)]
+    [InlineData("Q2_K", "blk.9.ffn_down.weight", 2048, TensorType.Q3_K, null)]
+    [InlineData("Q2_K_S", "blk.3.ffn_down.weight", 2048, TensorType.Q4_K, null)]
+    [InlineData("Q2_K_S", "blk.9.ffn_down.weight", 2048, TensorType.Q2_K, null)]
     [InlineData("Q4_K", "blk.9.attn_q.weight", 576, TensorType.Q5_0, TensorType.Q4_K)]
     [InlineData("Q5_K", "blk.9.attn_q.weight", 576, TensorType.Q5_1, TensorType.Q5_K)]
     [InlineData("Q6_K", "blk.9.attn_q.weight", 576, TensorType.Q8_0, TensorType.Q6_K)]
@@ -146,7 +160,11 @@ public sealed class InspectQuantizeTests
     [InlineData("Q4_0", "output.weight", 2048, TensorType.Q6_K, null)]
     [InlineData("Q4_0", "blk.0.attn_norm.weight", 2048, TensorType.F32, null)]
     public void Mixes_FollowLlamaCpp(string mix, string name, long columns, TensorType expected, TensorType? meant)
-        => Assert.Equal((expected, meant), QuantizationMix.All.Single(m => m.Name == mix).Of(name, columns, isMatrix: true, layers: 32, tied: false));
+        => Assert.Equal((expected, meant), QuantizationMix.All.Single(m => m.Name == mix).Of(name, columns, isMatrix: true, new MixModel("llama", Layers: 32, HeadsPerKvHead: 4, Tied: false)));
+
+    [Fact]
+    public void TheValuesOf70B_ShareSoManyHeads_ThatTheyGetMoreBits()
+        => Assert.Equal((TensorType.Q5_K, null), QuantizationMix.All.Single(m => m.Name == "Q4_K_M").Of("blk.11.attn_v.weight", 8192, isMatrix: true, new MixModel("llama", Layers: 80, HeadsPerKvHead: 8, Tied: false)));
 
     [Fact]
     public void AWriterThatIsInterrupted_LeavesWhatWasThere()
@@ -185,6 +203,7 @@ public sealed class InspectQuantizeTests
     [InlineData("inspect")]
     [InlineData("synth")]
     [InlineData("quantize")]
+    [InlineData("convert")]
     public async Task Help_TeachesByExamples(string command)
     {
         (int exit, string output, _) = await Run(command, "--help");
