@@ -73,6 +73,17 @@ public sealed class CliTests
         Assert.Equal(before[1].GetDouble(), scored[ids.Length - 2].GetDouble(), 1e-4);
     }
 
+    [Theory]
+    [InlineData("ins", "inspect")]
+    [InlineData("quantize --ty", "--type")]
+    [InlineData("quantize --type Q4_K_", "Q4_K_M")]
+    public async Task AShellThatCompletes_IsTold(string line, string expected)
+    {
+        (int exit, string output, _) = await Run($"[suggest:{line.Length}]", line);
+        Assert.Equal(Cli.Success, exit);
+        Assert.Contains(expected, output.Split(Environment.NewLine));
+    }
+
     [Fact]
     public async Task Tokenize_PrintsIdsAndPieces()
     {
