@@ -14,7 +14,7 @@ internal sealed class InspectCommand : ToolCommand
 {
     private const int ShownElements = 6, ShownCharacters = 100;
 
-    private readonly Argument<string> _path = new("MODEL") { Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors." };
+    private readonly Argument<string> _path = new("MODEL") { Description = "A GGUF file, a Hugging Face folder with config.json and safetensors, or hf:ORG/REPO[/FILE] of either." };
     private readonly Option<int?> _context = new("--context", "-c") { HelpName = "TOKENS", Description = "The longest context of the memory table. Default: what the model was made for." };
     private readonly Option<int?> _concurrency = new("--concurrency") { HelpName = "N", Description = "The most sequences at once of the memory table.", DefaultValueFactory = _ => 64 };
     private readonly Option<string> _kvCacheType = new("--kv-cache-dtype") { HelpName = "f16|bf16|f32", Description = "Element type of the KV cache.", DefaultValueFactory = _ => "f16" };
@@ -36,9 +36,9 @@ internal sealed class InspectCommand : ToolCommand
         Add(_json);
     }
 
-    protected override Task<int> RunAsync(ParseResult arguments)
+    protected override async Task<int> RunAsync(ParseResult arguments)
     {
-        string path = arguments.GetRequiredValue(_path);
+        string path = await HubPath.ResolveAsync(arguments.GetRequiredValue(_path), Terminal);
         ModelDescription model = Directory.Exists(path) ? OfFolder(path)
             : File.Exists(path) ? OfGguf(path)
             : throw new CommandException($"{path}: there is no such file or folder; expected a GGUF file or a Hugging Face folder");
@@ -49,7 +49,7 @@ internal sealed class InspectCommand : ToolCommand
         int[] sequences = [.. new[] { 1, concurrency / 8, concurrency }.Where(n => n > 0).Distinct()];
         if (arguments.GetValue(_json)) WriteJson(model, kvBytes, contexts, sequences);
         else WriteTables(model, kvBytes, contexts, sequences);
-        return Task.FromResult(Cli.Success);
+        return Cli.Success;
     }
 
     private static ModelDescription OfGguf(string path)
