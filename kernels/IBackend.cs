@@ -20,7 +20,7 @@ public interface IBackend : IDisposable
     /// <summary>A one-row float32 tensor with these values (norm weights, biases) that lives as long as the backend.</summary>
     Tensor Upload(ReadOnlySpan<float> values);
 
-    /// <summary>Takes weights into this backend's compute layout. The source may be unmapped afterwards.</summary>
+    /// <summary>Takes weights into this backend's compute layout. The source may be closed afterwards.</summary>
     /// <param name="parts">Matrices of the same number of columns, of any formats; their rows are stacked in order (q, k, v or gate, up).</param>
     /// <param name="fineActivations">A backend that rounds activations to eight bits for quantized weights keeps sixteen for these.</param>
     /// <exception cref="NotSupportedException">A format this backend can't compute with, named with those it can.</exception>

@@ -11,13 +11,14 @@ public sealed class ModelRunner : IModelRunner
     private readonly KvCache _cache;
 
     /// <summary>Loads a model. The file may be closed afterwards; the backend belongs to the runner.</summary>
-    /// <exception cref="InvalidDataException">A tensor is missing or has a wrong shape.</exception>
+    /// <exception cref="InvalidDataException">A tensor is missing or has a wrong shape, or the file changed while it was read.</exception>
     /// <exception cref="ModelOptionsException">The options can't be met by this model on this machine.</exception>
     public ModelRunner(ModelFile file, IBackend backend, ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
         _backend = backend;
         ModelConfig config = file.Config;
         var weights = new ModelWeights(file, backend, progress);
+        file.CheckUnchanged();
         StepWeightBytes = weights.ByteLength - (weights.Head == weights.Embedding ? 0 : weights.Embedding.ByteLength);
         (int maxModelLength, int blockCount) = options.FitKvCache(config);
         _cache = new KvCache(config, backend, blockCount, options.BlockSize, options.KvCacheType);

@@ -54,7 +54,7 @@ internal sealed class ConvertCommand : ToolCommand
             uint fileType = QuantizationMix.All.First(m => m.Type == most).FileType;
             await Terminal.ProgressAsync($"Writing {Path.GetFileName(output)}", report => Terminal.InterruptibleAsync(ct => Task.Run(() =>
             {
-                ModelRewrite.Write(output, [.. conversion.Metadata, new("general.file_type", fileType)], changes, arguments.GetValue(_threads) ?? Environment.ProcessorCount, report, ct);
+                ModelRewrite.Write(output, [.. conversion.Metadata, new("general.file_type", fileType)], changes, arguments.GetValue(_threads) ?? Environment.ProcessorCount, conversion.CheckUnchanged, report, ct);
                 return true;
             }, ct)));
             if (arguments.GetValue(_json))

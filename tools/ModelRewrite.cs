@@ -26,10 +26,11 @@ internal static class ModelRewrite
     /// <param name="metadata">Its metadata.</param>
     /// <param name="changes">Its tensors.</param>
     /// <param name="threads">Threads that quantize: however many, the bytes are the same.</param>
+    /// <param name="check">Throws where what was read was written to meanwhile; called before the file gets its name.</param>
     /// <param name="report">Told how much of 1 is done.</param>
     /// <param name="ct">Ends it, leaving nothing.</param>
     /// <exception cref="InvalidDataException">A value is not finite, or too large for its new type.</exception>
-    public static void Write(string output, IReadOnlyList<KeyValuePair<string, object>> metadata, IReadOnlyList<Change> changes, int threads, Action<double, string>? report, CancellationToken ct)
+    public static void Write(string output, IReadOnlyList<KeyValuePair<string, object>> metadata, IReadOnlyList<Change> changes, int threads, Action check, Action<double, string>? report, CancellationToken ct)
     {
         const int PieceBytes = 1 << 24; // of floats: enough for every thread, and little memory
         double total = Math.Max(changes.Sum(c => (double)c.From.Rows * c.From.Columns), 1), done = 0;
@@ -41,21 +42,25 @@ internal static class ModelRewrite
             BlockFormat format = BlockFormat.Of(change.To.Type);
             int columns = checked((int)from.Columns), rowBytes = checked((int)change.To.RowBytes);
             int rowsAtOnce = (int)Math.Clamp(PieceBytes / (4L * columns), 1, from.Rows);
-            byte[] piece = new byte[rowsAtOnce * (long)rowBytes];
+            int fromBytes = checked((int)from.RowBytes);
+            byte[] source = new byte[rowsAtOnce * (long)fromBytes], piece = new byte[rowsAtOnce * (long)rowBytes];
+            BlockFormat fromFormat = BlockFormat.Of(from.Type);
             double[] errors = new double[rowsAtOnce], squares = new double[rowsAtOnce];
             double error = 0, square = 0;
             for (long first = 0; first < from.Rows; first += rowsAtOnce)
             {
                 int rows = (int)Math.Min(rowsAtOnce, from.Rows - first);
                 string?[] faults = new string?[rows];
+                from.ReadRows(first, source.AsSpan(0, rows * fromBytes));
                 Parallel.For(0, rows, parallel, () => (Values: new float[columns], Back: new float[columns]), (row, _, scratch) =>
                 {
                     Span<byte> to = piece.AsSpan(row * rowBytes, rowBytes);
-                    from.DecodeRow(first + row, scratch.Values);
+                    ReadOnlySpan<byte> bytes = source.AsSpan(row * fromBytes, fromBytes);
+                    fromFormat.Decode(bytes, scratch.Values);
                     (errors[row], squares[row]) = (0, 0);
                     if (from.Type == change.To.Type)
                     {
-                        from.Row(first + row).CopyTo(to);
+                        bytes.CopyTo(to);
                         return scratch;
                     }
                     int odd = Array.FindIndex(scratch.Values, value => !float.IsFinite(value));
@@ -91,6 +96,7 @@ internal static class ModelRewrite
             change.Error = square > 0 ? Math.Sqrt(error / square) : 0;
         }
         ct.ThrowIfCancellationRequested();
+        check();
         writer.Complete();
     }
 

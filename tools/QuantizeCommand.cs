@@ -59,7 +59,7 @@ internal sealed class QuantizeCommand : ToolCommand
             })];
             await Terminal.ProgressAsync($"Writing {Path.GetFileName(output)}", report => Terminal.InterruptibleAsync(ct => Task.Run(() =>
             {
-                ModelRewrite.Write(output, [.. source.Metadata, new("general.file_type", mix.FileType)], changes, threads, report, ct);
+                ModelRewrite.Write(output, [.. source.Metadata, new("general.file_type", mix.FileType)], changes, threads, source.CheckUnchanged, report, ct);
                 return true;
             }, ct)));
         }
@@ -102,7 +102,7 @@ internal sealed class QuantizeCommand : ToolCommand
     }
 
     /// <summary>A model to be written again: a GGUF file, or a folder as the GGUF file that says the same.</summary>
-    private sealed class Source(IDisposable file, IReadOnlyList<KeyValuePair<string, object>> metadata, IReadOnlyList<SourceTensor> tensors, MixModel mix, IReadOnlyList<string> remarks) : IDisposable
+    private sealed class Source(IDisposable file, Action checkUnchanged, IReadOnlyList<KeyValuePair<string, object>> metadata, IReadOnlyList<SourceTensor> tensors, MixModel mix, IReadOnlyList<string> remarks) : IDisposable
     {
         public IReadOnlyList<KeyValuePair<string, object>> Metadata => metadata;
 
@@ -112,13 +112,15 @@ internal sealed class QuantizeCommand : ToolCommand
 
         public IReadOnlyList<string> Remarks => remarks;
 
+        public void CheckUnchanged() => checkUnchanged();
+
         public static Source Open(string path)
         {
             if (Directory.Exists(path))
             {
                 GgufConversion conversion = GgufConversion.Open(path);
                 ModelConfig c = conversion.Config;
-                return new Source(conversion, conversion.Metadata, conversion.Tensors, new MixModel(c.Architecture, c.LayerCount, c.Heads / c.KvHeads, conversion.Tensors.All(t => t.Name != "output.weight")), conversion.Remarks);
+                return new Source(conversion, conversion.CheckUnchanged, conversion.Metadata, conversion.Tensors, new MixModel(c.Architecture, c.LayerCount, c.Heads / c.KvHeads, conversion.Tensors.All(t => t.Name != "output.weight")), conversion.Remarks);
             }
             // The header again, for the tensors' order and shapes.
             IReadOnlyList<GgufTensorInfo> infos;
@@ -129,7 +131,7 @@ internal sealed class QuantizeCommand : ToolCommand
                 // One file of its own alignment comes of it, whatever it was read from.
                 List<KeyValuePair<string, object>> metadata = [.. file.Metadata.Where(pair => !pair.Key.StartsWith("split.", StringComparison.Ordinal) && pair.Key is not ("general.alignment" or "general.file_type" or "general.quantization_version"))];
                 metadata.Add(new("general.quantization_version", 2u));
-                return new Source(file, metadata, [.. infos.Select(info => new SourceTensor(info.Name, info.Shape.Count == 0 ? [1] : info.Shape, file.GetTensor(info.Name)))], MixModel.Of(file), []);
+                return new Source(file, file.CheckUnchanged, metadata, [.. infos.Select(info => new SourceTensor(info.Name, info.Shape.Count == 0 ? [1] : info.Shape, file.GetTensor(info.Name)))], MixModel.Of(file), []);
             }
             catch
             {

@@ -6,6 +6,8 @@ namespace Native.Kernels.Cpu;
 /// <summary>Weights in panels of sixteen rows (<see cref="IPanel"/>, <see cref="IFloatPanel"/>), one segment for each stacked part.</summary>
 internal sealed unsafe class CpuMatrix : Matrix
 {
+    private const int BufferBytes = 4 << 20; // of the file at once: enough for all workers, and little beside a processor's last cache
+
     private CpuMatrix(int rows, int columns, long bytes, Segment* segments, int count)
         : base(rows, columns, bytes)
     {
@@ -52,7 +54,7 @@ internal sealed unsafe class CpuMatrix : Matrix
             if (part.Columns != parts[0].Columns) throw new ArgumentException($"{part.Name} has {part.Columns} columns, {parts[0].Name} beside it has {parts[0].Columns}", nameof(parts));
             if (part.Rows is < 1 or > int.MaxValue || part.Columns is < 1 or > int.MaxValue / 64 || part.Columns % format.BlockSize != 0)
                 throw new ArgumentException($"{part.Name} has shape [{part.Rows}, {part.Columns}]; rows of {part.Type} are whole blocks of {format.BlockSize}", nameof(parts));
-            if (part.ByteLength != part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes || part.Address == 0)
+            if (part.ByteLength != part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes || part.Start == 0)
                 throw new ArgumentException($"{part.Name} has {part.ByteLength} bytes; [{part.Rows}, {part.Columns}] of {part.Type} takes {part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes}", nameof(parts));
             rows += part.Rows;
         }
@@ -76,8 +78,18 @@ internal sealed unsafe class CpuMatrix : Matrix
             };
             segment.Address = (byte*)heap.Allocate(segment.PanelBytes * segment.Panels, zeroed: false);
             segments[i] = segment;
-            Repacking job = new() { Segment = segments + i, Source = (byte*)parts[i].Address, RowBytes = parts[i].RowBytes, Columns = columns };
-            pool.For(segment.Panels, Math.Clamp(segment.Panels / (pool.Threads * 4), 1, 64), &Repack, &job);
+            // Through a buffer that stays in the processors' caches, and not in place from a mapped file: see FileBytes.
+            int panelsAtOnce = (int)Math.Clamp(BufferBytes / (16 * parts[i].RowBytes), 1, segment.Panels);
+            nint buffer = heap.Allocate(panelsAtOnce * 16 * parts[i].RowBytes, zeroed: false);
+            Repacking job = new() { Segment = segments + i, Source = (byte*)buffer, RowBytes = parts[i].RowBytes, Columns = columns };
+            while (job.FirstPanel < segment.Panels)
+            {
+                int panels = Math.Min(panelsAtOnce, segment.Panels - job.FirstPanel), from = 16 * job.FirstPanel;
+                parts[i].ReadRows(from, new Span<byte>((void*)buffer, (int)(Math.Min(16 * panels, segment.Rows - from) * parts[i].RowBytes)));
+                pool.For(panels, Math.Clamp(panels / (pool.Threads * 4), 1, 64), &Repack, &job);
+                job.FirstPanel += panels;
+            }
+            heap.Free(buffer);
             if (job.NotFinite != 0) throw new InvalidDataException($"tensor {parts[i].Name} holds a scale or a weight that is not finite");
             bytes += segment.PanelBytes * segment.Panels;
             firstRow += segment.Rows;
@@ -102,10 +114,11 @@ internal sealed unsafe class CpuMatrix : Matrix
     {
         Repacking* job = (Repacking*)context;
         Segment* segment = job->Segment;
-        for (int p = from; p < to; p++)
+        for (int i = from; i < to; i++)
         {
+            int p = job->FirstPanel + i;
             byte* panel = segment->Address + p * segment->PanelBytes;
-            bool finite = segment->Code.Repack(job->Source + p * 16L * job->RowBytes, job->RowBytes, Math.Min(16, segment->Rows - 16 * p), job->Columns, panel, panel + segment->ScalesOffset);
+            bool finite = segment->Code.Repack(job->Source + i * 16L * job->RowBytes, job->RowBytes, Math.Min(16, segment->Rows - 16 * p), job->Columns, panel, panel + segment->ScalesOffset);
             if (!finite) job->NotFinite = 1;
         }
     }
@@ -113,7 +126,8 @@ internal sealed unsafe class CpuMatrix : Matrix
     private struct Repacking
     {
         public Segment* Segment;
-        public byte* Source;
+        public byte* Source; // rows from FirstPanel on
+        public int FirstPanel;
         public long RowBytes;
         public int Columns;
         public int NotFinite;

@@ -43,7 +43,12 @@ public sealed class GgufConversion : IDisposable
                 List<KeyValuePair<string, object>> model = GgufModelMetadata.Of(_file.Config, NameOf(folder), 0, SuggestedSampling.None);
                 using (GgufWriter writer = new(path, [.. model, .. vocabulary], [.. small.Select(t => new GgufTensorPlan(t.Name, t.Type, t.Shape))]))
                 {
-                    foreach (SourceTensor tensor in small) writer.Write(tensor.Row(0));
+                    foreach (SourceTensor tensor in small)
+                    {
+                        byte[] row = new byte[tensor.RowBytes];
+                        tensor.ReadRows(0, row);
+                        writer.Write(row);
+                    }
                     writer.Complete();
                 }
                 using GgufFile file = GgufFile.Open(path);
@@ -76,7 +81,11 @@ public sealed class GgufConversion : IDisposable
     /// <exception cref="IOException">No such folder or file, or the temporary folder is full.</exception>
     public static GgufConversion Open(string folder) => new(folder);
 
-    /// <summary>Unmaps the folder's files.</summary>
+    /// <summary>Refuses what was read where the folder's weights were written to since they were opened.</summary>
+    /// <exception cref="InvalidDataException">They were.</exception>
+    public void CheckUnchanged() => _file.CheckUnchanged();
+
+    /// <summary>Closes the folder's files.</summary>
     public void Dispose() => _file.Dispose();
 
     private void AddTensors()
@@ -177,8 +186,13 @@ public sealed class GgufConversion : IDisposable
     private static bool SameBytes(TensorView a, TensorView b)
     {
         if (a.Type != b.Type || a.Rows != b.Rows || a.Columns != b.Columns) return false;
+        byte[] rowOfA = new byte[a.RowBytes], rowOfB = new byte[b.RowBytes];
         for (long row = 0; row < a.Rows; row++)
-            if (!a.Row(row).SequenceEqual(b.Row(row))) return false;
+        {
+            a.ReadRows(row, rowOfA);
+            b.ReadRows(row, rowOfB);
+            if (!rowOfA.AsSpan().SequenceEqual(rowOfB)) return false;
+        }
         return true;
     }
 

@@ -3,7 +3,7 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A GGUF model file (versions 2 and 3), mapped into memory: its metadata, and its tensors in place.</summary>
+/// <summary>A GGUF model file (versions 2 and 3): its metadata in memory, its tensors read where they are asked for.</summary>
 /// <remarks>A model split into files named <c>-00001-of-0000N.gguf</c> opens by its first file. Opening reads the header alone and allocates at most
 /// <see cref="MaxAllocationPerByte"/> times the file's length (plus <see cref="MaxAllocationBase"/>), whatever the counts in the file claim.</remarks>
 public sealed class GgufFile : IDisposable
@@ -14,7 +14,7 @@ public sealed class GgufFile : IDisposable
     /// <summary>The constant part of that bound, in bytes: handles, messages.</summary>
     public const int MaxAllocationBase = 64 * 1024;
 
-    private readonly List<MappedFile> _files = [];
+    private readonly List<FileBytes> _files = [];
     private readonly Dictionary<string, object> _metadata;
     private readonly Dictionary<string, TensorView> _tensors;
 
@@ -26,7 +26,7 @@ public sealed class GgufFile : IDisposable
         if (toInspect) _infos = [];
         try
         {
-            GgufReader first = Map(path);
+            GgufReader first = Add(path);
             (Version, _metadata, _tensors) = (first.Version, first.Metadata, first.Tensors);
             AddSplits();
         }
@@ -53,7 +53,7 @@ public sealed class GgufFile : IDisposable
     /// <summary>Every tensor by its name; valid until <see cref="Dispose"/>.</summary>
     public IReadOnlyDictionary<string, TensorView> Tensors => _tensors;
 
-    /// <summary>Maps a file and reads its header.</summary>
+    /// <summary>Opens a file and reads its header.</summary>
     /// <exception cref="InvalidDataException">The file is not a sound GGUF file; the message names file, offset, what was expected and what was found.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static GgufFile Open(string path) => new(path, toInspect: false);
@@ -149,16 +149,23 @@ public sealed class GgufFile : IDisposable
             : throw new InvalidDataException($"{Path}: tensor {FileText.Quoted(name)} has type {BlockFormat.Name(tensor.Type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
     }
 
-    /// <summary>Unmaps the file; no tensor may be read afterwards.</summary>
-    public void Dispose()
+    /// <summary>Refuses what was read where the file was written to since it was opened.</summary>
+    /// <exception cref="InvalidDataException">It was.</exception>
+    public void CheckUnchanged()
     {
-        foreach (MappedFile file in _files) file.Dispose();
-        _tensors?.Clear(); // an address that is gone should not be found
+        foreach (FileBytes file in _files) file.CheckUnchanged();
     }
 
-    private GgufReader Map(string path)
+    /// <summary>Closes the file; no tensor may be read afterwards.</summary>
+    public void Dispose()
     {
-        var file = new MappedFile(path);
+        foreach (FileBytes file in _files) file.Dispose();
+        _tensors?.Clear(); // what can't be read any more should not be found
+    }
+
+    private GgufReader Add(string path)
+    {
+        var file = new FileBytes(path);
         _files.Add(file);
         int before = _infos?.Count ?? 0;
         var reader = new GgufReader(file, _infos);
@@ -185,7 +192,7 @@ public sealed class GgufFile : IDisposable
         {
             string path = $"{prefix}-{i + 1:d5}-of-{count:d5}.gguf";
             if (!File.Exists(path)) throw new InvalidDataException($"{Path}: expected a model in {count} parts, found no {path}");
-            GgufReader part = Map(path);
+            GgufReader part = Add(path);
             if (!part.Metadata.TryGetValue("split.no", out object? no) || ToInt32("split.no", no) != i
                 || !part.Metadata.TryGetValue("split.count", out object? of) || ToInt32("split.count", of) != count)
                 throw new InvalidDataException($"{path}: expected split.no {i} and split.count {count} in its metadata, found others: the parts do not belong together");

@@ -10,7 +10,7 @@ namespace Native.Kernels.Models;
 /// <param name="file">The file.</param>
 /// <param name="infos">Receives what the header says of every tensor; where it is given, tensors of types that can't be computed with are listed there instead of refused.</param>
 /// <remarks>The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2 and 3 differ only in that 3 may be big-endian, which is refused.</remarks>
-internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? infos = null)
+internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? infos = null)
 {
     private const uint Magic = 0x46554747; // "GGUF"
     private const int MaxNameBytes = 65535; // the specification's limit for keys; it gives tensors 64
@@ -32,7 +32,7 @@ internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? i
 
     public void Read()
     {
-        if (!BitConverter.IsLittleEndian) throw new PlatformNotSupportedException("GGUF files are read in place and need a little-endian machine");
+        if (!BitConverter.IsLittleEndian) throw new PlatformNotSupportedException("GGUF files are read as they are and need a little-endian machine");
 
         uint magic = Read<uint>("the magic");
         if (magic != Magic) throw Bad(0, $"expected the magic \"GGUF\" (0x{Magic:x8}), found 0x{magic:x8}: this is not a GGUF file");
@@ -45,6 +45,7 @@ internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? i
         int pairs = ReadCount(MinPairBytes, "the metadata count");
         ReadMetadata(pairs);
         ReadTensors(tensors);
+        file.ForgetHead();
     }
 
     private void ReadMetadata(int count)
@@ -162,11 +163,11 @@ internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? i
                 throw Bad(dataStart, $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {length} bytes at data offset {offset}: the file is truncated or damaged");
             if (offset < end) throw Bad(dataStart, $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {offset}, before {end}, where the one before it ends");
             end = offset + length;
-            Tensors[name] = Tensors[name] with { Address = (nint)(file.Address + dataStart + (long)offset) };
+            Tensors[name] = Tensors[name] with { Start = (nint)(dataStart + (long)offset) };
         }
     }
 
-    /// <summary>Reads one tensor info; the address is not known yet.</summary>
+    /// <summary>Reads one tensor info; where its bytes start is not known yet.</summary>
     private TensorView ReadTensor(out ulong offset)
     {
         string name = ReadName("a tensor's name");
@@ -202,7 +203,7 @@ internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? i
         if (bytes > (ulong)file.Length) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found {rows} x {columns} values of {type}, {bytes} bytes");
         offset = Read<ulong>("a tensor's offset");
         infos?.Add(new GgufTensorInfo(name, type, shape!, (long)offset, (long)bytes));
-        return new TensorView(name, type, rows, columns, 0, (long)bytes);
+        return new TensorView(name, type, rows, columns, 0, (long)bytes) { File = file };
     }
 
     private long ReadAlignment()
@@ -251,7 +252,7 @@ internal sealed unsafe class GgufReader(MappedFile file, List<GgufTensorInfo>? i
     private byte* Take(long bytes, string what)
     {
         if (bytes > Left) throw Bad(_at, $"expected {what} of {bytes} bytes, found the end of the file at {file.Length}: the file is truncated");
-        byte* first = file.Address + _at;
+        byte* first = file.Head(_at + bytes) + _at; // valid until the next bytes are taken
         _at += bytes;
         return first;
     }

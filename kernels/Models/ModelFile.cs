@@ -5,7 +5,7 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A model on disk, mapped: a GGUF file or a Hugging Face folder, read alike. Tensors go by GGUF's names in both.</summary>
+/// <summary>A model on disk: a GGUF file or a Hugging Face folder, read alike. Tensors go by GGUF's names in both.</summary>
 public sealed partial class ModelFile : IDisposable
 {
     private readonly GgufFile? _gguf;
@@ -137,7 +137,15 @@ public sealed partial class ModelFile : IDisposable
     [GeneratedRegex(@"^blk\.(?<layer>\d+)\.(?<part>\w+)\.(?<kind>weight|bias)$")]
     private static partial Regex LayerName();
 
-    /// <summary>Unmaps the file; what a backend has loaded stays valid.</summary>
+    /// <summary>Refuses what was read where a file of weights was written to since it was opened.</summary>
+    /// <exception cref="InvalidDataException">It was.</exception>
+    public void CheckUnchanged()
+    {
+        _gguf?.CheckUnchanged();
+        _safetensors?.CheckUnchanged();
+    }
+
+    /// <summary>Closes the file; what a backend has loaded stays valid.</summary>
     public void Dispose()
     {
         _gguf?.Dispose();

@@ -3,7 +3,7 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;
 
-/// <summary>The weights of a Hugging Face model in safetensors form, one file or sharded, mapped into memory.</summary>
+/// <summary>The weights of a Hugging Face model in safetensors form, one file or sharded.</summary>
 /// <remarks>Weights may be F32, F16 or BF16. Tensors of other types are listed and refused by name only when they are asked for: models carry position ids and masks that nothing needs.
 /// Opening allocates at most <see cref="MaxAllocationPerByte"/> times the length of the files and the index (plus <see cref="MaxAllocationBase"/>).</remarks>
 public sealed class SafetensorsFile : IDisposable
@@ -17,7 +17,7 @@ public sealed class SafetensorsFile : IDisposable
     private const string SingleName = "model.safetensors", IndexName = "model.safetensors.index.json";
     private const long MaxIndexBytes = 100_000_000;
 
-    private readonly List<MappedFile> _files = [];
+    private readonly List<FileBytes> _files = [];
     private readonly Dictionary<string, TensorView> _tensors = new(StringComparer.Ordinal);
     private readonly Dictionary<string, string> _otherTensors = new(StringComparer.Ordinal);
 
@@ -54,7 +54,7 @@ public sealed class SafetensorsFile : IDisposable
     /// <summary>The names of the other tensors (BOOL, U8, F8_E4M3 ...) with their dtype.</summary>
     public IReadOnlyDictionary<string, string> OtherTensors => _otherTensors;
 
-    /// <summary>Maps a .safetensors file, or a folder with model.safetensors or with model.safetensors.index.json and the shards it names.</summary>
+    /// <summary>Opens a .safetensors file, or a folder with model.safetensors or with model.safetensors.index.json and the shards it names.</summary>
     /// <exception cref="InvalidDataException">A file is not sound or a shard is missing; the message names file, offset, what was expected and what was found.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static SafetensorsFile Open(string pathOrFolder) => new(pathOrFolder);
@@ -74,16 +74,23 @@ public sealed class SafetensorsFile : IDisposable
             : throw new InvalidDataException($"{Path}: tensor {FileText.Quoted(name)} has dtype {tensor.Type}, which is not supported; supported are F32, F16, BF16");
     }
 
-    /// <summary>Unmaps the files; no tensor may be read afterwards.</summary>
+    /// <summary>Refuses what was read where a file was written to since it was opened.</summary>
+    /// <exception cref="InvalidDataException">It was.</exception>
+    public void CheckUnchanged()
+    {
+        foreach (FileBytes file in _files) file.CheckUnchanged();
+    }
+
+    /// <summary>Closes the files; no tensor may be read afterwards.</summary>
     public void Dispose()
     {
-        foreach (MappedFile file in _files) file.Dispose();
-        _tensors.Clear(); // an address that is gone should not be found
+        foreach (FileBytes file in _files) file.Dispose();
+        _tensors.Clear(); // what can't be read any more should not be found
     }
 
     private void AddFile(string path, Func<string, bool> wanted)
     {
-        var file = new MappedFile(path);
+        var file = new FileBytes(path);
         _files.Add(file);
         var reader = new SafetensorsReader(file);
         reader.Read();

@@ -5,9 +5,9 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;
 
-/// <summary>Parses the header of one safetensors file: eight bytes of length, JSON of that length, then the tensors' bytes. Read in place; nothing is allocated by a number that the file claims.</summary>
+/// <summary>Parses the header of one safetensors file: eight bytes of length, JSON of that length, then the tensors' bytes. Nothing is allocated by a number that the file claims.</summary>
 /// <remarks>The format: https://huggingface.co/docs/safetensors. Unlike its reference reader, holes between tensors are allowed; overlaps and places outside the file are not.</remarks>
-internal sealed unsafe class SafetensorsReader(MappedFile file)
+internal sealed unsafe class SafetensorsReader(FileBytes file)
 {
     /// <summary>The reference reader's limit on the header.</summary>
     private const long MaxHeaderBytes = 100_000_000;
@@ -19,16 +19,17 @@ internal sealed unsafe class SafetensorsReader(MappedFile file)
 
     public void Read()
     {
-        if (!BitConverter.IsLittleEndian) throw new PlatformNotSupportedException("safetensors files are read in place and need a little-endian machine");
+        if (!BitConverter.IsLittleEndian) throw new PlatformNotSupportedException("safetensors files are read as they are and need a little-endian machine");
         if (file.Length < 8) throw Bad(0, $"expected the header's length in 8 bytes, found the end of the file at {file.Length}: the file is truncated");
-        ulong header = BinaryPrimitives.ReadUInt64LittleEndian(new ReadOnlySpan<byte>(file.Address, 8));
+        ulong header = BinaryPrimitives.ReadUInt64LittleEndian(new ReadOnlySpan<byte>(file.Head(8), 8));
         ulong most = (ulong)Math.Min(file.Length - 8, MaxHeaderBytes);
         if (header > most) throw Bad(0, $"expected a header of at most {most} bytes, found {header}: the file is truncated or not a safetensors file");
 
-        var reader = new Utf8JsonReader(new ReadOnlySpan<byte>(file.Address + 8, (int)header));
+        var reader = new Utf8JsonReader(new ReadOnlySpan<byte>(file.Head(8 + (long)header) + 8, (int)header));
         try
         {
             ReadHeader(ref reader, 8 + (long)header);
+            file.ForgetHead();
         }
         // InvalidOperationException is what the JSON reader throws for text that is not valid UTF-8 or UTF-16.
         catch (Exception e) when (e is JsonException or InvalidOperationException)
@@ -106,7 +107,7 @@ internal sealed unsafe class SafetensorsReader(MappedFile file)
         int size = ElementBytes(dtype);
         if (size != 0 && (UInt128)(ulong)rows * (ulong)columns * (uint)size != (ulong)length)
             throw Bad(start, $"expected tensor {FileText.Quoted(name)} of {rows} x {columns} {dtype} to take {(UInt128)(ulong)rows * (ulong)columns * (uint)size} bytes, found {length}");
-        if (TypeOf(dtype) is { } type) Tensors.Add(name, new TensorView(name, type, rows, columns, (nint)(file.Address + dataStart + begin), length));
+        if (TypeOf(dtype) is { } type) Tensors.Add(name, new TensorView(name, type, rows, columns, (nint)(dataStart + begin), length) { File = file });
         else OtherTensors.Add(name, dtype);
         return (begin, end, name);
     }

@@ -3,14 +3,14 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A tensor as it goes into a GGUF file, read row by row from wherever it is: as it lies in a mapped file, its rows in another order, or computed.</summary>
+/// <summary>A tensor as it goes into a GGUF file, read row by row from wherever it is: as it lies in a file, its rows in another order, or computed.</summary>
 public sealed class SourceTensor
 {
     private readonly TensorView _view;
     private readonly Func<long, long>? _rowOf;
     private readonly float[]? _values;
 
-    /// <summary>A mapped tensor; a non-owning view, valid until its file is disposed.</summary>
+    /// <summary>A tensor of another file; a non-owning view, valid until that is disposed.</summary>
     /// <param name="name">Its name in the GGUF file.</param>
     /// <param name="shape">Its dimensions in GGUF's order, the contiguous one first.</param>
     /// <param name="view">Where its rows are.</param>
@@ -37,19 +37,30 @@ public sealed class SourceTensor
     /// <summary>Rows: the product of all dimensions but the first.</summary>
     public long Rows => Shape.Skip(1).Aggregate(1L, static (product, size) => product * size);
 
+    /// <summary>Bytes of a row in <see cref="Type"/>.</summary>
+    public long RowBytes => Columns / BlockFormat.Of(Type).BlockSize * BlockFormat.Of(Type).BlockBytes;
+
     /// <summary>Bytes of the whole tensor in <see cref="Type"/>.</summary>
-    public long ByteLength => Rows * Columns / BlockFormat.Of(Type).BlockSize * BlockFormat.Of(Type).BlockBytes;
+    public long ByteLength => Rows * RowBytes;
 
-    /// <summary>A row's bytes, in <see cref="Type"/>.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>
-    public ReadOnlySpan<byte> Row(long row)
+    /// <summary>Copies rows' bytes, in <see cref="Type"/>.</summary>
+    /// <param name="first">0 to Rows - 1.</param>
+    /// <param name="rows">Receives as many whole rows as fit.</param>
+    /// <exception cref="ArgumentOutOfRangeException">There are no such rows.</exception>
+    /// <exception cref="InvalidDataException">The file was shortened since it was opened.</exception>
+    public void ReadRows(long first, Span<byte> rows)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((ulong)row, (ulong)Rows, nameof(row));
-        return _values is null ? _view.Row(_rowOf is null ? row : _rowOf(row)) : MemoryMarshal.AsBytes(_values.AsSpan());
+        if (_values is not null)
+        {
+            MemoryMarshal.AsBytes(_values.AsSpan()).CopyTo(rows);
+            return;
+        }
+        if (_rowOf is null)
+        {
+            _view.ReadRows(first, rows);
+            return;
+        }
+        int length = checked((int)_view.RowBytes);
+        for (int i = 0; i * (long)length < rows.Length; i++) _view.ReadRows(_rowOf(first + i), rows.Slice(i * length, length));
     }
-
-    /// <summary>A row as floats.</summary>
-    /// <param name="row">0 to Rows - 1.</param>
-    /// <param name="values">Receives <see cref="Columns"/> values; exactly that long.</param>
-    public void DecodeRow(long row, Span<float> values) => BlockFormat.Of(Type).Decode(Row(row), values);
 }

@@ -31,7 +31,7 @@ public sealed class ConvertTests
             for (int row = 0; row < tensor.Rows; row++)
             {
                 // Rotary factors are computed, theirs in single precision.
-                if (name != "rope_freqs.weight") Assert.True(tensor.Row(row).SequenceEqual(found.Row(row)), $"{name}, row {row}");
+                if (name != "rope_freqs.weight") Assert.True(Row(tensor, row).SequenceEqual(Row(found, row)), $"{name}, row {row}");
                 else Assert.All(ModelFile.Decode(tensor).Zip(ModelFile.Decode(found)), pair => Assert.Equal(pair.First, pair.Second, 1e-5 * pair.First));
             }
         }
@@ -78,7 +78,7 @@ public sealed class ConvertTests
             foreach ((string name, TensorView tensor) in b.Tensors)
             {
                 Assert.Equal(tensor.Type, a.Tensors[name].Type);
-                for (int row = 0; row < tensor.Rows; row++) Assert.True(tensor.Row(row).SequenceEqual(a.Tensors[name].Row(row)), $"{name}, row {row}");
+                for (int row = 0; row < tensor.Rows; row++) Assert.True(Row(tensor, row).SequenceEqual(Row(a.Tensors[name], row)), $"{name}, row {row}");
             }
         }
     }
@@ -230,6 +230,13 @@ public sealed class ConvertTests
         List<KeyValuePair<string, object>> found = GgufVocabulary.Of(definition, rows, ReadBack, remarks);
         Assert.Empty(remarks);
         return (new Tokenizer(definition), ReadBack(found), found.ToDictionary());
+    }
+
+    private static ReadOnlySpan<byte> Row(TensorView tensor, long row)
+    {
+        byte[] bytes = new byte[tensor.RowBytes];
+        tensor.ReadRows(row, bytes);
+        return bytes;
     }
 
     private static async Task<double[]> Logprobs(string model, string ids)
