@@ -3,32 +3,64 @@ using System.Text.RegularExpressions;
 namespace Native.Kernels.Text;
 
 /// <summary>What tokenizer.json does to a text before it is cut: a chain of rewritings, in order.</summary>
+/// <remarks>A chain of replacements can double a text at every step, so what it makes is bounded before it is made.</remarks>
 internal sealed class Normalizer
 {
-    private readonly List<Func<string, string>> _steps = [];
+    /// <summary>How many times longer a text may become, beside <see cref="Room"/>. Unicode's longest decomposition has four characters for one.</summary>
+    private const int MaxGrowth = 16;
+
+    /// <summary>Characters that a text of any length may get beside, for what is prepended.</summary>
+    private const int Room = 256;
+
+    private readonly List<Func<string, long, string>> _steps = [];
 
     /// <summary>Whether it leaves every text as it is.</summary>
     public bool IsNone => _steps.Count == 0;
 
+    public int StepCount => _steps.Count;
+
     /// <summary>The rewritten text, empty perhaps. The given one must be well formed.</summary>
+    /// <exception cref="TextEncodingException">It would become too long.</exception>
+    /// <exception cref="RegexMatchTimeoutException">A pattern out of a file takes too long.</exception>
     public string Apply(string text)
     {
-        foreach (Func<string, string> step in _steps) text = step(text);
+        long most = (long)text.Length * MaxGrowth + Room;
+        foreach (Func<string, long, string> step in _steps)
+        {
+            text = step(text, most);
+            if (text.Length > most) throw TooLong(most);
+        }
         return text;
     }
 
-    public void Compose() => _steps.Add(static text => Composition.Compose(text).ToString());
+    public void Compose() => _steps.Add(static (text, _) => Composition.Compose(text).ToString());
 
-    public void Decompose() => _steps.Add(static text => Composition.Decompose(text).ToString());
+    public void Decompose() => _steps.Add(static (text, _) => Composition.Decompose(text).ToString());
 
-    public void Prepend(string prefix) => _steps.Add(text => text.Length == 0 ? text : prefix + text);
+    public void Prepend(string prefix) => _steps.Add((text, _) => text.Length == 0 ? text : prefix + text);
 
-    public void Replace(string found, string content) => _steps.Add(text => text.Replace(found, content, StringComparison.Ordinal));
+    public void Replace(string found, string content) => _steps.Add((text, most) =>
+    {
+        long length = text.Length + (long)text.AsSpan().Count(found) * (content.Length - found.Length);
+        return length <= most ? text.Replace(found, content, StringComparison.Ordinal) : throw TooLong(most);
+    });
 
-    public void Replace(Regex found, string content) => _steps.Add(text => found.Replace(text, _ => content));
+    public void Replace(Regex found, string content) => _steps.Add((text, most) =>
+    {
+        // Regex bounds one match alone, and a text may have a million.
+        long deadline = Environment.TickCount64 + (long)found.MatchTimeout.TotalMilliseconds;
+        long left = most;
+        return found.Replace(text, _ =>
+        {
+            if (Environment.TickCount64 > deadline) throw new RegexMatchTimeoutException(text, found.ToString(), found.MatchTimeout);
+            return (left -= content.Length) >= 0 ? content : throw TooLong(most);
+        });
+    });
 
     // One capital alone has a lower case of two characters.
-    public void Lowercase() => _steps.Add(static text => text.Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant());
+    public void Lowercase() => _steps.Add(static (text, _) => text.Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant());
 
-    public void Strip(bool left, bool right) => _steps.Add(text => left && right ? text.Trim() : left ? text.TrimStart() : right ? text.TrimEnd() : text);
+    public void Strip(bool left, bool right) => _steps.Add((text, _) => left && right ? text.Trim() : left ? text.TrimStart() : right ? text.TrimEnd() : text);
+
+    private static TextEncodingException TooLong(long most) => new($"The model's tokenizer makes more than {most} characters of this text, {MaxGrowth} times its own and {Room}.");
 }

@@ -71,12 +71,24 @@ public sealed class Tokenizer
             if (!special && _types[id] != TokenType.UserDefined) continue;
             string text = definition.Scores is null || special || definition.GgufTokens ? _pieces[id] : _pieces[id].Replace('\u2581', ' '); // tokenizer.model has them escaped
             bool normalized = definition.NormalizedTokens.Contains(id);
-            if (normalized) text = _normalizer.Apply(WellFormed(_pieces[id]));
+            if (normalized) text = Normalized(definition.Source, id);
             (normalized ? _normalizedTokens : _allTokens).Add(text, id);
             if (!special) (normalized ? _normalizedUserTokens : _userTokens).Add(text, id);
         }
         foreach (SpecialTokens tokens in (SpecialTokens[])[_userTokens, _allTokens, _normalizedUserTokens, _normalizedTokens]) tokens.Freeze();
         _symbols = new SymbolTable(definition, _pieces, definition.Types);
+    }
+
+    private string Normalized(string source, int id)
+    {
+        try
+        {
+            return _normalizer.Apply(WellFormed(_pieces[id]));
+        }
+        catch (Exception e) when (e is TextEncodingException or RegexMatchTimeoutException)
+        {
+            throw new InvalidDataException($"{source}: added token {id}: expected a text that the normalizer can rewrite, found one it cannot: {e.Message}", e);
+        }
     }
 
     /// <summary>The tokenizer in a GGUF file's <c>tokenizer.ggml.*</c> metadata.</summary>
@@ -123,7 +135,7 @@ public sealed class Tokenizer
     /// <param name="addSpecial">BOS and EOS are added as the model wants. A chat template usually writes its own BOS: pass false then.</param>
     /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False for what a user
     /// typed: then they are plain text. User-defined tokens are matched either way.</param>
-    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text.</exception>
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its normalizer makes too much of it.</exception>
     public int[] Encode(string text, bool addSpecial, bool parseSpecial) => Encode(text, addSpecial, parseSpecial, null);
 
     private int[] Encode(string text, bool addSpecial, bool parseSpecial, IReadOnlySet<int>? plainAt)
@@ -141,7 +153,7 @@ public sealed class Tokenizer
     /// <summary>The ids of a text with control tokens written out, of which some parts are what a user typed.</summary>
     /// <param name="text">Any text.</param>
     /// <param name="plainAt">Offsets at which no control token begins, whatever is written there.</param>
-    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text.</exception>
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its normalizer makes too much of it.</exception>
     public int[] Encode(string text, IReadOnlySet<int> plainAt) => Encode(text, addSpecial: false, parseSpecial: true, plainAt);
 
     internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups, IReadOnlySet<int>? plainAt = null)

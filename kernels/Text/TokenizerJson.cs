@@ -9,6 +9,9 @@ internal static class TokenizerJson
     /// <summary>A pattern out of a file may take this long for one match; the known ones take microseconds.</summary>
     private static readonly TimeSpan PatternTimeout = TimeSpan.FromSeconds(2);
 
+    /// <summary>Steps of a normalizer or a pre-tokenizer: each costs at every text, and patterns are compiled. Real files have up to six.</summary>
+    private const int MaxSteps = 64;
+
     /// <summary>Rust's \w: letters, marks, decimal digits, connectors, and what Unicode calls alphabetic or joining beside them.</summary>
     private const string WordCharacters = @"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\u24B6-\u24E9\u200C\u200D";
 
@@ -72,12 +75,16 @@ internal static class TokenizerJson
         tokens.PadTo(config.VocabularySize);
 
         var pipeline = new Pipeline();
-        if (root.Optional("normalizer") is { } normalizer) ReadNormalizer(normalizer, pipeline);
+        if (root.Optional("normalizer") is { } normalizer)
+        {
+            ReadNormalizer(normalizer, pipeline);
+            ExpectFew(normalizer, pipeline.Normalizer.StepCount);
+        }
         if (root.Optional("pre_tokenizer") is { } preTokenizer) ReadPreTokenizer(preTokenizer, pipeline);
         if (root.Optional("decoder") is { } decoder) ReadDecoder(decoder, pipeline);
         if (root.Optional("post_processor") is { } postProcessor) ReadPostProcessor(postProcessor, pipeline, pieces.Count);
 
-        int? bos = tokens.Find(config.BosToken) ?? (config.BosId is { } b && b >= 0 && b < pieces.Count ? b : pipeline.Before.Count == 1 ? pipeline.Before[0] : null);
+        int? bos = tokens.Find(config.BosToken) ?? (config.BosId is { } b && b >= 0 && b < pieces.Count ? b : pipeline.Before.Count > 0 ? pipeline.Before[0] : null);
         int? eos = tokens.Find(config.EosToken);
         IReadOnlyCollection<int> ends = config.EndIdsWithin(pieces.Count);
         if (!pipeline.HasTemplate)
@@ -276,6 +283,11 @@ internal static class TokenizerJson
         }
     }
 
+    private static void ExpectFew(JsonField chain, int steps)
+    {
+        if (steps > MaxSteps) throw chain.Wrong($"at most {MaxSteps} steps", steps.ToString(System.Globalization.CultureInfo.InvariantCulture));
+    }
+
     private static SplitBehavior Behavior(JsonField field)
         => Enum.TryParse(field.Text(), out SplitBehavior behavior) && Enum.IsDefined(behavior) ? behavior
             : throw field.Wrong(string.Join(", ", Enum.GetNames<SplitBehavior>()), $"'{field.Text()}'");
@@ -283,6 +295,7 @@ internal static class TokenizerJson
     private static PreTokenizer Compile(JsonField root, List<PreTokenizerStep> steps, Pipeline pipeline)
     {
         if (steps.Count == 0) return PreTokenizer.None;
+        ExpectFew(root.Required("pre_tokenizer"), steps.Count);
         try
         {
             return new PreTokenizer([.. steps], [.. pipeline.Ranges], PatternTimeout);
@@ -346,12 +359,15 @@ internal static class TokenizerJson
                 break;
             case "RobertaProcessing" or "BertProcessing":
                 pipeline.HasTemplate = true;
-                pipeline.Before.Add(Within(processor.Required("cls").Items().Last()));
-                pipeline.After.Add(Within(processor.Required("sep").Items().Last()));
+                pipeline.Before.Add(Named("cls"));
+                pipeline.After.Add(Named("sep"));
                 break;
             default:
                 throw processor.Wrong("BertProcessing, ByteLevel, RobertaProcessing, Sequence or TemplateProcessing", $"'{type}', which is not supported");
         }
+
+        // A text and its id.
+        int Named(string name) => processor.Required(name) is var pair && pair.Items().LastOrDefault() is { Kind: not JsonValueKind.Undefined } id ? Within(id) : throw pair.Wrong("a text and an id", "an empty list");
 
         int Within(JsonField id) => id.Int32() is var value && value >= 0 && value < count ? value : throw id.Wrong($"an id below {count}", value.ToString());
     }

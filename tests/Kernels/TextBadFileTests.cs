@@ -103,6 +103,53 @@ public sealed class TextBadFileTests
         Assert.Contains("expected", e.Message);
     }
 
+    [Fact]
+    public void TokenizerJson_WhoseNormalizerDoublesATextAtEveryStep_IsBounded()
+    {
+        JsonObject json = TextFiles.ByteLevel([("a", "b")]);
+        string[] replacements = ["""{"type":"Replace","pattern":{"String":"a"},"content":"aa"}""", """{"type":"Replace","pattern":{"Regex":"a"},"content":"aa"}"""];
+        foreach (string replacement in replacements)
+        {
+            json["normalizer"] = JsonNode.Parse($$"""{"type":"Sequence","normalizers":[{{string.Join(',', Enumerable.Repeat(replacement, 64))}}]}""");
+            json["added_tokens"] = new JsonArray();
+            Tokenizer tokenizer = TextFiles.Load(json);
+            Assert.Contains("characters", Assert.Throws<TextEncodingException>(() => tokenizer.Encode("b a", false, false)).Message);
+            Assert.Single(tokenizer.Encode("b", false, false)); // others go on being encoded
+
+            json["added_tokens"] = JsonNode.Parse("""[{"id":257,"content":"<a>","normalized":true}]""");
+            Assert.Contains("added token 257", Assert.Throws<InvalidDataException>(() => TextFiles.Load(json)).Message);
+        }
+    }
+
+    [Theory]
+    [InlineData("normalizer", "normalizers", """{"type":"NFC"}"""), InlineData("pre_tokenizer", "pretokenizers", """{"type":"Digits"}""")]
+    public void TokenizerJson_WithMoreStepsThanAnyTextDeserves_IsRefused(string chain, string steps, string step)
+    {
+        JsonObject json = TextFiles.ByteLevel([("a", "b")]);
+        json[chain] = JsonNode.Parse($$"""{"type":"Sequence","{{steps}}":[{{string.Join(',', Enumerable.Repeat(step, 64))}}]}""");
+        TextFiles.Load(json);
+        ((JsonArray)json[chain]![steps]!).Add(JsonNode.Parse(step));
+        Assert.Contains($"{chain}: expected at most 64 steps, found 65", Assert.Throws<InvalidDataException>(() => TextFiles.Load(json)).Message);
+    }
+
+    [Fact]
+    public void TokenizerJson_WithAnEmptyPairOfTextAndId_IsRefusedByItsPlace()
+    {
+        JsonObject json = TextFiles.ByteLevel([("a", "b")]);
+        json["post_processor"] = JsonNode.Parse("""{"type":"RobertaProcessing","cls":["a",64],"sep":[]}""");
+        Assert.Contains("post_processor.sep: expected a text and an id", Assert.Throws<InvalidDataException>(() => TextFiles.Load(json)).Message);
+    }
+
+    [Fact]
+    public void TokenizerJson_ThatBeginsTextsWithTwoTokens_BeginsThemWithTheFirst()
+    {
+        JsonObject json = TextFiles.ByteLevel([("a", "b")], ("<s>", true), ("<en>", true));
+        json["post_processor"] = JsonNode.Parse("""{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},{"SpecialToken":{"id":"<en>"}},{"Sequence":{"id":"A"}}],"special_tokens":{"<s>":{"ids":[257]},"<en>":{"ids":[258]}}}""");
+        Tokenizer tokenizer = TextFiles.Load(json);
+        Assert.True(tokenizer.AddsBos);
+        Assert.Equal(257, tokenizer.BosId); // a server asks for it where texts begin with tokens
+    }
+
     [Theory]
     [InlineData(""), InlineData("{"), InlineData("[]"), InlineData("null"), InlineData("{}"), InlineData("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\\ud83d\":0},\"merges\":[]}}"), InlineData("{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[\"\\udc00 a\"]}}")]
     public void TokenizerJson_ThatIsNone_IsRefused(string json)
