@@ -67,7 +67,7 @@ internal static class GgufConfig
                 EmbeddingScale = MathF.Sqrt(hidden),
                 Activation = Activation.GeluTanh,
                 PostNorms = true,
-                AttentionScale = (float)(1 / Math.Sqrt(scaledByWidth ? hidden / heads : headSize)),
+                AttentionScale = (float)(1 / Math.Sqrt(scaledByWidth && heads > 0 ? hidden / heads : headSize)),
                 AttentionSoftCap = a == "gemma2" ? Single("attn_logit_softcapping", 50) : 0,
                 FinalSoftCap = a == "gemma2" ? Single("final_logit_softcapping", 30) : Single("final_logit_softcapping", 0),
             };

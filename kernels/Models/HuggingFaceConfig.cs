@@ -14,22 +14,18 @@ internal sealed class HuggingFaceConfig
     /// <exception cref="NotSupportedException">A family or a setting that isn't supported.</exception>
     public static ModelConfig Read(string path)
     {
-        JsonDocument document;
         try
         {
-            document = JsonDocument.Parse(File.ReadAllBytes(path));
-        }
-        catch (JsonException e)
-        {
-            throw new InvalidDataException($"{path}: not JSON: {e.Message}", e);
-        }
-        using (document)
-        {
+            using JsonDocument document = JsonDocument.Parse(File.ReadAllBytes(path));
             JsonElement root = document.RootElement;
             if (root.ValueKind != JsonValueKind.Object) throw new InvalidDataException($"{path}: expected a JSON object, found {root.ValueKind}");
             // Models that also see keep their language part in a section of its own.
             if (root.TryGetProperty("text_config", out JsonElement text) && text.ValueKind == JsonValueKind.Object) root = text;
             return new HuggingFaceConfig(path, root).Read();
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException) // the latter for text that is not valid UTF-8 or UTF-16
+        {
+            throw new InvalidDataException($"{path}: expected JSON, found text that is none: {e.Message}", e);
         }
     }
 

@@ -47,6 +47,19 @@ public sealed class GgufFileTests
         Assert.Equal(1, file.Tensors["output_norm.weight"].Rows);
     }
 
+    /// <summary>The two models of gemma whose scale is told by their depth: their width is divided by heads.</summary>
+    [Theory, InlineData("gemma2", 46u), InlineData("gemma3", 62u)]
+    public void Config_WithoutHeads_IsRefused(string family, uint layers)
+    {
+        using TemporaryFile file = new GgufWriter
+        {
+            { "general.architecture", family }, { $"{family}.context_length", 64u }, { $"{family}.embedding_length", 8u }, { $"{family}.block_count", layers }, { $"{family}.feed_forward_length", 16u },
+            { $"{family}.attention.head_count", 0u }, { $"{family}.attention.key_length", 4u }, { $"{family}.attention.layer_norm_rms_epsilon", 1e-5f },
+        }.ToFile();
+        using GgufFile gguf = GgufFile.Open(file.Path);
+        Assert.Contains("head count is 0", Assert.Throws<InvalidDataException>(() => GgufConfig.Read(gguf)).Message);
+    }
+
     [Fact]
     public void Open_ReadsVocabularies_WhichHaveNoTensors()
     {
