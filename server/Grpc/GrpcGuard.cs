@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Google.Protobuf;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Microsoft.AspNetCore.Http;
@@ -16,6 +17,8 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
 
     /// <summary>Longest message in a header, in characters.</summary>
     private const int MaxMessage = 500;
+
+    private const string Unreadable = "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.";
 
     public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
     {
@@ -44,7 +47,7 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
         }
         // Calls that began have another status: what was thrown before they did was a message that could not be read.
         else if (response.Headers.GrpcStatus == ((int)StatusCode.Unknown).ToString(CultureInfo.InvariantCulture))
-            Tell(StatusCode.InvalidArgument, "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.");
+            Tell(StatusCode.InvalidArgument, Unreadable);
 
         void Tell(StatusCode status, string message)
         {
@@ -75,6 +78,11 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
         {
             status = FailureStatus.Of(Failure.InvalidArgument).Grpc;
             throw new RpcException(new Status(status, e.Message));
+        }
+        catch (Exception e) when (e is InvalidProtocolBufferException or InvalidDataException) // a message, or a frame around one, that a streaming call came to read
+        {
+            status = FailureStatus.Of(Failure.InvalidArgument).Grpc;
+            throw new RpcException(new Status(status, Unreadable));
         }
         catch (Exception e) when (context.CancellationToken.IsCancellationRequested || e is OperationCanceledException or IOException) // IOException: reset while its messages were read
         {
