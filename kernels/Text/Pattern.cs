@@ -5,12 +5,20 @@ namespace Native.Kernels.Text;
 /// <summary>Brings a pattern from Oniguruma's spelling (Hugging Face's) to .NET's.</summary>
 internal static class Pattern
 {
+    /// <summary>Longest pattern, in characters: compiling one takes more than linear time, which nothing bounds. The longest real ones have some 1,500.</summary>
+    private const int MaxLength = 8192;
+
+    /// <summary>The field's text, no longer than a pattern may be.</summary>
+    /// <exception cref="InvalidDataException">It is longer.</exception>
+    public static string Bounded(JsonField field) =>
+        field.Text() is { Length: <= MaxLength } pattern ? pattern : throw field.Wrong($"at most {MaxLength} characters", field.Text().Length.ToString(System.Globalization.CultureInfo.InvariantCulture));
+
     /// <param name="field">The pattern, where it stands.</param>
     /// <param name="ranges">Gets the supplementary characters that the pattern names: .NET cannot, so they are seen as another member of their class.</param>
     /// <exception cref="InvalidDataException">The pattern uses what has no spelling in .NET.</exception>
     public static string Translate(JsonField field, List<SupplementaryRange> ranges)
     {
-        string pattern = field.Text();
+        string pattern = Bounded(field);
         var output = new StringBuilder(pattern.Length + 16);
         var groups = new Stack<int>();
         int atom = 0; // where the last atom begins in the output: what a quantifier applies to

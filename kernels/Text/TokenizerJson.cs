@@ -247,7 +247,7 @@ internal static class TokenizerJson
             case "Split":
                 JsonField pattern = preTokenizer.Required("pattern");
                 string expression = pattern.Optional("Regex") is { } regex ? Pattern.Translate(regex, pipeline.Ranges)
-                    : Regex.Escape(pattern.Required("String").Text());
+                    : Regex.Escape(Pattern.Bounded(pattern.Required("String")));
                 if (pattern.Optional("Regex") is null && expression.Any(char.IsSurrogate)) throw pattern.Wrong("characters up to U+FFFF", $"'{expression}', which is not supported");
                 steps.Add(new PreTokenizerStep(expression, Behavior(preTokenizer.Required("behavior")), preTokenizer.Optional("invert")?.Boolean() ?? false));
                 break;

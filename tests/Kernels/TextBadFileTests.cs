@@ -17,25 +17,6 @@ public sealed class TextBadFileTests
             Assert.Throws<InvalidDataException>(() => TextFiles.Load(file[..length])); // without its end the model type is missing, which means unigram
     }
 
-    [Fact]
-    public void TokenizerModel_OfRandomBytes_NeverDoesWorse()
-    {
-        var random = new Random(7);
-        byte[] good = TextFiles.SentencePiece(Pieces);
-        for (int i = 0; i < 500; i++)
-        {
-            byte[] bad = [.. good];
-            for (int n = random.Next(1, 4); n > 0; n--) bad[random.Next(bad.Length)] = (byte)random.Next(256);
-            try
-            {
-                TextFiles.Load(bad).Encode("a a b", true, true);
-            }
-            catch (InvalidDataException)
-            {
-            }
-        }
-    }
-
     [Theory, InlineData(1, "UNIGRAM"), InlineData(3, "WORD"), InlineData(4, "CHAR")]
     public void TokenizerModel_OfAnotherKind_IsRefusedByName(int type, string name)
         => Assert.Contains(name, Assert.Throws<InvalidDataException>(() => TextFiles.Load(TextFiles.SentencePiece(Pieces, type))).Message);
@@ -130,6 +111,16 @@ public sealed class TextBadFileTests
         TextFiles.Load(json);
         ((JsonArray)json[chain]![steps]!).Add(JsonNode.Parse(step));
         Assert.Contains($"{chain}: expected at most 64 steps, found 65", Assert.Throws<InvalidDataException>(() => TextFiles.Load(json)).Message);
+    }
+
+    [Theory, InlineData("Regex"), InlineData("String")]
+    public void TokenizerJson_WithAPatternThatTakesLongToCompile_IsRefused(string kind)
+    {
+        JsonObject json = TextFiles.ByteLevel([("a", "b")]);
+        json["pre_tokenizer"] = new JsonObject { ["type"] = "Split", ["behavior"] = "Isolated", ["pattern"] = new JsonObject { [kind] = string.Concat(Enumerable.Repeat("ab?|c+d|", 1024)) } };
+        TextFiles.Load(json);
+        json["pre_tokenizer"]!["pattern"]![kind] = json["pre_tokenizer"]!["pattern"]![kind] + "x";
+        Assert.Contains($"pattern.{kind}: expected at most 8192 characters, found 8193", Assert.Throws<InvalidDataException>(() => TextFiles.Load(json)).Message);
     }
 
     [Fact]
