@@ -1,6 +1,7 @@
-using System.Text;
+using Native.Kernels;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
+using Native.Kernels.Sampling;
 using Native.Kernels.Text;
 using Native.Tests.Kernels;
 
@@ -70,6 +71,42 @@ public sealed class ModelFileFuzzTests
             Refuses = IsBadModel,
             AllocationBase = 256 << 10,
             AllocationPerByte = 64,
+        }.Run();
+    }
+
+    /// <summary>Kernels follow a file's numbers as pointers: what is loaded must compute, whatever the file says.</summary>
+    [Fact]
+    public void Model_ComputesOrIsRefused()
+    {
+        using var file = new FuzzFile();
+        var options = new ModelOptions { Path = file.Path, Threads = 1, MaxModelLength = 32, MaxBatchedTokens = 8, MaxSequences = 1, KvCacheBytes = 1 << 20 };
+        int[] prompt = [0, 0, 0, 0];
+        new FuzzTarget("model", random => Seeds.Models[random.Next(Seeds.Models.Count)].Mutated(random).ToArray(), bytes =>
+        {
+            file.Write(bytes);
+            using var model = LoadedModel.Load(options);
+            int[] slots = [0, 1, 2, 3];
+            var sampled = new SampledToken[1];
+            var best = new TokenLogprob[2];
+            model.Runner.Execute(new Batch
+            {
+                TokenIds = prompt,
+                Positions = slots,
+                SlotMapping = slots,
+                QueryStarts = [0, 4],
+                ContextLengths = [4],
+                BlockTables = [0, 1],
+                BlockTableStride = 2,
+                SampleRows = [3],
+                Sampling = [new RowSampling { Position = 4, Alternatives = 2 }],
+            }, sampled, best);
+            if (sampled[0].Token >= model.Runner.Info.VocabularySize) throw new InvalidOperationException($"token {sampled[0].Token} of {model.Runner.Info.VocabularySize} was sampled");
+        })
+        {
+            Refuses = e => IsBadModel(e) || e is ModelOptionsException,
+            AllocationBase = 512 << 10,
+            AllocationPerByte = 64,
+            Inputs = 1000,
         }.Run();
     }
 

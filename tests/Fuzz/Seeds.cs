@@ -28,6 +28,9 @@ internal static class Seeds
             [new("f", TensorType.F32, [2, 3, 4, 1], new byte[96], null), new("q", TensorType.Q4_K, [256], new byte[144], null), new("i", TensorType.I8, [5], new byte[5], null), new("iq", TensorType.IQ1_S, [256], new byte[50], null), new("s", TensorType.F16, [], new byte[2], null)]),
     ];
 
+    /// <summary>Whole models, small enough to load and run thousands of times: every weight their family has, in several formats.</summary>
+    public static IReadOnlyList<GgufModel> Models { get; } = [Whole("llama", TensorType.F32), Whole("qwen2", TensorType.Q8_0), Whole("qwen3", TensorType.F16), Whole("gemma2", TensorType.Q4_0), Whole("phi3", TensorType.BF16).Factors(8)];
+
     /// <summary>A value of every kind that GGUF has, ordinary ones and the outermost.</summary>
     public static object[] EveryKind() =>
     [
@@ -52,6 +55,53 @@ internal static class Seeds
         BinaryPrimitives.WriteInt64LittleEndian(file, length ?? header.Length);
         header.CopyTo(file.AsSpan(8));
         return file;
+    }
+
+    private static GgufModel Whole(string family, TensorType type)
+    {
+        const int Hidden = 64, Heads = 4, KvHeads = 2, Size = 16, FeedForward = 96, Vocabulary = 12;
+        var random = new Random(3);
+        List<GgufTensor> tensors = [];
+        Matrix("token_embd.weight", Vocabulary, Hidden);
+        Vector("output_norm.weight", Hidden);
+        if (family == "phi3")
+        {
+            Matrix("blk.0.attn_qkv.weight", (Heads + 2 * KvHeads) * Size, Hidden);
+            Matrix("blk.0.ffn_up.weight", 2 * FeedForward, Hidden);
+        }
+        else
+        {
+            Matrix("blk.0.attn_q.weight", Heads * Size, Hidden);
+            Matrix("blk.0.attn_k.weight", KvHeads * Size, Hidden);
+            Matrix("blk.0.attn_v.weight", KvHeads * Size, Hidden);
+            Matrix("blk.0.ffn_gate.weight", FeedForward, Hidden);
+            Matrix("blk.0.ffn_up.weight", FeedForward, Hidden);
+        }
+        Matrix("blk.0.attn_output.weight", Hidden, Heads * Size);
+        Matrix("blk.0.ffn_down.weight", Hidden, FeedForward);
+        Vector("blk.0.attn_norm.weight", Hidden);
+        Vector("blk.0.ffn_norm.weight", Hidden);
+        if (family == "qwen2") Vector("blk.0.attn_q.bias", Heads * Size);
+        if (family == "qwen3") Vector("blk.0.attn_k_norm.weight", Size);
+        if (family == "gemma2") Vector("blk.0.post_attention_norm.weight", Hidden);
+        if (family == "gemma2") Vector("blk.0.post_ffw_norm.weight", Hidden);
+        return new GgufModel(
+            [
+                ("general.architecture", family), ($"{family}.context_length", 64u), ($"{family}.embedding_length", (uint)Hidden), ($"{family}.block_count", 1u), ($"{family}.feed_forward_length", (uint)FeedForward),
+                ($"{family}.attention.head_count", (uint)Heads), ($"{family}.attention.head_count_kv", (uint)KvHeads), ($"{family}.attention.key_length", (uint)Size), ($"{family}.attention.layer_norm_rms_epsilon", 1e-5f),
+                ($"{family}.attention.sliding_window", 3u), .. SentencePiece(),
+            ],
+            tensors);
+
+        void Matrix(string name, int rows, int columns)
+        {
+            BlockFormat format = BlockFormat.Of(type);
+            byte[] data = new byte[rows * columns / format.BlockSize * format.BlockBytes];
+            if (type is TensorType.Q8_0 or TensorType.Q4_0) random.NextBytes(data); // some scales are no numbers: kernels compute with what they get
+            tensors.Add(new GgufTensor(name, type, [(ulong)columns, (ulong)rows], data, null));
+        }
+
+        void Vector(string name, int length) => tensors.Add(new GgufTensor(name, TensorType.F32, [(ulong)length], new byte[length * sizeof(float)], null));
     }
 
     private static GgufModel Model(string family, IEnumerable<(string, object)> tokenizer) => new(
