@@ -19,17 +19,16 @@ internal sealed class ControlTexts
     private const char MarkCharacter = '\uFDD0'; // a noncharacter: never part of interchanged text
 
     private readonly Tokenizer _tokenizer;
-    private readonly HashSet<string> _beginnings; // every proper one
+    private readonly string[] _texts; // in ordinal order
     private readonly int _longest;
     private readonly SearchValues<string> _any;
 
     public ControlTexts(Tokenizer tokenizer)
     {
         _tokenizer = tokenizer;
-        string[] texts = [.. Enumerable.Range(0, tokenizer.VocabularySize).Where(tokenizer.IsSpecial).Select(tokenizer.Piece).Where(text => text.Length > 1).Distinct()];
-        _beginnings = new HashSet<string>(texts.SelectMany(text => Enumerable.Range(1, text.Length - 1).Select(length => text[..length])), StringComparer.Ordinal);
-        _longest = texts.Max(text => (int?)text.Length) ?? 0;
-        _any = SearchValues.Create(texts, StringComparison.Ordinal);
+        _texts = [.. Enumerable.Range(0, tokenizer.VocabularySize).Where(tokenizer.IsSpecial).Select(tokenizer.Piece).Where(text => text.Length > 1).Distinct().Order(StringComparer.Ordinal)];
+        _longest = _texts.Max(text => (int?)text.Length) ?? 0;
+        _any = SearchValues.Create(_texts, StringComparison.Ordinal);
     }
 
     /// <summary>The text with its control texts marked; marks that were there before are dropped.</summary>
@@ -41,9 +40,8 @@ internal sealed class ControlTexts
         int from = 0;
         // Control texts may overlap: every start counts.
         for (int at; (at = text.AsSpan(from).IndexOfAny(_any)) >= 0; from += at + 1) starts.Add(from + at);
-        HashSet<string>.AlternateLookup<ReadOnlySpan<char>> beginnings = _beginnings.GetAlternateLookup<ReadOnlySpan<char>>();
         for (int start = Math.Max(0, text.Length - _longest + 1); start < text.Length; start++)
-            if (beginnings.Contains(text.AsSpan(start))) starts.Add(start);
+            if (BeginsOne(text.AsSpan(start))) starts.Add(start);
         if (starts.Count == 0) return text;
 
         StringBuilder marked = new(text.Length + starts.Count);
@@ -54,6 +52,19 @@ internal sealed class ControlTexts
             done = start + 1;
         }
         return marked.Append(text, done, text.Length - done).ToString();
+    }
+
+    /// <summary>Whether a control text begins with this; in order, those that do follow right behind it.</summary>
+    private bool BeginsOne(ReadOnlySpan<char> beginning)
+    {
+        int low = 0, high = _texts.Length;
+        while (low < high)
+        {
+            int middle = (low + high) / 2;
+            if (_texts[middle].AsSpan().SequenceCompareTo(beginning) < 0) low = middle + 1;
+            else high = middle;
+        }
+        return low < _texts.Length && _texts[low].AsSpan().StartsWith(beginning);
     }
 
     /// <summary>The ids of a rendered conversation: marked texts are plain, unmarked ones are tokens.</summary>

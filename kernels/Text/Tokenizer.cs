@@ -14,6 +14,9 @@ namespace Native.Kernels.Text;
 /// </remarks>
 public sealed class Tokenizer
 {
+    /// <summary>Longest control token, in characters: whoever keeps users' texts from becoming one looks for its beginning at the end of every text. Real ones have some forty.</summary>
+    private const int MaxControlLength = 512;
+
     private readonly string[] _pieces;
     private readonly TokenType[] _types;
     private readonly TokenEdges[] _edges;
@@ -34,6 +37,7 @@ public sealed class Tokenizer
     internal Tokenizer(TokenizerDefinition definition)
     {
         int count = definition.Pieces.Length;
+        if (count == 0) throw new InvalidDataException($"{definition.Source}: expected a vocabulary, found one without tokens");
         _types = [.. definition.Types]; // changed below, while the table of symbols goes by what the file says
         _edges = definition.Edges ?? [];
         _pieces = new string[count];
@@ -69,6 +73,8 @@ public sealed class Tokenizer
             if (_pieces[id].Length == 0) continue;
             bool special = _types[id] is TokenType.Control or TokenType.Unknown;
             if (!special && _types[id] != TokenType.UserDefined) continue;
+            if (special && _pieces[id].Length > MaxControlLength)
+                throw new InvalidDataException($"{definition.Source}: token {id}: expected a control token of at most {MaxControlLength} characters, found {_pieces[id].Length}");
             string text = definition.Scores is null || special || definition.GgufTokens ? _pieces[id] : _pieces[id].Replace('\u2581', ' '); // tokenizer.model has them escaped
             bool normalized = definition.NormalizedTokens.Contains(id);
             if (normalized) text = Normalized(definition.Source, id);

@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json.Nodes;
 using Native.Kernels.Text;
+using Native.Server;
 using Native.Tests.Kernels;
 
 namespace Native.Tests.Fuzz;
@@ -119,6 +120,8 @@ public sealed class TokenizerFuzzTests
             }
         }
         foreach (int id in tokenizer.EndIds) _ = tokenizer.Piece(id);
+        var controls = new ControlTexts(tokenizer);
+        controls.Encode(controls.Mark("a<s>\uFDD0b<|im_") + "end|>");
         if (tokenizer.AddsBos && tokenizer.BosId is null) throw new InvalidOperationException("a tokenizer adds a begin token that has no id");
     }
 

@@ -124,6 +124,22 @@ public sealed class TextBadFileTests
     }
 
     [Fact]
+    public void TokenizerJson_WithoutTokens_IsRefused()
+    {
+        JsonObject json = TextFiles.ByteLevel([]);
+        json["model"]!["vocab"] = new JsonObject();
+        Assert.Contains("found one without tokens", Assert.Throws<InvalidDataException>(() => TextFiles.Load(json)).Message);
+    }
+
+    [Fact]
+    public void AControlToken_LongerThanAnybodyLooksForOne_IsRefused()
+    {
+        Assert.Contains("token 256: expected a control token of at most 512 characters, found 513", Assert.Throws<InvalidDataException>(() => TextFiles.Load(TextFiles.ByteLevel([], (new string('<', 513), true)))).Message);
+        Assert.Equal(257, TextFiles.Load(TextFiles.ByteLevel([], (new string('<', 512), true))).VocabularySize);
+        Assert.Equal(257, TextFiles.Load(TextFiles.ByteLevel([], (new string('<', 513), false))).VocabularySize); // any text may be one of those
+    }
+
+    [Fact]
     public void TokenizerJson_WithAnEmptyPairOfTextAndId_IsRefusedByItsPlace()
     {
         JsonObject json = TextFiles.ByteLevel([("a", "b")]);
