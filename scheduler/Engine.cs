@@ -38,6 +38,7 @@ public sealed class Engine : IDisposable
     // The engine thread's.
     private long _seenSignals;
     private bool _abortedAll;
+    private bool _decoded; // the turn's step was of decodes alone, and went well
 
     /// <summary>Starts the engine thread.</summary>
     /// <param name="runner">The model. The engine calls it from its own thread and does not dispose it; dispose the engine first.</param>
@@ -196,7 +197,9 @@ public sealed class Engine : IDisposable
     internal bool Turn()
     {
         long now = _clock.GetTimestamp();
+        long allocated = GC.GetAllocatedBytesForCurrentThread();
         Volatile.Write(ref _heartbeat, now);
+        _decoded = false;
 
         // The count is read before the inbox: whoever was cancelled before this is in the inbox or known by now, or looked at when it is added.
         long signals = Volatile.Read(ref _signals.Value);
@@ -212,6 +215,11 @@ public sealed class Engine : IDisposable
         int dequeued = _scheduler.TakeDequeued();
         if (dequeued > 0) Interlocked.Add(ref _queued.Value, -dequeued);
         _scheduler.UpdateGauges();
+        if (_decoded)
+        {
+            Metrics.DecodeSteps++;
+            Metrics.DecodeStepAllocatedBytes += GC.GetAllocatedBytesForCurrentThread() - allocated;
+        }
         return stepped;
     }
 
@@ -226,6 +234,7 @@ public sealed class Engine : IDisposable
 
     private bool Step(long now)
     {
+        bool decodes;
         try
         {
             ReadOnlySpan<ScheduledChunk> plan = _scheduler.Step(now);
@@ -234,6 +243,7 @@ public sealed class Engine : IDisposable
                 Debug.Assert(_scheduler.CheckIntegrity() is null, "work without a plan");
                 throw new InvalidOperationException("There is work, but the oldest sequence could not be scheduled.");
             }
+            decodes = _scheduler.Prefilling.First is null; // whoever was admitted prefills
             if (_scheduler.Admitted) _batch.Reserve(_scheduler.Decoding, _scheduler.Prefilling);
             _batch.Build(plan);
             foreach (BlockCopy copy in _scheduler.Copies) _runner.CopyBlock(copy.Source, copy.Destination);
@@ -258,6 +268,7 @@ public sealed class Engine : IDisposable
         foreach (ref readonly ScheduledChunk chunk in _scheduler.Plan)
             if (chunk.Samples) chunk.Sequence.Stream.Signal();
 
+        _decoded = decodes;
         Metrics.Steps++;
         Metrics.StepTokens.Observe(_batch.TokenCount);
         Metrics.StepSequences.Observe(_scheduler.Plan.Length);

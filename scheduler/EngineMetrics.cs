@@ -9,7 +9,7 @@ public sealed class EngineMetrics
     private const int FinishedCapacity = 4096;
 
     private readonly SpscRing<FinishedRequest> _finished = new(FinishedCapacity);
-    private long _running, _waiting, _freeBlocks, _steps, _failedSteps, _promptTokens, _generatedTokens, _preemptions, _copiedBlocks, _droppedRecords;
+    private long _running, _waiting, _freeBlocks, _steps, _failedSteps, _decodeSteps, _decodeStepAllocatedBytes, _promptTokens, _generatedTokens, _preemptions, _copiedBlocks, _droppedRecords;
 
     internal EngineMetrics(int totalBlocks)
     {
@@ -34,6 +34,12 @@ public sealed class EngineMetrics
 
     /// <summary>Steps that threw; each failed its own sequences.</summary>
     public long FailedSteps { get => Volatile.Read(ref _failedSteps); internal set => Volatile.Write(ref _failedSteps, value); }
+
+    /// <summary>Steps that computed decodes alone: no prompt, nobody admitted.</summary>
+    public long DecodeSteps { get => Volatile.Read(ref _decodeSteps); internal set => Volatile.Write(ref _decodeSteps, value); }
+
+    /// <summary>Bytes the engine thread allocated in the turns of <see cref="DecodeSteps"/>: taking news, planning, executing, publishing, waking readers.</summary>
+    public long DecodeStepAllocatedBytes { get => Volatile.Read(ref _decodeStepAllocatedBytes); internal set => Volatile.Write(ref _decodeStepAllocatedBytes, value); }
 
     /// <summary>Prompt tokens of requests whose prompt is computed; a recomputation does not count again.</summary>
     public long PromptTokens { get => Volatile.Read(ref _promptTokens); internal set => Volatile.Write(ref _promptTokens, value); }

@@ -15,7 +15,7 @@ internal sealed class RequestMetrics
     private readonly ModelHost _host;
     private readonly Histogram _timeToFirstToken, _timePerOutputToken, _endToEnd, _queue, _prefill, _decode;
     private readonly Histogram _promptTokens, _generationTokens;
-    private readonly Counter _requests, _generated, _prompted, _cached, _preemptions, _steps, _failedSteps, _copied, _lost;
+    private readonly Counter _requests, _generated, _prompted, _cached, _preemptions, _steps, _failedSteps, _decodeSteps, _decodeStepAllocated, _copied, _lost;
     private readonly Gauge _running, _waiting, _blocks, _usage, _info, _uptime, _weights, _kvBytes, _state;
     private readonly VllmMetrics? _vllm;
 
@@ -46,6 +46,8 @@ internal sealed class RequestMetrics
         _preemptions = metrics.CreateCounter("native_preemptions_total", "Times a sequence lost its KV blocks to an older one.");
         _steps = metrics.CreateCounter("native_steps_total", "Steps executed.");
         _failedSteps = metrics.CreateCounter("native_failed_steps_total", "Steps that failed, and with them their requests.");
+        _decodeSteps = metrics.CreateCounter("native_decode_steps_total", "Steps that computed decodes alone: no prompt, nobody admitted.");
+        _decodeStepAllocated = metrics.CreateCounter("native_decode_step_allocated_bytes_total", "Bytes the engine's thread allocated in those steps, from taking news to waking readers; its workers' loops are over native memory.");
         _copied = metrics.CreateCounter("native_kv_blocks_copied_total", "KV blocks copied because a forked sequence wrote into a shared one.");
         _lost = metrics.CreateCounter("native_request_records_dropped_total", "Finished requests missing in the histograms because too many ended at once.");
 
@@ -100,6 +102,8 @@ internal sealed class RequestMetrics
             _preemptions.IncTo(engine.Preemptions);
             _steps.IncTo(engine.Steps);
             _failedSteps.IncTo(engine.FailedSteps);
+            _decodeSteps.IncTo(engine.DecodeSteps);
+            _decodeStepAllocated.IncTo(engine.DecodeStepAllocatedBytes);
             _copied.IncTo(engine.CopiedBlocks);
             _lost.IncTo(engine.DroppedRecords);
             _running.Set(engine.Running);

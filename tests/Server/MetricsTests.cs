@@ -51,6 +51,45 @@ public sealed partial class MetricsTests
     }
 
     [Fact]
+    public async Task DecodeSteps_AreCounted_AndAllocateNothing()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        // The first answer pays for what is made once: code, queues, pool threads.
+        await server.Ask("/v1/completions", """{"prompt":"A","max_tokens":100}""");
+        Dictionary<string, double> before = Parse(await server.MetricsWith("native_requests_total{outcome=\"length\"} 1"));
+        await server.Ask("/v1/completions", """{"prompt":"A","max_tokens":100}""");
+        Dictionary<string, double> after = Parse(await server.MetricsWith("native_requests_total{outcome=\"length\"} 2"));
+        Assert.Equal(99, before["native_decode_steps_total"]); // the first of a hundred tokens comes with the prompt
+        Assert.Equal(99, after["native_decode_steps_total"] - before["native_decode_steps_total"]);
+        Assert.Equal(200, after["native_steps_total"]);
+        Assert.True(after["native_decode_step_allocated_bytes_total"] >= before["native_decode_step_allocated_bytes_total"]);
+    }
+
+    [Fact]
+    public async Task AStepsThreadThatWaitsForALock_IsCountedApartFromOthers()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "the name of a waiting thread is known in Linux alone");
+        await using RunningServer server = await RunningServer.StartAsync();
+        async Task<(double All, double OfSteps)> Count()
+        {
+            Dictionary<string, double> values = Parse(await server.Metrics());
+            return (values["native_lock_contentions_total"], values["native_step_lock_contentions_total"]);
+        }
+        const int times = 50;
+        (double all, double ofSteps) = await Count();
+        for (int i = 0; i < times; i++)
+        {
+            using Contention other = new("somebody");
+        }
+        (double allThen, double ofStepsThen) = await Count();
+        Assert.True(allThen - all >= times);
+        // A thread's name is looked up when its wait is heard of, so it waits until then. Whatever was heard before is counted by now.
+        using (Contention engine = new("native-engine"))
+            for (int i = 0; i < 3000 && (await Count()).OfSteps <= ofStepsThen; i++) await Task.Delay(10, TestContext.Current.CancellationToken);
+        Assert.InRange((await Count()).OfSteps - ofSteps, 1, times - 1);
+    }
+
+    [Fact]
     public async Task VllmNames_AreThereWithTheirLabels_FromTheFirstScrape()
     {
         await using RunningServer server = await RunningServer.StartAsync(new() { VllmMetrics = true });
@@ -91,6 +130,45 @@ public sealed partial class MetricsTests
             values.Add(name + sample.Groups[2].Value, double.Parse(sample.Groups[3].Value, CultureInfo.InvariantCulture));
         }
         return values;
+    }
+
+    /// <summary>A thread that waits for a monitor until this is disposed of.</summary>
+    private sealed class Contention : IDisposable
+    {
+        private readonly object _gate = new();
+        private readonly ManualResetEventSlim _held = new(), _release = new();
+        private readonly Thread _holder, _waiter;
+
+        public Contention(string name)
+        {
+            _holder = new Thread(() =>
+            {
+                lock (_gate)
+                {
+                    _held.Set();
+                    _release.Wait();
+                }
+            });
+            _waiter = new Thread(() =>
+            {
+                lock (_gate)
+                {
+                }
+            }) { Name = name };
+            _holder.Start();
+            _held.Wait();
+            _waiter.Start();
+            while ((_waiter.ThreadState & ThreadState.WaitSleepJoin) == 0) Thread.Sleep(1);
+        }
+
+        public void Dispose()
+        {
+            _release.Set();
+            _holder.Join();
+            _waiter.Join();
+            _held.Dispose();
+            _release.Dispose();
+        }
     }
 
     [GeneratedRegex("^([a-zA-Z_:][a-zA-Z0-9_:]*)(\\{.*\\})? (\\S+)$")]
