@@ -155,7 +155,7 @@ public sealed class ServingResultTests
     [InlineData(37, 4, 10)]
     [InlineData(0.9, 6, 0.2)]
     [InlineData(1000, 4, 250)]
-    public void TheChartsAxes_HaveRoundNumbers(double highest, int ticks, double step) => Assert.Equal(step, LatencyChart.Step(highest, ticks), 1e-12);
+    public void TheChartsAxes_HaveRoundNumbers(double highest, int ticks, double step) => Assert.Equal(step, LineChart.Step(highest, ticks), 1e-12);
 
     private static ServingRun Run(double rate, Goodput? goodput) => new()
     {
