@@ -154,7 +154,8 @@ public sealed partial class MetricsTests
                 lock (_gate)
                 {
                 }
-            }) { Name = name };
+            })
+            { Name = name };
             _holder.Start();
             _held.Wait();
             _waiter.Start();
