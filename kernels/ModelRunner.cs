@@ -17,6 +17,7 @@ public sealed class ModelRunner : IModelRunner
     {
         _backend = backend;
         ModelConfig config = file.Config;
+        options.CheckKvCache(file.Tensors.Values.Sum(t => t.ByteLength));
         var weights = new ModelWeights(file, backend, progress);
         file.CheckUnchanged();
         StepWeightBytes = weights.ByteLength - (weights.Head == weights.Embedding ? 0 : weights.Embedding.ByteLength);

@@ -31,7 +31,7 @@ internal static class CommandLine
     /// <summary>Exit code after <c>--help</c> and <c>--version</c>, and of a server that was asked to end.</summary>
     public const int Success = 0;
 
-    /// <summary>Exit code where the server could not start or failed: port in use, bad model file.</summary>
+    /// <summary>Exit code where the server could not start or failed: port in use, bad model file, no memory for the KV cache.</summary>
     public const int Failed = 1;
 
     /// <summary>Exit code for wrong settings.</summary>
@@ -49,7 +49,7 @@ internal static class CommandLine
         new("Network", "--port", "PORT", "HTTP/1.1: the OpenAI API, /healthz, /readyz, /metrics. 0 lets the system choose. Default: 8080.", (o, v) => o with { Port = Int(v) }),
         new("Network", "--grpc-port", "PORT", "gRPC (HTTP/2 without TLS). 0 lets the system choose. Default: 50051.", (o, v) => o with { GrpcPort = Int(v) }),
         new("Network", "--api-key", "KEY", "Clients of /v1 and gRPC must send 'Authorization: Bearer KEY'. Prefer the environment: other users of the machine see command lines. Default: none.", (o, v) => o with { ApiKey = v }),
-        new("Network", "--shutdown-timeout", "SECONDS", "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal ends at once. Default: 30, Kubernetes' grace period.", (o, v) => o with { ShutdownTimeout = Seconds(v) }),
+        new("Network", "--shutdown-timeout", "SECONDS", "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal cuts them off. Default: 30, Kubernetes' grace period.", (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
         new("Compute", "--backend", "auto|cpu", "What computes. Default: auto, which takes the fastest there is.", (o, v) => o with { Backend = v.ToLowerInvariant() }),
         new("Compute", "--threads", "N", "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.", (o, v) => o with { Threads = Int(v) }),
@@ -202,7 +202,7 @@ internal static class CommandLine
             output.WriteLine();
             Wrap(output, "For models from the hub its own variables count: HF_HOME or HF_HUB_CACHE (where they are kept), HF_TOKEN (for gated and private ones), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only what is there).", 0);
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model) or failed; 2 wrong options.");
+            output.WriteLine("Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model, no memory for the KV cache) or failed; 2 wrong options; 130 or 143 a second Ctrl-C or SIGTERM cut requests off.");
             return Success;
         }
 

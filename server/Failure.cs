@@ -11,6 +11,9 @@ internal enum Failure
     /// <summary>The body is larger than the server reads.</summary>
     TooLarge,
 
+    /// <summary>The body began and did not go on.</summary>
+    BodyTimeout,
+
     /// <summary>The body is of another type than JSON.</summary>
     NotJson,
 
@@ -86,6 +89,7 @@ internal static class FailureStatus
     {
         Failure.InvalidArgument => (StatusCode.InvalidArgument, 400, "invalid_request_error"),
         Failure.TooLarge => (StatusCode.ResourceExhausted, 413, "invalid_request_error"),
+        Failure.BodyTimeout => (StatusCode.DeadlineExceeded, 408, "timeout_error"),
         Failure.NotJson => (StatusCode.InvalidArgument, 415, "invalid_request_error"),
         Failure.Unsupported => (StatusCode.Unimplemented, 501, "not_implemented_error"),
         Failure.NotFound => (StatusCode.NotFound, 404, "invalid_request_error"),

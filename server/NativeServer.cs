@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
@@ -23,6 +24,7 @@ internal sealed class NativeServer : IAsyncDisposable
     private readonly WebApplication _app;
     private readonly RequestMetrics _metrics;
     private readonly Timer _collecting;
+    private int _disposed;
 
     private NativeServer(ServerOptions options)
     {
@@ -45,7 +47,7 @@ internal sealed class NativeServer : IAsyncDisposable
     public Uri GrpcAddress => Addresses()[1];
 
     /// <summary>Begins to listen. Until <see cref="ModelHost.Serve"/>, everything but health and metrics is refused as unavailable.</summary>
-    /// <exception cref="IOException">A port is in use, or may not be bound.</exception>
+    /// <exception cref="IOException">A port is in use or may not be bound, or the address is not this machine's.</exception>
     public static async Task<NativeServer> StartAsync(ServerOptions options)
     {
         NativeServer server = new(options);
@@ -53,6 +55,11 @@ internal sealed class NativeServer : IAsyncDisposable
         {
             await server._app.StartAsync();
             return server;
+        }
+        catch (SocketException e) // Kestrel's own word is for ports in use alone
+        {
+            await server.DisposeAsync();
+            throw new IOException($"Failed to bind to {options.Address}, ports {options.Port} and {options.GrpcPort}: {e.Message}.", e);
         }
         catch
         {
@@ -65,8 +72,16 @@ internal sealed class NativeServer : IAsyncDisposable
     /// <returns>True where everything ended by itself.</returns>
     public Task<bool> DrainAsync() => Host.DrainAsync(Options.ShutdownTimeout);
 
+    /// <summary>Aborts what runs. False where the step at hand did not end in time, so that the engine could not be told.</summary>
+    public async Task<bool> CutOffAsync()
+    {
+        Task<bool> ended = Host.DrainAsync(TimeSpan.Zero);
+        return await Task.WhenAny(ended, Task.Delay(LastBytes)) == ended;
+    }
+
     public async ValueTask DisposeAsync()
     {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0) return;
         await _collecting.DisposeAsync();
         using CancellationTokenSource patience = new(LastBytes);
         try
@@ -96,7 +111,11 @@ internal sealed class NativeServer : IAsyncDisposable
         builder.Logging.AddFilter("Grpc.AspNetCore.Server", LogLevel.Critical);
         // The same of what StartAsync throws: a port in use.
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting", LogLevel.None);
-        builder.Services.Configure<ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
+        builder.Services.Configure<ConsoleLoggerOptions>(console =>
+        {
+            console.LogToStandardErrorThreshold = LogLevel.Trace;
+            console.QueueFullMode = ConsoleLoggerQueueFullMode.DropWrite; // whoever does not read the log loses lines of it, and holds up no request
+        });
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = LastBytes);
         builder.Services.AddRoutingCore();
         builder.Services.AddGrpc(grpc =>
@@ -128,6 +147,7 @@ internal sealed class NativeServer : IAsyncDisposable
     private void Configure(KestrelServerOptions kestrel)
     {
         kestrel.AddServerHeader = false;
+        kestrel.Limits.MaxConcurrentConnections = MaxConnections();
         kestrel.Limits.MaxRequestBodySize = RequestBody.MaxBytes;
         kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15); // half a request is given up; Kestrel's 30 let twice as many wait
         kestrel.Limits.Http2.MaxStreamsPerConnection = 1024;             // gRPC clients put every call on one connection; Kestrel's 100 would queue the rest
@@ -136,6 +156,18 @@ internal sealed class NativeServer : IAsyncDisposable
         IPAddress address = Options.Address ?? throw new ArgumentException($"'{Options.Host}' is no address.");
         kestrel.Listen(address, Options.Port, listen => listen.Protocols = HttpProtocols.Http1);
         kestrel.Listen(address, Options.GrpcPort, listen => listen.Protocols = HttpProtocols.Http2);
+    }
+
+    /// <summary>Connections at once, HTTP and gRPC together; more are closed as they come. Where the process may open fewer files, fewer: past that, accepting fails, again and again and without a word.</summary>
+    private static long MaxConnections()
+    {
+        const int Most = 16384, OwnFiles = 256;
+        const string Line = "Max open files";
+        // The soft limit, the first number; the runtime has raised it to the hard one.
+        string? limits = OperatingSystem.IsLinux() ? File.ReadLines("/proc/self/limits").FirstOrDefault(line => line.StartsWith(Line, StringComparison.Ordinal)) : null;
+        return limits is not null && long.TryParse(limits[Line.Length..].Split(' ', StringSplitOptions.RemoveEmptyEntries)[0], out long files)
+            ? Math.Clamp(files - OwnFiles, 16, Most)
+            : Most;
     }
 
     /// <summary>Signals are for whoever started the server: the host's own lifetime would tell all streams to end at SIGTERM, while the rest still drains.</summary>

@@ -1,16 +1,28 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Native.Kernels.Models;
 using Native.Server;
 using Native.Server.Hub;
 
+SteadyOutput.Install();
 if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;
 
-// The first signal drains; a second one is impatience.
+// The first signal drains, a second one cuts off what runs, and a third does not wait for that either. Who signals a process and its group,
+// as timeout and some shells do, signals it twice at once, and means it once.
 TaskCompletionSource asked = new(TaskCreationOptions.RunContinuationsAsynchronously);
+TaskCompletionSource<int> hurried = new(TaskCreationOptions.RunContinuationsAsynchronously);
+long firstSignal = 0;
 void OnSignal(PosixSignalContext signal)
 {
     signal.Cancel = true;
-    if (!asked.TrySetResult()) Environment.Exit(128 + (signal.Signal == PosixSignal.SIGINT ? 2 : 15));
+    if (Interlocked.CompareExchange(ref firstSignal, Stopwatch.GetTimestamp(), 0) == 0)
+    {
+        asked.SetResult();
+        return;
+    }
+    if (Stopwatch.GetElapsedTime(firstSignal).TotalSeconds < 0.5) return;
+    int code = 128 + (signal.Signal == PosixSignal.SIGINT ? 2 : 15);
+    if (!hurried.TrySetResult(code)) Environment.Exit(code);
 }
 using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal);
 using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal);
@@ -22,7 +34,7 @@ try
 }
 catch (IOException e)
 {
-    Console.Error.WriteLine($"native: {e.Message} (--port and --grpc-port choose others)");
+    Console.Error.WriteLine($"native: {e.Message} (--host, --port and --grpc-port choose others)");
     return CommandLine.Failed;
 }
 
@@ -42,8 +54,16 @@ await using (server)
     else
     {
         if (model.Engine.Metrics.Running + model.Engine.Metrics.Waiting > 0)
-            Console.Error.WriteLine($"native: draining, at most {options.ShutdownTimeout.TotalSeconds:0.#} s; a second signal ends at once");
-        if (!await server.DrainAsync()) Console.Error.WriteLine("native: requests were cut off at the end of --shutdown-timeout");
+            Console.Error.WriteLine($"native: draining, at most {options.ShutdownTimeout.TotalSeconds:0.#} s; a second signal cuts requests off");
+        Task<bool> drained = server.DrainAsync();
+        if (await Task.WhenAny(drained, hurried.Task) == hurried.Task)
+        {
+            if (!drained.IsCompleted) Console.Error.WriteLine("native: requests were cut off by a second signal");
+            if (!await server.CutOffAsync()) Environment.Exit(await hurried.Task); // the step at hand takes longer than anybody wants to wait
+            await server.DisposeAsync(); // tells the streams their end
+            return await hurried.Task;
+        }
+        if (!await drained) Console.Error.WriteLine("native: requests were cut off at the end of --shutdown-timeout");
     }
 }
 return CommandLine.Success;
@@ -70,7 +90,12 @@ static string? Load(NativeServer server)
         server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToSamplingDefaults(loaded.Suggested), server.Options.ToEngineOptions()));
         return null;
     }
-    catch (Exception e) when (e is IOException or InvalidDataException or NotSupportedException or ModelOptionsException or UnauthorizedAccessException or OutOfMemoryException)
+    catch (ModelOptionsException e)
+    {
+        server.Host.Fail();
+        return $"{e.Message} (--kv-cache-memory, --max-model-len and --max-num-seqs decide)";
+    }
+    catch (Exception e) when (e is IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException or OutOfMemoryException)
     {
         server.Host.Fail();
         return e.Message;

@@ -68,6 +68,9 @@ public sealed record ServerOptions
     /// <summary>How long running requests may take to end after SIGTERM. Default 30 seconds, Kubernetes' grace period.</summary>
     public TimeSpan ShutdownTimeout { get; init; } = TimeSpan.FromSeconds(30);
 
+    /// <summary>How long an answer waits for a client that takes none of it. A minute, as proxies have it: no honest reader pauses that long with full buffers.</summary>
+    internal TimeSpan ReaderPatience { get; init; } = TimeSpan.FromSeconds(60);
+
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per request.</summary>
     public LogLevel LogLevel { get; init; } = LogLevel.Warning;
 

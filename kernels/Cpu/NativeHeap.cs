@@ -16,7 +16,15 @@ internal sealed unsafe class NativeHeap : IDisposable
     {
         bool large = (nuint)bytes >= 2 * LargePage;
         nuint alignment = large ? LargePage : 64, size = (nuint)bytes + alignment;
-        nint allocated = (nint)(zeroed ? NativeMemory.AllocZeroed(size) : NativeMemory.Alloc(size));
+        nint allocated;
+        try
+        {
+            allocated = (nint)(zeroed ? NativeMemory.AllocZeroed(size) : NativeMemory.Alloc(size));
+        }
+        catch (OutOfMemoryException e)
+        {
+            throw new OutOfMemoryException($"the system has no {bytes} bytes ({bytes >> 20} MiB) of memory for weights or KV cache", e);
+        }
         nint block = (allocated + (nint)alignment - 1) & -(nint)alignment;
         _blocks.Add(block, allocated);
         if (large && OperatingSystem.IsLinux()) madvise((void*)block, (nint)bytes, 14); // MADV_HUGEPAGE; refusal only costs speed

@@ -63,6 +63,11 @@ public sealed class GgufWriter : IDisposable
         {
             WriteHeader(metadata);
         }
+        catch (ArgumentOutOfRangeException e)
+        {
+            Dispose();
+            throw TooLarge(e);
+        }
         catch
         {
             Dispose();
@@ -72,6 +77,7 @@ public sealed class GgufWriter : IDisposable
 
     /// <summary>Appends bytes of the current tensor, and of those after it.</summary>
     /// <exception cref="InvalidOperationException">More than the plan has room for.</exception>
+    /// <exception cref="IOException">It could not be written.</exception>
     public void Write(ReadOnlySpan<byte> bytes)
     {
         while (bytes.Length > 0)
@@ -79,7 +85,14 @@ public sealed class GgufWriter : IDisposable
             if (_tensor == _tensors.Count) throw new InvalidOperationException($"{bytes.Length} bytes more than the planned tensors have");
             long length = _tensors[_tensor].ByteLength;
             int now = (int)Math.Min(bytes.Length, length - _written);
-            _stream.Write(bytes[..now]);
+            try
+            {
+                _stream.Write(bytes[..now]);
+            }
+            catch (ArgumentOutOfRangeException e)
+            {
+                throw TooLarge(e);
+            }
             bytes = bytes[now..];
             _written += now;
             if (_written < length) continue;
@@ -95,7 +108,14 @@ public sealed class GgufWriter : IDisposable
     public void Complete()
     {
         if (_tensor < _tensors.Count) throw new InvalidOperationException($"tensor {_tensors[_tensor].Name} has {_written} of its {_tensors[_tensor].ByteLength} bytes");
-        _stream.Flush(flushToDisk: true);
+        try
+        {
+            _stream.Flush(flushToDisk: true);
+        }
+        catch (ArgumentOutOfRangeException e)
+        {
+            throw TooLarge(e);
+        }
         _stream.Dispose();
         File.Move(_partial, _path, overwrite: true);
     }
@@ -107,12 +127,15 @@ public sealed class GgufWriter : IDisposable
         {
             _stream.Dispose();
         }
-        catch (IOException)
+        catch (Exception e) when (e is IOException or ArgumentOutOfRangeException)
         {
             // What was buffered finds no room on the disk either; it goes with the file.
         }
         File.Delete(_partial);
     }
+
+    /// <summary>What the runtime's word for EFBIG means: past 4 GiB on FAT, or past a limit of the process.</summary>
+    private IOException TooLarge(ArgumentOutOfRangeException e) => new($"File too large for the file system or for this process's limit : '{_partial}'", e);
 
     private void WriteHeader(IReadOnlyList<KeyValuePair<string, object>> metadata)
     {

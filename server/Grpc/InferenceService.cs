@@ -118,15 +118,15 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
         {
             while (generation.TryRead(out Piece piece))
             {
-                if (!opened) await responses.WriteAsync(new GenerateResponse { Prompt = Open(model, id, generation, call.Sampling) }, ct);
+                if (!opened) await Send(new GenerateResponse { Prompt = Open(model, id, generation, call.Sampling) });
                 opened = true;
                 if (piece.Token >= 0)
                 {
                     tokens[piece.Index]++;
-                    await responses.WriteAsync(new GenerateResponse { Index = (uint)piece.Index, Token = TokenOf(model, piece, call.Sampling) }, ct);
+                    await Send(new GenerateResponse { Index = (uint)piece.Index, Token = TokenOf(model, piece, call.Sampling) });
                 }
                 if (piece.Finish == FinishReason.None) continue;
-                await responses.WriteAsync(new GenerateResponse
+                await Send(new GenerateResponse
                 {
                     Index = (uint)piece.Index,
                     Finished = new Finished
@@ -136,11 +136,11 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
                         MatchedStop = piece.MatchedStop ?? "",
                         CompletionTokens = (uint)tokens[piece.Index],
                     },
-                }, ct);
+                });
             }
         }
         RequestTimings t = generation.Timings;
-        await responses.WriteAsync(new GenerateResponse
+        await Send(new GenerateResponse
         {
             Summary = new Summary
             {
@@ -153,7 +153,9 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
                     TimeToFirstTokenSeconds = Seconds(t.Arrival, t.FirstToken),
                 },
             },
-        }, ct);
+        });
+
+        Task Send(GenerateResponse message) => SlowReader.WaitAsync(context.GetHttpContext(), responses.WriteAsync(message, ct));
     }
 
     private RequestId Enter(string given, ServerCallContext context) =>

@@ -38,7 +38,14 @@ internal sealed class PartialFile : IDisposable
                 for (int i = 0; i < _done.Length; i++) BinaryPrimitives.WriteInt64LittleEndian(numbers.AsSpan(Header + i * sizeof(long)), _done[i]);
                 RandomAccess.SetLength(_ranges, 0); // between here and the next line nothing is claimed
                 RandomAccess.Write(_ranges, numbers, 0);
-                RandomAccess.SetLength(_file, size);
+                try
+                {
+                    RandomAccess.SetLength(_file, size);
+                }
+                catch (ArgumentOutOfRangeException e) // the runtime's word for EFBIG: past 4 GiB on FAT, or past a limit of the process
+                {
+                    throw new IOException($"{size} bytes are too large a file for the file system or for this process's limit : '{_path}'", e);
+                }
             }
             catch
             {

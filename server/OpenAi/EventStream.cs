@@ -9,6 +9,7 @@ namespace Native.Server.OpenAi;
 /// <summary>Server-sent events as OpenAI frames them: <c>data: {json}</c>, an empty line, and at the end <c>data: [DONE]</c>.</summary>
 internal sealed class EventStream : IDisposable
 {
+    private readonly HttpContext _http;
     private readonly PipeWriter _output;
     private readonly Utf8JsonWriter _json;
 
@@ -17,6 +18,7 @@ internal sealed class EventStream : IDisposable
         response.ContentType = "text/event-stream; charset=utf-8";
         response.Headers.CacheControl = "no-cache";
         response.Headers["X-Accel-Buffering"] = "no"; // nginx would hold tokens back
+        _http = response.HttpContext;
         _output = response.BodyWriter;
         _json = new Utf8JsonWriter(_output, JsonText.Writing);
     }
@@ -32,10 +34,18 @@ internal sealed class EventStream : IDisposable
 
     public void WriteDone() => _output.Write("data: [DONE]\n\n"u8);
 
-    /// <summary>Sends what was written. Waits while the client does not read, which slows this request alone.</summary>
+    /// <summary>Sends what was written. Waits while the client does not read, which slows this request alone, and hangs up where it never does.</summary>
     public async ValueTask FlushAsync(CancellationToken ct)
     {
-        FlushResult result = await _output.FlushAsync(ct);
+        ValueTask<FlushResult> flush = _output.FlushAsync(ct);
+        FlushResult result;
+        if (flush.IsCompleted) result = await flush;
+        else
+        {
+            Task<FlushResult> sending = flush.AsTask();
+            await SlowReader.WaitAsync(_http, sending);
+            result = await sending;
+        }
         if (result.IsCanceled || result.IsCompleted) throw new OperationCanceledException("The client is gone.");
     }
 
@@ -48,6 +58,9 @@ internal static class JsonText
     /// <summary>Text as UTF-8, not as escapes: it is never put into a page as it is.</summary>
     public static readonly JsonWriterOptions Writing = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
+    /// <summary>Bytes that a client must take at a time, in as long as it may be slow.</summary>
+    private const int PieceBytes = 64 << 10;
+
     public static async Task WriteAsync(HttpResponse response, int status, Action<Utf8JsonWriter> write, CancellationToken ct = default)
     {
         ArrayBufferWriter<byte> body = new();
@@ -55,7 +68,8 @@ internal static class JsonText
         response.StatusCode = status;
         response.ContentType = "application/json; charset=utf-8";
         response.ContentLength = body.WrittenCount;
-        await response.Body.WriteAsync(body.WrittenMemory, ct);
+        for (ReadOnlyMemory<byte> rest = body.WrittenMemory; !rest.IsEmpty; rest = rest[Math.Min(PieceBytes, rest.Length)..])
+            await SlowReader.WaitAsync(response.HttpContext, response.Body.WriteAsync(rest[..Math.Min(PieceBytes, rest.Length)], ct).AsTask());
     }
 
     /// <summary><c>{"error":{"message","type","param","code"}}</c>.</summary>

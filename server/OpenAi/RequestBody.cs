@@ -15,7 +15,7 @@ internal static class RequestBody
     /// <summary>Deepest nesting read; tool definitions, the deepest honest part, stay below a dozen.</summary>
     private const int MaxDepth = 64;
 
-    /// <exception cref="RequestException">It is too large, not JSON, or not UTF-8.</exception>
+    /// <exception cref="RequestException">It is too large, not JSON, or not UTF-8, or it does not arrive.</exception>
     public static async Task<JsonElement> ReadAsync(HttpRequest request, CancellationToken ct)
     {
         // Browsers send other types to other sites without asking; JSON alone makes them ask first, and nobody answers.
@@ -33,6 +33,10 @@ internal static class RequestBody
         catch (BadHttpRequestException e) when (e.StatusCode == StatusCodes.Status413PayloadTooLarge)
         {
             throw TooLarge();
+        }
+        catch (BadHttpRequestException e) when (e.StatusCode == StatusCodes.Status408RequestTimeout)
+        {
+            throw new RequestException(Failure.BodyTimeout, "The body did not arrive in time.", code: "request_timeout");
         }
         catch (BadHttpRequestException e)
         {

@@ -101,7 +101,7 @@ test('SIGTERM lets running streams end whole, refuses what is new, and ends with
   for (const chunks of await whole) assertWhole(chunks, 700);
   assert.equal((await messages).at(-1).summary.usage.completion_tokens, 700);
   assert.deepEqual(await server.ended, { code: 0, signal: null });
-  assert.match(server.log, /^native: draining, at most 120 s; a second signal ends at once\n$/);
+  assert.match(server.log, /^native: draining, at most 120 s; a second signal cuts requests off\n$/);
   await assert.rejects(fetch(`${server.http}/readyz`));
   health.close();
   server.asked = true;

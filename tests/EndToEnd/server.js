@@ -4,7 +4,19 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as delay } from 'node:timers/promises';
 
-const output = fileURLToPath(new URL('../../server/bin/Release/net10.0/', import.meta.url));
+const output = project => fileURLToPath(new URL(`../../${project}/bin/Release/net10.0/`, import.meta.url));
+
+/** The command that starts a built program, e.g. 'server', with these arguments. */
+export function command(project, args) {
+  const name = `Native.${project[0].toUpperCase()}${project.slice(1)}`;
+  const program = `${output(project)}${name}${process.platform === 'win32' ? '.exe' : ''}`;
+  const library = `${output(project)}${name}.dll`;
+  if (!existsSync(library)) throw new Error(`${library} is not there; build it first: dotnet build -c Release`);
+  return existsSync(program) ? [program, args] : ['dotnet', [library, ...args]];
+}
+
+/** This process's environment without settings of the server's. */
+export const environment = () => Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('NATIVE_')));
 
 /** Longest a file's tests may take. A server that hangs must fail them, not hold them. */
 const patience = 600_000;
@@ -31,12 +43,7 @@ export class Server {
   }
 
   constructor(options) {
-    const program = `${output}Native.Server${process.platform === 'win32' ? '.exe' : ''}`;
-    const library = `${output}Native.Server.dll`;
-    if (!existsSync(library)) throw new Error(`${library} is not there; build it first: dotnet build -c Release`);
-    const all = ['--port', '0', '--grpc-port', '0', ...options];
-    const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('NATIVE_')));
-    this.#child = existsSync(program) ? spawn(program, all, { env: environment }) : spawn('dotnet', [library, ...all], { env: environment });
+    this.#child = spawn(...command('server', ['--port', '0', '--grpc-port', '0', ...options]), { env: environment() });
     running.add(this.#child);
     this.#child.stdout.setEncoding('utf8').on('data', text => { this.#stdout += text; });
     this.#child.stderr.setEncoding('utf8').on('data', text => { this.#stderr += text; });
@@ -67,6 +74,9 @@ export class Server {
   }
 
   signal(name) { this.#child.kill(name); }
+
+  /** What the system calls its process. */
+  get id() { return this.#child.pid; }
 
   /** Ends it as an operator does. Throws where it did not end well, or had something to complain about before. */
   async stop() {

@@ -98,6 +98,17 @@ internal sealed class RunningServer : IAsyncDisposable
         Assert.True(condition(), what);
     }
 
+    /// <inheritdoc cref="Until"/>
+    public static async Task UntilAsync(Func<Task<bool>> condition, string what)
+    {
+        for (int i = 0; i < 1000; i++)
+        {
+            if (await condition()) return;
+            await Task.Delay(20, Token);
+        }
+        Assert.Fail(what);
+    }
+
     public Task AllBlocksFree() => Until(() => Engine.Metrics is { Running: 0, Waiting: 0 } metrics && metrics.FreeBlocks == metrics.TotalBlocks, "every block comes back");
 
     public async ValueTask DisposeAsync()
