@@ -20,6 +20,8 @@ internal static class SlowReader
         catch (TimeoutException) when (!sending.IsCompleted)
         {
             http.Abort();
+            // It ends now, in whatever way; left alone it would reach for a context that is gone when the abort is told.
+            await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             throw new OperationCanceledException("The client does not read.");
         }
     }
