@@ -50,11 +50,14 @@ internal sealed class Normalizer
         // Regex bounds one match alone, and a text may have a million.
         long deadline = Environment.TickCount64 + (long)found.MatchTimeout.TotalMilliseconds;
         long left = most;
-        return found.Replace(text, _ =>
+        string replaced = found.Replace(text, match =>
         {
             if (Environment.TickCount64 > deadline) throw new RegexMatchTimeoutException(text, found.ToString(), found.MatchTimeout);
+            // Nothing stands between the halves of a character, where .NET finds an empty match.
+            if (match.Length == 0 && match.Index > 0 && match.Index < text.Length && char.IsSurrogatePair(text[match.Index - 1], text[match.Index])) return "";
             return (left -= content.Length) >= 0 ? content : throw TooLong(most);
         });
+        return Tokenizer.WellFormed(replaced); // a pattern may match one half alone
     });
 
     // One capital alone has a lower case of two characters.

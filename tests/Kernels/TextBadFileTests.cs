@@ -103,6 +103,17 @@ public sealed class TextBadFileTests
     }
 
     [Theory]
+    [InlineData("", "b😀", "-b-😀-")] // an empty match between a character's halves is none
+    [InlineData("(?<=b)\\\\p{Cs}", "b😀", "b-\uFFFD")]
+    public void TokenizerJson_WhoseNormalizerFindsHalvesOfCharacters_EncodesWholeOnes(string pattern, string text, string normalized)
+    {
+        JsonObject json = TextFiles.ByteLevel([]);
+        json["normalizer"] = JsonNode.Parse($$"""{"type":"Replace","pattern":{"Regex":"{{pattern}}"},"content":"-"}""");
+        Tokenizer tokenizer = TextFiles.Load(json);
+        Assert.Equal(normalized, tokenizer.Decode(tokenizer.Encode(text, false, false)));
+    }
+
+    [Theory]
     [InlineData("normalizer", "normalizers", """{"type":"NFC"}"""), InlineData("pre_tokenizer", "pretokenizers", """{"type":"Digits"}""")]
     public void TokenizerJson_WithMoreStepsThanAnyTextDeserves_IsRefused(string chain, string steps, string step)
     {
