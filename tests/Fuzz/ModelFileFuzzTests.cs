@@ -36,8 +36,8 @@ public sealed class ModelFileFuzzTests
         })
         {
             Refuses = IsBadFile,
-            AllocationBase = 4 * GgufFile.MaxAllocationBase, // opened twice, and a row
-            AllocationPerByte = 3 * GgufFile.MaxAllocationPerByte,
+            AllocationBase = 2 * GgufFile.MaxAllocationBase, // opened twice
+            AllocationPerByte = 2 * GgufFile.MaxAllocationPerByte,
         }.Run();
     }
 

@@ -60,7 +60,7 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
         {
             byte[] edited = kind switch
             {
-                InputKind.Text when random.Next(4) != 0 => EditTokens(input, random),
+                InputKind.Text when random.Next(6) != 0 => EditTokens(input, random),
                 InputKind.Protobuf when random.Next(3) != 0 => EditFields(input, random, depth: 0),
                 _ => EditBytes(input, random),
             };
@@ -116,7 +116,7 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
         List<(int Start, int Length)> tokens = Tokens(input, wholeStrings: random.Next(2) == 0);
         if (tokens.Count == 0) return Word(random);
         (int start, int length) = Pick(tokens, random);
-        switch (random.Next(12))
+        switch (random.Next(18))
         {
             case 0: return Replace(input, start, length, []);
             case 1: return Replace(input, start, 0, input.AsSpan(start, length));
@@ -132,22 +132,40 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
                 (int last, int lastLength) = tokens[Math.Min(tokens.Count - 1, tokens.BinarySearch((start, length)) + random.Next(30))];
                 return Replace(input, start, last + lastLength - start, random.Next(2) == 0 ? [] : Word(random));
         }
-        // Another's tokens in this one's place; one value for one value as a rule, so that what is around it still holds together.
+        // Whole values and members, so that what is around them still holds together, as a rule.
+        tokens = Tokens(input, wholeStrings: true);
+        bool whole = random.Next(4) != 0;
+        (start, length) = whole ? Whole(input, tokens, random) : Pick(tokens, random);
+        switch (random.Next(6))
+        {
+            case 0: return Replace(input, start, length, []);
+            case 1: return Replace(input, start, 0, input.AsSpan(start, length));
+            case 2 or 3 when IsValue(input[start]): return Replace(input, start, length, Encoding.UTF8.GetBytes(input[start] == '"' ? Pick(Strings, random) : Pick(Numbers, random)));
+        }
         byte[] other = Pick(seeds, random);
         List<(int Start, int Length)> others = Tokens(other, wholeStrings: true);
-        bool value = random.Next(4) != 0;
-        if (value)
-        {
-            tokens.RemoveAll(t => !IsValue(input[t.Start]));
-            others.RemoveAll(t => !IsValue(other[t.Start]));
-        }
-        if (others.Count == 0 || tokens.Count == 0) return input;
-        (start, length) = Pick(tokens, random);
-        if (value && random.Next(2) == 0) return Replace(input, start, length, Encoding.UTF8.GetBytes(input[start] == '"' ? Pick(Strings, random) : Pick(Numbers, random)));
-        int first = random.Next(others.Count), end = value ? first : Math.Min(others.Count - 1, first + random.Next(12));
-        return Replace(input, start, length, other[others[first].Start..(others[end].Start + others[end].Length)]);
+        if (others.Count == 0) return input;
+        (int from, int size) = whole ? Whole(other, others, random) : Pick(others, random);
+        return Replace(input, start, length, other.AsSpan(from, size));
+    }
 
-        static bool IsValue(byte b) => b == '"' || IsWord(b);
+    /// <summary>A value or, where it is named, a member with the comma behind it: a token, or all from a bracket to the one that closes it.</summary>
+    private static (int Start, int Length) Whole(byte[] input, List<(int Start, int Length)> tokens, Random random)
+    {
+        int first = random.Next(tokens.Count);
+        for (int tries = 0; tries < 20 && !(IsValue(input[tokens[first].Start]) || input[tokens[first].Start] is (byte)'{' or (byte)'['); tries++) first = random.Next(tokens.Count);
+        bool named = Is(first + 1, ':') && random.Next(2) == 0;
+        int last = named ? Math.Min(first + 2, tokens.Count - 1) : first;
+        for (int depth = 0; last < tokens.Count; last++)
+        {
+            depth += Is(last, '{') || Is(last, '[') ? 1 : Is(last, '}') || Is(last, ']') ? -1 : 0;
+            if (depth <= 0) break;
+        }
+        if (named && Is(last + 1, ',')) last++;
+        last = Math.Min(last, tokens.Count - 1);
+        return (tokens[first].Start, tokens[last].Start + tokens[last].Length - tokens[first].Start);
+
+        bool Is(int token, char mark) => token < tokens.Count && input[tokens[token].Start] == mark;
     }
 
     /// <summary>Runs of word characters, runs of spaces, and every other character alone; texts in double quotes as one where <paramref name="wholeStrings"/>.</summary>
@@ -174,6 +192,8 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
         }
         return tokens;
     }
+
+    private static bool IsValue(byte b) => b == '"' || IsWord(b);
 
     private static bool IsWord(byte b) => b is (byte)'_' or >= 0x80 || char.IsAsciiLetterOrDigit((char)b);
 

@@ -41,7 +41,7 @@ public sealed class TokenizerFuzzTests
         {
             Refuses = e => e is InvalidDataException or TextEncodingException,
             // An added token may have an id 2^18 beyond the vocabulary, and every id costs.
-            AllocationBase = 48 << 20,
+            AllocationBase = 32 << 20,
             AllocationPerByte = 512,
             Inputs = 2000,
         }.Run();
