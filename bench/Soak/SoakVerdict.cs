@@ -12,7 +12,7 @@ internal static class SoakVerdict
 {
     private const int MiB = 1 << 20;
 
-    /// <summary>Below this a process still compiles what it runs often and sizes its heap, and memory may grow more.</summary>
+    /// <summary>Below this a process still compiles what it runs often and sizes its heap: memory may grow more, and a first time may come late.</summary>
     private const double WarmSeconds = 300;
 
     private const double MemoryShare = 0.03, HandleShare = 0.1;
@@ -96,7 +96,8 @@ internal static class SoakVerdict
         return new SoakCheck(name, grown == 0, double.IsNaN(grown) ? "the server does not tell" : $"{Whole(grown)} {what}");
     }
 
-    /// <summary>After the first third, in which queues and pools take their size.</summary>
+    /// <summary>After the first third, in which queues and pools take their size. In a short run some of what is made once, such as the delegates of a path
+    /// first taken then, comes later: 64 to 184 bytes in all were seen, where one object a step would be tens of thousands.</summary>
     private static SoakCheck Allocation(SoakResult result)
     {
         const string name = "a decode step allocates 0 bytes";
@@ -105,7 +106,7 @@ internal static class SoakVerdict
         double steps = to.DecodeSteps - from.DecodeSteps, bytes = to.DecodeStepAllocatedBytes - from.DecodeStepAllocatedBytes;
         double first = from.DecodeStepAllocatedBytes - result.Before.DecodeStepAllocatedBytes;
         if (double.IsNaN(bytes) || steps == 0) return new SoakCheck(name, false, double.IsNaN(bytes) ? "the server does not tell" : "there was no decode step");
-        return new SoakCheck(name, bytes == 0, $"{Whole(bytes)} bytes by the engine's thread in {Whole(steps)} steps after the first third, {Whole(first)} bytes in that");
+        return new SoakCheck(name, bytes <= (result.Duration >= WarmSeconds ? 0 : 1024), $"{Whole(bytes)} bytes by the engine's thread in {Whole(steps)} steps after the first third, {Whole(first)} bytes in that");
     }
 
     private static string Whole(double value) => double.IsNaN(value) ? "?" : value.ToString("0", CultureInfo.InvariantCulture);
