@@ -211,6 +211,16 @@ public sealed class SafetensorsFileTests
     /// <summary>Whether the file opens (true) or is refused (false); anything else, or too much memory, fails the test. Reads every byte that was opened.</summary>
     private static bool Survives(string path)
     {
+        long bound = SafetensorsFile.MaxAllocationPerByte * new FileInfo(path).Length + SafetensorsFile.MaxAllocationBase;
+        (bool opened, long allocated) = Measure(path);
+        // What is made once, or again after a collection emptied the pool, is not the file's.
+        if (allocated > bound) (_, allocated) = Measure(path);
+        Assert.InRange(allocated, 0, bound);
+        return opened;
+    }
+
+    private static (bool Opened, long Allocated) Measure(string path)
+    {
         long before = GC.GetAllocatedBytesForCurrentThread();
         bool opened = true;
         try
@@ -230,8 +240,6 @@ public sealed class SafetensorsFileTests
         {
             opened = false;
         }
-        long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
-        Assert.InRange(allocated, 0, SafetensorsFile.MaxAllocationPerByte * new FileInfo(path).Length + SafetensorsFile.MaxAllocationBase);
-        return opened;
+        return (opened, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 }
