@@ -431,6 +431,16 @@ public sealed class GgufFileTests
     /// <summary>Whether the file opens (true) or is refused (false); anything else, or too much memory, fails the test. Reads every byte that was opened.</summary>
     private static bool Survives(string path)
     {
+        long bound = GgufFile.MaxAllocationPerByte * new FileInfo(path).Length + GgufFile.MaxAllocationBase;
+        (bool opened, long allocated) = Measure(path);
+        // What is made once, or again after a collection emptied the pool, is not the file's.
+        if (allocated > bound) (_, allocated) = Measure(path);
+        Assert.InRange(allocated, 0, bound);
+        return opened;
+    }
+
+    private static (bool Opened, long Allocated) Measure(string path)
+    {
         long before = GC.GetAllocatedBytesForCurrentThread();
         bool opened = true;
         try
@@ -450,9 +460,6 @@ public sealed class GgufFileTests
         {
             opened = false;
         }
-        long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
-        long length = new FileInfo(path).Length;
-        Assert.InRange(allocated, 0, GgufFile.MaxAllocationPerByte * length + GgufFile.MaxAllocationBase);
-        return opened;
+        return (opened, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 }

@@ -78,10 +78,10 @@ public sealed class EngineThreadTests
             contentions = Monitor.LockContentionCount - contentions;
             Assert.Equal(9 * tokens, counts.Sum());
             Assert.Empty(runner.Violations);
-            Assert.Equal(0, after - before);
-            // The count is the process's: a lock of ours would be contended every time, the runtime's own rarely is.
-            if (contentions == 0) break;
-            Assert.True(attempt < 4, $"{contentions} contended locks in each of five runs");
+            // The count is the process's: a lock of ours would be contended every time, the runtime's own rarely is. Likewise an allocation of ours
+            // would come every time; beside a whole suite the pool's queue, which the steps wake readers through, grows now and then.
+            if (contentions == 0 && after == before) break;
+            Assert.True(attempt < 4, $"{contentions} contended locks and {after - before} bytes in the last of five runs");
         }
     }
 
