@@ -40,8 +40,20 @@ public interface IBackend : IDisposable
     /// <summary>y[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467). y may be x.</summary>
     void RmsNorm(Tensor x, Tensor weight, float epsilon, Tensor y);
 
-    /// <summary>y[t] = w x[t] + bias; y has shape [T, w.Rows]. An empty bias is none.</summary>
-    void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y);
+    /// <summary>y[t] = w norm(x[t]) + bias; y has shape [T, w.Rows]. An empty bias is none, and so is a norm left out.</summary>
+    void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y, RowNorm norm = default);
+
+    /// <summary>y[t] += w x[t] + bias: what a sublayer's last product does to the residual stream.</summary>
+    void MatMulAdd(Tensor x, Matrix w, Tensor bias, Tensor y);
+
+    /// <summary>y[t][i] = activation(g[i]) * g[n + i] with g = w norm(x[t]) + bias (Shazeer 2020, arXiv:2002.05202).</summary>
+    /// <param name="x">Shape [T, w.Columns].</param>
+    /// <param name="w">Two parts of n rows each: gate, up.</param>
+    /// <param name="bias">Shape [1, 2 n], or empty.</param>
+    /// <param name="activation">Of the gate.</param>
+    /// <param name="y">Shape [T, n].</param>
+    /// <param name="norm">As in <see cref="MatMul"/>.</param>
+    void MatMulGate(Tensor x, Matrix w, Tensor bias, Activation activation, Tensor y, RowNorm norm = default);
 
     /// <summary>Normalizes (where the shape has norms) and rotates queries and keys in place, and stores keys and values in the cache at the step's slots.</summary>
     /// <param name="qkv">Projections, shape [T, (H + 2 * Hkv) * d]: all query heads, all key heads, all value heads.</param>
@@ -55,9 +67,6 @@ public interface IBackend : IDisposable
     /// <param name="cache">The layer's keys and values.</param>
     /// <param name="y">Shape [T, H * d].</param>
     void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y);
-
-    /// <summary>y[t][i] = activation(gateUp[t][i]) * gateUp[t][n + i], with gateUp of shape [T, 2 n] (Shazeer 2020, arXiv:2002.05202).</summary>
-    void Gate(Tensor gateUp, Activation activation, Tensor y);
 
     /// <summary>x += delta.</summary>
     void Add(Tensor x, Tensor delta);
@@ -98,6 +107,11 @@ public abstract class Matrix(int rows, int columns, long byteLength)
 /// <param name="Values">Values.</param>
 /// <param name="BlockSize">Tokens a block.</param>
 public readonly record struct KvLayer(Tensor Keys, Tensor Values, int BlockSize);
+
+/// <summary>An RMS norm of rows on their way into a product; the default value is none.</summary>
+/// <param name="Weight">Shape [1, n].</param>
+/// <param name="Epsilon">Added to the mean square.</param>
+public readonly record struct RowNorm(Tensor Weight, float Epsilon);
 
 /// <summary>What a gate's activation is.</summary>
 public enum Activation : byte

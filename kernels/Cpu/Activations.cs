@@ -12,29 +12,32 @@ namespace Native.Kernels.Cpu;
 [StructLayout(LayoutKind.Explicit, Size = 64)]
 internal unsafe struct ActivationBlock
 {
+    /// <summary>Where the fields lie, for machine code.</summary>
+    public const int ScaleField = 32, SumField = 36, ScaledSumField = 40, FirstSumField = 44, LastSumField = 48, FirstScaledSumField = 52, LastScaledSumField = 56;
+
     /// <summary>-127 to 127, rounded to nearest, ties to even.</summary>
     [FieldOffset(0)] public fixed sbyte Quants[32];
 
     /// <summary>The greatest magnitude / 127; NaN where a value is not finite.</summary>
-    [FieldOffset(32)] public float Scale;
+    [FieldOffset(ScaleField)] public float Scale;
 
-    /// <summary>8 times the sum of the integers.</summary>
-    [FieldOffset(36)] public int Sum8;
+    /// <summary>Minus 4 times the sum of the integers: what unsigned weights have too much, for the smallest offset; shifted left for the others.</summary>
+    [FieldOffset(SumField)] public int NegativeSum4;
 
     /// <summary>Scale times the sum of the integers.</summary>
-    [FieldOffset(40)] public float ScaledSum;
+    [FieldOffset(ScaledSumField)] public float ScaledSum;
 
-    /// <summary>8 times the sum of the first 16 integers.</summary>
-    [FieldOffset(44)] public int FirstSum8;
+    /// <summary>Minus 4 times the sum of the first 16 integers.</summary>
+    [FieldOffset(FirstSumField)] public int FirstNegativeSum4;
 
-    /// <summary>8 times the sum of the last 16 integers.</summary>
-    [FieldOffset(48)] public int LastSum8;
+    /// <summary>Minus 4 times the sum of the last 16 integers.</summary>
+    [FieldOffset(LastSumField)] public int LastNegativeSum4;
 
     /// <summary>Scale times the sum of the first 16 integers.</summary>
-    [FieldOffset(52)] public float FirstScaledSum;
+    [FieldOffset(FirstScaledSumField)] public float FirstScaledSum;
 
     /// <summary>Scale times the sum of the last 16 integers.</summary>
-    [FieldOffset(56)] public float LastScaledSum;
+    [FieldOffset(LastScaledSumField)] public float LastScaledSum;
 
     /// <summary>Below this magnitude, where 127 / x may overflow, values count as zero.</summary>
     public const float Smallest = 1e-36f;
@@ -116,7 +119,7 @@ internal unsafe struct ActivationBlock
 
     private static void End(int first, int last, ActivationBlock* block)
     {
-        (block->FirstSum8, block->LastSum8, block->Sum8) = (8 * first, 8 * last, 8 * (first + last));
+        (block->FirstNegativeSum4, block->LastNegativeSum4, block->NegativeSum4) = (-4 * first, -4 * last, -4 * (first + last));
         (block->FirstScaledSum, block->LastScaledSum, block->ScaledSum) = (block->Scale * first, block->Scale * last, block->Scale * (first + last));
     }
 }

@@ -32,7 +32,6 @@ public sealed unsafe class CpuBackend : IBackend
     private KvLayer _cache;
     private CpuMatrix _table = null!;
     private float _number;
-    private Activation _activation;
 
     /// <summary>Starts the workers.</summary>
     /// <exception cref="ArgumentException">The options are wrong; the message tells everything that is.</exception>
@@ -51,6 +50,7 @@ public sealed unsafe class CpuBackend : IBackend
             CpuVariant.Scalar => "scalar",
             CpuVariant.AvxVnni => "AVX-VNNI",
             CpuVariant.Avx512 => "AVX-512",
+            CpuVariant.Avx512Vnni => MachineCode.HasBFloat16 ? "AVX-512 VNNI BF16" : "AVX-512 VNNI",
             CpuVariant.Avx2 => "AVX2",
             _ => variant.ToString(),
         };
@@ -151,13 +151,27 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y)
+    public void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y, RowNorm norm = default)
+    {
+        CheckProduct(x, w, bias, y, w.Rows, norm);
+        _matMul.Run(x, norm, Own(w), bias, y, Epilogue.Store, default);
+    }
+
+    /// <inheritdoc/>
+    public void MatMulAdd(Tensor x, Matrix w, Tensor bias, Tensor y)
+    {
+        CheckProduct(x, w, bias, y, w.Rows, default);
+        _matMul.Run(x, default, Own(w), bias, y, Epilogue.Add, default);
+    }
+
+    /// <inheritdoc/>
+    public void MatMulGate(Tensor x, Matrix w, Tensor bias, Activation activation, Tensor y, RowNorm norm = default)
     {
         CpuMatrix matrix = Own(w);
-        CheckFloats(x, y.Rows, w.Columns, nameof(x));
-        CheckFloats(y, x.Rows, w.Rows, nameof(y));
-        if (!bias.IsEmpty) CheckFloats(bias, 1, w.Rows, nameof(bias));
-        _matMul.Run(x, matrix, bias, y);
+        CheckProduct(x, w, bias, y, w.Rows / 2, norm);
+        if (matrix.SegmentCount != 2 || matrix.Segments[0].Rows != matrix.Segments[1].Rows)
+            throw new ArgumentException($"the matrix of {w.Rows} rows has {matrix.SegmentCount} parts, expected two of equal height: gate, up", nameof(w));
+        _matMul.Run(x, norm, matrix, bias, y, Epilogue.Gate, activation);
     }
 
     /// <inheritdoc/>
@@ -196,21 +210,6 @@ public sealed unsafe class CpuBackend : IBackend
         {
             CpuBackend b = Self(self);
             PagedAttention.Attend(b._step, b._x, b._shape, b._cache, b._y, b._attentionScratch + (long)worker * b._attentionScratchLength, first, last);
-        }
-    }
-
-    /// <inheritdoc/>
-    public void Gate(Tensor gateUp, Activation activation, Tensor y)
-    {
-        CheckFloats(gateUp, y.Rows, 2 * y.Columns, nameof(gateUp));
-        CheckFloats(y, gateUp.Rows, gateUp.Columns / 2, nameof(y));
-        (_x, _activation, _y) = (gateUp, activation, y);
-        For(y.Rows, RowGrain(2 * gateUp.Columns), &Rows); // an exponential counts for several elements
-
-        static void Rows(void* self, int first, int last, int worker)
-        {
-            CpuBackend b = Self(self);
-            Elementwise.Gate(b._x, b._activation, b._y, first, last);
         }
     }
 
@@ -342,6 +341,14 @@ public sealed unsafe class CpuBackend : IBackend
     {
         if (tensor.Address == 0 || tensor.Type != DType.F32 || tensor.Rows != rows || tensor.Columns != columns)
             throw new ArgumentException($"{name} has shape [{tensor.Rows}, {tensor.Columns}] of {tensor.Type}, expected [{rows}, {columns}] of F32", name);
+    }
+
+    private static void CheckProduct(Tensor x, Matrix w, Tensor bias, Tensor y, int outputs, RowNorm norm)
+    {
+        CheckFloats(x, y.Rows, w.Columns, nameof(x));
+        CheckFloats(y, x.Rows, outputs, nameof(y));
+        if (!bias.IsEmpty) CheckFloats(bias, 1, w.Rows, nameof(bias));
+        if (!norm.Weight.IsEmpty) CheckFloats(norm.Weight, 1, w.Columns, nameof(norm));
     }
 
     private void CheckAttention(Tensor qkv, AttentionShape shape, KvLayer cache)

@@ -32,6 +32,7 @@ internal sealed unsafe class CpuMatrix : Matrix
     public struct Segment
     {
         public PanelFormat.Entry Code;
+        public TensorType Format;
         public byte* Address;
         public long PanelBytes;
         public long ScalesOffset;
@@ -69,6 +70,7 @@ internal sealed unsafe class CpuMatrix : Matrix
             Segment segment = new()
             {
                 Code = format.Code,
+                Format = format.Type,
                 PanelBytes = format.PanelBytes(columns),
                 ScalesOffset = format.ScalesOffset(columns),
                 FirstRow = firstRow,

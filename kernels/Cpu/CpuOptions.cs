@@ -15,6 +15,9 @@ public enum CpuVariant
     /// <summary>x86 with AVX-512 F and BW.</summary>
     Avx512,
 
+    /// <summary>x86 with AVX-512 and its VNNI, on Linux: machine code made at start, for quantized weights and, where the processor has VDPBF16PS, for bfloat16 ones (with activations rounded to bfloat16).</summary>
+    Avx512Vnni,
+
     /// <summary>ARM64 with AdvSimd and its dot product instructions.</summary>
     AdvSimd,
 }

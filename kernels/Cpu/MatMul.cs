@@ -1,91 +1,151 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>y[t] = w x[t] + bias over a <see cref="CpuMatrix"/>'s panels, by all workers.</summary>
+/// <summary>What becomes of a product w x[t] + bias.</summary>
+internal enum Epilogue : byte
+{
+    /// <summary>It is the output.</summary>
+    Store,
+
+    /// <summary>It is added to the output.</summary>
+    Add,
+
+    /// <summary>Its first half, activated, times its second half is the output.</summary>
+    Gate,
+}
+
+/// <summary>Matrix products over a <see cref="CpuMatrix"/>'s panels, by all workers, with what comes before and after them: norm and rounding of the rows, bias, addition, gate.</summary>
 /// <remarks>
-/// Activations are rounded once a row where the weights are quantized. Then panels are handed out in ranges of about equal bytes; the reduction over
-/// columns is never split. A micro-kernel's sums don't depend on how many rows it has at once, so neither do the outputs on the batch or the threads.
+/// Rows are normalized and rounded once; then panels are computed tile by tile, two panels and a few rows at a time; the reduction over
+/// columns is never split. A tile's sums don't depend on how many rows it has, so neither do the outputs on the batch or the threads.
 /// </remarks>
 internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
 {
-    // Half of a second-level cache of 512 KiB: a chunk of rows stays there while the weights go by.
-    private const int ChunkBytes = 256 << 10;
+    // A chunk of rows, read again for every two panels, stays in the second-level cache beside the panels at hand.
+    private const int ChunkBytes = 384 << 10;
 
-    private ActivationBlock* _quantized;
-    private long _quantizedBlocks;
+    private byte* _rounded;
+    private long _roundedBytes;
     private float* _decoded;
     private long _decodedFloats;
 
-    /// <summary>Computes all rows of <paramref name="x"/>; shapes have been checked. An empty bias is none.</summary>
-    public void Run(Tensor x, CpuMatrix w, Tensor bias, Tensor y)
+    /// <summary>Computes all rows of <paramref name="x"/>; shapes have been checked. An empty bias or norm is none.</summary>
+    public void Run(Tensor x, RowNorm norm, CpuMatrix w, Tensor bias, Tensor y, Epilogue epilogue, Activation activation)
     {
         Job job = new()
         {
-            X = (byte*)x.Address,
-            XStride = (long)x.Columns * sizeof(float),
+            X = (float*)x.Address,
+            Norm = (float*)norm.Weight.Address,
+            Epsilon = norm.Epsilon,
             Rows = x.Rows,
             Columns = w.Columns,
+            Terms = w.FineActivations ? 2 : 1,
             Segments = w.Segments,
             SegmentCount = w.SegmentCount,
             Bias = (float*)bias.Address,
             Y = (float*)y.Address,
             YStride = y.Columns,
+            Epilogue = epilogue,
+            Activation = activation,
+            HalfRows = w.Rows / 2,
         };
-        bool quantizes = false;
+        bool integers = false, halves = false, floats = norm.Weight.Address != 0;
         for (int i = 0; i < w.SegmentCount; i++)
         {
-            quantizes |= w.Segments[i].Code.Quantized;
-            if (w.Segments[i].Code.DecodePanel != null && !w.Segments[i].Code.Quantized) job.Decoded = Decoded(w.Columns);
+            ref PanelFormat.Entry code = ref w.Segments[i].Code;
+            integers |= code.Activations == ActivationType.Int8;
+            halves |= code.Activations == ActivationType.BFloat16;
+            if (code.DecodePanel != null && code.Activations == ActivationType.Float) job.Decoded = Decoded(w.Columns);
         }
-        if (quantizes)
+        // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones.
+        long blocks = integers ? (long)x.Rows * job.Terms * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
+        long pairs = halves ? x.Rows * BFloat16Stride(w.Columns) : 0;
+        long normalized = floats ? ((long)x.Rows * w.Columns * sizeof(float) + 63) & ~63L : 0;
+        if (blocks + pairs + normalized > 0)
         {
-            job.Terms = w.FineActivations ? 2 : 1;
-            job.Quantized = Quantized(x.Rows * job.Terms, w.Columns);
-            pool.For(x.Rows, Math.Max(1, 8192 / w.Columns), &QuantizeRows, &job);
+            byte* scratch = Rounded(blocks + pairs + normalized);
+            if (integers) job.Int8 = scratch;
+            if (halves) job.BFloat16 = scratch + blocks;
+            if (floats) job.Normalized = (float*)(scratch + blocks + pairs);
+            pool.For(x.Rows, Math.Max(1, 8192 / w.Columns), &RoundRows, &job);
         }
-        long panelBytes = w.ByteLength / w.Panels;
-        // Large enough that handing out costs nothing, small enough that nobody waits long for the last.
-        long grain = Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / panelBytes));
-        pool.For(w.Panels, (int)grain, &Panels, &job);
+        if (epilogue == Epilogue.Gate)
+        {
+            // A tile is a panel of gates and the panel of ups beside it, so halves are paired panel by panel.
+            int panels = (job.HalfRows + 15) / 16;
+            pool.ForShares(panels, Grain(w, 1), &GatePanels, &job);
+        }
+        else
+        {
+            pool.ForShares(w.Panels, Grain(w, 2), &Panels, &job);
+        }
     }
 
-    /// <summary>Grows the scratch to what <paramref name="rows"/> rows of this matrix need.</summary>
-    private ActivationBlock* Quantized(int rows, int columns)
+    /// <summary>Panels that a worker takes at once: enough that handing out costs nothing, few enough that nobody waits long for the last, and together no more than stays in a second-level cache while chunks of rows go by.</summary>
+    private int Grain(CpuMatrix w, int multiple)
     {
-        long blocks = (long)rows * (columns / 32);
-        if (blocks > _quantizedBlocks)
+        long panelBytes = w.ByteLength / w.Panels;
+        long grain = Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / panelBytes));
+        return (int)((grain + multiple - 1) / multiple * multiple);
+    }
+
+    private static long BFloat16Stride(int columns) => (2L * columns + 63) & ~63L;
+
+    /// <summary>Grows the scratch.</summary>
+    private byte* Rounded(long bytes)
+    {
+        if (bytes > _roundedBytes)
         {
-            heap.Free((nint)_quantized);
-            _quantized = (ActivationBlock*)heap.Allocate(blocks * sizeof(ActivationBlock), zeroed: false);
-            _quantizedBlocks = blocks;
+            heap.Free((nint)_rounded);
+            _roundedBytes = 0;
+            _rounded = (byte*)heap.Allocate(bytes, zeroed: false);
+            _roundedBytes = bytes;
         }
-        return _quantized;
+        return _rounded;
     }
 
     private float* Decoded(int columns)
     {
-        long floats = 16L * columns * pool.Threads;
+        long floats = 32L * columns * pool.Threads;
         if (floats > _decodedFloats)
         {
             heap.Free((nint)_decoded);
+            _decodedFloats = 0;
             _decoded = (float*)heap.Allocate(floats * sizeof(float), zeroed: false);
             _decodedFloats = floats;
         }
         return _decoded;
     }
 
-    private static void QuantizeRows(void* context, int from, int to, int worker)
+    private static void RoundRows(void* context, int from, int to, int worker)
     {
         Job* job = (Job*)context;
-        long blocks = job->Columns / 32;
+        int columns = job->Columns;
+        long blocks = columns / 32;
         for (int t = from; t < to; t++)
         {
-            float* x = (float*)(job->X + t * job->XStride);
-            ActivationBlock* row = job->Quantized + t * blocks * job->Terms;
-            if (job->Terms == 1) ActivationBlock.Quantize(x, job->Columns, row);
-            else ActivationBlock.QuantizeFine(x, job->Columns, row, row + blocks);
+            float* x = job->X + (long)t * columns;
+            if (job->Normalized != null)
+            {
+                float* normalized = job->Normalized + (long)t * columns;
+                Elementwise.RmsNorm(x, job->Norm, job->Epsilon, normalized, columns);
+                x = normalized;
+            }
+            if (job->Int8 != null)
+            {
+                ActivationBlock* row = (ActivationBlock*)job->Int8 + t * blocks * job->Terms;
+                if (job->Terms == 1) ActivationBlock.Quantize(x, columns, row);
+                else ActivationBlock.QuantizeFine(x, columns, row, row + blocks);
+            }
+            if (job->BFloat16 != null)
+            {
+                ushort* row = (ushort*)(job->BFloat16 + t * BFloat16Stride(columns));
+                Rope.Convert(x, new Tensor((nint)row, 1, columns, DType.BF16), 0, columns);
+                if (columns % 2 != 0) row[columns] = 0;
+            }
         }
     }
 
@@ -96,86 +156,246 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         {
             CpuMatrix.Segment* segment = job->Segments + i;
             int first = Math.Max(from - segment->FirstPanel, 0), end = Math.Min(to - segment->FirstPanel, segment->Panels);
-            if (first < end) SegmentPanels(job, segment, first, end, worker);
-        }
-    }
-
-    private static void SegmentPanels(Job* job, CpuMatrix.Segment* segment, int first, int end, int worker)
-    {
-        bool quantized = segment->Code.Quantized;
-        byte* x = quantized ? (byte*)job->Quantized : job->X;
-        int terms = quantized ? job->Terms : 1; // rows of the micro-kernel that make up one row of activations
-        long termStride = quantized ? job->Columns / 32 * (long)sizeof(ActivationBlock) : job->XStride, stride = termStride * terms;
-        int count = quantized ? job->Columns / 32 : job->Columns;
-        float* decoded = segment->Code.DecodePanel != null && !quantized ? job->Decoded + 16L * job->Columns * worker : null;
-        int chunk = decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / stride, 16, 256) & ~3; // decoding costs more than the cache gives
-        byte** rows = stackalloc byte*[4];
-        float* sums = stackalloc float[64];
-        for (int begin = 0; begin < job->Rows; begin += chunk)
-        {
-            int last = Math.Min(job->Rows, begin + chunk);
-            for (int p = first; p < end; p++)
+            if (first >= end) continue;
+            Operand operand = Operand.Of(job, segment, worker);
+            for (int begin = 0; begin < job->Rows; begin += operand.ChunkRows)
             {
-                byte* panel = segment->Address + p * segment->PanelBytes, scales = panel + segment->ScalesOffset;
-                if (decoded != null)
-                {
-                    segment->Code.DecodePanel(panel, scales, job->Columns, decoded);
-                    panel = (byte*)decoded;
-                }
-                int row = segment->FirstRow + 16 * p, outputs = Math.Min(16, segment->Rows - 16 * p);
-                float* bias = job->Bias == null ? null : job->Bias + row;
-                int group = 4 / terms;
-                for (int t = begin; t < last; t += group)
-                {
-                    int n = Math.Min(group, last - t);
-                    // Missing rows repeat the last one: weights flow by once, and what they give is not stored.
-                    for (int i = 0; i < 4; i++) rows[i] = x + Math.Min(t + i / terms, last - 1) * stride + i % terms * termStride;
-                    if (n > 1) segment->Code.Four(panel, scales, rows, count, sums);
-                    else for (int i = 0; i < terms; i++) segment->Code.One(panel, scales, rows + i, count, sums + 16 * i);
-                    for (int i = 0; i < n; i++)
-                    {
-                        if (terms == 2) AddRest(sums + 32 * i);
-                        Store(sums + 16 * terms * i, bias, outputs, job->Y + (t + i) * job->YStride + row);
-                    }
-                }
+                int last = Math.Min(job->Rows, begin + operand.ChunkRows);
+                for (int p = first; p < end; p += 2)
+                    PanelTiles(job, operand, segment->Address + p * segment->PanelBytes, segment->PanelBytes, Math.Min(2, end - p), begin, last, segment->FirstRow + 16 * p, Math.Min(16 * Math.Min(2, end - p), segment->Rows - 16 * p));
             }
         }
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void AddRest(float* sums)
+    /// <summary>Tiles of a gate's panel and its up's.</summary>
+    private static void GatePanels(void* context, int from, int to, int worker)
     {
-        (Vector256.Load(sums) + Vector256.Load(sums + 16)).Store(sums);
-        (Vector256.Load(sums + 8) + Vector256.Load(sums + 24)).Store(sums + 8);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Store(float* sums, float* bias, int outputs, float* y)
-    {
-        if (outputs == 16)
+        Job* job = (Job*)context;
+        CpuMatrix.Segment* gate = job->Segments, up = gate + 1;
+        Operand operand = Operand.Of(job, gate, worker), other = Operand.Of(job, up, worker);
+        if (other.Decoded != null) other.Decoded += 16L * job->Columns;
+        int chunk = Math.Min(operand.ChunkRows, other.ChunkRows);
+        for (int begin = 0; begin < job->Rows; begin += chunk)
         {
-            Vector256<float> a = Vector256.Load(sums), b = Vector256.Load(sums + 8);
-            if (bias != null) (a, b) = (a + Vector256.Load(bias), b + Vector256.Load(bias + 8));
-            a.Store(y);
-            b.Store(y + 8);
-            return;
+            int last = Math.Min(job->Rows, begin + chunk);
+            for (int p = from; p < to; p++)
+            {
+                byte* gatePanel = gate->Address + p * gate->PanelBytes, upPanel = up->Address + p * up->PanelBytes;
+                int outputs = Math.Min(16, job->HalfRows - 16 * p);
+                if (gate->Format == up->Format) PanelTiles(job, operand, gatePanel, upPanel - gatePanel, 2, begin, last, 16 * p, outputs);
+                else MixedGateTiles(job, operand, gatePanel, other, upPanel, begin, last, 16 * p, outputs);
+            }
         }
-        for (int i = 0; i < outputs; i++) y[i] = bias == null ? sums[i] : sums[i] + bias[i];
     }
 
+    /// <summary>One or two panels by rows [begin, last).</summary>
+    private static void PanelTiles(Job* job, in Operand operand, byte* panel, long panelStride, int panels, int begin, int last, int output, int outputs)
+    {
+        byte* scales = panel + operand.Segment->ScalesOffset;
+        if (operand.Decoded != null)
+        {
+            for (int p = 0; p < panels; p++) operand.Decode(panel + p * panelStride, job->Columns, operand.Decoded + 16L * job->Columns * p);
+            panel = (byte*)operand.Decoded;
+            panelStride = 16L * job->Columns * sizeof(float);
+        }
+        float* sums = stackalloc float[Tile.MaxRows * 32];
+        int most = operand.Segment->Code.TileRows / operand.Terms;
+        for (int t = begin; t < last;)
+        {
+            // Tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five of 6 and one of 2.
+            int left = last - t, tiles = (left + most - 1) / most, n = (left + tiles - 1) / tiles;
+            operand.Compute(panel, scales, panelStride, panels, t, n, sums);
+            if (job->Epilogue == Epilogue.Gate)
+            {
+                for (int i = 0; i < n; i++) Gate(job, sums + 32 * i, output, outputs, job->Y + (t + i) * job->YStride + output);
+            }
+            else
+            {
+                float* bias = job->Bias == null ? null : job->Bias + output;
+                for (int i = 0; i < n; i++) Store(sums + 16 * panels * i, bias, outputs, job->Epilogue == Epilogue.Add, job->Y + (t + i) * job->YStride + output);
+            }
+            t += n;
+        }
+    }
+
+    /// <summary>A gate's panel and its up's where files have them in different formats.</summary>
+    private static void MixedGateTiles(Job* job, in Operand gate, byte* gatePanel, in Operand up, byte* upPanel, int begin, int last, int output, int outputs)
+    {
+        byte* gateScales = gatePanel + gate.Segment->ScalesOffset, upScales = upPanel + up.Segment->ScalesOffset;
+        gatePanel = gate.Decode(gatePanel, job->Columns, gate.Decoded);
+        upPanel = up.Decode(upPanel, job->Columns, up.Decoded);
+        float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32], pair = stackalloc float[32];
+        int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms);
+        for (int t = begin; t < last; t += most)
+        {
+            int n = Math.Min(most, last - t);
+            gate.Compute(gatePanel, gateScales, 0, 1, t, n, gates);
+            up.Compute(upPanel, upScales, 0, 1, t, n, ups);
+            for (int i = 0; i < n; i++)
+            {
+                Unsafe.CopyBlockUnaligned(pair, gates + 16 * i, 64);
+                Unsafe.CopyBlockUnaligned(pair + 16, ups + 16 * i, 64);
+                Gate(job, pair, output, outputs, job->Y + (t + i) * job->YStride + output);
+            }
+        }
+    }
+
+    private static void Store(float* sums, float* bias, int outputs, bool add, float* y)
+    {
+        int i = 0;
+        for (; i <= outputs - 16; i += 16)
+        {
+            Vector256<float> a = Vector256.Load(sums + i), b = Vector256.Load(sums + i + 8);
+            if (bias != null) (a, b) = (a + Vector256.Load(bias + i), b + Vector256.Load(bias + i + 8));
+            if (add) (a, b) = (Vector256.Load(y + i) + a, Vector256.Load(y + i + 8) + b);
+            a.Store(y + i);
+            b.Store(y + i + 8);
+        }
+        for (; i < outputs; i++)
+        {
+            float sum = bias == null ? sums[i] : sums[i] + bias[i];
+            y[i] = add ? y[i] + sum : sum;
+        }
+    }
+
+    private static void Gate(Job* job, float* sums, int output, int outputs, float* y)
+    {
+        if (job->Bias != null)
+        {
+            for (int i = 0; i < outputs; i++) (sums[i], sums[16 + i]) = (sums[i] + job->Bias[output + i], sums[16 + i] + job->Bias[job->HalfRows + output + i]);
+        }
+        Elementwise.Gate(sums, sums + 16, job->Activation, y, outputs);
+    }
+
+    /// <summary>A segment's kernels and the rows of activations that they take.</summary>
+    private struct Operand
+    {
+        public CpuMatrix.Segment* Segment;
+        public byte* X;
+        public long Stride;      // bytes from row to row
+        public long TermStride;  // bytes from one of a row's terms to the next
+        public int Terms;
+        public int Count;        // of blocks, columns or pairs of columns
+        public int ChunkRows;
+        public float* Decoded;
+
+        public static Operand Of(Job* job, CpuMatrix.Segment* segment, int worker)
+        {
+            Operand operand = new() { Segment = segment, Terms = 1 };
+            switch (segment->Code.Activations)
+            {
+                case ActivationType.Int8:
+                    operand.X = job->Int8;
+                    (operand.Terms, operand.Count) = (job->Terms, job->Columns / 32);
+                    operand.TermStride = operand.Count * (long)sizeof(ActivationBlock);
+                    break;
+                case ActivationType.BFloat16:
+                    operand.X = job->BFloat16;
+                    (operand.Count, operand.TermStride) = ((job->Columns + 1) / 2, BFloat16Stride(job->Columns));
+                    break;
+                default:
+                    operand.X = (byte*)(job->Normalized != null ? job->Normalized : job->X);
+                    (operand.Count, operand.TermStride) = (job->Columns, job->Columns * (long)sizeof(float));
+                    // Decoding a panel again for every chunk costs more than the cache gives.
+                    if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 32L * job->Columns * worker;
+                    break;
+            }
+            operand.Stride = operand.TermStride * operand.Terms;
+            // A multiple of every tile's height.
+            operand.ChunkRows = operand.Decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / operand.Stride / 12 * 12, 12, 1 << 20);
+            return operand;
+        }
+
+        /// <summary>A panel as the kernels take it: decoded to floats where they want that.</summary>
+        public readonly byte* Decode(byte* panel, int columns, float* decoded)
+        {
+            if (decoded == null) return panel;
+            Segment->Code.DecodePanel(panel, panel + Segment->ScalesOffset, columns, decoded);
+            return (byte*)decoded;
+        }
+
+        /// <summary>Sums of rows [t, t + n), shape [n, 16 * panels], their terms added up.</summary>
+        public readonly void Compute(byte* panel, byte* scales, long panelStride, int panels, int t, int n, float* sums)
+        {
+            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, TermStride, n * Terms, Count, sums);
+            if (Terms == 1) return;
+            int width = 16 * panels;
+            for (int i = 0; i < n; i++)
+                for (int k = 0; k < width; k += 8) (Vector256.Load(sums + 2 * i * width + k) + Vector256.Load(sums + (2 * i + 1) * width + k)).Store(sums + i * width + k);
+        }
+    }
+
+    [StructLayout(LayoutKind.Auto)]
     private struct Job
     {
-        public byte* X;
-        public long XStride;
+        public float* X;
+        public float* Norm;
+        public float Epsilon;
         public int Rows;
         public int Columns;
-        public ActivationBlock* Quantized;
         public int Terms;
+        public byte* Int8;
+        public byte* BFloat16;
+        public float* Normalized;
         public float* Decoded;
         public CpuMatrix.Segment* Segments;
         public int SegmentCount;
         public float* Bias;
         public float* Y;
         public long YStride;
+        public Epilogue Epilogue;
+        public Activation Activation;
+        public int HalfRows;
+    }
+}
+
+/// <summary>What the micro-kernels of a format multiply.</summary>
+internal enum ActivationType : byte
+{
+    /// <summary>float32.</summary>
+    Float,
+
+    /// <summary><see cref="ActivationBlock"/>s.</summary>
+    Int8,
+
+    /// <summary>bfloat16, in pairs of columns.</summary>
+    BFloat16,
+}
+
+/// <summary>One or two panels by a few rows of activations: where a variant's code is called.</summary>
+internal static unsafe class Tile
+{
+    /// <summary>Rows of any variant's tile at most.</summary>
+    public const int MaxRows = 12;
+
+    /// <summary>Computes sums of shape [rows, 16 * panels].</summary>
+    /// <param name="code">The format's code.</param>
+    /// <param name="panel">Integers or floats of the first panel.</param>
+    /// <param name="scales">Its scales.</param>
+    /// <param name="panelStride">Bytes from there to the second one's.</param>
+    /// <param name="panels">1 or 2.</param>
+    /// <param name="x">The first row of activations, of the type that the code takes.</param>
+    /// <param name="xStride">Bytes from row to row.</param>
+    /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
+    /// <param name="count">Blocks of 32 columns, columns of floats or pairs of columns, as the code counts.</param>
+    /// <param name="sums">Receives the sums.</param>
+    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* scales, long panelStride, int panels, byte* x, long xStride, int rows, int count, float* sums)
+    {
+        if (code.Tiles != null)
+        {
+            var tile = (delegate* unmanaged<byte*, byte*, long, byte*, long, long, float*, void>)code.Tiles[(panels - 1) * code.TileRows + rows - 1];
+            tile(panel, scales, panelStride, x, xStride, count, sums);
+            return;
+        }
+        byte** pointers = stackalloc byte*[4];
+        float* found = stackalloc float[64];
+        // Missing rows repeat the last one: weights flow by once, and what they give is not stored.
+        for (int i = 0; i < 4; i++) pointers[i] = x + Math.Min(i, rows - 1) * xStride;
+        for (int p = 0; p < panels; p++)
+        {
+            if (rows > 1) code.Four(panel + p * panelStride, scales + p * panelStride, pointers, count, found);
+            else code.One(panel + p * panelStride, scales + p * panelStride, pointers, count, found);
+            for (int i = 0; i < rows; i++) Unsafe.CopyBlockUnaligned(sums + 16 * (i * panels + p), found + 16 * i, 64);
+        }
     }
 }

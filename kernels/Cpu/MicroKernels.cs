@@ -1,5 +1,6 @@
 using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
+using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
@@ -20,6 +21,7 @@ internal static unsafe class MicroKernels
         CpuVariant.Avx2 => Avx2.IsSupported && Fma.IsSupported,
         CpuVariant.AvxVnni => Avx2.IsSupported && Fma.IsSupported && AvxVnni.IsSupported,
         CpuVariant.Avx512 => Avx512F.IsSupported && Avx512BW.IsSupported,
+        CpuVariant.Avx512Vnni => MachineCode.IsSupported,
         CpuVariant.AdvSimd => AdvSimd.Arm64.IsSupported && Dp.IsSupported,
         _ => false,
     };
@@ -42,20 +44,26 @@ internal static unsafe class MicroKernels
         {
             PanelFormat.Entry code = new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
             SetFloats<T>(ref code);
+            if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations) MachineCode.SetBFloat16(ref code);
             return new FloatPanelFormat<T> { Code = code };
         }
 
         QuantizedPanelFormat<T> Quantized<T>()
             where T : IPanel
         {
-            PanelFormat.Entry code = new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow, Quantized = !floatActivations };
+            PanelFormat.Entry code = new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow };
             if (floatActivations)
             {
                 code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
                 SetFloats<PanelF32>(ref code);
             }
+            else if (variant == CpuVariant.Avx512Vnni)
+            {
+                MachineCode.Set<T>(ref code);
+            }
             else
             {
+                code.Activations = ActivationType.Int8;
                 Set(ref code, variant switch
                 {
                     CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
@@ -74,7 +82,7 @@ internal static unsafe class MicroKernels
             Set(ref code, variant switch
             {
                 CpuVariant.Avx2 or CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
-                CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
+                CpuVariant.Avx512 or CpuVariant.Avx512Vnni => Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
                 CpuVariant.AdvSimd => Pair(&MicroKernelsArm.FloatOne<T>, &MicroKernelsArm.FloatFour<T>),
                 _ => Pair(&MicroKernelsScalar.FloatOne<T>, &MicroKernelsScalar.FloatFour<T>),
             });
@@ -84,6 +92,7 @@ internal static unsafe class MicroKernels
         {
             code.One = kernels.One;
             code.Four = kernels.Four;
+            code.TileRows = 4;
         }
 
         static Kernels Pair(delegate*<byte*, byte*, byte**, int, float*, void> one, delegate*<byte*, byte*, byte**, int, float*, void> four) => new() { One = one, Four = four };

@@ -94,7 +94,7 @@ internal static unsafe class MicroKernelsAvx2
                     if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
                         Vector256<int> offset = Offset<T, M>(x, group);
-                        (ia, ib) = (ia - offset, ib - offset);
+                        (ia, ib) = (ia + offset, ib + offset);
                     }
                     Vector256<float> da = scaleA, db = scaleB;
                     if (T.SuperScales) (da, db) = (da * Factors(factors), db * Factors(factors + 8));
@@ -197,10 +197,10 @@ internal static unsafe class MicroKernelsAvx2
                     }
                     if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
-                        i0 -= Offset<T, M>(x0, group);
-                        i1 -= Offset<T, M>(x1, group);
-                        i2 -= Offset<T, M>(x2, group);
-                        i3 -= Offset<T, M>(x3, group);
+                        i0 += Offset<T, M>(x0, group);
+                        i1 += Offset<T, M>(x1, group);
+                        i2 += Offset<T, M>(x2, group);
+                        i3 += Offset<T, M>(x3, group);
                     }
                     Vector256<float> d = unitScale;
                     if (T.SuperScales) d *= Factors(factors);
@@ -345,9 +345,8 @@ internal static unsafe class MicroKernelsAvx2
         where M : IMultiplication
     {
         ActivationBlock* block = (ActivationBlock*)x;
-        Vector256<int> sum8 = Vector256.Create(T.GroupSize == 32 ? block->Sum8 : group == 0 ? block->FirstSum8 : block->LastSum8);
-        if (M.Vnni && T.Signed) return Vector256.ShiftLeft(sum8, 4);
-        return Panel<T>.OffsetShift < 0 ? Vector256.ShiftRightArithmetic(sum8, 1) : Vector256.ShiftLeft(sum8, Panel<T>.OffsetShift);
+        int negativeSum4 = T.GroupSize == 32 ? block->NegativeSum4 : group == 0 ? block->FirstNegativeSum4 : block->LastNegativeSum4;
+        return Vector256.Create(negativeSum4 << (M.Vnni && T.Signed ? Panel<T>.SignedShift : Panel<T>.OffsetShift));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

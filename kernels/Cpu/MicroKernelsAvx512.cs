@@ -306,11 +306,10 @@ internal static unsafe class MicroKernelsAvx512
         where T : IPanel
     {
         ActivationBlock* block = (ActivationBlock*)x;
-        int shift = T.Signed ? 4 : Panel<T>.OffsetShift; // 128 times the sum, or Offset times
         if (T.Offset != 0 || T.Signed && AvxVnni.IsSupported)
         {
-            int sum8 = T.GroupSize == 32 ? block->Sum8 : group == 0 ? block->FirstSum8 : block->LastSum8;
-            sum -= Vector512.Create(shift < 0 ? sum8 >> 1 : sum8 << shift);
+            int negativeSum4 = T.GroupSize == 32 ? block->NegativeSum4 : group == 0 ? block->FirstNegativeSum4 : block->LastNegativeSum4;
+            sum += Vector512.Create(negativeSum4 << (T.Signed ? Panel<T>.SignedShift : Panel<T>.OffsetShift));
         }
         y = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(sum), scale * Vector512.Create(block->Scale), y);
         if (!T.HasMin) return y;

@@ -26,8 +26,14 @@ internal abstract unsafe class PanelFormat
         /// <summary>Integers, scales, columns, values [columns, 16]: a panel of floats. Null where the panel is one of floats.</summary>
         public delegate*<byte*, byte*, int, float*, void> DecodePanel;
 
-        /// <summary>The micro-kernels take activations quantized to int8.</summary>
-        public bool Quantized;
+        /// <summary>What the micro-kernels multiply.</summary>
+        public ActivationType Activations;
+
+        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>: a function for each number of panels and rows, shape [2, <see cref="TileRows"/>]. Null where there is none.</summary>
+        public nint* Tiles;
+
+        /// <summary>Rows of activations that <see cref="Tile.Compute"/> takes at most.</summary>
+        public int TileRows;
     }
 
     /// <summary>The file format.</summary>
@@ -185,13 +191,14 @@ internal sealed unsafe class FloatPanelFormat<T> : PanelFormat
 
     public override long ScalesOffset(int columns) => PanelBytes(columns);
 
-    public override long PanelBytes(int columns) => ((long)columns * 16 * T.Size + 63) & ~63;
+    public override long PanelBytes(int columns) => PanelBytesOf(columns);
 
     /// <summary>Fills one panel.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static bool Repack(byte* source, long rowBytes, int rows, int columns, byte* panel, byte* scales)
     {
         if (rows < 16) Unsafe.InitBlockUnaligned(panel, 0, (uint)(columns * 16 * T.Size));
+        if (columns % 2 != 0) Unsafe.InitBlockUnaligned(panel + columns * 16L * T.Size, 0, (uint)(PanelBytesOf(columns) - columns * 16L * T.Size)); // kernels of pairs read one column more
         bool finite = true;
         // A few columns of all rows at a time, so that what is written stays in the first-level cache between rows.
         for (int first = 0; first < columns; first += 64)
@@ -210,6 +217,8 @@ internal sealed unsafe class FloatPanelFormat<T> : PanelFormat
         }
         return finite;
     }
+
+    private static long PanelBytesOf(int columns) => ((long)columns * 16 * T.Size + 63) & ~63;
 
     /// <summary>One row's values.</summary>
     public static void DecodeRow(byte* panel, byte* scales, int row, int columns, float* values)

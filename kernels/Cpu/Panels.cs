@@ -76,8 +76,11 @@ internal static class Panel<T>
     /// <summary>Vectors of unsigned integers times int8 whose pairs' sums fit 16 bits when added up: 8, 4, 2 or 1.</summary>
     public static int Depth { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Greatest <= 16 ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1; }
 
-    /// <summary>By how much the activations' sums, kept times 8, are shifted left to be <see cref="IPanel.Offset"/> times the sum.</summary>
-    public static int OffsetShift { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Offset switch { 4 => -1, 8 => 0, 16 => 1, 32 => 2, _ => 0 }; }
+    /// <summary>By how much the activations' sums, kept times 4, are shifted left to be <see cref="IPanel.Offset"/> times the sum.</summary>
+    public static int OffsetShift { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Offset switch { 8 => 1, 16 => 2, 32 => 3, _ => 0 }; }
+
+    /// <summary>The same where signed weights have been made unsigned by adding 128.</summary>
+    public const int SignedShift = 5;
 }
 
 internal unsafe struct PanelQ4_0 : IPanel

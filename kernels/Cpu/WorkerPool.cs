@@ -7,7 +7,7 @@ namespace Native.Kernels.Cpu;
 
 /// <summary>Threads that run parallel loops over ranges of indices, the caller's thread among them as worker 0.</summary>
 /// <remarks>
-/// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by one atomic add, and
+/// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by an atomic add, and
 /// the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a semaphore).
 /// Workers are pinned to the process's processors, all but the first, where the system allows it; the caller is left where it is.
 /// One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
@@ -18,14 +18,15 @@ internal sealed unsafe class WorkerPool : IDisposable
     // keeps workers awake through a step, and an idle server's cores asleep.
     private static readonly long SpinTicks = Stopwatch.Frequency / 10_000; // 100 us
 
-    private readonly Control* _control = (Control*)NativeMemory.AlignedAlloc((nuint)sizeof(Control), 64);
+    private readonly Control* _control = (Control*)NativeMemory.AlignedAlloc((nuint)sizeof(Control), 128);
+    private readonly Share* _shares; // one for each worker; a loop without shares has but the first
     private readonly Thread[] _threads;
     private readonly SemaphoreSlim? _semaphore = OperatingSystem.IsLinux() ? null : new(0);
     private readonly bool _spins;
     private delegate*<void*, int, int, int, void> _body;
     private void* _context;
-    private int _count;
     private int _grain;
+    private int _shareCount;
     private bool _running;
     private volatile bool _stopping;
     private Exception? _fault;
@@ -36,6 +37,7 @@ internal sealed unsafe class WorkerPool : IDisposable
     {
         if (threads is < 1 or > 1024) throw new ArgumentOutOfRangeException(nameof(threads), threads, "a worker pool has 1 to 1024 threads");
         *_control = default;
+        _shares = (Share*)NativeMemory.AlignedAlloc((nuint)(threads * sizeof(Share)), 128);
         Threads = threads;
         int[] processors = Processors.Allowed();
         _spins = threads <= Environment.ProcessorCount; // with more threads than processors, a spinning one takes the time of a working one
@@ -58,7 +60,12 @@ internal sealed unsafe class WorkerPool : IDisposable
     /// <param name="body">Context, first index, end index, worker (0 to <see cref="Threads"/> - 1).</param>
     /// <param name="context">Handed to the body; may lie on the caller's stack.</param>
     /// <exception cref="Exception">The first exception that a body threw; ranges not yet begun were left out.</exception>
-    public void For(int count, int grain, delegate*<void*, int, int, int, void> body, void* context)
+    public void For(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) => Run(count, grain, 1, body, context);
+
+    /// <summary>As <see cref="For"/>, but every worker begins at a place of its own, goes on from there, and helps others when its own share is done: what lies side by side in memory is read by one worker, and by the same one every time.</summary>
+    public void ForShares(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) => Run(count, grain, Threads, body, context);
+
+    private void Run(int count, int grain, int shares, delegate*<void*, int, int, int, void> body, void* context)
     {
         if (count <= 0) return;
         if (_threads.Length == 0 || count <= grain)
@@ -71,9 +78,14 @@ internal sealed unsafe class WorkerPool : IDisposable
         _running = true;
         _body = body;
         _context = context;
-        _count = count;
         _grain = Math.Max(1, grain);
-        _control->Next = 0;
+        _shareCount = shares;
+        long ranges = (count + _grain - 1L) / _grain;
+        for (int i = 0; i < shares; i++)
+        {
+            _shares[i].Next = ranges * i / shares * _grain;
+            _shares[i].End = i == shares - 1 ? count : ranges * (i + 1) / shares * _grain;
+        }
         _control->Pending = _threads.Length;
         Interlocked.Increment(ref _control->Generation); // publishes all of the above
         Wake();
@@ -101,6 +113,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         Wake();
         foreach (Thread thread in _threads) thread.Join();
         NativeMemory.AlignedFree(_control);
+        NativeMemory.AlignedFree(_shares);
         _semaphore?.Dispose();
     }
 
@@ -120,17 +133,21 @@ internal sealed unsafe class WorkerPool : IDisposable
     {
         try
         {
-            while (true)
+            for (int i = 0; i < _shareCount; i++)
             {
-                long from = Interlocked.Add(ref _control->Next, _grain) - _grain;
-                if (from >= _count) return;
-                _body(_context, (int)from, (int)Math.Min(_count, from + _grain), worker);
+                Share* share = _shares + (worker + i) % _shareCount;
+                while (Volatile.Read(ref share->Next) < share->End) // most often nothing is left: a look costs less than an add
+                {
+                    long from = Interlocked.Add(ref share->Next, _grain) - _grain;
+                    if (from >= share->End) break;
+                    _body(_context, (int)from, (int)Math.Min(share->End, from + _grain), worker);
+                }
             }
         }
         catch (Exception e)
         {
             Interlocked.CompareExchange(ref _fault, e, null);
-            Interlocked.Exchange(ref _control->Next, _count); // the others stop at their next range
+            for (int i = 0; i < _shareCount; i++) Interlocked.Exchange(ref _shares[i].Next, _shares[i].End); // the others stop at their next range
         }
     }
 
@@ -175,13 +192,19 @@ internal sealed unsafe class WorkerPool : IDisposable
     }
 
     // What several cores write stands on cache lines of its own, in pairs, since prefetchers fetch lines in pairs.
-    [StructLayout(LayoutKind.Explicit, Size = 512)]
+    [StructLayout(LayoutKind.Explicit, Size = 384)]
     private struct Control
     {
         [FieldOffset(0)] public int Generation;
-        [FieldOffset(128)] public long Next;
-        [FieldOffset(256)] public int Pending;
-        [FieldOffset(384)] public int Sleepers;
+        [FieldOffset(128)] public int Pending;
+        [FieldOffset(256)] public int Sleepers;
+    }
+
+    [StructLayout(LayoutKind.Explicit, Size = 128)]
+    private struct Share
+    {
+        [FieldOffset(0)] public long Next;
+        [FieldOffset(8)] public long End;
     }
 
     private static class Futex

@@ -71,12 +71,14 @@ internal sealed class ModelWeights
             c.PostNorms ? Norm(at + "post_attention_norm.weight", hidden, required: true) : default,
             Norm(at + "ffn_norm.weight", hidden, required: true),
             fusedGate
-                ? Load(_file.Find(at + "ffn_up.weight", 2 * feedForward, hidden))
+                ? Load(Rows(at + "ffn_up.weight", 0), Rows(at + "ffn_up.weight", feedForward))
                 : Load(_file.Find(at + "ffn_gate.weight", feedForward, hidden), _file.Find(at + "ffn_up.weight", feedForward, hidden)),
             fusedGate ? default : Bias((at + "ffn_gate.bias", feedForward), (at + "ffn_up.bias", feedForward)),
             Load(_file.Find(at + "ffn_down.weight", hidden, feedForward)),
             Bias((at + "ffn_down.bias", hidden)),
             c.PostNorms ? Norm(at + "post_ffw_norm.weight", hidden, required: true) : default);
+
+        TensorView Rows(string fused, int first) => _file.Find(fused, 2 * feedForward, hidden).Slice(first, feedForward);
     }
 
     private Matrix Load(params ReadOnlySpan<TensorView> parts) => Load(fineActivations: false, parts);

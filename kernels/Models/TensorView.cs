@@ -18,6 +18,9 @@ public readonly record struct TensorView(string Name, TensorType Type, long Rows
     /// <summary>Bytes from one row to the next.</summary>
     public long RowBytes => Rows == 0 ? 0 : ByteLength / Rows;
 
+    /// <summary>Some of its rows as a matrix of their own.</summary>
+    public TensorView Slice(long first, long rows) => this with { Start = Start + (nint)(first * RowBytes), Rows = rows, ByteLength = rows * RowBytes };
+
     /// <summary>Copies rows.</summary>
     /// <param name="first">0 to Rows - 1.</param>
     /// <param name="rows">Receives as many whole rows as fit; a multiple of <see cref="RowBytes"/> long.</param>

@@ -14,10 +14,9 @@ internal sealed class Transformer
     private readonly IBackend _backend;
     private readonly AttentionShape[] _attention;
     private readonly Tensor _x;         // [T, hidden] the residual stream
-    private readonly Tensor _h;         // [T, hidden] what enters and leaves a sublayer
+    private readonly Tensor _h;         // [T, hidden] what leaves a sublayer, where it is normalized
     private readonly Tensor _qkv;       // [T, (H + 2 Hkv) d]
     private readonly Tensor _attended;  // [T, H d]
-    private readonly Tensor _gateUp;    // [T, 2 f]
     private readonly Tensor _gated;     // [T, f]
     private readonly Tensor _last;      // [HeadRows, hidden]
     private readonly Tensor _logits;    // [HeadRows, vocabulary]
@@ -52,7 +51,6 @@ internal sealed class Transformer
         _h = Scratch(config.HiddenSize);
         _qkv = Scratch((config.Heads + 2 * config.KvHeads) * config.HeadSize);
         _attended = Scratch(config.Heads * config.HeadSize);
-        _gateUp = Scratch(2 * config.FeedForwardSize);
         _gated = Scratch(config.FeedForwardSize);
         _last = backend.Allocate(HeadRows, config.HiddenSize, DType.F32);
         _logits = backend.Allocate(HeadRows, weights.VocabularySize, DType.F32);
@@ -61,8 +59,8 @@ internal sealed class Transformer
     public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
     {
         int tokens = batch.TokenIds.Length;
-        Tensor x = _x.Take(tokens), h = _h.Take(tokens), qkv = _qkv.Take(tokens);
-        Tensor attended = _attended.Take(tokens), gateUp = _gateUp.Take(tokens), gated = _gated.Take(tokens);
+        Tensor x = _x.Take(tokens), qkv = _qkv.Take(tokens);
+        Tensor attended = _attended.Take(tokens), gated = _gated.Take(tokens);
         float epsilon = _config.NormEpsilon;
 
         _backend.Begin(batch);
@@ -73,20 +71,12 @@ internal sealed class Transformer
             AttentionShape attention = _attention[i];
             KvLayer cache = _cache.Layers[i];
 
-            _backend.RmsNorm(x, layer.AttentionNorm, epsilon, h);
-            _backend.MatMul(h, layer.Qkv, layer.QkvBias, qkv);
+            _backend.MatMul(x, layer.Qkv, layer.QkvBias, qkv, new RowNorm(layer.AttentionNorm, epsilon));
             _backend.RotateAndStore(qkv, attention, cache);
             _backend.Attend(qkv, attention, cache, attended);
-            _backend.MatMul(attended, layer.Output, layer.OutputBias, h);
-            if (!layer.PostAttentionNorm.IsEmpty) _backend.RmsNorm(h, layer.PostAttentionNorm, epsilon, h);
-            _backend.Add(x, h);
-
-            _backend.RmsNorm(x, layer.FeedForwardNorm, epsilon, h);
-            _backend.MatMul(h, layer.GateUp, layer.GateUpBias, gateUp);
-            _backend.Gate(gateUp, _config.Activation, gated);
-            _backend.MatMul(gated, layer.Down, layer.DownBias, h);
-            if (!layer.PostFeedForwardNorm.IsEmpty) _backend.RmsNorm(h, layer.PostFeedForwardNorm, epsilon, h);
-            _backend.Add(x, h);
+            AddTo(x, attended, layer.Output, layer.OutputBias, layer.PostAttentionNorm);
+            _backend.MatMulGate(x, layer.GateUp, layer.GateUpBias, _config.Activation, gated, new RowNorm(layer.FeedForwardNorm, epsilon));
+            AddTo(x, gated, layer.Down, layer.DownBias, layer.PostFeedForwardNorm);
         }
 
         // Only rows whose next token is wanted meet the head.
@@ -95,10 +85,23 @@ internal sealed class Transformer
             int rows = Math.Min(HeadRows, batch.SampleRows.Length - first);
             Tensor last = _last.Take(rows), logits = _logits.Take(rows);
             _backend.Gather(x, first, last);
-            _backend.RmsNorm(last, _weights.OutputNorm, epsilon, last);
-            _backend.MatMul(last, _weights.Head, default, logits);
+            _backend.MatMul(last, _weights.Head, default, logits, new RowNorm(_weights.OutputNorm, epsilon));
             if (_config.FinalSoftCap > 0) _backend.SoftCap(logits, _config.FinalSoftCap);
             _backend.Sample(logits, first, batch, sampled, alternatives);
         }
+    }
+
+    /// <summary>x += norm(w y + bias): a sublayer's end, whose norm only some families have.</summary>
+    private void AddTo(Tensor x, Tensor y, Matrix w, Tensor bias, Tensor norm)
+    {
+        if (norm.IsEmpty)
+        {
+            _backend.MatMulAdd(y, w, bias, x);
+            return;
+        }
+        Tensor h = _h.Take(x.Rows);
+        _backend.MatMul(y, w, bias, h);
+        _backend.RmsNorm(h, norm, _config.NormEpsilon, h);
+        _backend.Add(x, h);
     }
 }

@@ -76,9 +76,15 @@ internal sealed unsafe class ReferenceBackend : IBackend
         for (int t = 0; t < x.Rows; t++) Normalize(Row(x, t), Row(weight, 0), x.Columns, epsilon, Row(y, t));
     }
 
-    public void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y)
+    public void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y, RowNorm norm = default)
     {
         float[] values = ((Decoded)w).Values;
+        if (!norm.Weight.IsEmpty)
+        {
+            Tensor normalized = Allocate(x.Rows, x.Columns, DType.F32);
+            RmsNorm(x, norm.Weight, norm.Epsilon, normalized);
+            x = normalized;
+        }
         for (int t = 0; t < x.Rows; t++)
         {
             for (int r = 0; r < w.Rows; r++)
@@ -155,8 +161,17 @@ internal sealed unsafe class ReferenceBackend : IBackend
         }
     }
 
-    public void Gate(Tensor gateUp, Activation activation, Tensor y)
+    public void MatMulAdd(Tensor x, Matrix w, Tensor bias, Tensor y)
     {
+        Tensor delta = Allocate(y.Rows, y.Columns, DType.F32);
+        MatMul(x, w, bias, delta);
+        Add(y, delta);
+    }
+
+    public void MatMulGate(Tensor x, Matrix w, Tensor bias, Activation activation, Tensor y, RowNorm norm = default)
+    {
+        Tensor gateUp = Allocate(x.Rows, w.Rows, DType.F32);
+        MatMul(x, w, bias, gateUp, norm);
         for (int t = 0; t < y.Rows; t++)
         {
             for (int i = 0; i < y.Columns; i++)

@@ -97,6 +97,8 @@ public sealed unsafe class BackendTests
         using var backend = new CpuBackend(new CpuOptions { Threads = 2 });
         Matrix qkvMatrix = backend.Load([MatMulTests.View(qkvWeights, TensorType.Q4_K, (Heads + 4) * D, Hidden)]);
         Matrix head = backend.Load([MatMulTests.View(headWeights, TensorType.Q8_0, Vocabulary, Hidden)]);
+        TensorView half = MatMulTests.View(qkvWeights, TensorType.Q4_K, (Heads + 4) * D, Hidden).Slice(0, Hidden / 2);
+        Matrix gateUp = backend.Load([half, half]), down = backend.Load([MatMulTests.View(headWeights, TensorType.Q8_0, Hidden, Hidden / 2) with { ByteLength = Hidden * Hidden / 64 * 34 }]);
         Tensor norm = backend.Upload(Enumerable.Repeat(1f, Hidden).ToArray());
         var shape = new AttentionShape { Heads = Heads, KvHeads = 2, HeadSize = D, Rope = backend.AddRope([1, 0.1, 0.01], 1), Pairing = RopePairing.HalfSplit, Scale = 0.17f };
         var cache = new KvLayer(backend.Allocate(1, 2 * 16 * D, DType.F16), backend.Allocate(1, 2 * 16 * D, DType.F16), 16);
@@ -124,10 +126,11 @@ public sealed unsafe class BackendTests
             backend.Begin(batch);
             backend.Embed(head, 1, x);
             backend.RmsNorm(x, norm, 1e-5f, x);
-            backend.MatMul(x, qkvMatrix, default, qkv);
+            backend.MatMul(x, qkvMatrix, default, qkv, new RowNorm(norm, 1e-5f));
             backend.RotateAndStore(qkv, shape, cache);
             backend.Attend(qkv, shape, cache, attended);
-            backend.Gate(x, Activation.Silu, gated);
+            backend.MatMulGate(x, gateUp, default, Activation.Silu, gated);
+            backend.MatMulAdd(gated, down, default, x);
             backend.Add(x, x);
             backend.Gather(x, 0, last);
             backend.MatMul(last, head, default, logits);

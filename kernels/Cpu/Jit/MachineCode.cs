@@ -1,0 +1,69 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
+using Iced.Intel;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>The machine code of <see cref="CpuVariant.Avx512Vnni"/>, made once in a process for each format that is met.</summary>
+internal static unsafe class MachineCode
+{
+    private static readonly Lock Making = new();
+    private static readonly Dictionary<PanelTraits, nint> Int8Tiles = [];
+    private static nint s_bfloat16Tiles;
+
+    /// <summary>Whether this process can make and run it.</summary>
+    public static bool IsSupported { get; } = ExecutableMemory.IsSupported && Avx512F.IsSupported && Avx512BW.IsSupported && Has(leaf: 0, register: 2, bit: 11) && ExecutableMemory.Assemble([Nothing()]).Length == 1;
+
+    /// <summary>Whether VDPBF16PS is there too.</summary>
+    public static bool HasBFloat16 { get; } = IsSupported && Has(leaf: 1, register: 0, bit: 5);
+
+    /// <summary>A quantized format's tiles.</summary>
+    public static void Set<T>(ref PanelFormat.Entry code)
+        where T : IPanel
+    {
+        PanelTraits traits = PanelTraits.Of<T>();
+        code.Activations = ActivationType.Int8;
+        code.TileRows = TileAssembler.MaxRows;
+        lock (Making)
+        {
+            if (!Int8Tiles.TryGetValue(traits, out nint tiles)) Int8Tiles.Add(traits, tiles = Make(TileAssembler.MaxRows, (panels, rows) => TileAssembler.Write(traits, panels, rows)));
+            code.Tiles = (nint*)tiles;
+        }
+    }
+
+    /// <summary>The bfloat16 format's tiles, where the processor has the instruction.</summary>
+    public static void SetBFloat16(ref PanelFormat.Entry code)
+    {
+        if (!HasBFloat16) return;
+        lock (Making)
+        {
+            if (s_bfloat16Tiles == 0) s_bfloat16Tiles = Make(BFloat16TileAssembler.MaxRows, BFloat16TileAssembler.Write);
+            code.Tiles = (nint*)s_bfloat16Tiles;
+        }
+        code.Activations = ActivationType.BFloat16;
+        code.TileRows = BFloat16TileAssembler.MaxRows;
+    }
+
+    private static nint Make(int maxRows, Func<int, int, Assembler> write)
+    {
+        nint[] functions = ExecutableMemory.Assemble([.. from panels in Enumerable.Range(1, 2) from rows in Enumerable.Range(1, maxRows) select write(panels, rows)]);
+        if (functions.Length == 0) throw new InvalidOperationException("the system forbade executable memory that it had granted before");
+        nint* table = (nint*)NativeMemory.Alloc((nuint)(functions.Length * sizeof(nint)));
+        functions.CopyTo(new Span<nint>(table, functions.Length));
+        return (nint)table;
+    }
+
+    private static Assembler Nothing()
+    {
+        var c = new Assembler(64);
+        c.ret();
+        return c;
+    }
+
+    /// <summary>A bit of CPUID's leaf 7 (Intel's manual, volume 2, CPUID).</summary>
+    private static bool Has(int leaf, int register, int bit)
+    {
+        (int eax, _, int ecx, _) = X86Base.CpuId(7, leaf);
+        return ((register == 0 ? eax : ecx) >> bit & 1) != 0;
+    }
+}

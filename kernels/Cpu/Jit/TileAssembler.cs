@@ -1,0 +1,238 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>Writes the machine code of a tile: one or two panels of quantized weights by some rows of int8 activations, with the 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
+/// <remarks>
+/// A lane is an output, as in <see cref="MicroKernelsAvx512"/>, and each output goes through the operations of <see cref="MicroKernelsScalar.One{T}"/> in their order,
+/// so its bits are the definition's whatever the tile's shape is. All sums of a tile stay in registers: with two panels and six rows 12 of integers and 12 of floats.
+/// Two panels share each broadcast of four activations, six rows share each unpacking of weights: loads then stay below the two a cycle that a core has.
+/// </remarks>
+internal sealed class TileAssembler
+{
+    /// <summary>Rows of activations a tile has at most: what the registers hold.</summary>
+    public const int MaxRows = 6;
+
+    /// <summary>Panels a tile has at most.</summary>
+    public const int MaxPanels = 2;
+
+    // Arguments in System V's order; the sums' address, the seventh, is on the stack.
+    private static readonly AssemblerRegister64 Integers = rdi, Scales = rsi, PanelStride = rdx, Rows = rcx, RowStride = r8, Blocks = r9;
+    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Left = rbx;
+
+    // Sums of integers, then of floats; above them what lives for a few instructions.
+    private static readonly AssemblerRegisterZMM Mask = zmm29;
+
+    private static readonly AssemblerRegisterZMM[] Z =
+    [
+        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15,
+        zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
+    ];
+
+    private readonly Assembler _c = new(64);
+    private readonly PanelTraits _traits;
+    private readonly int _panels, _rows;
+
+    private TileAssembler(PanelTraits traits, int panels, int rows) => (_traits, _panels, _rows) = (traits, panels, rows);
+
+    /// <summary>The function for a format and a shape.</summary>
+    public static Assembler Write(PanelTraits traits, int panels, int rows)
+    {
+        var tile = new TileAssembler(traits, panels, rows);
+        tile.Write();
+        return tile._c;
+    }
+
+    private AssemblerRegisterZMM Sum(int panel, int row) => Z[panel * _rows + row];
+
+    private AssemblerRegisterZMM Output(int panel, int row) => Z[12 + panel * _rows + row];
+
+    private static AssemblerRegisterZMM Weights(int panel) => Z[24 + panel];
+
+    private static AssemblerRegisterZMM Upper(int panel) => Z[26 + panel];
+
+    /// <summary>Where a row's current block begins, and what lies in it from there.</summary>
+    private static AssemblerMemoryOperand At(int row, int offset) => row switch
+    {
+        0 => Rows + offset,
+        1 => Rows + RowStride + offset,
+        2 => Rows + RowStride * 2 + offset,
+        3 => Rows + ThreeStrides + offset,
+        4 => Rows + RowStride * 4 + offset,
+        _ => UpperRows + offset,
+    };
+
+    private static AssemblerMemoryOperand Of(AssemblerRegister64 stream, int panel, int offset) => panel == 0 ? stream + offset : stream + PanelStride + offset;
+
+    private void Write()
+    {
+        PanelTraits t = _traits;
+        if (t.SuperScales) _c.push(Left);
+        if (_rows > 3) _c.lea(ThreeStrides, RowStride + RowStride * 2);
+        if (_rows > 5)
+        {
+            _c.lea(UpperRows, RowStride + RowStride * 4);
+            _c.add(UpperRows, Rows);
+        }
+        if (t.Nibbles || t.Signed)
+        {
+            // The low halves of bytes; or what makes signed bytes unsigned ones 128 larger.
+            _c.mov(r10d, t.Nibbles ? 0x0f0f0f0f : unchecked((int)0x80808080));
+            _c.vpbroadcastd(Mask, r10d);
+        }
+        for (int p = 0; p < _panels; p++)
+            for (int r = 0; r < _rows; r++) _c.vpxord(Output(p, r), Output(p, r), Output(p, r));
+
+        Label unit = _c.CreateLabel(), block = _c.CreateLabel();
+        if (t.SuperScales)
+        {
+            _c.Label(ref unit);
+            _c.lea(Factors, Scales + t.HalvesBytes);
+            _c.mov(Left, 8);
+        }
+        _c.Label(ref block);
+        for (int group = 0; group < 32 / t.GroupSize; group++)
+        {
+            Begin(group);
+            Multiply(group);
+            Scale(group);
+        }
+        _c.add(Integers, t.BlockBytes);
+        _c.add(Rows, 64);
+        if (_rows > 5) _c.add(UpperRows, 64);
+        if (t.SuperScales)
+        {
+            _c.add(Factors, 32 / t.GroupSize * t.GroupBytes);
+            _c.dec(Left);
+            _c.jne(block);
+            _c.add(Scales, t.UnitScaleBytes);
+            _c.sub(Blocks, 8);
+            _c.jne(unit);
+        }
+        else
+        {
+            _c.add(Scales, t.UnitScaleBytes);
+            _c.dec(Blocks);
+            _c.jne(block);
+        }
+
+        _c.mov(rax, __qword_ptr[rsp + (t.SuperScales ? 16 : 8)]);
+        for (int r = 0; r < _rows; r++)
+            for (int p = 0; p < _panels; p++) _c.vmovups(__zmmword_ptr[rax + 64 * (r * _panels + p)], Output(p, r));
+        if (t.SuperScales) _c.pop(Left);
+        _c.vzeroupper();
+        _c.ret();
+    }
+
+    /// <summary>A group's sums begin at what the weights' offset makes of the activations.</summary>
+    private void Begin(int group)
+    {
+        PanelTraits t = _traits;
+        int shift = t.Signed ? 5 : t.Offset switch { 4 => 0, 8 => 1, 16 => 2, 32 => 3, _ => 0 };
+        for (int r = 0; r < _rows; r++)
+        {
+            if (!t.Signed && t.Offset == 0)
+            {
+                for (int p = 0; p < _panels; p++) _c.vpxord(Sum(p, r), Sum(p, r), Sum(p, r));
+                continue;
+            }
+            int field = t.GroupSize == 32 ? ActivationBlock.SumField : group == 0 ? ActivationBlock.FirstSumField : ActivationBlock.LastSumField;
+            _c.vpbroadcastd(Sum(0, r), __dword_ptr[At(r, field)]);
+            if (shift > 0) _c.vpslld(Sum(0, r), Sum(0, r), (byte)shift);
+            for (int p = 1; p < _panels; p++) _c.vmovdqa32(Sum(p, r), Sum(0, r));
+        }
+    }
+
+    private void Multiply(int group)
+    {
+        PanelTraits t = _traits;
+        if (!t.Nibbles)
+        {
+            for (int i = group * t.GroupSize / 4; i < (group + 1) * t.GroupSize / 4; i++)
+            {
+                for (int p = 0; p < _panels; p++)
+                {
+                    if (t.Signed) _c.vpxord(Weights(p), Mask, __zmmword_ptr[Of(Integers, p, 64 * i)]);
+                    else _c.vmovdqu32(Weights(p), __zmmword_ptr[Of(Integers, p, 64 * i)]);
+                }
+                MultiplyRows(4 * i, Weights);
+            }
+            return;
+        }
+        bool low = t.GroupSize == 32 || group == 0, high = t.GroupSize == 32 || group == 1;
+        for (int j = 0; j < 4; j++)
+        {
+            for (int p = 0; p < _panels; p++)
+            {
+                if (low && !high)
+                {
+                    _c.vpandd(Weights(p), Mask, __zmmword_ptr[Of(Integers, p, 64 * j)]);
+                    continue;
+                }
+                _c.vmovdqu32(Upper(p), __zmmword_ptr[Of(Integers, p, 64 * j)]);
+                if (low) _c.vpandd(Weights(p), Upper(p), Mask);
+                _c.vpsrlw(Upper(p), Upper(p), 4);
+                _c.vpandd(Upper(p), Upper(p), Mask);
+            }
+            if (low) MultiplyRows(4 * j, Weights);
+            if (high) MultiplyRows(16 + 4 * j, Upper);
+        }
+    }
+
+    private void MultiplyRows(int column, Func<int, AssemblerRegisterZMM> weights)
+    {
+        for (int r = 0; r < _rows; r++)
+        {
+            if (_panels == 1)
+            {
+                _c.vpdpbusd(Sum(0, r), weights(0), __dword_bcst[At(r, column)]);
+                continue;
+            }
+            _c.vpbroadcastd(zmm28, __dword_ptr[At(r, column)]);
+            for (int p = 0; p < _panels; p++) _c.vpdpbusd(Sum(p, r), weights(p), zmm28);
+        }
+    }
+
+    private void Scale(int group)
+    {
+        PanelTraits t = _traits;
+        for (int p = 0; p < _panels; p++)
+        {
+            AssemblerRegisterZMM scale = zmm30, min = zmm31;
+            _c.vcvtph2ps(scale, __ymmword_ptr[Of(Scales, p, 0)]);
+            if (t.HasMin) _c.vcvtph2ps(min, __ymmword_ptr[Of(Scales, p, 32)]);
+            if (t.SuperScales)
+            {
+                _c.vpmovsxbd(zmm24, __xmmword_ptr[Of(Factors, p, group * t.GroupBytes)]);
+                _c.vcvtdq2ps(zmm24, zmm24);
+                _c.vmulps(scale, scale, zmm24);
+                if (t.HasMin)
+                {
+                    _c.vpmovsxbd(zmm25, __xmmword_ptr[Of(Factors, p, group * t.GroupBytes + 16)]);
+                    _c.vcvtdq2ps(zmm25, zmm25);
+                    _c.vmulps(min, min, zmm25);
+                }
+            }
+            for (int r = 0; r < _rows; r++)
+            {
+                AssemblerRegisterZMM product = Z[24 + r % 5];
+                _c.vmulps(product, scale, __dword_bcst[At(r, ActivationBlock.ScaleField)]);
+                _c.vcvtdq2ps(Sum(p, r), Sum(p, r));
+                _c.vfmadd231ps(Output(p, r), Sum(p, r), product);
+            }
+            if (!t.HasMin) continue;
+            int field = t.GroupSize == 32 ? ActivationBlock.ScaledSumField : group == 0 ? ActivationBlock.FirstScaledSumField : ActivationBlock.LastScaledSumField;
+            for (int r = 0; r < _rows; r++) _c.vfmadd231ps(Output(p, r), min, __dword_bcst[At(r, field)]);
+        }
+    }
+}
+
+/// <summary>A panel format's constants as values, for code that is made at run time.</summary>
+internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int GroupSize, bool HasMin, bool SuperScales, int BlockBytes, int HalvesBytes, int GroupBytes, int UnitScaleBytes)
+{
+    /// <summary>Those of a format.</summary>
+    public static PanelTraits Of<T>()
+        where T : IPanel
+        => new(T.Nibbles, T.Signed, T.Offset, T.GroupSize, T.HasMin, T.SuperScales, Panel<T>.BlockBytes, Panel<T>.HalvesBytes, Panel<T>.GroupBytes, Panel<T>.UnitScaleBytes);
+}
