@@ -1,0 +1,56 @@
+using System.Diagnostics;
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Native.Kernels.Cpu;
+
+/// <summary>Machine code that does nothing but multiply and add: what a core can at most, for figures to be told as shares of it.</summary>
+internal static unsafe class PeakProbe
+{
+    private const int Sums = 24; // more than a pipe's latency times pipes
+
+    /// <summary>A function of a count: so many rounds of <see cref="OperationsPerRound"/> operations. Zero where the processor lacks the instruction or code can't be made.</summary>
+    public static nint Int8 { get; } = MachineCode.IsSupported ? Assemble((c, sum) => c.vpdpbusd(sum, zmm30, zmm31)) : 0;
+
+    /// <summary>The same for VDPBF16PS.</summary>
+    public static nint BFloat16 { get; } = MachineCode.HasBFloat16 ? Assemble((c, sum) => c.vdpbf16ps(sum, zmm30, zmm31)) : 0;
+
+    /// <summary>The same for 512-bit multiply-adds of float32.</summary>
+    public static nint Float { get; } = MachineCode.IsSupported ? Assemble((c, sum) => c.vfmadd231ps(sum, zmm30, zmm31)) : 0;
+
+    /// <summary>Multiplications and additions of a round: 128 an instruction for int8, 64 for bfloat16, 32 for float32.</summary>
+    public static long OperationsPerRound(int perInstruction) => (long)Sums * perInstruction;
+
+    /// <summary>Operations a second of one thread; the fastest of several short runs, so that an interruption is no part of it.</summary>
+    public static double Measure(nint function, int perInstruction)
+    {
+        const int Rounds = 100_000;
+        double best = 0;
+        for (int i = 0; i < 10; i++)
+        {
+            long started = Stopwatch.GetTimestamp();
+            ((delegate* unmanaged<long, void>)function)(Rounds);
+            best = Math.Max(best, Rounds * OperationsPerRound(perInstruction) / Stopwatch.GetElapsedTime(started).TotalSeconds);
+        }
+        return best;
+    }
+
+    private static nint Assemble(Action<Assembler, AssemblerRegisterZMM> operation)
+    {
+        AssemblerRegisterZMM[] sums =
+        [
+            zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11,
+            zmm12, zmm13, zmm14, zmm15, zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23,
+        ];
+        var c = new Assembler(64);
+        foreach (AssemblerRegisterZMM sum in (AssemblerRegisterZMM[])[.. sums, zmm30, zmm31]) c.vpxord(sum, sum, sum); // zeros: no denormals, no overflow
+        Label round = c.CreateLabel();
+        c.Label(ref round);
+        foreach (AssemblerRegisterZMM sum in sums) operation(c, sum);
+        c.dec(rdi);
+        c.jne(round);
+        c.vzeroupper();
+        c.ret();
+        return ExecutableMemory.Assemble([c]).FirstOrDefault();
+    }
+}
