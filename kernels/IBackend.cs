@@ -55,14 +55,8 @@ public interface IBackend : IDisposable
     /// <param name="norm">As in <see cref="MatMul"/>.</param>
     void MatMulGate(Tensor x, Matrix w, Tensor bias, Activation activation, Tensor y, RowNorm norm = default);
 
-    /// <summary>Normalizes (where the shape has norms) and rotates queries and keys in place, and stores keys and values in the cache at the step's slots.</summary>
-    /// <param name="qkv">Projections, shape [T, (H + 2 * Hkv) * d]: all query heads, all key heads, all value heads.</param>
-    /// <param name="shape">The layer's attention.</param>
-    /// <param name="cache">The layer's keys and values.</param>
-    void RotateAndStore(Tensor qkv, AttentionShape shape, KvLayer cache);
-
-    /// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, over positions of the row's own sequence that are not after it and, with a window W, fewer than W before it.</summary>
-    /// <param name="qkv">As <see cref="RotateAndStore"/> left it.</param>
+    /// <summary>Normalizes (where the shape has norms) and rotates queries and keys, stores keys and values in the cache at the step's slots, and computes causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, over positions of the row's own sequence that are not after it and, with a window W, fewer than W before it.</summary>
+    /// <param name="qkv">Projections, shape [T, (H + 2 * Hkv) * d]: all query heads, all key heads, all value heads. Undefined afterwards.</param>
     /// <param name="shape">The layer's attention.</param>
     /// <param name="cache">The layer's keys and values.</param>
     /// <param name="y">Shape [T, H * d].</param>
@@ -102,7 +96,7 @@ public abstract class Matrix(int rows, int columns, long byteLength)
     public long ByteLength { get; } = byteLength;
 }
 
-/// <summary>One layer's paged keys and values: shape [blocks, Hkv * blockSize * d] each, F32, F16 or BF16. Inside a block: [Hkv, blockSize, d].</summary>
+/// <summary>One layer's paged keys and values: shape [blocks, Hkv * blockSize * d] each, F32, F16 or BF16. Inside a block: keys [Hkv, d, blockSize], values [Hkv, blockSize, d].</summary>
 /// <param name="Keys">Rotated keys.</param>
 /// <param name="Values">Values.</param>
 /// <param name="BlockSize">Tokens a block.</param>

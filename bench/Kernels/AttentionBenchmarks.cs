@@ -5,80 +5,95 @@ using Native.Kernels.Sampling;
 
 namespace Native.Bench;
 
-/// <summary>One token's attention over a cache of F16.</summary>
+/// <summary>The attention of a sequence's last tokens over a cache of F16.</summary>
 /// <param name="Heads">H.</param>
 /// <param name="KvHeads">Hkv.</param>
 /// <param name="HeadSize">d.</param>
-/// <param name="Depth">Positions it sees.</param>
-public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Depth) : Workload
+/// <param name="Rows">Tokens of the step.</param>
+/// <param name="Depth">Positions that the last of them sees.</param>
+public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Rows, int Depth) : Workload
 {
     /// <summary>Keys and values.</summary>
     public override double Bytes => 2.0 * KvHeads * HeadSize * Depth * sizeof(ushort);
 
     /// <summary>Products with keys and with values.</summary>
-    public override double Operations => 4.0 * Heads * HeadSize * Depth;
+    public override double Operations => 4.0 * Heads * HeadSize * Rows * (Depth - ((Rows - 1) / 2.0));
 
     /// <inheritdoc/>
-    public override string ToString() => $"H {Heads}, Hkv {KvHeads}, d {HeadSize} @ d{Depth}";
+    public override string ToString() => $"{Rows} row{(Rows == 1 ? "" : "s")}, H {Heads}, Hkv {KvHeads}, d {HeadSize} @ d{Depth}";
 }
 
-/// <summary>Paged attention of a decode on one thread.</summary>
+/// <summary>Paged attention on one thread: a decode's, whose limit is memory, and a prompt's, whose limit is arithmetic.</summary>
 public unsafe class AttentionBenchmarks
 {
     private const int BlockSize = 16;
 
     private NativeHeap? _heap;
+    private WorkerPool? _pool;
     private CpuStep? _step;
+    private StepRotations? _rotations;
+    private PagedAttention? _attention;
     private AttentionShape _shape = null!;
     private KvLayer _cache;
     private Tensor _qkv, _y;
-    private float* _scratch;
 
     /// <summary>The shape.</summary>
     [ParamsSource(nameof(Cases))]
     public AttentionWorkload Case { get; set; } = null!;
 
-    /// <summary>As in models of one and of eight billion weights.</summary>
-    public static IEnumerable<AttentionWorkload> Cases => [new(32, 8, 64, 512), new(32, 8, 64, 4096), new(32, 8, 128, 512), new(32, 8, 128, 4096)];
+    /// <summary>As in models of one and of eight billion weights, and of a tenth of one.</summary>
+    public static IEnumerable<AttentionWorkload> Cases =>
+    [
+        new(32, 8, 64, 1, 512), new(32, 8, 64, 1, 4096), new(32, 8, 64, 1, 8192), new(32, 8, 128, 1, 4096),
+        new(9, 3, 64, 1, 512), new(9, 3, 64, 1, 4096), new(9, 3, 64, 1, 8192),
+        new(32, 8, 64, 512, 512), new(9, 3, 64, 512, 512),
+    ];
 
     /// <summary>Plain C#.</summary>
     [Benchmark]
     public void Definition()
     {
-        for (int head = 0; head < Case.KvHeads; head++) PagedAttention.AttendScalar(_step!, _step!.QueryTiles[0], head, _qkv, _shape, _cache, _y);
+        PagedAttention.Job job = _attention!.Prepare(_step!, _rotations!, _qkv, _shape, _cache, _y);
+        if (!job.StoresInItems) PagedAttention.Store(&job, 0, job.Stores, 0);
+        for (int item = 0; item < job.Items; item++) PagedAttention.AttendScalar(&job, item, 0);
     }
 
     /// <summary>What this processor runs.</summary>
     [Benchmark]
-    public void Fastest() => PagedAttention.Attend(_step!, _qkv, _shape, _cache, _y, _scratch, 0, PagedAttention.ItemCount(_step!, _shape));
+    public void Fastest() => _attention!.Run(_step!, _rotations!, _qkv, _shape, _cache, _y);
 
     /// <summary>What the last call computed.</summary>
-    internal ReadOnlySpan<float> Output => new((float*)_y.Address, _y.Columns);
+    internal ReadOnlySpan<float> Output => new((float*)_y.Address, _y.Rows * _y.Columns);
 
     /// <summary>Fills a cache.</summary>
     [GlobalSetup]
     public void SetUp()
     {
         _heap = new NativeHeap();
+        _pool = new WorkerPool(1);
         _step = new CpuStep();
         int blocks = (Case.Depth + BlockSize - 1) / BlockSize;
+        int[] table = [.. Enumerable.Range(0, blocks).Reverse()], positions = [.. Enumerable.Range(Case.Depth - Case.Rows, Case.Rows)];
         _step.Load(new Batch
         {
-            TokenIds = [0],
-            Positions = [Case.Depth - 1],
-            SlotMapping = [Case.Depth - 1],
-            QueryStarts = [0, 1],
+            TokenIds = new int[Case.Rows],
+            Positions = positions,
+            SlotMapping = positions.Select(p => (table[p / BlockSize] * BlockSize) + (p % BlockSize)).ToArray(),
+            QueryStarts = [0, Case.Rows],
             ContextLengths = [Case.Depth],
-            BlockTables = Enumerable.Range(0, blocks).Reverse().ToArray(),
+            BlockTables = table,
             BlockTableStride = blocks,
             SampleRows = [0],
             Sampling = new RowSampling[1],
         });
+        _rotations = new StepRotations([.. Enumerable.Range(0, Case.HeadSize / 2).Select(i => Math.Pow(10000, -2.0 * i / Case.HeadSize))], 1);
+        _rotations.Begin(Case.Rows);
+        _rotations.Compute(_step, 0, Case.Rows);
         _shape = new AttentionShape { Heads = Case.Heads, KvHeads = Case.KvHeads, HeadSize = Case.HeadSize, Rope = 0, Pairing = RopePairing.HalfSplit, Scale = 1 / MathF.Sqrt(Case.HeadSize) };
         _cache = new KvLayer(Halves(blocks), Halves(blocks), BlockSize);
         _qkv = Floats((Case.Heads + 2 * Case.KvHeads) * Case.HeadSize);
         _y = Floats(Case.Heads * Case.HeadSize);
-        _scratch = (float*)_heap.Allocate((long)PagedAttention.ScratchLength(_shape) * sizeof(float), zeroed: true);
+        _attention = new PagedAttention(_pool, _heap);
     }
 
     /// <summary>Frees it.</summary>
@@ -86,12 +101,14 @@ public unsafe class AttentionBenchmarks
     public void CleanUp()
     {
         _step?.Dispose();
+        _rotations?.Dispose();
+        _pool?.Dispose();
         _heap?.Dispose();
     }
 
     private Tensor Floats(int columns)
     {
-        Tensor tensor = new(_heap!.Allocate((long)columns * sizeof(float), zeroed: true), 1, columns, DType.F32);
+        Tensor tensor = new(_heap!.Allocate((long)Case.Rows * columns * sizeof(float), zeroed: true), Case.Rows, columns, DType.F32);
         RandomFloats.Fill(tensor);
         return tensor;
     }

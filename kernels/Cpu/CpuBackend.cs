@@ -15,21 +15,17 @@ public sealed unsafe class CpuBackend : IBackend
     private readonly WorkerPool _pool;
     private readonly PanelFormat[] _formats;
     private readonly MatMul _matMul;
+    private readonly PagedAttention _attention;
     private readonly CpuStep _step = new();
     private readonly List<StepRotations> _ropes = [];
     private readonly GCHandle _self;
     private readonly Sampler?[] _samplers;
     private int _samplersVocabulary;
-    private long _visiblePositions;
     private int[] _sampleRows = [];
-    private float* _attentionScratch;
-    private int _attentionScratchLength;
     private bool _disposed;
 
     // Operands of the operation at hand, for the workers: a context pointer can't hold references.
     private Tensor _x, _w, _y;
-    private AttentionShape _shape = null!;
-    private KvLayer _cache;
     private CpuMatrix _table = null!;
     private float _number;
 
@@ -43,6 +39,7 @@ public sealed unsafe class CpuBackend : IBackend
         _formats = MicroKernels.Formats(variant, options.FloatActivations);
         _pool = new WorkerPool(options.Threads == 0 ? Processors.PhysicalCores() : options.Threads);
         _matMul = new MatMul(_pool, _heap);
+        _attention = new PagedAttention(_pool, _heap);
         _samplers = new Sampler?[_pool.Threads];
         _self = GCHandle.Alloc(this);
         string name = variant switch
@@ -99,8 +96,6 @@ public sealed unsafe class CpuBackend : IBackend
         _step.Load(batch);
         if (_sampleRows.Length < batch.SampleRows.Length) _sampleRows = new int[batch.SampleRows.Length];
         batch.SampleRows.CopyTo(_sampleRows);
-        _visiblePositions = 0;
-        foreach (int position in batch.Positions) _visiblePositions += position + 1;
         foreach (StepRotations rope in _ropes) rope.Begin(_step.Tokens);
         For(_step.Tokens, 8, &ComputeRopes);
 
@@ -175,42 +170,11 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void RotateAndStore(Tensor qkv, AttentionShape shape, KvLayer cache)
-    {
-        CheckAttention(qkv, shape, cache);
-        (_x, _shape, _cache) = (qkv, shape, cache);
-        For(Rope.ItemCount(_step, shape), RowGrain(shape.HeadSize), &Items);
-
-        static void Items(void* self, int first, int last, int worker)
-        {
-            CpuBackend b = Self(self);
-            Rope.RotateAndStore(b._step, b._ropes[b._shape.Rope], b._x, b._shape, b._cache, first, last);
-        }
-    }
-
-    /// <inheritdoc/>
     public void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
     {
         CheckAttention(qkv, shape, cache);
         CheckFloats(y, _step.Tokens, shape.Heads * shape.HeadSize, nameof(y));
-        int length = (PagedAttention.ScratchLength(shape) + 15) & ~15;
-        if (length > _attentionScratchLength)
-        {
-            _heap.Free((nint)_attentionScratch);
-            _attentionScratchLength = 0;
-            _attentionScratch = (float*)_heap.Allocate((long)length * _pool.Threads * sizeof(float), zeroed: true);
-            _attentionScratchLength = length;
-        }
-        (_x, _shape, _cache, _y) = (qkv, shape, cache, y);
-        int items = PagedAttention.ItemCount(_step, shape);
-        bool small = _visiblePositions * shape.Heads * shape.HeadSize < GrainElements;
-        For(items, small ? items : 1, &Items);
-
-        static void Items(void* self, int first, int last, int worker)
-        {
-            CpuBackend b = Self(self);
-            PagedAttention.Attend(b._step, b._x, b._shape, b._cache, b._y, b._attentionScratch + (long)worker * b._attentionScratchLength, first, last);
-        }
+        _attention.Run(_step, _ropes[shape.Rope], qkv, shape, cache, y);
     }
 
     /// <inheritdoc/>

@@ -9,8 +9,14 @@ namespace Native.Kernels.Cpu;
 /// </remarks>
 internal sealed unsafe class CpuStep : IDisposable
 {
-    /// <summary>Rows of one <see cref="QueryTile"/> at most: enough to spread the conversion of a key tile over, few enough for the second cache level.</summary>
-    public const int QueryTileRows = 8;
+    /// <summary>Rows of one <see cref="QueryTile"/> of a long chunk: enough to spread the conversion of a key tile over, few enough for the second cache level.</summary>
+    public const int QueryTileRows = 32;
+
+    /// <summary>Rows of one <see cref="QueryTile"/> of a chunk below <see cref="LongChunk"/>, so that there are enough of them for all workers.</summary>
+    public const int ShortQueryTileRows = 8;
+
+    /// <summary>Rows from which a chunk is long.</summary>
+    public const int LongChunk = 128;
 
     private byte* _memory;
     private nuint _bytes;
@@ -42,18 +48,24 @@ internal sealed unsafe class CpuStep : IDisposable
     /// <summary>Shape [S, stride].</summary>
     public int* BlockTables { get; private set; }
 
-    /// <summary>Runs of rows of one sequence that attention computes together, shape [<see cref="QueryTileCount"/>].</summary>
+    /// <summary>Runs of rows of one sequence that attention computes together, those that cost most first, shape [<see cref="QueryTileCount"/>].</summary>
     public QueryTile* QueryTiles { get; private set; }
 
     /// <summary>Number of query tiles; at most T.</summary>
     public int QueryTileCount { get; private set; }
+
+    /// <summary>Whether no sequence has more than one query tile.</summary>
+    public bool TilesAreSequences { get; private set; }
+
+    /// <summary>Positions that the rows see, windows aside, added up.</summary>
+    public long VisiblePositions { get; private set; }
 
     /// <summary>Copies the batch and cuts its rows into query tiles.</summary>
     public void Load(in Batch batch)
     {
         int tokens = batch.TokenIds.Length, sequences = batch.ContextLengths.Length;
         long ints = (3L * tokens) + (2L * sequences) + 1 + batch.BlockTables.Length;
-        Reserve((nuint)((ints * sizeof(int)) + ((long)tokens * sizeof(QueryTile))));
+        Reserve((nuint)((ints * sizeof(int)) + ((long)(tokens + 1) * sizeof(QueryTile))));
 
         (Tokens, Sequences, BlockTableStride) = (tokens, sequences, batch.BlockTableStride);
         int* next = (int*)_memory;
@@ -63,15 +75,24 @@ internal sealed unsafe class CpuStep : IDisposable
         QueryStarts = Copy(batch.QueryStarts, ref next);
         ContextLengths = Copy(batch.ContextLengths, ref next);
         BlockTables = Copy(batch.BlockTables, ref next);
-        QueryTiles = (QueryTile*)next;
+        QueryTiles = (QueryTile*)(((nint)next + sizeof(long) - 1) & ~(nint)(sizeof(long) - 1));
 
+        (TilesAreSequences, VisiblePositions) = (true, 0);
         int tiles = 0;
         for (int s = 0; s < sequences; s++)
         {
-            int end = QueryStarts[s + 1];
-            for (int row = QueryStarts[s]; row < end; row += QueryTileRows)
-                QueryTiles[tiles++] = new QueryTile(s, row, Math.Min(QueryTileRows, end - row));
+            int start = QueryStarts[s], end = QueryStarts[s + 1], most = end - start < LongChunk ? ShortQueryTileRows : QueryTileRows;
+            TilesAreSequences &= end - start <= most;
+            for (int row = start; row < end; row += most)
+            {
+                int rows = Math.Min(most, end - row);
+                long visible = 0;
+                for (int r = row; r < row + rows; r++) visible += Positions[r] + 1;
+                QueryTiles[tiles++] = new QueryTile(s, row, rows, visible);
+                VisiblePositions += visible;
+            }
         }
+        new Span<QueryTile>(QueryTiles, tiles).Sort();
         QueryTileCount = tiles;
     }
 
@@ -107,4 +128,10 @@ internal sealed unsafe class CpuStep : IDisposable
 /// <param name="Sequence">Index of the sequence.</param>
 /// <param name="FirstRow">First row in the flat batch.</param>
 /// <param name="Rows">1 to <see cref="CpuStep.QueryTileRows"/>.</param>
-internal readonly record struct QueryTile(int Sequence, int FirstRow, int Rows);
+/// <param name="VisiblePositions">Positions that the rows see, added up: what the tile costs.</param>
+internal readonly record struct QueryTile(int Sequence, int FirstRow, int Rows, long VisiblePositions) : IComparable<QueryTile>
+{
+    /// <summary>The most expensive first.</summary>
+    public int CompareTo(QueryTile other) =>
+        VisiblePositions != other.VisiblePositions ? other.VisiblePositions.CompareTo(VisiblePositions) : FirstRow.CompareTo(other.FirstRow);
+}

@@ -4,338 +4,530 @@ using System.Runtime.Intrinsics;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V.</summary>
+/// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, with the rotation of queries and keys and the store of keys and values before it.</summary>
 /// <remarks>
-/// <para>How to call it: after every item of <see cref="Rope.RotateAndStore"/>, split the items [0, <see cref="ItemCount"/>) over workers in
-/// any way (they differ in cost, so hand them out one by one), each worker with its own scratch of <see cref="ScratchLength"/> floats.
-/// Nothing is allocated.</para>
-/// <para>Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867) over a paged cache (Kwon et al. 2023, arXiv:2309.06180), in tiles
-/// of <see cref="TileSize"/> positions that begin at multiples of it. A tile of keys, then of values, is converted to float32 once
-/// and meets every query head of its group and every row of the query tile. What a row adds up, and in which order, follows from its own
-/// position alone: neither its companions in the tile nor the block size nor the split over workers change a bit of it.
-/// Memory-bound in decode: judge it in GB/s.</para>
+/// <para>Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867) over a paged cache (Kwon et al. 2023, arXiv:2309.06180). A row's context is
+/// cut into segments of <see cref="SegmentSize"/> positions and those into tiles of <see cref="TileSize"/>, both at fixed multiples. A tile costs one
+/// rescaling of a segment's sums, and the segments' sums are folded in ascending order, so that several workers may share one row's context
+/// (as in Flash-Decoding). What a row adds up, and in which order, follows from its own position alone: neither its companions in the tile nor the block
+/// size nor the split over workers change a bit of it.</para>
+/// <para>An item is a query tile with a key and value head, or some segments of these where there are too few for the workers. Where each
+/// sequence's new rows are one query tile (a decode), an item stores those keys and values that it will read itself, and nobody waits for anybody;
+/// else (a prompt's chunk) all are stored first. Few queries read the cache itself, for which memory is the limit: judge it in GB/s. Many have the
+/// tile converted to floats once: judge it in GFLOP/s.</para>
 /// </remarks>
-internal static unsafe class PagedAttention
+internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 {
     /// <summary>Positions that share one rescaling of the running sums.</summary>
-    public const int TileSize = 32;
+    public const int TileSize = 64;
 
-    // Head sizes are padded to the widest vector with zeros, which add nothing to any sum.
-    private const int Padding = 16;
+    /// <summary>Positions whose sums are one partial result: some microseconds of work, and a multiple of <see cref="TileSize"/>.</summary>
+    public const int SegmentSize = 256;
 
-    /// <summary>Items of a step: each query tile with each key and value head.</summary>
-    public static int ItemCount(CpuStep step, AttentionShape shape) => step.QueryTileCount * shape.KvHeads;
+    // Head sizes are padded with zeros, which add nothing to any sum, to two of the widest vectors.
+    private const int Padding = 32;
 
-    /// <summary>Floats of scratch one worker needs.</summary>
-    public static int ScratchLength(AttentionShape shape)
+    // Queries that a tile's conversion is not worth doing apart for.
+    private const int CachedQueries = 8;
+
+    // Items a worker should have at least, so that none waits long for the last.
+    private const int ItemsPerWorker = 8;
+
+    // Partial results a step may have, 16 MiB; with more, rows are many and items too.
+    private const long MaxPartialFloats = 4 << 20;
+
+    // Positions times elements of heads below which a step is not worth another worker's wake.
+    private const long SmallWork = 16 << 10;
+
+    private float* _scratch;
+    private long _scratchFloats;
+    private float* _partials;
+    private long _partialFloats;
+    private int* _pending;
+    private long _pendingInts;
+
+    /// <summary>Rotates, stores and attends for all rows of the step; shapes have been checked.</summary>
+    public void Run(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
     {
-        int padded = PaddedSize(shape), queries = CpuStep.QueryTileRows * (shape.Heads / shape.KvHeads);
-        return (2 * queries * padded) + (TileSize * padded) + (queries * TileSize) + (2 * queries);
+        Job job = Prepare(step, rotations, qkv, shape, cache, y);
+        if (!job.StoresInItems) pool.For(job.Stores, StoreGrain, &Store, &job);
+        bool small = step.VisiblePositions * shape.Heads * shape.HeadSize < SmallWork;
+        pool.For(job.Items, small ? job.Items : 1, &Attend, &job);
     }
 
-    /// <summary>Computes items [first, last).</summary>
-    /// <param name="step">The step.</param>
-    /// <param name="qkv">Shape [T, (H + 2 Hkv) * d], as <see cref="Rope.RotateAndStore"/> left it; only queries are read.</param>
-    /// <param name="shape">The layer's attention.</param>
-    /// <param name="cache">The layer's keys and values.</param>
-    /// <param name="y">Shape [T, H * d].</param>
-    /// <param name="scratch">This worker's own, <see cref="ScratchLength"/> floats, best aligned to 64 bytes.</param>
-    /// <param name="first">First item.</param>
-    /// <param name="last">Item after the last.</param>
-    public static void Attend(CpuStep step, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y, float* scratch, int first, int last)
+    // Rows of one head stored together: those of a block share its lines.
+    private const int StoreGrain = 64;
+
+    /// <summary>What <see cref="Run"/> hands to its workers: first <see cref="Store"/> unless items store, then <see cref="Attend"/>.</summary>
+    internal Job Prepare(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
+    {
+        int padded = (shape.HeadSize + Padding - 1) / Padding * Padding, group = shape.Heads / shape.KvHeads;
+        Job job = new()
+        {
+            Tiles = step.QueryTiles,
+            Positions = step.Positions,
+            Slots = step.SlotMapping,
+            BlockTables = step.BlockTables,
+            BlockTableStride = step.BlockTableStride,
+            Rows = step.Tokens,
+            Rotations = rotations.Cosines(0),
+            Pairs = rotations.Pairs,
+            Pairing = shape.Pairing,
+            Qkv = (float*)qkv.Address,
+            QkvStride = qkv.Columns,
+            Y = (float*)y.Address,
+            YStride = y.Columns,
+            Heads = shape.Heads,
+            KvHeads = shape.KvHeads,
+            HeadSize = shape.HeadSize,
+            Padded = padded,
+            Group = group,
+            Scale = shape.Scale,
+            Window = shape.Window,
+            SoftCap = shape.SoftCap,
+            QueryNorm = (float*)shape.QueryNorm.Address,
+            KeyNorm = (float*)shape.KeyNorm.Address,
+            NormEpsilon = shape.NormEpsilon,
+            Keys = cache.Keys,
+            Values = cache.Values,
+            BlockSize = cache.BlockSize,
+            StoresInItems = step.TilesAreSequences,
+            Parts = 1,
+            PartSegments = int.MaxValue,
+        };
+
+        int tileHeads = step.QueryTileCount * shape.KvHeads, rows = 1, segments = 1;
+        for (int t = 0; t < step.QueryTileCount; t++)
+        {
+            QueryTile tile = step.QueryTiles[t];
+            rows = Math.Max(rows, tile.Rows);
+            job.Context(tile, out int begin, out int end);
+            segments = Math.Max(segments, ((end - 1) / SegmentSize) - (begin / SegmentSize) + 1);
+        }
+        job.MaxQueries = rows * group;
+        job.PartialStride = job.MaxQueries * (padded + 2L);
+        if (tileHeads < ItemsPerWorker * pool.Threads && pool.Threads > 1 && segments > 1 && Vector128.IsHardwareAccelerated
+            && tileHeads * segments * job.PartialStride <= MaxPartialFloats)
+        {
+            job.PartSegments = Math.Max(1, tileHeads * segments / (ItemsPerWorker * pool.Threads));
+            job.Parts = (segments + job.PartSegments - 1) / job.PartSegments;
+            job.Segments = segments;
+            job.Partials = Reserve(ref _partials, ref _partialFloats, tileHeads * segments * job.PartialStride);
+            job.Pending = Reserve(ref _pending, ref _pendingInts, tileHeads);
+            for (int i = 0; i < tileHeads; i++)
+            {
+                job.Context(step.QueryTiles[i / shape.KvHeads], out int begin, out int end);
+                job.Pending[i] = (((end - 1) / SegmentSize) - (begin / SegmentSize) + job.PartSegments) / job.PartSegments;
+            }
+        }
+        job.Items = tileHeads * job.Parts;
+        job.Stores = step.Tokens * shape.KvHeads;
+
+        // Queries, a segment's sums and all segments' sums; a tile's keys and values; logits; maxima and sums of both.
+        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (4 * TileSize) + (4L * job.MaxQueries)) + 15) & ~15;
+        job.Scratch = Reserve(ref _scratch, ref _scratchFloats, job.ScratchStride * pool.Threads);
+        return job;
+    }
+
+    private T* Reserve<T>(ref T* memory, ref long length, long needed)
+        where T : unmanaged
+    {
+        if (needed > length)
+        {
+            heap.Free((nint)memory);
+            memory = null; // should the next line throw
+            length = 0;
+            memory = (T*)heap.Allocate(needed * sizeof(T), zeroed: false);
+            length = needed;
+        }
+        return memory;
+    }
+
+    /// <summary>Normalizes and rotates keys, and stores keys and values, for items [first, last) of <see cref="Job.Stores"/>: rows of the first head, of the second and so on.</summary>
+    internal static void Store(void* context, int first, int last, int worker)
+    {
+        Job* job = (Job*)context;
+        for (int item = first; item < last; item++) StoreRow(job, item % job->Rows, item / job->Rows, job->Scratch + (worker * job->ScratchStride));
+    }
+
+    /// <summary>Computes items [first, last) of <see cref="Job.Items"/>.</summary>
+    internal static void Attend(void* context, int first, int last, int worker)
     {
         for (int item = first; item < last; item++)
         {
-            QueryTile tile = step.QueryTiles[item / shape.KvHeads];
-            int kvHead = item % shape.KvHeads;
-            if (Vector512.IsHardwareAccelerated) Attend<Simd512, Vector512<float>>(step, tile, kvHead, qkv, shape, cache, y, scratch);
-            else if (Vector256.IsHardwareAccelerated) Attend<Simd256, Vector256<float>>(step, tile, kvHead, qkv, shape, cache, y, scratch);
-            else if (Vector128.IsHardwareAccelerated) Attend<Simd128, Vector128<float>>(step, tile, kvHead, qkv, shape, cache, y, scratch);
-            else AttendScalar(step, tile, kvHead, qkv, shape, cache, y);
+            if (Vector512.IsHardwareAccelerated) Attend<Simd512, Vector512<float>>((Job*)context, item, worker);
+            else if (Vector256.IsHardwareAccelerated) Attend<Simd256, Vector256<float>>((Job*)context, item, worker);
+            else if (Vector128.IsHardwareAccelerated) Attend<Simd128, Vector128<float>>((Job*)context, item, worker);
+            else AttendScalar((Job*)context, item, worker);
         }
     }
 
-    /// <summary>The definition: the largest logit first, then weights and their sum.</summary>
-    internal static void AttendScalar(CpuStep step, QueryTile tile, int kvHead, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
+    /// <summary>The definition: the largest logit first, then weights and their sum. Not for items that are parts of a context.</summary>
+    internal static void AttendScalar(Job* job, int item, int worker)
     {
-        int d = shape.HeadSize, group = shape.Heads / shape.KvHeads;
-        for (int i = 0; i < tile.Rows * group; i++)
+        Debug.Assert(job->Parts == 1, "the definition knows no partial results");
+        QueryTile tile = job->Tiles[item / job->KvHeads];
+        int kvHead = item % job->KvHeads, d = job->HeadSize;
+        float* scratch = job->Scratch + (worker * job->ScratchStride), query = scratch;
+        if (job->StoresInItems)
         {
-            int row = tile.FirstRow + (i / group), head = (kvHead * group) + (i % group);
-            float* query = Query(qkv, shape, row, head);
-            float* output = (float*)y.Address + ((long)row * y.Columns) + ((long)head * d);
-            int end = step.Positions[row] + 1, start = WindowStart(shape, end - 1);
+            for (int r = 0; r < tile.Rows; r++) StoreRow(job, tile.FirstRow + r, kvHead, scratch);
+        }
+        int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
+        for (int i = 0; i < tile.Rows * job->Group; i++)
+        {
+            int row = tile.FirstRow + (i / job->Group), head = (kvHead * job->Group) + (i % job->Group);
+            LoadQuery(job, row, head, query);
+            float* output = job->Y + (row * job->YStride) + ((long)head * d);
+            int end = job->Positions[row] + 1, start = job->WindowStart(end - 1);
 
             double max = double.NegativeInfinity, sum = 0;
-            for (int p = start; p < end; p++) max = Math.Max(max, Logit(p));
+            for (int p = start; p < end; p++) max = Math.Max(max, Logit(job, query, blockTable, kvHead, p));
             for (int j = 0; j < d; j++) output[j] = 0;
             for (int p = start; p < end; p++)
             {
-                double weight = Math.Exp(Logit(p) - max);
+                double weight = Math.Exp(Logit(job, query, blockTable, kvHead, p) - max);
                 sum += weight;
-                long value = ElementOf(step, tile.Sequence, cache, shape, kvHead, p);
-                for (int j = 0; j < d; j++) output[j] += (float)(weight * Element(cache.Values, value + j));
+                long value = job->ValueIndex(((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), kvHead);
+                for (int j = 0; j < d; j++) output[j] += (float)(weight * Element(job->Values, value + j));
             }
             for (int j = 0; j < d; j++) output[j] = (float)(output[j] / sum);
+        }
 
-            double Logit(int position)
-            {
-                double dot = 0;
-                long key = ElementOf(step, tile.Sequence, cache, shape, kvHead, position);
-                for (int j = 0; j < d; j++) dot += (double)query[j] * Element(cache.Keys, key + j);
-                double logit = dot * shape.Scale;
-                return shape.SoftCap > 0 ? shape.SoftCap * Math.Tanh(logit / shape.SoftCap) : logit;
-            }
+        static double Logit(Job* job, float* query, int* blockTable, int kvHead, int p)
+        {
+            long key = job->KeyIndex(((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), kvHead);
+            double dot = 0;
+            for (int j = 0; j < job->HeadSize; j++) dot += (double)query[j] * Element(job->Keys, key + ((long)j * job->BlockSize));
+            double logit = dot * job->Scale;
+            return job->SoftCap > 0 ? job->SoftCap * Math.Tanh(logit / job->SoftCap) : logit;
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    internal static void Attend<S, V>(CpuStep step, QueryTile tile, int kvHead, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y, float* scratch)
+    internal static void Attend<S, V>(Job* job, int item, int worker)
         where S : struct, ISimd<V>
         where V : struct
     {
-        int d = shape.HeadSize, padded = PaddedSize(shape), group = shape.Heads / shape.KvHeads, count = tile.Rows * group;
-        float* queries = scratch;                              // [count, padded]
-        float* outputs = queries + ((long)count * padded);     // [count, padded], sums of weight * value so far
-        float* kv = outputs + ((long)count * padded);          // [TileSize, padded]
-        float* logits = kv + ((long)TileSize * padded);        // [count, TileSize], then weights
-        float* maxima = logits + ((long)count * TileSize);     // [count], largest logit so far
-        float* sums = maxima + count;                          // [count], sum of weights so far
-
-        int begin = int.MaxValue, end = 0; // positions that any row sees
-        for (int i = 0; i < count; i++)
+        int tileHead = item / job->Parts, part = item % job->Parts, kvHead = tileHead % job->KvHeads;
+        QueryTile tile = job->Tiles[tileHead / job->KvHeads];
+        job->Context(tile, out int begin, out int end);
+        if (job->Parts > 1)
         {
-            int row = tile.FirstRow + (i / group), head = (kvHead * group) + (i % group), position = step.Positions[row];
-            begin = Math.Min(begin, WindowStart(shape, position));
-            end = Math.Max(end, position + 1);
-
-            float* source = Query(qkv, shape, row, head), query = queries + ((long)i * padded), output = outputs + ((long)i * padded);
-            for (int j = 0; j < d; j++) query[j] = source[j] * shape.Scale;
-            for (int j = d; j < padded; j++) query[j] = 0;
-            for (int j = 0; j < padded; j++) output[j] = 0;
-            maxima[i] = float.NegativeInfinity;
-            sums[i] = 0;
+            long firstSegment = (begin / SegmentSize) + ((long)part * job->PartSegments);
+            begin = (int)Math.Max(begin, firstSegment * SegmentSize);
+            end = (int)Math.Min(end, (firstSegment + job->PartSegments) * SegmentSize);
+            if (begin >= end) return;
         }
 
-        int* blockTable = step.BlockTables + ((long)tile.Sequence * step.BlockTableStride);
-        for (int origin = begin / TileSize * TileSize; origin < end; origin += TileSize)
+        int d = job->HeadSize, padded = job->Padded, count = tile.Rows * job->Group;
+        float* scratch = job->Scratch + (worker * job->ScratchStride);
+        float* queries = scratch;                             // [count, padded], each quad's [d, queries]
+        float* segment = queries + ((long)count * padded);    // [count, padded], sums of weight * value of a segment so far
+        float* outputs = segment + ((long)count * padded);    // [count, padded], of all segments so far
+        float* keys = outputs + ((long)count * padded);       // [padded, TileSize]
+        float* values = keys + ((long)TileSize * padded);     // [TileSize, padded]
+        float* logits = values + ((long)TileSize * padded);   // [4, TileSize], then weights
+        float* segmentMaxima = logits + (4 * TileSize);       // [count]
+        float* segmentSums = segmentMaxima + count;           // [count], sums of weights
+        float* maxima = segmentSums + count;                  // [count]
+        float* sums = maxima + count;                         // [count]
+
+        if (job->StoresInItems)
         {
-            int from = Math.Max(begin, origin), to = Math.Min(end, origin + TileSize);
-
-            LoadTile<S, V>(cache.Keys, cache.BlockSize, blockTable, shape.KvHeads, kvHead, d, padded, from, to, kv + ((long)(from - origin) * padded));
-            int lowest = (from - origin) / 8 * 8, highest = to - origin;
-            for (int i = 0; i < count; i++)
+            // Those that this item reads: with a context in parts, others store theirs.
+            for (int row = tile.FirstRow; row < tile.FirstRow + tile.Rows; row++)
             {
-                float* query = queries + ((long)i * padded), row = logits + (i * TileSize);
-                for (int j = lowest; j < highest; j += 8) Dot8<S, V>(query, kv + ((long)j * padded), padded, row + j);
-            }
-
-            LoadTile<S, V>(cache.Values, cache.BlockSize, blockTable, shape.KvHeads, kvHead, d, padded, from, to, kv + ((long)(from - origin) * padded));
-            for (int i = 0; i < count; i++)
-            {
-                int position = step.Positions[tile.FirstRow + (i / group)];
-                int visibleFrom = Math.Max(WindowStart(shape, position) - origin, 0), visibleTo = Math.Min(position + 1 - origin, TileSize);
-                if (visibleFrom >= visibleTo) continue;
-                float rescale = Weigh<S, V>(logits + (i * TileSize), visibleFrom, visibleTo, shape.SoftCap, ref maxima[i], ref sums[i]);
-                Accumulate<S, V>(logits + (i * TileSize), visibleFrom, visibleTo, kv, padded, rescale, outputs + ((long)i * padded));
+                if (job->Positions[row] >= begin && job->Positions[row] < end) StoreRow(job, row, kvHead, logits);
             }
         }
-
-        for (int i = 0; i < count; i++)
+        int quads = (count + 3) / 4;
+        for (int quad = 0; quad < quads; quad++)
         {
-            int row = tile.FirstRow + (i / group), head = (kvHead * group) + (i % group);
-            float* target = (float*)y.Address + ((long)row * y.Columns) + ((long)head * d), output = outputs + ((long)i * padded);
-            float inverse = 1 / sums[i];
-            for (int j = 0; j < d; j++) target[j] = output[j] * inverse;
-        }
-    }
-
-    /// <summary>Converts positions [from, to) of one head to rows of <paramref name="padded"/> floats.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void LoadTile<S, V>(Tensor source, int blockSize, int* blockTable, int kvHeads, int kvHead, int d, int padded, int from, int to, float* target)
-        where S : struct, ISimd<V>
-        where V : struct
-    {
-        while (from < to)
-        {
-            long block = from / blockSize, offset = from % blockSize;
-            int run = (int)Math.Min(to - from, blockSize - offset);
-            long element = ((((long)blockTable[block] * kvHeads) + kvHead) * blockSize + offset) * d;
-            if (d == padded)
+            int first = count * quad / quads, n = (count * (quad + 1) / quads) - first;
+            float* target = queries + ((long)first * padded);
+            for (int i = 0; i < n; i++)
             {
-                Widen<S, V>(source, element, run * d, run * d, target);
+                LoadQuery(job, tile.FirstRow + ((first + i) / job->Group), (kvHead * job->Group) + ((first + i) % job->Group), keys);
+                for (int j = 0; j < d; j++) target[(j * n) + i] = keys[j] * job->Scale;
+            }
+        }
+        if (job->Parts == 1) Clear(count, padded, outputs, maxima, sums);
+
+        bool cached = count <= CachedQueries && job->BlockSize % KvTile.Group == 0 && d == padded;
+        int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
+        KvTile current = default, next = default;
+        if (cached) Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
+        int* from = stackalloc int[4], to = stackalloc int[4];
+        for (int start = begin / SegmentSize * SegmentSize; start < end; start += SegmentSize)
+        {
+            Clear(count, padded, segment, segmentMaxima, segmentSums);
+            int segmentEnd = Math.Min(end, start + SegmentSize);
+            for (int origin = Math.Max(start, begin / TileSize * TileSize); origin < segmentEnd; origin += TileSize)
+            {
+                int tileFrom = Math.Max(begin, origin), tileTo = Math.Min(end, origin + TileSize);
+                if (cached)
+                {
+                    current = next;
+                    if (origin + TileSize < end) Locate(job, blockTable, kvHead, origin + TileSize, Math.Min(end, origin + (2 * TileSize)), &next);
+                }
+                else
+                {
+                    Convert<S, V>(job, blockTable, kvHead, origin, tileFrom, tileTo, keys, values, &current);
+                }
+                for (int quad = 0; quad < quads; quad++)
+                {
+                    int first = count * quad / quads, n = (count * (quad + 1) / quads) - first;
+                    for (int i = 0; i < n; i++)
+                    {
+                        int position = job->Positions[tile.FirstRow + ((first + i) / job->Group)];
+                        from[i] = Math.Clamp(job->WindowStart(position) - origin, 0, TileSize);
+                        to[i] = Math.Clamp(position + 1 - origin, 0, TileSize);
+                    }
+                    float* q = queries + ((long)first * padded), sum = segment + ((long)first * padded);
+                    if (!cached)
+                        AttentionKernels<S, V>.Attend<ScratchElement<S, V>>(q, n, d, &current, &current, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                    else if (job->Keys.Type == DType.F32)
+                        AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                    else if (job->Keys.Type == DType.F16)
+                        AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                    else
+                        AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                }
+            }
+            if (job->Parts == 1)
+            {
+                FoldSegment<S, V>(count, padded, segment, segmentMaxima, segmentSums, outputs, maxima, sums);
             }
             else
             {
-                for (int j = 0; j < run; j++) Widen<S, V>(source, element + ((long)j * d), d, padded, target + ((long)j * padded));
+                float* partial = job->Partial(tileHead, start / SegmentSize);
+                long floats = (long)count * padded;
+                Buffer.MemoryCopy(segment, partial, floats * sizeof(float), floats * sizeof(float));
+                for (int i = 0; i < count; i++) (partial[floats + i], partial[floats + count + i]) = (segmentMaxima[i], segmentSums[i]);
             }
-            from += run;
-            target += (long)run * padded;
+        }
+
+        if (job->Parts > 1)
+        {
+            // Who finishes a tile's last part folds them all, in the order of the context.
+            if (Interlocked.Decrement(ref job->Pending[tileHead]) != 0) return;
+            job->Context(tile, out begin, out end);
+            Clear(count, padded, outputs, maxima, sums);
+            for (int s = begin / SegmentSize; s <= (end - 1) / SegmentSize; s++)
+            {
+                float* partial = job->Partial(tileHead, s);
+                float* partialMaxima = partial + ((long)count * padded);
+                FoldSegment<S, V>(count, padded, partial, partialMaxima, partialMaxima + count, outputs, maxima, sums);
+            }
+        }
+        for (int i = 0; i < count; i++)
+        {
+            int row = tile.FirstRow + (i / job->Group), head = (kvHead * job->Group) + (i % job->Group);
+            AttentionKernels<S, V>.Multiply(outputs + ((long)i * padded), 1 / sums[i], job->Y + (row * job->YStride) + ((long)head * d), d);
         }
     }
 
-    /// <summary>Converts n elements to floats and fills up with zeros to <paramref name="padded"/>.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Widen<S, V>(Tensor source, long element, int n, int padded, float* target)
+    private static void Clear(int count, int padded, float* outputs, float* maxima, float* sums)
+    {
+        new Span<float>(outputs, count * padded).Clear();
+        new Span<float>(maxima, count).Fill(float.NegativeInfinity);
+        new Span<float>(sums, count).Clear();
+    }
+
+    private static void FoldSegment<S, V>(int count, int padded, float* segment, float* segmentMaxima, float* segmentSums, float* outputs, float* maxima, float* sums)
         where S : struct, ISimd<V>
         where V : struct
     {
-        int i = 0;
-        if (source.Type == DType.F32)
+        for (int i = 0; i < count; i++)
         {
-            float* from = (float*)source.Address + element;
-            for (; i <= n - S.Count; i += S.Count) S.Store(S.Load(from + i), target + i);
+            if (segmentSums[i] == 0) continue; // this row sees nothing of it; else the largest logit's weight is 1
+            AttentionKernels<S, V>.Fold(segmentMaxima[i], segmentSums[i], segment + ((long)i * padded), ref maxima[i], ref sums[i], outputs + ((long)i * padded), padded);
         }
-        else if (source.Type == DType.F16)
+    }
+
+    /// <summary>Addresses of positions [from, to) of a tile in the cache. Groups without any of them have a neighbour's: their lanes are masked.</summary>
+    private static void Locate(Job* job, int* blockTable, int kvHead, int from, int to, KvTile* tile)
+    {
+        int size = job->Keys.ElementSize, origin = from / TileSize * TileSize;
+        tile->KeyStride = job->BlockSize * size;
+        tile->ValueStride = job->HeadSize * size;
+        for (int g = 0; g < TileSize / KvTile.Group; g++)
         {
-            ushort* from = (ushort*)source.Address + element;
-            for (; i <= n - S.Count; i += S.Count) S.Store(S.LoadF16(from + i), target + i);
+            int position = Math.Clamp(origin + (g * KvTile.Group), from / KvTile.Group * KvTile.Group, (to - 1) / KvTile.Group * KvTile.Group);
+            long slot = ((long)blockTable[position / job->BlockSize] * job->BlockSize) + (position % job->BlockSize);
+            tile->Keys[g] = job->Keys.Address + (nint)(job->KeyIndex(slot, kvHead) * size);
+            tile->Values[g] = job->Values.Address + (nint)(job->ValueIndex(slot, kvHead) * size);
+        }
+    }
+
+    /// <summary>Converts positions [from, to) of a tile to floats in scratch.</summary>
+    private static void Convert<S, V>(Job* job, int* blockTable, int kvHead, int origin, int from, int to, float* keys, float* values, KvTile* tile)
+        where S : struct, ISimd<V>
+        where V : struct
+    {
+        int d = job->HeadSize, padded = job->Padded, size = job->Keys.ElementSize;
+        for (int p = from; p < to;)
+        {
+            int run = Math.Min(to - p, job->BlockSize - (p % job->BlockSize));
+            long slot = ((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), key = job->KeyIndex(slot, kvHead), value = job->ValueIndex(slot, kvHead);
+            if (job->BlockSize % KvTile.Group == 0)
+            {
+                // Whole groups lie in one block.
+                int low = p / KvTile.Group * KvTile.Group, high = (p + run + KvTile.Group - 1) / KvTile.Group * KvTile.Group;
+                key -= p - low;
+                for (; low < high; low += KvTile.Group, key += KvTile.Group) Convert<S, V>(job->Keys, key, job->BlockSize, d, KvTile.Group, keys + (low - origin), TileSize);
+            }
+            else
+            {
+                for (int j = 0; j < d; j++)
+                {
+                    for (int i = 0; i < run; i++) keys[(j * TileSize) + p - origin + i] = Element(job->Keys, key + ((long)j * job->BlockSize) + i);
+                }
+            }
+            float* target = values + ((long)(p - origin) * padded);
+            int whole = d / S.Count * S.Count;
+            Convert<S, V>(job->Values, value, d, run, whole, target, padded);
+            if (whole < padded)
+            {
+                for (int i = 0; i < run; i++)
+                {
+                    for (int j = whole; j < padded; j++) target[((long)i * padded) + j] = j < d ? Element(job->Values, value + ((long)i * d) + j) : 0;
+                }
+            }
+            p += run;
+        }
+        tile->KeyStride = TileSize * sizeof(float);
+        tile->ValueStride = padded * sizeof(float);
+        for (int g = 0; g < TileSize / KvTile.Group; g++)
+        {
+            tile->Keys[g] = (long)(keys + (g * KvTile.Group));
+            tile->Values[g] = (long)(values + ((long)g * KvTile.Group * padded));
+        }
+    }
+
+    private static void Convert<S, V>(Tensor source, long index, int stride, int rows, int n, float* target, int targetStride)
+        where S : struct, ISimd<V>
+        where V : struct
+    {
+        nint address = source.Address + (nint)(index * source.ElementSize), bytes = (nint)stride * source.ElementSize;
+        if (source.Type == DType.F32) AttentionKernels<S, V>.Convert<F32Element<S, V>>(address, bytes, rows, n, target, targetStride);
+        else if (source.Type == DType.F16) AttentionKernels<S, V>.Convert<F16Element<S, V>>(address, bytes, rows, n, target, targetStride);
+        else AttentionKernels<S, V>.Convert<BF16Element<S, V>>(address, bytes, rows, n, target, targetStride);
+    }
+
+    /// <summary>A row's query of one head, normalized and rotated; d floats.</summary>
+    private static void LoadQuery(Job* job, int row, int head, float* query)
+    {
+        float* source = job->Qkv + (row * job->QkvStride) + ((long)head * job->HeadSize);
+        if (job->QueryNorm != null) Elementwise.RmsNorm(source, job->QueryNorm, job->NormEpsilon, query, job->HeadSize);
+        else new ReadOnlySpan<float>(source, job->HeadSize).CopyTo(new Span<float>(query, job->HeadSize));
+        Rope.Rotate(query, job->Cosines(row), job->Cosines(row) + job->Pairs, job->Pairs, job->Pairing);
+    }
+
+    /// <summary>Normalizes and rotates a row's key of one head, and stores it with its value in the cache's type.</summary>
+    private static void StoreRow(Job* job, int row, int kvHead, float* scratch)
+    {
+        int d = job->HeadSize, blockSize = job->BlockSize;
+        float* key = job->Qkv + (row * job->QkvStride) + ((long)(job->Heads + kvHead) * d), value = key + ((long)job->KvHeads * d);
+        if (job->KeyNorm != null) Elementwise.RmsNorm(key, job->KeyNorm, job->NormEpsilon, key, d);
+        Rope.Rotate(key, job->Cosines(row), job->Cosines(row) + job->Pairs, job->Pairs, job->Pairing);
+
+        long slot = job->Slots[row], element = job->KeyIndex(slot, kvHead);
+        if (job->Keys.Type == DType.F32)
+        {
+            float* target = (float*)job->Keys.Address + element;
+            for (int j = 0; j < d; j++, target += blockSize) *target = key[j];
         }
         else
         {
-            ushort* from = (ushort*)source.Address + element;
-            for (; i <= n - S.Count; i += S.Count) S.Store(S.LoadBF16(from + i), target + i);
+            ushort* target = (ushort*)job->Keys.Address + element;
+            ushort* narrow = (ushort*)scratch;
+            Rope.Convert(key, new Tensor((nint)narrow, 1, d, job->Keys.Type), 0, d);
+            for (int j = 0; j < d; j++, target += blockSize) *target = narrow[j];
         }
-        for (; i < n; i++) target[i] = Element(source, element + i);
-        for (; i < padded; i++) target[i] = 0;
+        Rope.Convert(value, job->Values, job->ValueIndex(slot, kvHead), d);
     }
 
-    /// <summary>Dot products of one query with eight keys, each a single chain over the vectors of a head.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Dot8<S, V>(float* query, float* keys, int padded, float* logits)
-        where S : struct, ISimd<V>
-        where V : struct
-    {
-        V s0 = S.Create(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
-        for (int j = 0; j < padded; j += S.Count)
-        {
-            V q = S.Load(query + j);
-            float* k = keys + j;
-            s0 = S.MultiplyAdd(q, S.Load(k), s0);
-            s1 = S.MultiplyAdd(q, S.Load(k + padded), s1);
-            s2 = S.MultiplyAdd(q, S.Load(k + (2 * (nint)padded)), s2);
-            s3 = S.MultiplyAdd(q, S.Load(k + (3 * (nint)padded)), s3);
-            s4 = S.MultiplyAdd(q, S.Load(k + (4 * (nint)padded)), s4);
-            s5 = S.MultiplyAdd(q, S.Load(k + (5 * (nint)padded)), s5);
-            s6 = S.MultiplyAdd(q, S.Load(k + (6 * (nint)padded)), s6);
-            s7 = S.MultiplyAdd(q, S.Load(k + (7 * (nint)padded)), s7);
-        }
-        SimdMath<S, V>.Sum(s0, s1, s2, s3).Store(logits);
-        SimdMath<S, V>.Sum(s4, s5, s6, s7).Store(logits + 4);
-    }
-
-    /// <summary>Turns a tile's logits into weights under the new maximum, adds them to the running sum and returns what earlier sums are to be multiplied by.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static float Weigh<S, V>(float* logits, int from, int to, float softCap, ref float maximum, ref float sum)
-        where S : struct, ISimd<V>
-        where V : struct
-    {
-        for (int j = 0; j < from; j++) logits[j] = float.NegativeInfinity;
-        for (int j = to; j < TileSize; j++) logits[j] = float.NegativeInfinity;
-
-        V largest = S.Create(float.NegativeInfinity);
-        for (int j = 0; j < TileSize; j += S.Count)
-        {
-            V x = S.Load(logits + j);
-            if (softCap > 0)
-            {
-                // A capped infinity would be a number again: what the row doesn't see stays minus infinity.
-                V capped = S.Multiply(S.Create(softCap), SimdMath<S, V>.Tanh(S.Divide(x, S.Create(softCap))));
-                x = S.Select(S.LessThan(x, S.Create(float.MinValue)), x, capped);
-                S.Store(x, logits + j);
-            }
-            largest = S.Max(largest, x);
-        }
-        float* lanes = stackalloc float[Padding];
-        S.Store(largest, lanes);
-        float max = maximum;
-        for (int j = 0; j < S.Count; j++) max = MathF.Max(max, lanes[j]);
-
-        V total = S.Create(0), shift = S.Create(max);
-        for (int j = 0; j < TileSize; j += S.Count)
-        {
-            V weight = SimdMath<S, V>.Exp(S.Subtract(S.Load(logits + j), shift));
-            S.Store(weight, logits + j);
-            total = S.Add(total, weight);
-        }
-        float tileSum = SimdMath<S, V>.Sum(total);
-        if (max == maximum)
-        {
-            sum += tileSum;
-            return 1;
-        }
-        S.Store(SimdMath<S, V>.Exp(S.Create(maximum - max)), lanes);
-        sum = (sum * lanes[0]) + tileSum;
-        maximum = max;
-        return lanes[0];
-    }
-
-    /// <summary>output = output * rescale + sum of weights[j] * values[j], in the order of positions.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Accumulate<S, V>(float* weights, int from, int to, float* values, int padded, float rescale, float* output)
-        where S : struct, ISimd<V>
-        where V : struct
-    {
-        V factor = S.Create(rescale);
-        int i = 0;
-        for (; i <= padded - (8 * S.Count); i += 8 * S.Count)
-        {
-            float* o = output + i;
-            V o0 = S.Multiply(S.Load(o), factor), o1 = S.Multiply(S.Load(o + S.Count), factor);
-            V o2 = S.Multiply(S.Load(o + (2 * S.Count)), factor), o3 = S.Multiply(S.Load(o + (3 * S.Count)), factor);
-            V o4 = S.Multiply(S.Load(o + (4 * S.Count)), factor), o5 = S.Multiply(S.Load(o + (5 * S.Count)), factor);
-            V o6 = S.Multiply(S.Load(o + (6 * S.Count)), factor), o7 = S.Multiply(S.Load(o + (7 * S.Count)), factor);
-            float* v = values + ((long)from * padded) + i;
-            for (int j = from; j < to; j++, v += padded)
-            {
-                V weight = S.Create(weights[j]);
-                o0 = S.MultiplyAdd(weight, S.Load(v), o0);
-                o1 = S.MultiplyAdd(weight, S.Load(v + S.Count), o1);
-                o2 = S.MultiplyAdd(weight, S.Load(v + (2 * S.Count)), o2);
-                o3 = S.MultiplyAdd(weight, S.Load(v + (3 * S.Count)), o3);
-                o4 = S.MultiplyAdd(weight, S.Load(v + (4 * S.Count)), o4);
-                o5 = S.MultiplyAdd(weight, S.Load(v + (5 * S.Count)), o5);
-                o6 = S.MultiplyAdd(weight, S.Load(v + (6 * S.Count)), o6);
-                o7 = S.MultiplyAdd(weight, S.Load(v + (7 * S.Count)), o7);
-            }
-            S.Store(o0, o);
-            S.Store(o1, o + S.Count);
-            S.Store(o2, o + (2 * S.Count));
-            S.Store(o3, o + (3 * S.Count));
-            S.Store(o4, o + (4 * S.Count));
-            S.Store(o5, o + (5 * S.Count));
-            S.Store(o6, o + (6 * S.Count));
-            S.Store(o7, o + (7 * S.Count));
-        }
-        for (; i < padded; i += S.Count)
-        {
-            V o0 = S.Multiply(S.Load(output + i), factor);
-            float* v = values + ((long)from * padded) + i;
-            for (int j = from; j < to; j++, v += padded) o0 = S.MultiplyAdd(S.Create(weights[j]), S.Load(v), o0);
-            S.Store(o0, output + i);
-        }
-    }
-
-    /// <summary>First position a row sees.</summary>
-    private static int WindowStart(AttentionShape shape, int position) => shape.Window > 0 ? Math.Max(0, position - shape.Window + 1) : 0;
-
-    private static int PaddedSize(AttentionShape shape) => (shape.HeadSize + Padding - 1) / Padding * Padding;
-
-    private static float* Query(Tensor qkv, AttentionShape shape, int row, int head) =>
-        (float*)qkv.Address + ((long)row * qkv.Columns) + ((long)head * shape.HeadSize);
-
-    /// <summary>Index of the first element of a position's key or value.</summary>
-    private static long ElementOf(CpuStep step, int sequence, KvLayer cache, AttentionShape shape, int kvHead, int position)
-    {
-        Debug.Assert(position < step.ContextLengths[sequence], "attention reads only what is stored");
-        long block = step.BlockTables[((long)sequence * step.BlockTableStride) + (position / cache.BlockSize)];
-        return ((((block * shape.KvHeads) + kvHead) * cache.BlockSize) + (position % cache.BlockSize)) * shape.HeadSize;
-    }
-
+    /// <summary>An element of a cache, as vectors of any width read it.</summary>
     private static float Element(Tensor tensor, long index) => tensor.Type switch
     {
         DType.F32 => ((float*)tensor.Address)[index],
-        DType.F16 => (float)BitConverter.UInt16BitsToHalf(((ushort*)tensor.Address)[index]),
+        DType.F16 => BitConverter.Int32BitsToSingle((((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
         _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
     };
+
+    /// <summary>One call's operands and plan, for the workers.</summary>
+    internal struct Job
+    {
+        public QueryTile* Tiles;
+        public int* Positions;
+        public int* Slots;
+        public int* BlockTables;
+        public int BlockTableStride;
+        public int Rows;
+        public float* Rotations;     // [Rows, 2, Pairs], cosines and sines
+        public int Pairs;
+        public RopePairing Pairing;
+        public float* Qkv;
+        public long QkvStride;
+        public float* Y;
+        public long YStride;
+        public int Heads;
+        public int KvHeads;
+        public int HeadSize;
+        public int Padded;
+        public int Group;            // query heads of a key head
+        public float Scale;
+        public int Window;
+        public float SoftCap;
+        public float* QueryNorm;     // null for none
+        public float* KeyNorm;
+        public float NormEpsilon;
+        public Tensor Keys;
+        public Tensor Values;
+        public int BlockSize;
+
+        public bool StoresInItems;
+        public int Stores;           // items of Store
+        public int Items;            // items of Attend: [tiles, KvHeads, Parts]
+        public int Parts;            // into which contexts are cut
+        public int PartSegments;     // segments a part has
+        public int Segments;         // of the longest context
+        public int MaxQueries;       // of an item
+        public float* Partials;      // [tiles, KvHeads, Segments]: sums of weight * value, maxima, sums of weights
+        public long PartialStride;
+        public int* Pending;         // [tiles, KvHeads], parts not yet done
+        public float* Scratch;       // one for each worker
+        public long ScratchStride;
+
+        /// <summary>Positions that any row of a tile sees.</summary>
+        public readonly void Context(QueryTile tile, out int begin, out int end)
+        {
+            (begin, end) = (int.MaxValue, 0);
+            for (int row = tile.FirstRow; row < tile.FirstRow + tile.Rows; row++)
+            {
+                begin = Math.Min(begin, WindowStart(Positions[row]));
+                end = Math.Max(end, Positions[row] + 1);
+            }
+        }
+
+        /// <summary>First position a row sees.</summary>
+        public readonly int WindowStart(int position) => Window > 0 ? Math.Max(0, position - Window + 1) : 0;
+
+        public readonly float* Cosines(int row) => Rotations + (2L * row * Pairs);
+
+        /// <summary>A segment's partial results; segments are numbered from the context's beginning, whatever a window hides.</summary>
+        public readonly float* Partial(int tileHead, int segment)
+        {
+            Context(Tiles[tileHead / KvHeads], out int begin, out _);
+            return Partials + ((((long)tileHead * Segments) + segment - (begin / SegmentSize)) * PartialStride);
+        }
+
+        /// <summary>Index of the first element of a slot's key; the others follow at BlockSize.</summary>
+        public readonly long KeyIndex(long slot, int kvHead) => (((slot / BlockSize * KvHeads) + kvHead) * HeadSize * BlockSize) + (slot % BlockSize);
+
+        /// <summary>Index of the first element of a slot's value.</summary>
+        public readonly long ValueIndex(long slot, int kvHead) => ((((slot / BlockSize * KvHeads) + kvHead) * BlockSize) + (slot % BlockSize)) * HeadSize;
+    }
 }

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
@@ -59,48 +58,9 @@ internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequenci
     }
 }
 
-/// <summary>Rotary position embedding (Su et al. 2021, arXiv:2104.09864) with optional per-head norms, and the store into the paged cache.</summary>
-/// <remarks>
-/// How to call it: split the items [0, <see cref="ItemCount"/>) over workers in any way and wait for all of them before attention.
-/// An item is one head of one row, so results do not depend on the split. Nothing is allocated, no scratch is needed.
-/// </remarks>
+/// <summary>Rotary position embedding (Su et al. 2021, arXiv:2104.09864), and what a cache's types make of floats.</summary>
 internal static unsafe class Rope
 {
-    /// <summary>Items of a step: T rows of H query, Hkv key and Hkv value heads.</summary>
-    public static int ItemCount(CpuStep step, AttentionShape shape) => step.Tokens * (shape.Heads + (2 * shape.KvHeads));
-
-    /// <summary>Normalizes and rotates queries and keys in place, and stores keys and values at the step's slots in the cache's type, to nearest even.</summary>
-    /// <param name="step">The step.</param>
-    /// <param name="table">The table <see cref="AttentionShape.Rope"/> names, computed for this step.</param>
-    /// <param name="qkv">Shape [T, (H + 2 Hkv) * d].</param>
-    /// <param name="shape">The layer's attention.</param>
-    /// <param name="cache">The layer's keys and values.</param>
-    /// <param name="first">First item.</param>
-    /// <param name="last">Item after the last.</param>
-    public static void RotateAndStore(CpuStep step, StepRotations table, Tensor qkv, AttentionShape shape, KvLayer cache, int first, int last)
-    {
-        Debug.Assert(2 * table.Pairs <= shape.HeadSize, "a table rotates no more than a head");
-        int d = shape.HeadSize, heads = shape.Heads, kvHeads = shape.KvHeads, perRow = heads + (2 * kvHeads);
-        for (int item = first; item < last; item++)
-        {
-            int row = item / perRow, head = item % perRow;
-            float* x = (float*)qkv.Address + ((long)item * d);
-            if (head < heads + kvHeads)
-            {
-                Tensor norm = head < heads ? shape.QueryNorm : shape.KeyNorm;
-                if (!norm.IsEmpty) Elementwise.RmsNorm(x, (float*)norm.Address, shape.NormEpsilon, x, d);
-                Rotate(x, table.Cosines(row), table.Sines(row), table.Pairs, shape.Pairing);
-            }
-            if (head < heads) continue;
-
-            bool isKey = head < heads + kvHeads;
-            int kvHead = head - heads - (isKey ? 0 : kvHeads);
-            int slot = step.SlotMapping[row];
-            long block = slot / cache.BlockSize, offset = slot % cache.BlockSize;
-            Convert(x, isKey ? cache.Keys : cache.Values, ((((block * kvHeads) + kvHead) * cache.BlockSize) + offset) * d, d);
-        }
-    }
-
     /// <summary>Rotates pairs of elements of one head by the angles given.</summary>
     public static void Rotate(float* x, float* cosines, float* sines, int pairs, RopePairing pairing)
     {

@@ -72,7 +72,6 @@ internal sealed class Transformer
             KvLayer cache = _cache.Layers[i];
 
             _backend.MatMul(x, layer.Qkv, layer.QkvBias, qkv, new RowNorm(layer.AttentionNorm, epsilon));
-            _backend.RotateAndStore(qkv, attention, cache);
             _backend.Attend(qkv, attention, cache, attended);
             AddTo(x, attended, layer.Output, layer.OutputBias, layer.PostAttentionNorm);
             _backend.MatMulGate(x, layer.GateUp, layer.GateUpBias, _config.Activation, gated, new RowNorm(layer.FeedForwardNorm, epsilon));

@@ -34,13 +34,17 @@ public sealed class KernelsTests
     [Fact]
     public void Attention_AgreesWithItsDefinition()
     {
-        AttentionBenchmarks benchmark = new() { Case = new AttentionWorkload(8, 2, 64, 100) };
-        benchmark.SetUp();
-        benchmark.Definition();
-        float[] expected = benchmark.Output.ToArray();
-        benchmark.Fastest();
-        Agree(expected, benchmark.Output);
-        benchmark.CleanUp();
+        foreach (AttentionWorkload workload in new AttentionWorkload[] { new(8, 2, 64, 1, 100), new(6, 2, 64, 40, 300) })
+        {
+            AttentionBenchmarks definition = new() { Case = workload }, fastest = new() { Case = workload };
+            definition.SetUp();
+            fastest.SetUp();
+            definition.Definition();
+            fastest.Fastest();
+            Agree(definition.Output, fastest.Output);
+            definition.CleanUp();
+            fastest.CleanUp();
+        }
     }
 
     [Fact]
@@ -80,9 +84,10 @@ public sealed class KernelsTests
         MatMulWorkload product = new(TensorType.Q4_0, 4096, 4);
         Assert.Equal(4096.0 * 4096 / 32 * 18, product.Bytes); // the weights once, whatever the rows
         Assert.Equal(2.0 * 4096 * 4096 * 4, product.Operations);
-        AttentionWorkload attention = new(32, 8, 128, 512);
+        AttentionWorkload attention = new(32, 8, 128, 1, 512), prompt = new(32, 8, 128, 3, 5);
         Assert.Equal(2.0 * 8 * 128 * 512 * 2, attention.Bytes); // keys and values of two bytes
         Assert.Equal(4.0 * 32 * 128 * 512, attention.Operations);
+        Assert.Equal(4.0 * 32 * 128 * (3 + 4 + 5), prompt.Operations);
     }
 
     [Fact]

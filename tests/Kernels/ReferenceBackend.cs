@@ -96,7 +96,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
         }
     }
 
-    public void RotateAndStore(Tensor qkv, AttentionShape shape, KvLayer cache)
+    private void RotateAndStore(Tensor qkv, AttentionShape shape, KvLayer cache)
     {
         (double[] frequencies, double magnitude) = _ropes[shape.Rope];
         int d = shape.HeadSize, n = frequencies.Length;
@@ -120,8 +120,8 @@ internal sealed unsafe class ReferenceBackend : IBackend
                 float* value = key + shape.KvHeads * d;
                 for (int i = 0; i < d; i++)
                 {
-                    Store(cache.Keys, Index(cache, shape, _slots[t], head) + i, key[i]);
-                    Store(cache.Values, Index(cache, shape, _slots[t], head) + i, value[i]);
+                    Store(cache.Keys, KeyIndex(cache, shape, _slots[t], head, i), key[i]);
+                    Store(cache.Values, ValueIndex(cache, shape, _slots[t], head, i), value[i]);
                 }
             }
         }
@@ -129,6 +129,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
 
     public void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
     {
+        RotateAndStore(qkv, shape, cache);
         int d = shape.HeadSize;
         for (int s = 0; s < _contexts.Length; s++)
         {
@@ -139,12 +140,12 @@ internal sealed unsafe class ReferenceBackend : IBackend
                 {
                     float* q = Row(qkv, t) + head * d;
                     int kv = head / (shape.Heads / shape.KvHeads);
-                    long At(int p) => Index(cache, shape, _tables[s * _stride + p / cache.BlockSize] * cache.BlockSize + p % cache.BlockSize, kv);
+                    int Slot(int p) => _tables[s * _stride + p / cache.BlockSize] * cache.BlockSize + p % cache.BlockSize;
                     double[] weights = new double[position + 1 - from];
                     for (int p = from; p <= position; p++)
                     {
                         double dot = 0;
-                        for (int i = 0; i < d; i++) dot += (double)q[i] * Load(cache.Keys, At(p) + i);
+                        for (int i = 0; i < d; i++) dot += (double)q[i] * Load(cache.Keys, KeyIndex(cache, shape, Slot(p), kv, i));
                         dot *= shape.Scale;
                         weights[p - from] = shape.SoftCap > 0 ? shape.SoftCap * Math.Tanh(dot / shape.SoftCap) : dot;
                     }
@@ -153,7 +154,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
                     for (int i = 0; i < d; i++)
                     {
                         double value = 0;
-                        for (int p = from; p <= position; p++) value += weights[p - from] / sum * Load(cache.Values, At(p) + i);
+                        for (int p = from; p <= position; p++) value += weights[p - from] / sum * Load(cache.Values, ValueIndex(cache, shape, Slot(p), kv, i));
                         Row(y, t)[head * d + i] = (float)value;
                     }
                 }
@@ -239,9 +240,13 @@ internal sealed unsafe class ReferenceBackend : IBackend
         for (int i = 0; i < n; i++) y[i] = (float)(x[i] * scale * weight[i]);
     }
 
-    /// <summary>Where a slot's vector of one head begins: blocks are [Hkv, blockSize, d].</summary>
-    private static long Index(KvLayer cache, AttentionShape shape, int slot, int head) =>
-        (((long)(slot / cache.BlockSize) * shape.KvHeads + head) * cache.BlockSize + slot % cache.BlockSize) * shape.HeadSize;
+    /// <summary>Where element i of a slot's key of one head is: blocks are [Hkv, d, blockSize].</summary>
+    private static long KeyIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i) =>
+        (((long)(slot / cache.BlockSize) * shape.KvHeads + head) * shape.HeadSize + i) * cache.BlockSize + slot % cache.BlockSize;
+
+    /// <summary>Likewise of its value: blocks are [Hkv, blockSize, d].</summary>
+    private static long ValueIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i) =>
+        (((long)(slot / cache.BlockSize) * shape.KvHeads + head) * cache.BlockSize + slot % cache.BlockSize) * shape.HeadSize + i;
 
     private static double Load(Tensor t, long i) => t.Type switch
     {

@@ -127,7 +127,6 @@ public sealed unsafe class BackendTests
             backend.Embed(head, 1, x);
             backend.RmsNorm(x, norm, 1e-5f, x);
             backend.MatMul(x, qkvMatrix, default, qkv, new RowNorm(norm, 1e-5f));
-            backend.RotateAndStore(qkv, shape, cache);
             backend.Attend(qkv, shape, cache, attended);
             backend.MatMulGate(x, gateUp, default, Activation.Silu, gated);
             backend.MatMulAdd(gated, down, default, x);

@@ -24,6 +24,10 @@ public sealed unsafe class PagedAttentionTests
                 data.Add(width, type, 2, 1, 96, 0, 0, 24);
                 data.Add(width, type, 2, 1, 16, 31, 0, 128);
                 data.Add(width, type, 2, 2, 18, 32, 0, 16);
+                data.Add(width, type, 4, 1, 64, 0, 0, 16);
+                data.Add(width, type, 9, 3, 64, 70, 0, 48);
+                data.Add(width, type, 5, 1, 64, 65, 0, 5);
+                data.Add(width, type, 9, 1, 96, 0, 30, 64);
             }
         }
         return data;
@@ -69,19 +73,144 @@ public sealed unsafe class PagedAttentionTests
         }
     }
 
-    [Theory, InlineData(DType.F32), InlineData(DType.F16), InlineData(DType.BF16)]
-    public void ARowsBits_AreTheSame_ForEveryBlockSizeAndSplit(DType type)
+    public static TheoryData<DType, int, int, int> Splits()
     {
-        float[]? expected = null;
-        foreach (int blockSize in new[] { 1, 3, 16, 32, 100, 256 })
+        var data = new TheoryData<DType, int, int, int>();
+        foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
         {
-            using var model = new Layer(type, 4, 2, 64, 50, 0, blockSize);
-            using var batch = model.Step((0, 99, 1), (1, 20, 50));
-            float[] y = batch.AttendSplit(1);
-            expected ??= y;
-            Assert.Equal(expected, y);
-            foreach (int parts in new[] { 2, 3, 14 }) Assert.Equal(expected, batch.AttendSplit(parts));
+            data.Add(type, 4, 1, 0);
+            data.Add(type, 3, 1, 300);
+            data.Add(type, 2, 2, 0);
+            data.Add(type, 10, 2, 20);
         }
+        return data;
+    }
+
+    /// <summary>Decodes and a chunk over contexts of three segments, in parts for several workers where they are few.</summary>
+    [Theory, MemberData(nameof(Splits))]
+    public void ARowsBits_AreTheSame_ForEveryBlockSizeAndSplit(DType type, int heads, int kvHeads, int window)
+    {
+        const int D = 32;
+        (int, int, int)[][] steps = [[(0, 699, 1)], [(0, 690, 3), (1, 255, 4)], [(0, 699, 1), (1, 400, 200), (2, 5, 9)]];
+        var expected = new float[]?[steps.Length];
+        var alone = new Dictionary<(int, int), float[]>();
+        foreach (int blockSize in new[] { 16, 1, 5, 8, 32, 100, 256, 1024 })
+        {
+            using var model = new Layer(type, heads, kvHeads, D, window, 0, blockSize, length: 700);
+            foreach (int workers in new[] { 1, 2, 3, 5 })
+            {
+                for (int s = 0; s < steps.Length; s++)
+                {
+                    using var batch = model.Step(workers, steps[s]);
+                    float[] y = batch.Run();
+                    expected[s] ??= y;
+                    Assert.Equal(expected[s], y);
+                    Assert.Equal(y, batch.RunBackwards());
+
+                    int row = 0;
+                    foreach ((int sequence, int first, int count) in steps[s])
+                    {
+                        for (int position = first; position < first + count; position++, row++)
+                        {
+                            float[] output = y[(row * heads * D)..((row + 1) * heads * D)];
+                            if (!alone.TryAdd((sequence, position), output)) Assert.Equal(alone[(sequence, position)], output);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    [Theory, MemberData(nameof(Widths.Data), MemberType = typeof(Widths))]
+    public void ALongPrompt_AgreesWithDouble_AndWithDecodesAndChunksToTheBit(int width)
+    {
+        const int Length = 600, Heads = 6, D = 64;
+        using var model = new Layer(DType.F16, Heads, 2, D, 0, 0, 16, length: Length);
+        float[] whole;
+        using (var batch = model.Step((1, 0, Length))) whole = batch.Attend(width);
+        foreach (int position in new[] { 0, 63, 64, 255, 256, 257, 511, 512, 599 })
+        {
+            float[] expected = whole[(position * Heads * D)..((position + 1) * Heads * D)];
+            double[] exact = model.Reference(1, position, 3);
+            for (int j = 0; j < D; j++) Assert.Equal(exact[j], expected[(3 * D) + j], 2e-6);
+            foreach (int workers in width == 0 ? [1] : new[] { 1, 3 })
+            {
+                using var batch = model.Step(workers, (1, position, 1), (2, 5, 2));
+                Assert.Equal(expected, batch.Attend(width)[..(Heads * D)]);
+            }
+        }
+        foreach (int chunk in new[] { 129, 300 })
+        {
+            for (int first = 0; first < Length; first += chunk)
+            {
+                int count = Math.Min(chunk, Length - first);
+                using var batch = model.Step((1, first, count));
+                Assert.Equal(whole.AsSpan(first * Heads * D, count * Heads * D), batch.Attend(width).AsSpan());
+            }
+        }
+    }
+
+    /// <summary>Keys and values are in the cache afterwards, where the next step finds them, and nothing else was written.</summary>
+    [Theory, MemberData(nameof(Shapes))]
+    public void Attend_StoresTheStepsKeysAndValues_AndNothingElse(int width, DType type, int heads, int kvHeads, int d, int window, float softCap, int blockSize)
+    {
+        using var model = new Layer(type, heads, kvHeads, d, window, softCap, blockSize);
+        foreach ((int, int, int)[] chunks in new (int, int, int)[][] { [(0, 99, 1), (2, 33, 5)], [(0, 0, 100), (4, 31, 1)] })
+        {
+            using var batch = model.Step(chunks);
+            batch.Attend(width);
+            model.CheckStored(chunks);
+        }
+    }
+
+    [Theory, InlineData(RopePairing.HalfSplit, true), InlineData(RopePairing.Interleaved, true), InlineData(RopePairing.HalfSplit, false)]
+    public void Attend_NormalizesAndRotatesQueriesAndKeys_AsTheReferenceDoes(RopePairing pairing, bool norms)
+    {
+        const int Heads = 6, KvHeads = 2, D = 64, Pairs = 20, Blocks = 6, BlockSize = 16, Rows = 70;
+        using var cpu = new CpuBackend(new CpuOptions { Threads = 2 });
+        using var reference = new ReferenceBackend();
+        var outputs = new List<float[]>();
+        foreach (IBackend backend in new IBackend[] { cpu, reference })
+        {
+            var random = new Random(1);
+            float[] Values(int n, float scale) => [.. Enumerable.Range(0, n).Select(_ => ((random.NextSingle() * 2) - 1) * scale)];
+            var shape = new AttentionShape
+            {
+                Heads = Heads,
+                KvHeads = KvHeads,
+                HeadSize = D,
+                Rope = backend.AddRope([.. Enumerable.Range(0, Pairs).Select(i => Math.Pow(10000, -(double)i / Pairs))], 1),
+                Pairing = pairing,
+                Scale = 0.125f,
+                QueryNorm = norms ? backend.Upload(Values(D, 2)) : default,
+                KeyNorm = norms ? backend.Upload(Values(D, 2)) : default,
+                NormEpsilon = 1e-5f,
+            };
+            var cache = new KvLayer(backend.Allocate(Blocks, KvHeads * BlockSize * D, DType.F16), backend.Allocate(Blocks, KvHeads * BlockSize * D, DType.F16), BlockSize);
+            var output = new List<float>();
+            foreach ((int first, int count) in new[] { (0, Rows), (Rows, 1), (Rows + 1, 3) }) // chunk, decode, and several tokens at once
+            {
+                int[] positions = [.. Enumerable.Range(first, count)], table = [4, 2, 5, 0, 1];
+                backend.Begin(new Batch
+                {
+                    TokenIds = new int[count],
+                    Positions = positions,
+                    SlotMapping = positions.Select(p => (table[p / BlockSize] * BlockSize) + (p % BlockSize)).ToArray(),
+                    QueryStarts = new[] { 0, count },
+                    ContextLengths = new[] { first + count },
+                    BlockTables = table,
+                    BlockTableStride = table.Length,
+                    SampleRows = [],
+                    Sampling = [],
+                });
+                Tensor qkv = backend.Allocate(count, (Heads + (2 * KvHeads)) * D, DType.F32), y = backend.Allocate(count, Heads * D, DType.F32);
+                Values(qkv.Rows * qkv.Columns, 3).CopyTo(new Span<float>((float*)qkv.Address, qkv.Rows * qkv.Columns));
+                backend.Attend(qkv, shape, cache, y);
+                output.AddRange(new ReadOnlySpan<float>((float*)y.Address, y.Rows * y.Columns));
+            }
+            outputs.Add([.. output]);
+        }
+        for (int i = 0; i < outputs[0].Length; i++) Assert.Equal(outputs[1][i], outputs[0][i], 4e-3f); // a key's last bit, of 11
     }
 
     /// <summary>A large query makes logits of some hundreds: the exponentials of all but the best vanish, none overflows.</summary>
@@ -103,24 +232,25 @@ public sealed unsafe class PagedAttentionTests
     {
         using var model = new Layer(DType.F16, 4, 2, 64, 0, 0, 16);
         using var batch = model.Step((0, 99, 1), (1, 0, 41));
-        batch.Run();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        batch.Run();
+        batch.RunOnce();
         batch.Reload();
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        batch.Reload();
+        batch.RunOnce();
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 
-    /// <summary>Five sequences of 100 positions in shuffled blocks. What no sequence has stored is NaN, and the cache ends at a guard page.</summary>
+    /// <summary>Five sequences in shuffled blocks. What no sequence has stored is NaN, and the cache ends at a guard page.</summary>
     private sealed class Layer : IDisposable
     {
-        public const int Sequences = 5, Length = 100;
+        public const int Sequences = 5;
         private readonly GuardedMemory<byte> _keys, _values;
         private readonly float[] _exactKeys, _exactValues;
         private readonly float _queryScale;
 
-        public Layer(DType type, int heads, int kvHeads, int d, int window, float softCap, int blockSize, float queryScale = 3)
+        public Layer(DType type, int heads, int kvHeads, int d, int window, float softCap, int blockSize, float queryScale = 3, int length = 100)
         {
-            _queryScale = queryScale;
+            (_queryScale, Length) = (queryScale, length);
             Shape = new AttentionShape
             {
                 Heads = heads,
@@ -143,16 +273,11 @@ public sealed unsafe class PagedAttentionTests
             _values = new GuardedMemory<byte>(blocks * columns * size);
             Cache = new KvLayer(
                 new Tensor((nint)_keys.Pointer, blocks, columns, type), new Tensor((nint)_values.Pointer, blocks, columns, type), blockSize);
-            float[] notANumber = [.. Enumerable.Repeat(float.NaN, blocks * columns)];
-            fixed (float* source = notANumber)
-            {
-                Rope.Convert(source, Cache.Keys, 0, notANumber.Length);
-                Rope.Convert(source, Cache.Values, 0, notANumber.Length);
-            }
-
-            _exactKeys = Fill(Cache.Keys, 2);
-            _exactValues = Fill(Cache.Values, 3);
+            _exactKeys = Random(2);
+            _exactValues = Random(3);
         }
+
+        public int Length { get; }
 
         public AttentionShape Shape { get; }
 
@@ -162,13 +287,41 @@ public sealed unsafe class PagedAttentionTests
 
         public int[] BlockTables { get; }
 
-        public StepUnderTest Step(params (int Sequence, int First, int Count)[] chunks) => new(this, chunks);
+        public StepUnderTest Step(params (int Sequence, int First, int Count)[] chunks) => Step(1, chunks);
+
+        /// <summary>A step whose sequences have stored what comes before their chunks.</summary>
+        public StepUnderTest Step(int workers, params (int Sequence, int First, int Count)[] chunks)
+        {
+            _keys.Span.Fill(0xff); // NaN in every type
+            _values.Span.Fill(0xff);
+            foreach ((int sequence, int first, int _) in chunks)
+            {
+                for (int p = 0; p < first; p++)
+                {
+                    for (int h = 0; h < Shape.KvHeads; h++)
+                    {
+                        for (int j = 0; j < Shape.HeadSize; j++)
+                        {
+                            Write(Cache.Keys, KeyElement(sequence, p, h, j), _exactKeys[Index(sequence, p, h) + j]);
+                            Write(Cache.Values, ValueElement(sequence, p, h, j), _exactValues[Index(sequence, p, h) + j]);
+                        }
+                    }
+                }
+            }
+            return new StepUnderTest(this, chunks, workers);
+        }
+
+        public int Slot(int sequence, int position) => (BlockTables[(sequence * Stride) + (position / Cache.BlockSize)] * Cache.BlockSize) + (position % Cache.BlockSize);
 
         public float Query(int sequence, int position, int head, int j)
         {
             uint bits = Philox.Block(((uint)j, (uint)head, (uint)position, (uint)sequence), (4, 4)).X0;
             return ((bits * (1f / uint.MaxValue)) - 0.5f) * _queryScale;
         }
+
+        public float Key(int sequence, int position, int kvHead, int j) => _exactKeys[Index(sequence, position, kvHead) + j];
+
+        public float Value(int sequence, int position, int kvHead, int j) => _exactValues[Index(sequence, position, kvHead) + j];
 
         public double[] Reference(int sequence, int position, int head)
         {
@@ -190,6 +343,32 @@ public sealed unsafe class PagedAttentionTests
             return y;
         }
 
+        /// <summary>Chunks and what was before them are in the cache; all else is as it was.</summary>
+        public void CheckStored((int Sequence, int First, int Count)[] chunks)
+        {
+            long elements = (long)Cache.Keys.Rows * Cache.Keys.Columns;
+            float[] keys = [.. Enumerable.Repeat(float.NaN, (int)elements)], values = [.. keys];
+            foreach ((int sequence, int first, int count) in chunks)
+            {
+                for (int p = 0; p < first + count; p++)
+                {
+                    for (int h = 0; h < Shape.KvHeads; h++)
+                    {
+                        for (int j = 0; j < Shape.HeadSize; j++)
+                        {
+                            keys[KeyElement(sequence, p, h, j)] = _exactKeys[Index(sequence, p, h) + j];
+                            values[ValueElement(sequence, p, h, j)] = _exactValues[Index(sequence, p, h) + j];
+                        }
+                    }
+                }
+            }
+            for (int i = 0; i < elements; i++)
+            {
+                if (!keys[i].Equals(Read(Cache.Keys, i))) Assert.Fail($"key element {i} is {Read(Cache.Keys, i)}, expected {keys[i]}");
+                if (!values[i].Equals(Read(Cache.Values, i))) Assert.Fail($"value element {i} is {Read(Cache.Values, i)}, expected {values[i]}");
+            }
+        }
+
         public void Dispose()
         {
             _keys.Dispose();
@@ -198,71 +377,96 @@ public sealed unsafe class PagedAttentionTests
 
         private int Index(int sequence, int position, int kvHead) => ((((sequence * Length) + position) * Shape.KvHeads) + kvHead) * Shape.HeadSize;
 
-        // Returns what the cache's type made of the values, in plain order.
-        private float[] Fill(Tensor tensor, uint key)
+        // Inside a block: [Hkv, d, blockSize].
+        private long KeyElement(int sequence, int position, int kvHead, int j)
         {
-            int d = Shape.HeadSize;
-            var exact = new float[Sequences * Length * Shape.KvHeads * d];
-            for (int s = 0; s < Sequences; s++)
-            {
-                for (int p = 0; p < Length; p++)
-                {
-                    for (int h = 0; h < Shape.KvHeads; h++)
-                    {
-                        int block = BlockTables[(s * Stride) + (p / Cache.BlockSize)];
-                        long element = ((((long)block * Shape.KvHeads) + h) * Cache.BlockSize + (p % Cache.BlockSize)) * d;
-                        for (int j = 0; j < d; j++)
-                        {
-                            int i = Index(s, p, h) + j;
-                            float value = (Philox.Block(((uint)i, 0, 0, 0), (key, 0)).X0 * (2f / uint.MaxValue)) - 1;
-                            Rope.Convert(&value, tensor, element + j, 1);
-                            ushort* narrow = (ushort*)tensor.Address + element + j;
-                            exact[i] = tensor.Type switch
-                            {
-                                DType.F32 => value,
-                                DType.F16 => (float)BitConverter.UInt16BitsToHalf(*narrow),
-                                _ => BitConverter.UInt32BitsToSingle((uint)*narrow << 16),
-                            };
-                        }
-                    }
-                }
-            }
-            return exact;
+            int slot = Slot(sequence, position), size = Cache.BlockSize;
+            return ((((((long)slot / size * Shape.KvHeads) + kvHead) * Shape.HeadSize) + j) * size) + (slot % size);
         }
+
+        // Inside a block: [Hkv, blockSize, d].
+        private long ValueElement(int sequence, int position, int kvHead, int j)
+        {
+            int slot = Slot(sequence, position), size = Cache.BlockSize;
+            return ((((((long)slot / size * Shape.KvHeads) + kvHead) * size) + (slot % size)) * Shape.HeadSize) + j;
+        }
+
+        // Values that the cache's type holds exactly, by sequence, position, head and element.
+        private float[] Random(uint key)
+        {
+            var values = new float[Sequences * Length * Shape.KvHeads * Shape.HeadSize];
+            for (int i = 0; i < values.Length; i++)
+            {
+                float value = (Philox.Block(((uint)i, 0, 0, 0), (key, 0)).X0 * (2f / uint.MaxValue)) - 1;
+                ulong stored = 0;
+                var one = new Tensor((nint)(&stored), 1, 1, Cache.Keys.Type);
+                Write(one, 0, value);
+                values[i] = Read(one, 0);
+            }
+            return values;
+        }
+
+        private static void Write(Tensor tensor, long element, float value)
+        {
+            if (tensor.Type == DType.F32) ((float*)tensor.Address)[element] = value;
+            else Rope.ConvertScalar(&value, (ushort*)tensor.Address + element, tensor.Type, 1);
+        }
+
+        private static float Read(Tensor tensor, long element) => tensor.Type switch
+        {
+            DType.F32 => ((float*)tensor.Address)[element],
+            DType.F16 => (float)BitConverter.UInt16BitsToHalf(((ushort*)tensor.Address)[element]),
+            _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[element] << 16),
+        };
     }
 
     private sealed class StepUnderTest : IDisposable
     {
         private readonly Layer _layer;
         private readonly CpuStep _step = new();
-        private readonly GuardedMemory<float> _qkv, _y, _scratch;
+        private readonly NativeHeap _heap = new();
+        private readonly WorkerPool _pool;
+        private readonly PagedAttention _attention;
+        private readonly StepRotations _rotations = new([], 1);
+        private readonly GuardedMemory<float> _qkv, _y;
         private readonly int[] _ids, _positions, _slots, _starts, _lengths, _tables;
 
-        public StepUnderTest(Layer layer, (int Sequence, int First, int Count)[] chunks)
+        public StepUnderTest(Layer layer, (int Sequence, int First, int Count)[] chunks, int workers)
         {
             (_layer, Chunks) = (layer, chunks);
+            _pool = new WorkerPool(workers);
+            _attention = new PagedAttention(_pool, _heap);
             AttentionShape shape = layer.Shape;
-            int rows = chunks.Sum(chunk => chunk.Count), columns = (shape.Heads + (2 * shape.KvHeads)) * shape.HeadSize;
+            int rows = chunks.Sum(chunk => chunk.Count), columns = (shape.Heads + (2 * shape.KvHeads)) * shape.HeadSize, d = shape.HeadSize;
             (_ids, _positions, _slots) = (new int[rows], new int[rows], new int[rows]);
             _starts = new int[chunks.Length + 1];
             _lengths = [.. chunks.Select(chunk => chunk.First + chunk.Count)];
-            _tables = [.. chunks.SelectMany(chunk => layer.BlockTables.AsSpan(chunk.Sequence * layer.Stride, layer.Stride).ToArray())];
+            _tables = new int[chunks.Length * layer.Stride];
             _qkv = new GuardedMemory<float>(rows * columns);
-            _qkv.Span.Fill(float.NaN); // keys and values are not read from here
-            _y = new GuardedMemory<float>(rows * shape.Heads * shape.HeadSize);
-            _scratch = new GuardedMemory<float>(PagedAttention.ScratchLength(shape));
-            _scratch.Span.Fill(float.NaN);
+            _y = new GuardedMemory<float>(rows * shape.Heads * d);
+            _rotations.Begin(rows);
 
             int row = 0;
             for (int s = 0; s < chunks.Length; s++)
             {
-                for (int i = 0; i < chunks[s].Count; i++, row++)
+                (int sequence, int first, int count) = chunks[s];
+                // Blocks that a sequence has no use for yet are none of its own.
+                int blocks = (first + count + layer.Cache.BlockSize - 1) / layer.Cache.BlockSize;
+                _tables.AsSpan(s * layer.Stride, layer.Stride).Fill(int.MinValue);
+                layer.BlockTables.AsSpan(sequence * layer.Stride, blocks).CopyTo(_tables.AsSpan(s * layer.Stride));
+                for (int i = 0; i < count; i++, row++)
                 {
-                    _positions[row] = chunks[s].First + i;
-                    for (int head = 0; head < shape.Heads; head++)
+                    int position = _positions[row] = first + i;
+                    _slots[row] = layer.Slot(sequence, position);
+                    Span<float> projections = _qkv.Span.Slice(row * columns, columns);
+                    for (int j = 0; j < d; j++)
                     {
-                        for (int j = 0; j < shape.HeadSize; j++)
-                            _qkv.Span[(row * columns) + (head * shape.HeadSize) + j] = layer.Query(chunks[s].Sequence, _positions[row], head, j);
+                        for (int head = 0; head < shape.Heads; head++) projections[(head * d) + j] = layer.Query(sequence, position, head, j);
+                        for (int head = 0; head < shape.KvHeads; head++)
+                        {
+                            projections[((shape.Heads + head) * d) + j] = layer.Key(sequence, position, head, j);
+                            projections[((shape.Heads + shape.KvHeads + head) * d) + j] = layer.Value(sequence, position, head, j);
+                        }
                     }
                 }
                 _starts[s + 1] = row;
@@ -285,39 +489,53 @@ public sealed unsafe class PagedAttentionTests
             Sampling = [],
         });
 
-        public void Run() => PagedAttention.Attend(
-            _step, Qkv, _layer.Shape, _layer.Cache, Y, _scratch.Pointer, 0, PagedAttention.ItemCount(_step, _layer.Shape));
+        public void RunOnce() => _attention.Run(_step, _rotations, Qkv, _layer.Shape, _layer.Cache, Y);
 
-        public float[] AttendSplit(int parts)
+        public float[] Run()
         {
             _y.Span.Fill(float.NaN);
-            int items = PagedAttention.ItemCount(_step, _layer.Shape);
-            for (int part = parts - 1; part >= 0; part--)
-                PagedAttention.Attend(_step, Qkv, _layer.Shape, _layer.Cache, Y, _scratch.Pointer, items * part / parts, items * (part + 1) / parts);
+            RunOnce();
+            return _y.Span.ToArray();
+        }
+
+        /// <summary>The same items one after the other, the last first.</summary>
+        public float[] RunBackwards()
+        {
+            _y.Span.Fill(float.NaN);
+            PagedAttention.Job job = Prepare();
+            for (int item = job.Items - 1; item >= 0; item--) PagedAttention.Attend(&job, item, item + 1, item % _pool.Threads);
             return _y.Span.ToArray();
         }
 
         public float[] Attend(int width)
         {
             _y.Span.Fill(float.NaN);
-            for (int item = 0; item < PagedAttention.ItemCount(_step, _layer.Shape); item++)
+            PagedAttention.Job job = Prepare();
+            for (int item = 0; item < job.Items; item++)
             {
-                QueryTile tile = _step.QueryTiles[item / _layer.Shape.KvHeads];
-                int kvHead = item % _layer.Shape.KvHeads;
-                if (width == 0) PagedAttention.AttendScalar(_step, tile, kvHead, Qkv, _layer.Shape, _layer.Cache, Y);
-                else if (width == 128) PagedAttention.Attend<Simd128, Vector128<float>>(_step, tile, kvHead, Qkv, _layer.Shape, _layer.Cache, Y, _scratch.Pointer);
-                else if (width == 256) PagedAttention.Attend<Simd256, Vector256<float>>(_step, tile, kvHead, Qkv, _layer.Shape, _layer.Cache, Y, _scratch.Pointer);
-                else PagedAttention.Attend<Simd512, Vector512<float>>(_step, tile, kvHead, Qkv, _layer.Shape, _layer.Cache, Y, _scratch.Pointer);
+                if (width == 0) PagedAttention.AttendScalar(&job, item, 0);
+                else if (width == 128) PagedAttention.Attend<Simd128, Vector128<float>>(&job, item, 0);
+                else if (width == 256) PagedAttention.Attend<Simd256, Vector256<float>>(&job, item, 0);
+                else PagedAttention.Attend<Simd512, Vector512<float>>(&job, item, 0);
             }
             return _y.Span.ToArray();
         }
 
         public void Dispose()
         {
+            _pool.Dispose();
             _step.Dispose();
+            _rotations.Dispose();
             _qkv.Dispose();
             _y.Dispose();
-            _scratch.Dispose();
+            _heap.Dispose();
+        }
+
+        private PagedAttention.Job Prepare()
+        {
+            PagedAttention.Job job = _attention.Prepare(_step, _rotations, Qkv, _layer.Shape, _layer.Cache, Y);
+            if (!job.StoresInItems) PagedAttention.Store(&job, 0, job.Stores, 0);
+            return job;
         }
 
         private Tensor Qkv => new((nint)_qkv.Pointer, _positions.Length, (_layer.Shape.Heads + (2 * _layer.Shape.KvHeads)) * _layer.Shape.HeadSize, DType.F32);

@@ -56,7 +56,7 @@ public sealed unsafe class RopeTests
     }
 
     [Theory, MemberData(nameof(Layers))]
-    public void RotateAndStore_NormalizesRotatesAndStores(DType type, RopePairing pairing, bool norms, int d, int pairs)
+    public void Store_NormalizesRotatesAndStores(DType type, RopePairing pairing, bool norms, int d, int pairs)
     {
         const int Heads = 3, KvHeads = 2, BlockSize = 4, Blocks = 5, Rows = 6;
         int columns = (Heads + (2 * KvHeads)) * d, cacheColumns = KvHeads * BlockSize * d;
@@ -84,41 +84,47 @@ public sealed unsafe class RopeTests
         table.Begin(Rows);
         table.Compute(step, 0, Rows);
         var tensor = new Tensor((nint)qkv.Pointer, Rows, columns, DType.F32);
-        int items = Rope.ItemCount(step, shape);
-        Rope.RotateAndStore(step, table, tensor, shape, cache, 0, 11);
-        Rope.RotateAndStore(step, table, tensor, shape, cache, 11, items);
+        using GuardedMemory<float> y = new(Rows * Heads * d);
+        using var pool = new WorkerPool(1);
+        using var heap = new NativeHeap();
+        var attention = new PagedAttention(pool, heap);
+        PagedAttention.Job job = attention.Prepare(step, table, tensor, shape, cache, new Tensor((nint)y.Pointer, Rows, Heads * d, DType.F32));
+        PagedAttention.Store(&job, 0, 5, 0);
+        PagedAttention.Store(&job, 5, job.Stores, 0);
 
         double relative = type == DType.F32 ? 1e-6 : type == DType.F16 ? 1.0 / 2048 : 1.0 / 256;
-        var stored = new HashSet<long>();
+        HashSet<long> storedKeys = [], storedValues = [];
         for (int row = 0; row < Rows; row++)
         {
-            for (int head = 0; head < Heads + (2 * KvHeads); head++)
+            for (int head = Heads; head < Heads + (2 * KvHeads); head++)
             {
-                int start = (row * columns) + (head * d), kind = head < Heads ? 0 : head < Heads + KvHeads ? 1 : 2;
+                int start = (row * columns) + (head * d);
+                bool isKey = head < Heads + KvHeads;
                 double[] expected = [.. original.Span.Slice(start, d).ToArray().Select(x => (double)x)];
-                if (kind < 2)
+                if (isKey)
                 {
                     if (norms)
                     {
                         double root = Math.Sqrt(expected.Average(x => x * x) + 1e-5);
-                        for (int j = 0; j < d; j++) expected[j] = expected[j] / root * (kind == 0 ? queryNorm : keyNorm).Span[j];
+                        for (int j = 0; j < d; j++) expected[j] = expected[j] / root * keyNorm.Span[j];
                     }
                     Rotate(expected, frequencies, positions[row], pairing);
                 }
-                for (int j = 0; j < d; j++) Assert.Equal(expected[j], qkv.Span[start + j], 5e-6);
-                if (kind == 0) continue;
-
                 int kvHead = (head - Heads) % KvHeads;
                 for (int j = 0; j < d; j++)
                 {
-                    long element = ((((slots[row] / BlockSize * (long)KvHeads) + kvHead) * BlockSize) + (slots[row] % BlockSize)) * d + j;
-                    stored.Add(element);
-                    Assert.Equal(expected[j], Element(kind == 1 ? cache.Keys : cache.Values, element), (relative * Math.Abs(expected[j])) + 5e-6);
+                    long block = (slots[row] / BlockSize * (long)KvHeads) + kvHead, position = slots[row] % BlockSize;
+                    long element = isKey ? (((block * d) + j) * BlockSize) + position : (((block * BlockSize) + position) * d) + j;
+                    (isKey ? storedKeys : storedValues).Add(element);
+                    Assert.Equal(expected[j], Element(isKey ? cache.Keys : cache.Values, element), (relative * Math.Abs(expected[j])) + 5e-6);
                 }
             }
         }
         for (long i = 0; i < (long)Blocks * cacheColumns; i++)
-            Assert.True(stored.Contains(i) || (double.IsNaN(Element(cache.Keys, i)) && double.IsNaN(Element(cache.Values, i))), $"element {i} was overwritten");
+        {
+            Assert.True(storedKeys.Contains(i) || double.IsNaN(Element(cache.Keys, i)), $"key element {i} was overwritten");
+            Assert.True(storedValues.Contains(i) || double.IsNaN(Element(cache.Values, i)), $"value element {i} was overwritten");
+        }
     }
 
     [Fact]
@@ -144,25 +150,46 @@ public sealed unsafe class RopeTests
     }
 
     [Fact]
-    public void Load_CutsRowsIntoTilesOfOneSequence()
+    public void Load_CutsRowsIntoTilesOfOneSequence_TheMostExpensiveFirst()
     {
-        using var step = new CpuStep();
+        using CpuStep step = Load([0, 1, 18, 18, 24], [1, 17, 3, 6]);
+        Assert.Equal(
+            [new QueryTile(1, 9, 8, 100), new QueryTile(1, 1, 8, 36), new QueryTile(3, 18, 6, 21), new QueryTile(1, 17, 1, 17), new QueryTile(0, 0, 1, 1)],
+            new ReadOnlySpan<QueryTile>(step.QueryTiles, step.QueryTileCount).ToArray());
+        Assert.Equal((24, 4, 2, 175L, false), (step.Tokens, step.Sequences, step.BlockTableStride, step.VisiblePositions, step.TilesAreSequences));
+    }
+
+    [Fact]
+    public void Load_CutsALongChunkIntoLargerTiles()
+    {
+        using CpuStep step = Load([0, 130], [1130]);
+        Assert.Equal([2, 32, 32, 32, 32], new ReadOnlySpan<QueryTile>(step.QueryTiles, step.QueryTileCount).ToArray().Select(tile => tile.Rows).Order());
+        Assert.Equal([0, 32, 64, 96, 128], new ReadOnlySpan<QueryTile>(step.QueryTiles, step.QueryTileCount).ToArray().Select(tile => tile.FirstRow).Order());
+    }
+
+    [Fact]
+    public void Load_KnowsWhetherEachSequencesRowsAreOneTile()
+    {
+        using CpuStep decodes = Load([0, 1, 1, 9], [100, 7, 70]), chunk = Load([0, 1, 10], [100, 70]);
+        Assert.Equal((true, false), (decodes.TilesAreSequences, chunk.TilesAreSequences));
+    }
+
+    private static CpuStep Load(int[] starts, int[] lengths)
+    {
+        var step = new CpuStep();
         step.Load(new Batch
         {
-            TokenIds = new int[24],
-            Positions = new int[24],
-            SlotMapping = new int[24],
-            QueryStarts = [0, 1, 18, 18, 24],
-            ContextLengths = [1, 17, 3, 6],
-            BlockTables = new int[8],
+            TokenIds = new int[starts[^1]],
+            Positions = lengths.SelectMany((length, s) => Enumerable.Range(length - (starts[s + 1] - starts[s]), starts[s + 1] - starts[s])).ToArray(),
+            SlotMapping = new int[starts[^1]],
+            QueryStarts = starts,
+            ContextLengths = lengths,
+            BlockTables = new int[2 * lengths.Length],
             BlockTableStride = 2,
             SampleRows = [],
             Sampling = [],
         });
-        Assert.Equal(
-            [new QueryTile(0, 0, 1), new QueryTile(1, 1, 8), new QueryTile(1, 9, 8), new QueryTile(1, 17, 1), new QueryTile(3, 18, 6)],
-            new ReadOnlySpan<QueryTile>(step.QueryTiles, step.QueryTileCount).ToArray());
-        Assert.Equal((24, 4, 2), (step.Tokens, step.Sequences, step.BlockTableStride));
+        return step;
     }
 
     private static CpuStep Step(int[] positions, int[] slots)
