@@ -32,6 +32,9 @@ internal interface IKvElement<V>
     /// <summary>Whether it comes from the cache itself, from which the next loop's lines are worth fetching ahead.</summary>
     static abstract bool Cached { get; }
 
+    /// <summary>What <see cref="Load"/>'s results are to be multiplied by: a power of two, so that queries and weights can be instead, once, with no bit's difference.</summary>
+    static abstract float Scale { get; }
+
     static abstract V Load(nint address);
 }
 
@@ -43,6 +46,8 @@ internal readonly unsafe struct ScratchElement<S, V> : IKvElement<V>
     public static int Size { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => sizeof(float); }
 
     public static bool Cached { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => false; }
+
+    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static V Load(nint address) => S.Load((float*)address);
@@ -57,6 +62,8 @@ internal readonly unsafe struct F32Element<S, V> : IKvElement<V>
 
     public static bool Cached { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => true; }
 
+    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static V Load(nint address) => S.Load((float*)address);
 }
@@ -70,8 +77,10 @@ internal readonly unsafe struct F16Element<S, V> : IKvElement<V>
 
     public static bool Cached { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => true; }
 
+    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 5.192296858534828e33f; } // 2^112
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Load(nint address) => S.LoadFiniteF16((ushort*)address);
+    public static V Load(nint address) => S.LoadScaledF16((ushort*)address);
 }
 
 /// <summary>A cache of <see cref="DType.BF16"/>.</summary>
@@ -82,6 +91,8 @@ internal readonly unsafe struct BF16Element<S, V> : IKvElement<V>
     public static int Size { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => sizeof(ushort); }
 
     public static bool Cached { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => true; }
+
+    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static V Load(nint address) => S.LoadBF16((ushort*)address);
@@ -126,10 +137,17 @@ internal static unsafe class AttentionKernels<S, V>
     where S : struct, ISimd<V>
     where V : struct
 {
-    private const int TileSize = PagedAttention.TileSize;
+    private const int TileSize = PagedAttention.TileSize, SumLanes = PagedAttention.SumLanes;
+
+    // Queries take this much of the elements' scale and logits the rest, so that a query of 2^16 and more does not overflow.
+    private const float LogitScale = 65536;
+
+    /// <summary>What queries are multiplied by for elements of this type.</summary>
+    public static float QueryScale<E>()
+        where E : struct, IKvElement<V> => E.Scale == 1 ? 1 : E.Scale / LogitScale;
 
     /// <summary>Lets one to four queries meet positions of a tile: scores, weights under each one's new maximum, weighted values.</summary>
-    /// <param name="queries">Scaled queries, shape [d, count].</param>
+    /// <param name="queries">Scaled queries, shape [count, padded].</param>
     /// <param name="count">Queries, 1 to 4.</param>
     /// <param name="d">Elements of a head.</param>
     /// <param name="tile">Keys and values.</param>
@@ -139,7 +157,7 @@ internal static unsafe class AttentionKernels<S, V>
     /// <param name="softCap">The logits' cap, 0 for none.</param>
     /// <param name="logits">Scratch, shape [count, TileSize].</param>
     /// <param name="maxima">Each query's largest logit so far.</param>
-    /// <param name="sums">Each query's sum of weights so far.</param>
+    /// <param name="sums">Each query's sums of weights so far, by lane, shape [count, SumLanes].</param>
     /// <param name="outputs">Each query's sum of weighted values so far, shape [count, padded].</param>
     /// <param name="padded">A multiple of 32, at least d.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -164,21 +182,20 @@ internal static unsafe class AttentionKernels<S, V>
             bool four = (S.Count == 16 || count <= 2) && highest - lane > narrow && lane % wide == 0;
             switch (count)
             {
-                case 1 when four: Scores4<E, OneQuery>(queries, d, tile, lane, logits); break;
-                case 2 when four: Scores4<E, TwoQueries>(queries, d, tile, lane, logits); break;
-                case 3 when four: Scores4<E, ThreeQueries>(queries, d, tile, lane, logits); break;
-                case 4 when four: Scores4<E, FourQueries>(queries, d, tile, lane, logits); break;
-                case 1: Scores2<E, OneQuery>(queries, d, tile, lane, logits); break;
-                case 2: Scores2<E, TwoQueries>(queries, d, tile, lane, logits); break;
-                case 3: Scores2<E, ThreeQueries>(queries, d, tile, lane, logits); break;
-                default: Scores2<E, FourQueries>(queries, d, tile, lane, logits); break;
+                case 1 when four: Scores4<E, OneQuery>(queries, padded, d, tile, lane, logits); break;
+                case 2 when four: Scores4<E, TwoQueries>(queries, padded, d, tile, lane, logits); break;
+                case 3 when four: Scores4<E, ThreeQueries>(queries, padded, d, tile, lane, logits); break;
+                case 4 when four: Scores4<E, FourQueries>(queries, padded, d, tile, lane, logits); break;
+                case 1: Scores2<E, OneQuery>(queries, padded, d, tile, lane, logits); break;
+                case 2: Scores2<E, TwoQueries>(queries, padded, d, tile, lane, logits); break;
+                case 3: Scores2<E, ThreeQueries>(queries, padded, d, tile, lane, logits); break;
+                default: Scores2<E, FourQueries>(queries, padded, d, tile, lane, logits); break;
             }
             lane += four ? wide : narrow;
         }
 
-        float* rescale = stackalloc float[4];
-        for (int i = 0; i < count; i++)
-            rescale[i] = from[i] < to[i] ? Weigh(logits + (i * TileSize), from[i], to[i], softCap, ref maxima[i], ref sums[i]) : 1;
+        float* rescale = stackalloc float[16];
+        Weigh<E>(count, logits, from, to, softCap, maxima, sums, rescale);
 
         // Positions that only some of the queries see come alone, before and after those that all see: in each query's own order nothing changes.
         for (int i = 0; i < count; i++)
@@ -206,7 +223,7 @@ internal static unsafe class AttentionKernels<S, V>
 
     /// <summary>Logits of positions <paramref name="lane"/> and on, four vectors of them. From the cache, the tile's values are fetched ahead.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Scores4<E, Q>(float* queries, int d, KvTile* tile, int lane, float* logits)
+    private static void Scores4<E, Q>(float* queries, int padded, int d, KvTile* tile, int lane, float* logits)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
@@ -214,17 +231,18 @@ internal static unsafe class AttentionKernels<S, V>
         nint v0 = Ahead(tile->Values, lane), v1 = Ahead(tile->Values, lane + S.Count), v2 = Ahead(tile->Values, lane + (2 * S.Count)), v3 = Ahead(tile->Values, lane + (3 * S.Count));
         nint stride = tile->KeyStride, offset = 0, ahead = 0;
         V a0 = S.Create(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-        for (int j = d; j > 0; j--)
+        float* qB = queries + padded, qC = qB + padded, qD = qC + padded;
+        for (nint j = 0; j < d; j++)
         {
             V x0 = E.Load(k0 + offset), x1 = E.Load(k1 + offset), x2 = E.Load(k2 + offset), x3 = E.Load(k3 + offset);
-            V q = S.Create(queries[0]);
+            V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
             a1 = S.MultiplyAdd(q, x1, a1);
             a2 = S.MultiplyAdd(q, x2, a2);
             a3 = S.MultiplyAdd(q, x3, a3);
             if (Q.Count > 1)
             {
-                q = S.Create(queries[1]);
+                q = S.Create(qB[j]);
                 b0 = S.MultiplyAdd(q, x0, b0);
                 b1 = S.MultiplyAdd(q, x1, b1);
                 b2 = S.MultiplyAdd(q, x2, b2);
@@ -232,7 +250,7 @@ internal static unsafe class AttentionKernels<S, V>
             }
             if (Q.Count > 2)
             {
-                q = S.Create(queries[2]);
+                q = S.Create(qC[j]);
                 c0 = S.MultiplyAdd(q, x0, c0);
                 c1 = S.MultiplyAdd(q, x1, c1);
                 c2 = S.MultiplyAdd(q, x2, c2);
@@ -240,7 +258,7 @@ internal static unsafe class AttentionKernels<S, V>
             }
             if (Q.Count > 3)
             {
-                q = S.Create(queries[3]);
+                q = S.Create(qD[j]);
                 d0 = S.MultiplyAdd(q, x0, d0);
                 d1 = S.MultiplyAdd(q, x1, d1);
                 d2 = S.MultiplyAdd(q, x2, d2);
@@ -254,8 +272,15 @@ internal static unsafe class AttentionKernels<S, V>
                 Prefetch(v3 + ahead);
                 ahead += KvTile.Group * E.Size;
             }
-            queries += Q.Count;
             offset += stride;
+        }
+        if (E.Scale != 1)
+        {
+            V scale = S.Create(LogitScale);
+            (a0, a1, a2, a3) = (S.Multiply(a0, scale), S.Multiply(a1, scale), S.Multiply(a2, scale), S.Multiply(a3, scale));
+            (b0, b1, b2, b3) = (S.Multiply(b0, scale), S.Multiply(b1, scale), S.Multiply(b2, scale), S.Multiply(b3, scale));
+            (c0, c1, c2, c3) = (S.Multiply(c0, scale), S.Multiply(c1, scale), S.Multiply(c2, scale), S.Multiply(c3, scale));
+            (d0, d1, d2, d3) = (S.Multiply(d0, scale), S.Multiply(d1, scale), S.Multiply(d2, scale), S.Multiply(d3, scale));
         }
         Store4(logits + lane, a0, a1, a2, a3);
         if (Q.Count > 1) Store4(logits + TileSize + lane, b0, b1, b2, b3);
@@ -265,7 +290,7 @@ internal static unsafe class AttentionKernels<S, V>
 
     /// <summary>The same for two vectors.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Scores2<E, Q>(float* queries, int d, KvTile* tile, int lane, float* logits)
+    private static void Scores2<E, Q>(float* queries, int padded, int d, KvTile* tile, int lane, float* logits)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
@@ -273,27 +298,28 @@ internal static unsafe class AttentionKernels<S, V>
         nint v0 = Ahead(tile->Values, lane), v1 = Ahead(tile->Values, lane + S.Count);
         nint stride = tile->KeyStride, offset = 0, ahead = 0;
         V a0 = S.Create(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
-        for (int j = d; j > 0; j--)
+        float* qB = queries + padded, qC = qB + padded, qD = qC + padded;
+        for (nint j = 0; j < d; j++)
         {
             V x0 = E.Load(k0 + offset), x1 = E.Load(k1 + offset);
-            V q = S.Create(queries[0]);
+            V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
             a1 = S.MultiplyAdd(q, x1, a1);
             if (Q.Count > 1)
             {
-                q = S.Create(queries[1]);
+                q = S.Create(qB[j]);
                 b0 = S.MultiplyAdd(q, x0, b0);
                 b1 = S.MultiplyAdd(q, x1, b1);
             }
             if (Q.Count > 2)
             {
-                q = S.Create(queries[2]);
+                q = S.Create(qC[j]);
                 c0 = S.MultiplyAdd(q, x0, c0);
                 c1 = S.MultiplyAdd(q, x1, c1);
             }
             if (Q.Count > 3)
             {
-                q = S.Create(queries[3]);
+                q = S.Create(qD[j]);
                 d0 = S.MultiplyAdd(q, x0, d0);
                 d1 = S.MultiplyAdd(q, x1, d1);
             }
@@ -303,8 +329,15 @@ internal static unsafe class AttentionKernels<S, V>
                 Prefetch(v1 + ahead);
                 ahead += KvTile.Group * E.Size;
             }
-            queries += Q.Count;
             offset += stride;
+        }
+        if (E.Scale != 1)
+        {
+            V scale = S.Create(LogitScale);
+            (a0, a1) = (S.Multiply(a0, scale), S.Multiply(a1, scale));
+            (b0, b1) = (S.Multiply(b0, scale), S.Multiply(b1, scale));
+            (c0, c1) = (S.Multiply(c0, scale), S.Multiply(c1, scale));
+            (d0, d1) = (S.Multiply(d0, scale), S.Multiply(d1, scale));
         }
         Store2(logits + lane, a0, a1);
         if (Q.Count > 1) Store2(logits + TileSize + lane, b0, b1);
@@ -312,45 +345,57 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 3) Store2(logits + (3 * TileSize) + lane, d0, d1);
     }
 
-    /// <summary>Turns a tile's logits into weights under the new maximum, adds them to the running sum and returns what earlier sums are to be multiplied by.</summary>
+    /// <summary>Turns each query's logits into weights (times the elements' scale) under its new maximum, adds them to its sums, and tells what earlier sums are to be multiplied by.</summary>
+    /// <remarks>A row's sums are by lane until its segment ends. Vectors of positions that it doesn't see would add zeros: they are left out.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static float Weigh(float* logits, int from, int to, float softCap, ref float maximum, ref float sum)
+    private static void Weigh<E>(int count, float* logits, int* from, int* to, float softCap, float* maxima, float* sums, float* rescale)
+        where E : struct, IKvElement<V>
     {
-        for (int j = 0; j < from; j++) logits[j] = float.NegativeInfinity;
-        for (int j = to; j < TileSize; j++) logits[j] = float.NegativeInfinity;
-
-        V largest = S.Create(float.NegativeInfinity);
-        for (int j = 0; j < TileSize; j += S.Count)
+        for (int i = 0; i < count; i++, logits += TileSize)
         {
-            V x = S.Load(logits + j);
-            if (softCap > 0)
+            rescale[i] = 0;
+            if (from[i] >= to[i]) continue;
+            int first = from[i] / S.Count * S.Count, last = to[i];
+            for (int j = first; j < from[i]; j++) logits[j] = float.NegativeInfinity;
+            for (int j = last; j % S.Count != 0; j++) logits[j] = float.NegativeInfinity;
+            if (softCap > 0) Cap(logits, first, last, softCap);
+
+            V largest = S.Load(logits + first);
+            for (int j = first + S.Count; j < last; j += S.Count) largest = S.Max(largest, S.Load(logits + j));
+            float max = SimdMath<S, V>.Largest(largest);
+            if (!(max > maxima[i])) continue;
+            rescale[i] = maxima[i] - max;
+            maxima[i] = max;
+        }
+        S.Store(SimdMath<S, V>.Exp(S.Load(rescale)), rescale); // 1 where the maximum is the same
+
+        logits -= count * TileSize;
+        for (int i = 0; i < count; i++, logits += TileSize)
+        {
+            if (from[i] >= to[i]) continue;
+            int first = from[i] / S.Count * S.Count, last = to[i];
+            float* sum = sums + (i * SumLanes);
+            V total = S.Multiply(S.Load(sum), S.Create(rescale[i])), shift = S.Create(maxima[i]);
+            for (int j = first; j < last; j += S.Count)
             {
-                // A capped infinity would be a number again: what the row doesn't see stays minus infinity.
-                V capped = S.Multiply(S.Create(softCap), SimdMath<S, V>.Tanh(S.Divide(x, S.Create(softCap))));
-                x = S.Select(S.LessThan(x, S.Create(float.MinValue)), x, capped);
-                S.Store(x, logits + j);
+                V weight = SimdMath<S, V>.Exp(S.Subtract(S.Load(logits + j), shift));
+                S.Store(S.Multiply(weight, S.Create(E.Scale)), logits + j);
+                total = S.Add(total, weight);
             }
-            largest = S.Max(largest, x);
+            S.Store(total, sum);
         }
-        float max = MathF.Max(maximum, SimdMath<S, V>.Largest(largest));
+    }
 
-        V total = S.Create(0), shift = S.Create(max);
-        for (int j = 0; j < TileSize; j += S.Count)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Cap(float* logits, int from, int to, float softCap)
+    {
+        V cap = S.Create(softCap);
+        for (int j = from; j < to; j += S.Count)
         {
-            V weight = SimdMath<S, V>.Exp(S.Subtract(S.Load(logits + j), shift));
-            S.Store(weight, logits + j);
-            total = S.Add(total, weight);
+            // A capped infinity would be a number again: what the row doesn't see stays minus infinity.
+            V x = S.Load(logits + j), capped = S.Multiply(cap, SimdMath<S, V>.Tanh(S.Divide(x, cap)));
+            S.Store(S.Select(S.LessThan(x, S.Create(float.MinValue)), x, capped), logits + j);
         }
-        float tileSum = SimdMath<S, V>.Sum(total);
-        if (max == maximum)
-        {
-            sum += tileSum;
-            return 1;
-        }
-        float rescale = Exp(maximum - max);
-        sum = (sum * rescale) + tileSum;
-        maximum = max;
-        return rescale;
     }
 
     /// <summary>outputs = outputs * rescale + sum of weights[p] * values[p], in the order of positions. From the cache, the next tile's keys are fetched ahead.</summary>
@@ -511,14 +556,43 @@ internal static unsafe class AttentionKernels<S, V>
         for (; j < n; j++) target[j] = source[j] * factor;
     }
 
-    /// <summary>Converts rows of n elements; n is a multiple of the vectors' length.</summary>
+    /// <summary>Converts a tile's sixteen times four keys and values to floats, and fetches the next tile's ahead: [d, TileSize] and [TileSize, d]. d is a multiple of 32.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Convert<E>(nint source, nint sourceStride, int rows, int n, float* target, int targetStride)
+    public static void ConvertTile<E>(KvTile* tile, KvTile* next, int d, float* keys, float* values)
         where E : struct, IKvElement<V>
     {
-        for (int r = 0; r < rows; r++, source += sourceStride, target += targetStride)
+        V scale = S.Create(E.Scale);
+        nint k0 = (nint)tile->Keys[0], k1 = (nint)tile->Keys[1], k2 = (nint)tile->Keys[2], k3 = (nint)tile->Keys[3];
+        nint v0 = (nint)tile->Values[0], v1 = (nint)tile->Values[1], v2 = (nint)tile->Values[2], v3 = (nint)tile->Values[3];
+        nint offset = 0, ahead = 0, step = S.Count * E.Size;
+        for (int j = 0; j < d; j++, keys += TileSize, offset += tile->KeyStride, ahead += KvTile.Group * E.Size)
         {
-            for (int j = 0; j < n; j += S.Count) S.Store(E.Load(source + (j * E.Size)), target + j);
+            for (int i = 0; i < KvTile.Group / S.Count; i++)
+            {
+                S.Store(S.Multiply(E.Load(k0 + offset + (i * step)), scale), keys + (i * S.Count));
+                S.Store(S.Multiply(E.Load(k1 + offset + (i * step)), scale), keys + (i * S.Count) + KvTile.Group);
+                S.Store(S.Multiply(E.Load(k2 + offset + (i * step)), scale), keys + (i * S.Count) + (2 * KvTile.Group));
+                S.Store(S.Multiply(E.Load(k3 + offset + (i * step)), scale), keys + (i * S.Count) + (3 * KvTile.Group));
+            }
+            Prefetch(v0 + ahead);
+            Prefetch(v1 + ahead);
+            Prefetch(v2 + ahead);
+            Prefetch(v3 + ahead);
+        }
+        nint keyStride = next->KeyStride;
+        for (int group = 0; group < TileSize / KvTile.Group; group++)
+        {
+            nint v = (nint)tile->Values[group], k = (nint)next->Keys[group];
+            for (int p = 0; p < KvTile.Group; p++, v += tile->ValueStride)
+            {
+                for (int j = 0; j < d; j += 2 * S.Count, values += 2 * S.Count)
+                {
+                    nint from = v + (j * E.Size);
+                    S.Store(S.Multiply(E.Load(from), scale), values);
+                    S.Store(S.Multiply(E.Load(from + step), scale), values + S.Count);
+                }
+                for (int j = 0; j < d; j += KvTile.Group, k += keyStride) Prefetch(k);
+            }
         }
     }
 

@@ -24,6 +24,9 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     /// <summary>Positions whose sums are one partial result: some microseconds of work, and a multiple of <see cref="TileSize"/>.</summary>
     public const int SegmentSize = 256;
 
+    // Floats of a row's sums of weights while they are by lane: those of the widest vector.
+    internal const int SumLanes = 16;
+
     // Head sizes are padded with zeros, which add nothing to any sum, to two of the widest vectors.
     private const int Padding = 32;
 
@@ -124,7 +127,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         job.Stores = step.Tokens * shape.KvHeads;
 
         // Queries, a segment's sums and all segments' sums; a tile's keys and values; logits; maxima and sums of both.
-        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (4 * TileSize) + (4L * job.MaxQueries)) + 15) & ~15;
+        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
         job.Scratch = Reserve(ref _scratch, ref _scratchFloats, job.ScratchStride * pool.Threads);
         return job;
     }
@@ -222,16 +225,17 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 
         int d = job->HeadSize, padded = job->Padded, count = tile.Rows * job->Group;
         float* scratch = job->Scratch + (worker * job->ScratchStride);
-        float* queries = scratch;                             // [count, padded], each quad's [d, queries]
+        float* queries = scratch;                             // [count, padded]
         float* segment = queries + ((long)count * padded);    // [count, padded], sums of weight * value of a segment so far
         float* outputs = segment + ((long)count * padded);    // [count, padded], of all segments so far
         float* keys = outputs + ((long)count * padded);       // [padded, TileSize]
         float* values = keys + ((long)TileSize * padded);     // [TileSize, padded]
         float* logits = values + ((long)TileSize * padded);   // [4, TileSize], then weights
         float* segmentMaxima = logits + (4 * TileSize);       // [count]
-        float* segmentSums = segmentMaxima + count;           // [count], sums of weights
-        float* maxima = segmentSums + count;                  // [count]
-        float* sums = maxima + count;                         // [count]
+        float* maxima = segmentMaxima + count;                // [count]
+        float* sums = maxima + count;                         // [count], sums of weights
+        float* segmentLanes = sums + count;                   // [count, SumLanes], of a segment so far, by lane
+        float* segmentSums = segmentLanes + ((long)count * SumLanes); // [count]
 
         if (job->StoresInItems)
         {
@@ -241,39 +245,44 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                 if (job->Positions[row] >= begin && job->Positions[row] < end) StoreRow(job, row, kvHead, logits);
             }
         }
-        int quads = (count + 3) / 4;
-        for (int quad = 0; quad < quads; quad++)
+        bool whole = job->BlockSize % KvTile.Group == 0 && d == padded, cached = whole && count <= CachedQueries;
+        float scale = cached && job->Keys.Type == DType.F16 ? job->Scale * AttentionKernels<S, V>.QueryScale<F16Element<S, V>>() : job->Scale;
+        for (int i = 0; i < count; i++)
         {
-            int first = count * quad / quads, n = (count * (quad + 1) / quads) - first;
-            float* target = queries + ((long)first * padded);
-            for (int i = 0; i < n; i++)
-            {
-                LoadQuery(job, tile.FirstRow + ((first + i) / job->Group), (kvHead * job->Group) + ((first + i) % job->Group), keys);
-                for (int j = 0; j < d; j++) target[(j * n) + i] = keys[j] * job->Scale;
-            }
+            float* query = queries + ((long)i * padded);
+            LoadQuery(job, tile.FirstRow + (i / job->Group), (kvHead * job->Group) + (i % job->Group), query);
+            AttentionKernels<S, V>.Multiply(query, scale, query, d);
         }
         if (job->Parts == 1) Clear(count, padded, outputs, maxima, sums);
 
-        bool cached = count <= CachedQueries && job->BlockSize % KvTile.Group == 0 && d == padded;
         int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
-        KvTile current = default, next = default;
-        if (cached) Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
+        int quads = (count + 3) / 4;
+        KvTile current = default, next = default, converted = default;
+        (converted.KeyStride, converted.ValueStride) = (TileSize * sizeof(float), padded * sizeof(float));
+        for (int g = 0; g < TileSize / KvTile.Group; g++)
+            (converted.Keys[g], converted.Values[g]) = ((long)(keys + (g * KvTile.Group)), (long)(values + ((long)g * KvTile.Group * padded)));
+        if (whole) Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
         int* from = stackalloc int[4], to = stackalloc int[4];
         for (int start = begin / SegmentSize * SegmentSize; start < end; start += SegmentSize)
         {
             Clear(count, padded, segment, segmentMaxima, segmentSums);
+            new Span<float>(segmentLanes, count * SumLanes).Clear();
             int segmentEnd = Math.Min(end, start + SegmentSize);
             for (int origin = Math.Max(start, begin / TileSize * TileSize); origin < segmentEnd; origin += TileSize)
             {
                 int tileFrom = Math.Max(begin, origin), tileTo = Math.Min(end, origin + TileSize);
-                if (cached)
+                if (whole)
                 {
                     current = next;
                     if (origin + TileSize < end) Locate(job, blockTable, kvHead, origin + TileSize, Math.Min(end, origin + (2 * TileSize)), &next);
                 }
-                else
+                if (!cached)
                 {
-                    Convert<S, V>(job, blockTable, kvHead, origin, tileFrom, tileTo, keys, values, &current);
+                    if (!whole) Gather(job, blockTable, kvHead, origin, tileFrom, tileTo, keys, values);
+                    else if (job->Keys.Type == DType.F32) AttentionKernels<S, V>.ConvertTile<F32Element<S, V>>(&current, &next, d, keys, values);
+                    else if (job->Keys.Type == DType.F16) AttentionKernels<S, V>.ConvertTile<F16Element<S, V>>(&current, &next, d, keys, values);
+                    else AttentionKernels<S, V>.ConvertTile<BF16Element<S, V>>(&current, &next, d, keys, values);
+                    current = converted;
                 }
                 for (int quad = 0; quad < quads; quad++)
                 {
@@ -286,15 +295,16 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                     }
                     float* q = queries + ((long)first * padded), sum = segment + ((long)first * padded);
                     if (!cached)
-                        AttentionKernels<S, V>.Attend<ScratchElement<S, V>>(q, n, d, &current, &current, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                        AttentionKernels<S, V>.Attend<ScratchElement<S, V>>(q, n, d, &current, &current, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                     else if (job->Keys.Type == DType.F32)
-                        AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                        AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                     else if (job->Keys.Type == DType.F16)
-                        AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                        AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                     else
-                        AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentSums + first, sum, padded);
+                        AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                 }
             }
+            for (int i = 0; i < count; i++) segmentSums[i] = SimdMath<S, V>.Sum(S.Load(segmentLanes + (i * SumLanes)));
             if (job->Parts == 1)
             {
                 FoldSegment<S, V>(count, padded, segment, segmentMaxima, segmentSums, outputs, maxima, sums);
@@ -361,59 +371,21 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>Converts positions [from, to) of a tile to floats in scratch.</summary>
-    private static void Convert<S, V>(Job* job, int* blockTable, int kvHead, int origin, int from, int to, float* keys, float* values, KvTile* tile)
-        where S : struct, ISimd<V>
-        where V : struct
+    /// <summary>Converts positions [from, to) of a tile to floats in scratch, wherever blocks begin: [d, TileSize] and [TileSize, padded].</summary>
+    private static void Gather(Job* job, int* blockTable, int kvHead, int origin, int from, int to, float* keys, float* values)
     {
-        int d = job->HeadSize, padded = job->Padded, size = job->Keys.ElementSize;
-        for (int p = from; p < to;)
+        int d = job->HeadSize, padded = job->Padded;
+        for (int p = from; p < to; p++)
         {
-            int run = Math.Min(to - p, job->BlockSize - (p % job->BlockSize));
             long slot = ((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), key = job->KeyIndex(slot, kvHead), value = job->ValueIndex(slot, kvHead);
-            if (job->BlockSize % KvTile.Group == 0)
+            float* column = keys + p - origin, row = values + ((long)(p - origin) * padded);
+            for (int j = 0; j < d; j++)
             {
-                // Whole groups lie in one block.
-                int low = p / KvTile.Group * KvTile.Group, high = (p + run + KvTile.Group - 1) / KvTile.Group * KvTile.Group;
-                key -= p - low;
-                for (; low < high; low += KvTile.Group, key += KvTile.Group) Convert<S, V>(job->Keys, key, job->BlockSize, d, KvTile.Group, keys + (low - origin), TileSize);
+                column[(long)j * TileSize] = Element(job->Keys, key + ((long)j * job->BlockSize));
+                row[j] = Element(job->Values, value + j);
             }
-            else
-            {
-                for (int j = 0; j < d; j++)
-                {
-                    for (int i = 0; i < run; i++) keys[(j * TileSize) + p - origin + i] = Element(job->Keys, key + ((long)j * job->BlockSize) + i);
-                }
-            }
-            float* target = values + ((long)(p - origin) * padded);
-            int whole = d / S.Count * S.Count;
-            Convert<S, V>(job->Values, value, d, run, whole, target, padded);
-            if (whole < padded)
-            {
-                for (int i = 0; i < run; i++)
-                {
-                    for (int j = whole; j < padded; j++) target[((long)i * padded) + j] = j < d ? Element(job->Values, value + ((long)i * d) + j) : 0;
-                }
-            }
-            p += run;
+            new Span<float>(row + d, padded - d).Clear();
         }
-        tile->KeyStride = TileSize * sizeof(float);
-        tile->ValueStride = padded * sizeof(float);
-        for (int g = 0; g < TileSize / KvTile.Group; g++)
-        {
-            tile->Keys[g] = (long)(keys + (g * KvTile.Group));
-            tile->Values[g] = (long)(values + ((long)g * KvTile.Group * padded));
-        }
-    }
-
-    private static void Convert<S, V>(Tensor source, long index, int stride, int rows, int n, float* target, int targetStride)
-        where S : struct, ISimd<V>
-        where V : struct
-    {
-        nint address = source.Address + (nint)(index * source.ElementSize), bytes = (nint)stride * source.ElementSize;
-        if (source.Type == DType.F32) AttentionKernels<S, V>.Convert<F32Element<S, V>>(address, bytes, rows, n, target, targetStride);
-        else if (source.Type == DType.F16) AttentionKernels<S, V>.Convert<F16Element<S, V>>(address, bytes, rows, n, target, targetStride);
-        else AttentionKernels<S, V>.Convert<BF16Element<S, V>>(address, bytes, rows, n, target, targetStride);
     }
 
     /// <summary>A row's query of one head, normalized and rotated; d floats.</summary>
