@@ -551,19 +551,4 @@ internal static unsafe class SimdMath<S, V>
         four = Vector128.MaxNative(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
         return Vector128.MaxNative(four, Vector128.Shuffle(four, Vector128.Create(1, 0, 3, 2))).ToScalar();
     }
-
-    /// <summary>The sums of four vectors, each in the order of <see cref="Sum(V)"/>.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> Sum(V a, V b, V c, V d)
-    {
-        Vector128<float> x = S.Fold(a), y = S.Fold(b), z = S.Fold(c), w = S.Fold(d);
-        if (Sse3.IsSupported) return Sse3.HorizontalAdd(Sse3.HorizontalAdd(x, y), Sse3.HorizontalAdd(z, w));
-        if (AdvSimd.Arm64.IsSupported)
-            return AdvSimd.Arm64.AddPairwise(AdvSimd.Arm64.AddPairwise(x, y), AdvSimd.Arm64.AddPairwise(z, w));
-        return Vector128.Create(
-            (x[0] + x[1]) + (x[2] + x[3]),
-            (y[0] + y[1]) + (y[2] + y[3]),
-            (z[0] + z[1]) + (z[2] + z[3]),
-            (w[0] + w[1]) + (w[2] + w[3]));
-    }
 }

@@ -27,6 +27,30 @@ public sealed unsafe class SimdTests
         }
     }
 
+    /// <summary>Subnormal halves too; an infinity is the next number after the largest.</summary>
+    [Theory, InlineData(128), InlineData(256), InlineData(512)]
+    public void LoadScaledF16_IsTheHalfTimesAPowerOfTwo(int width)
+    {
+        ushort* source = stackalloc ushort[16];
+        float* result = stackalloc float[16];
+        for (int first = 0; first < 65536; first += 16)
+        {
+            for (int i = 0; i < 16; i++) source[i] = (ushort)(first + i);
+            for (int i = 0; i < 16; i += width / 32)
+            {
+                if (width == 128) Simd128.Store(Simd128.LoadScaledF16(source + i), result + i);
+                else if (width == 256) Simd256.Store(Simd256.LoadScaledF16(source + i), result + i);
+                else Simd512.Store(Simd512.LoadScaledF16(source + i), result + i);
+            }
+            for (int i = 0; i < 16; i++)
+            {
+                float half = (float)BitConverter.UInt16BitsToHalf(source[i]);
+                if (float.IsNaN(half)) Assert.InRange(MathF.Abs(result[i]), MathF.ScaleB(65536, -112), MathF.ScaleB(131072, -112));
+                else AssertSame(MathF.ScaleB(float.IsInfinity(half) ? MathF.CopySign(65536, half) : half, -112), result[i]);
+            }
+        }
+    }
+
     [Theory, InlineData(128), InlineData(256), InlineData(512)]
     public void LoadBF16_IsExact_ForEveryValue(int width)
     {
@@ -107,21 +131,30 @@ public sealed unsafe class SimdTests
     }
 
     [Fact]
-    public void Sums_AddInTheOrderTheyTell()
+    public void Sum_AddsInTheOrderItTells()
     {
         var random = new Random(7);
-        float* x = stackalloc float[64];
+        float* v = stackalloc float[8];
         for (int round = 0; round < 100; round++)
         {
-            for (int i = 0; i < 64; i++) x[i] = (float)((random.NextDouble() - 0.5) * Math.Pow(10, random.Next(-5, 5)));
-            Vector128<float> four = SimdMath<Simd256, Vector256<float>>.Sum(Simd256.Load(x), Simd256.Load(x + 8), Simd256.Load(x + 16), Simd256.Load(x + 24));
-            for (int i = 0; i < 4; i++)
-            {
-                float* v = x + (8 * i);
-                float expected = ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
-                AssertSame(expected, four[i]);
-                AssertSame(expected, SimdMath<Simd256, Vector256<float>>.Sum(Simd256.Load(v)));
-            }
+            for (int i = 0; i < 8; i++) v[i] = (float)((random.NextDouble() - 0.5) * Math.Pow(10, random.Next(-5, 5)));
+            float expected = ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+            AssertSame(expected, SimdMath<Simd256, Vector256<float>>.Sum(Simd256.Load(v)));
+        }
+    }
+
+    [Theory, InlineData(128), InlineData(256), InlineData(512)]
+    public void Largest_IsFoundInEveryLane(int width)
+    {
+        float* v = stackalloc float[16];
+        for (int lane = 0; lane < width / 32; lane++)
+        {
+            for (int i = 0; i < 16; i++) v[i] = -3 - i;
+            v[lane] = -2.5f;
+            float largest = width == 128 ? SimdMath<Simd128, Vector128<float>>.Largest(Simd128.Load(v))
+                : width == 256 ? SimdMath<Simd256, Vector256<float>>.Largest(Simd256.Load(v))
+                : SimdMath<Simd512, Vector512<float>>.Largest(Simd512.Load(v));
+            AssertSame(-2.5f, largest);
         }
     }
 
