@@ -409,7 +409,7 @@ internal static unsafe class AttentionKernels<S, V>
         {
             for (; i <= padded - (4 * S.Count); i += 4 * S.Count) Accumulate4<E, Q>(weights, tile, next, from, to, rescale, outputs + i, padded, i);
         }
-        for (; i < padded; i += 2 * S.Count) Accumulate2<E, Q>(weights, tile, from, to, rescale, outputs + i, padded, i);
+        for (; i < padded; i += 2 * S.Count) Accumulate2<E, Q>(weights, tile, next, from, to, rescale, outputs + i, padded, i);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -485,7 +485,7 @@ internal static unsafe class AttentionKernels<S, V>
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Accumulate2<E, Q>(float* weights, KvTile* tile, int from, int to, float* rescale, float* output, int padded, int dimension)
+    private static void Accumulate2<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale, float* output, int padded, int dimension)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
@@ -497,12 +497,14 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 2) Load2(outC, rescale[2], out c0, out c1);
         if (Q.Count > 3) Load2(outD, rescale[3], out d0, out d1);
 
-        nint stride = tile->ValueStride, step = S.Count * E.Size;
+        nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
+        nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
         while (from < to)
         {
-            int group = from / KvTile.Group;
+            int group = from / KvTile.Group, offset = from % KvTile.Group;
             int end = Math.Min(to, (group + 1) * KvTile.Group);
-            nint v = (nint)tile->Values[group] + (from % KvTile.Group * stride) + (dimension * E.Size);
+            nint v = (nint)tile->Values[group] + (offset * stride) + (dimension * E.Size);
+            nint k = (nint)next->Keys[group] + (((offset * rows) + (dimension / KvTile.Group)) * keyStride);
             for (; from < end; from++, v += stride)
             {
                 V x0 = E.Load(v), x1 = E.Load(v + step);
@@ -526,6 +528,12 @@ internal static unsafe class AttentionKernels<S, V>
                     w = S.Create(weights[from + (3 * TileSize)]);
                     d0 = S.MultiplyAdd(w, x0, d0);
                     d1 = S.MultiplyAdd(w, x1, d1);
+                }
+                if (E.Cached)
+                {
+                    Prefetch(k);
+                    if (S.Count == 16) Prefetch(k + keyStride);
+                    k += rows * keyStride;
                 }
             }
         }
