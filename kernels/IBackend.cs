@@ -6,7 +6,7 @@ namespace Native.Kernels;
 /// <summary>The transformer's operations on one kind of hardware. The graph is written once over these.</summary>
 /// <remarks>
 /// Every operation works on the rows of the step given to <see cref="Begin"/>; calls may only enqueue, and
-/// <see cref="Sample"/> alone waits. One row's result never depends on what other rows are in the batch: one reduction
+/// <see cref="Sample"/> and <see cref="Read"/> alone wait. One row's result never depends on what other rows are in the batch: one reduction
 /// order per row, whatever the batch, the chunking and the thread count. Tensors are float32 unless said otherwise.
 /// </remarks>
 public interface IBackend : IDisposable
@@ -78,6 +78,9 @@ public interface IBackend : IDisposable
     /// <param name="sampled">The whole step's results; entries first.. are written.</param>
     /// <param name="alternatives">The whole step's best tokens.</param>
     void Sample(Tensor logits, int first, in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives);
+
+    /// <summary>Waits, and copies a float32 tensor's values out. For measurements: a step that serves reads nothing back but what <see cref="Sample"/> gives.</summary>
+    void Read(Tensor x, Span<float> values);
 
     /// <summary>Copies one block of one layer.</summary>
     void CopyBlock(KvLayer cache, int source, int destination);

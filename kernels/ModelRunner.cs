@@ -55,6 +55,17 @@ public sealed class ModelRunner : IModelRunner
         _transformer.Execute(batch, sampled, alternatives);
     }
 
+    /// <summary>Computes one step as <see cref="Execute"/> does, and gives the raw logits of its sample rows instead of tokens: for measurements.</summary>
+    /// <param name="batch">The step; how its rows would be sampled plays no part.</param>
+    /// <param name="logits">Receives shape [R, <see cref="ModelInfo.VocabularySize"/>].</param>
+    /// <exception cref="ArgumentException">The batch is inconsistent or past a limit, or the logits don't fit; nothing was computed.</exception>
+    public void Logits(in Batch batch, Span<float> logits)
+    {
+        Check(batch, batch.SampleRows.Length, 0);
+        if (logits.Length < (long)batch.SampleRows.Length * Info.VocabularySize) throw new ArgumentException($"{batch.SampleRows.Length} rows of {Info.VocabularySize} logits don't fit {logits.Length} places", nameof(logits));
+        _transformer.Logits(batch, logits);
+    }
+
     /// <inheritdoc/>
     public void CopyBlock(int source, int destination)
     {

@@ -267,6 +267,13 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
+    public void Read(Tensor x, Span<float> values)
+    {
+        CheckFloats(x, x.Rows, x.Columns, nameof(x));
+        new ReadOnlySpan<float>((float*)x.Address, checked(x.Rows * x.Columns)).CopyTo(values);
+    }
+
+    /// <inheritdoc/>
     public void CopyBlock(KvLayer cache, int source, int destination)
     {
         Copy(cache.Keys, source, destination);

@@ -22,7 +22,7 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
         using ModelFile file = ModelFile.Open(options.Path);
         Tokenizer tokenizer = file.OpenTokenizer();
         SuggestedSampling suggested = file.ReadSuggestedSampling();
-        var backend = new CpuBackend(new CpuOptions { Threads = options.Threads, FloatActivations = options.FloatActivations });
+        var backend = new CpuBackend(new CpuOptions { Threads = options.Threads, FloatActivations = options.FloatActivations, Variant = options.Variant });
         try
         {
             return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config, suggested);

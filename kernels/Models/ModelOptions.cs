@@ -1,3 +1,5 @@
+using Native.Kernels.Cpu;
+
 namespace Native.Kernels.Models;
 
 /// <summary>How a model is loaded.</summary>
@@ -29,6 +31,9 @@ public sealed record ModelOptions
 
     /// <summary>Keep activations in float32 for quantized weights too: slower, closest to the reference.</summary>
     public bool FloatActivations { get; init; }
+
+    /// <summary>Forces the instructions the CPU computes with; null takes the fastest the processor has. For measurements.</summary>
+    public CpuVariant? Variant { get; init; }
 
     /// <summary>Adds a sentence for each value that can't be.</summary>
     public void Validate(ICollection<string> errors)

@@ -56,7 +56,24 @@ internal sealed class Transformer
         _logits = backend.Allocate(HeadRows, weights.VocabularySize, DType.F32);
     }
 
+    /// <summary>Computes a step and chooses or scores the tokens of its sample rows.</summary>
     public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    {
+        Tensor x = Layers(batch);
+        for (int first = 0; first < batch.SampleRows.Length; first += HeadRows)
+            _backend.Sample(Head(x, first, batch.SampleRows.Length), first, batch, sampled, alternatives);
+    }
+
+    /// <summary>Computes a step and gives the logits of its sample rows, shape [R, vocabulary].</summary>
+    public void Logits(in Batch batch, Span<float> logits)
+    {
+        Tensor x = Layers(batch);
+        for (int first = 0; first < batch.SampleRows.Length; first += HeadRows)
+            _backend.Read(Head(x, first, batch.SampleRows.Length), logits[(first * _weights.VocabularySize)..]);
+    }
+
+    /// <summary>All layers; returns the residual stream that leaves them.</summary>
+    private Tensor Layers(in Batch batch)
     {
         int tokens = batch.TokenIds.Length;
         Tensor x = _x.Take(tokens), qkv = _qkv.Take(tokens);
@@ -77,17 +94,18 @@ internal sealed class Transformer
             _backend.MatMulGate(x, layer.GateUp, layer.GateUpBias, _config.Activation, gated, new RowNorm(layer.FeedForwardNorm, epsilon));
             AddTo(x, gated, layer.Down, layer.DownBias, layer.PostFeedForwardNorm);
         }
+        return x;
+    }
 
-        // Only rows whose next token is wanted meet the head.
-        for (int first = 0; first < batch.SampleRows.Length; first += HeadRows)
-        {
-            int rows = Math.Min(HeadRows, batch.SampleRows.Length - first);
-            Tensor last = _last.Take(rows), logits = _logits.Take(rows);
-            _backend.Gather(x, first, last);
-            _backend.MatMul(last, _weights.Head, default, logits, new RowNorm(_weights.OutputNorm, epsilon));
-            if (_config.FinalSoftCap > 0) _backend.SoftCap(logits, _config.FinalSoftCap);
-            _backend.Sample(logits, first, batch, sampled, alternatives);
-        }
+    /// <summary>Logits of up to <see cref="HeadRows"/> sample rows from <paramref name="first"/> on: only rows whose next token is wanted meet the head.</summary>
+    private Tensor Head(Tensor x, int first, int sampleRows)
+    {
+        int rows = Math.Min(HeadRows, sampleRows - first);
+        Tensor last = _last.Take(rows), logits = _logits.Take(rows);
+        _backend.Gather(x, first, last);
+        _backend.MatMul(last, _weights.Head, default, logits, new RowNorm(_weights.OutputNorm, _config.NormEpsilon));
+        if (_config.FinalSoftCap > 0) _backend.SoftCap(logits, _config.FinalSoftCap);
+        return logits;
     }
 
     /// <summary>x += norm(w y + bias): a sublayer's end, whose norm only some families have.</summary>

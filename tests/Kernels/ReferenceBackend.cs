@@ -215,6 +215,8 @@ internal sealed unsafe class ReferenceBackend : IBackend
         }
     }
 
+    public void Read(Tensor x, Span<float> values) => new Span<float>(Row(x, 0), x.Rows * x.Columns).CopyTo(values);
+
     public void CopyBlock(KvLayer cache, int source, int destination)
     {
         foreach (Tensor t in (Tensor[])[cache.Keys, cache.Values])
