@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using Native.Kernels;
+using Native.Kernels.Cpu;
 using Native.Kernels.Models;
 using Native.Scheduling;
 using Native.Server.Hub;
@@ -36,6 +37,15 @@ internal sealed class ModelArguments
         return File.Exists(path) ? path : throw new UsageException("--model is needed: a GGUF file or a Hugging Face folder (the demo model is not here).");
     }
 
+    /// <summary>A model's path or name as an option gives it.</summary>
+    /// <exception cref="UsageException">It is neither.</exception>
+    public static string CheckPath(string option, string path)
+    {
+        if (path.Length == 0) throw new UsageException($"{option} is empty; it must be a GGUF file or a Hugging Face folder.");
+        if (HubReference.IsMeant(path) && !HubReference.TryParse(path, out _)) throw new UsageException($"{option} is '{path}'; a model on the hub is {HubReference.Form}.");
+        return path;
+    }
+
     /// <summary>What the loader is told.</summary>
     /// <exception cref="UsageException">No model is named, and the demo model is not here.</exception>
     public ModelOptions Read(ParseResult arguments)
@@ -45,13 +55,9 @@ internal sealed class ModelArguments
         {
             path = DemoModel();
         }
-        else if (path.Length == 0)
+        else
         {
-            throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
-        }
-        else if (HubReference.IsMeant(path) && !HubReference.TryParse(path, out _))
-        {
-            throw new UsageException($"--model is '{path}'; a model on the hub is {HubReference.Form}.");
+            CheckPath("--model", path);
         }
         return new ModelOptions
         {
@@ -62,6 +68,28 @@ internal sealed class ModelArguments
             FloatActivations = arguments.GetValue(_floatActivations),
             MaxSequences = 1, // one conversation, one prompt: the KV cache is that one's
         };
+    }
+}
+
+/// <summary>The option that forces the CPU's instructions: each variant of a kernel is measured by itself.</summary>
+internal sealed class VariantArgument
+{
+    private readonly Option<string?> _variant = new("--variant") { HelpName = string.Join('|', Enum.GetNames<CpuVariant>()), Description = "Compute with these instructions. Default: the fastest that the processor has." };
+
+    public VariantArgument(Command command)
+    {
+        _variant.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, Enum.GetNames<CpuVariant>());
+        command.Add(_variant);
+    }
+
+    /// <returns>Null for the fastest.</returns>
+    /// <exception cref="UsageException">This processor doesn't have them.</exception>
+    public CpuVariant? Read(ParseResult arguments)
+    {
+        if (arguments.GetValue(_variant) is not { } name) return null;
+        CpuOptions options = new() { Variant = Enum.Parse<CpuVariant>(name, ignoreCase: true) };
+        IReadOnlyList<string> errors = options.Validate();
+        return errors.Count == 0 ? options.Variant : throw new UsageException(string.Join(" ", errors));
     }
 }
 

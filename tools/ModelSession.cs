@@ -31,8 +31,15 @@ internal sealed class ModelSession : IDisposable
     /// <summary>Loads a model, downloading it before where it is the hub's and not here, with progress bars where somebody looks.</summary>
     public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal)
     {
+        LoadedModel model = await LoadAsync(options, terminal);
+        return new ModelSession(model);
+    }
+
+    /// <summary>The same without an engine, for what drives the runner itself.</summary>
+    public static async Task<LoadedModel> LoadAsync(ModelOptions options, Terminal terminal)
+    {
         options = options with { Path = await HubPath.ResolveAsync(options.Path, terminal) };
-        return await terminal.LoadingAsync(options.Path, progress => new ModelSession(LoadedModel.Load(options, progress)));
+        return await terminal.LoadingAsync(options.Path, progress => LoadedModel.Load(options, progress));
     }
 
     /// <summary>A prompt's ids as the server has them: special tokens are read, the begin token is added where the model wants one.</summary>
