@@ -41,6 +41,7 @@ internal static class Cli
         root.Add(new InspectCommand(terminal));
         root.Add(new ConvertCommand(terminal));
         root.Add(new QuantizeCommand(terminal));
+        root.Add(new QualityCommand(terminal));
         root.Add(new SynthCommand(terminal));
         root.Add(new PullCommand(terminal));
         return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");

@@ -48,21 +48,7 @@ internal sealed class QuantizeCommand : ToolCommand
         Perplexity? before = null;
         if (arguments.GetValue(_text) is { } text) before = await MeasureAsync("Before", input, text, arguments);
 
-        List<Change> changes;
-        using (Source source = Source.Open(input))
-        {
-            foreach (string remark in source.Remarks) Terminal.Error.WriteLine($"native: {remark}");
-            changes = [.. source.Tensors.Select(from =>
-            {
-                (TensorType type, TensorType? meant) = mix.Of(from.Name, from.Columns, from.Shape.Count > 1, source.Mix);
-                return Change.Of(from, type, meant);
-            })];
-            await Terminal.ProgressAsync($"Writing {Path.GetFileName(output)}", report => Terminal.InterruptibleAsync(ct => Task.Run(() =>
-            {
-                ModelRewrite.Write(output, [.. source.Metadata, new("general.file_type", mix.FileType)], changes, threads, source.CheckUnchanged, report, ct);
-                return true;
-            }, ct)));
-        }
+        List<Change> changes = await WriteAsync(Terminal, input, output, mix, threads);
         Perplexity? after = before is null ? null : await MeasureAsync("After", output, arguments.GetRequiredValue(_text)!, arguments);
 
         if (arguments.GetValue(_json))
@@ -89,6 +75,25 @@ internal sealed class QuantizeCommand : ToolCommand
             if (after is not null) Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {before!.Value:0.0000} became {after.Value:0.0000}, {(after.Value / before.Value - 1) * 100:+0.00;-0.00} %, over {after.Count} tokens"));
         }
         return Cli.Success;
+    }
+
+    /// <summary>Writes a model in another mix of types.</summary>
+    /// <returns>Its tensors, and what each lost.</returns>
+    internal static async Task<List<Change>> WriteAsync(Terminal terminal, string input, string output, QuantizationMix mix, int threads)
+    {
+        using Source source = Source.Open(input);
+        foreach (string remark in source.Remarks) terminal.Error.WriteLine($"native: {remark}");
+        List<Change> changes = [.. source.Tensors.Select(from =>
+        {
+            (TensorType type, TensorType? meant) = mix.Of(from.Name, from.Columns, from.Shape.Count > 1, source.Mix);
+            return Change.Of(from, type, meant);
+        })];
+        await terminal.ProgressAsync($"Writing {Path.GetFileName(output)}", report => terminal.InterruptibleAsync(ct => Task.Run(() =>
+        {
+            ModelRewrite.Write(output, [.. source.Metadata, new("general.file_type", mix.FileType)], changes, threads, source.CheckUnchanged, report, ct);
+            return true;
+        }, ct)));
+        return changes;
     }
 
     private async Task<Perplexity> MeasureAsync(string when, string model, string text, ParseResult arguments)
