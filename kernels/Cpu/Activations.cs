@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Native.Kernels.Cpu;
 
@@ -48,7 +49,8 @@ internal unsafe struct ActivationBlock
     {
         for (; columns > 0; columns -= 32, x += 32, blocks++)
         {
-            if (Vector128.IsHardwareAccelerated) QuantizeVector(x, blocks);
+            if (Avx512BW.IsSupported) QuantizeAvx512(x, blocks);
+            else if (Vector128.IsHardwareAccelerated) QuantizeVector(x, blocks);
             else QuantizeScalar(x, blocks);
         }
     }
@@ -62,7 +64,16 @@ internal unsafe struct ActivationBlock
         {
             Quantize(x, 32, blocks);
             // Fused: the difference is rounded once.
-            for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
+            if (Avx512BW.IsSupported)
+            {
+                Vector512<float> scale = Vector512.Create(-blocks->Scale);
+                Vector512.FusedMultiplyAdd(scale, Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(blocks->Quants))), Vector512.Load(x)).Store(left);
+                Vector512.FusedMultiplyAdd(scale, Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(blocks->Quants + 16))), Vector512.Load(x + 16)).Store(left + 16);
+            }
+            else
+            {
+                for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
+            }
             Quantize(left, 32, rest);
         }
     }
@@ -83,6 +94,33 @@ internal unsafe struct ActivationBlock
             else last += q;
         }
         End(first, last, block);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void QuantizeAvx512(float* x, ActivationBlock* block)
+    {
+        Vector512<float> a = Vector512.Load(x), b = Vector512.Load(x + 16);
+        Vector512<int> magnitude = Vector512.Create(int.MaxValue), greatest = Vector512.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude);
+        Vector256<int> eight = Vector256.Max(greatest.GetLower(), greatest.GetUpper());
+        Vector128<int> four = Vector128.Max(eight.GetLower(), eight.GetUpper());
+        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
+        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(1, 0, 3, 2)));
+        float inverse = Begin(four.ToScalar(), block);
+        if (inverse == 0)
+        {
+            Vector256<byte>.Zero.Store((byte*)block->Quants);
+            End(0, 0, block);
+            return;
+        }
+        Vector512<float> times = Vector512.Create(inverse);
+        // The conversion rounds to nearest even itself.
+        Vector128<sbyte> low = Avx512F.ConvertToVector128SByte(Avx512F.ConvertToVector512Int32(a * times)), high = Avx512F.ConvertToVector128SByte(Avx512F.ConvertToVector512Int32(b * times));
+        low.Store(block->Quants);
+        high.Store(block->Quants + 16);
+        // Sums of bytes, which that instruction takes for unsigned: each was made 128 larger.
+        Vector128<byte> offset = Vector128.Create((byte)128);
+        Vector128<ulong> first = Sse2.SumAbsoluteDifferences(low.AsByte() ^ offset, Vector128<byte>.Zero).AsUInt64(), last = Sse2.SumAbsoluteDifferences(high.AsByte() ^ offset, Vector128<byte>.Zero).AsUInt64();
+        End((int)(first.ToScalar() + first.GetElement(1)) - 16 * 128, (int)(last.ToScalar() + last.GetElement(1)) - 16 * 128, block);
     }
 
     private static void QuantizeVector(float* x, ActivationBlock* block)
@@ -109,6 +147,7 @@ internal unsafe struct ActivationBlock
         End(Vector256.Sum(qa + qb), Vector256.Sum(qc + qd), block);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float Begin(int greatest, ActivationBlock* block)
     {
         float max = BitConverter.Int32BitsToSingle(greatest);
@@ -117,6 +156,7 @@ internal unsafe struct ActivationBlock
         return !finite || max < Smallest ? 0 : 127 / max;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void End(int first, int last, ActivationBlock* block)
     {
         (block->FirstNegativeSum4, block->LastNegativeSum4, block->NegativeSum4) = (-4 * first, -4 * last, -4 * (first + last));

@@ -76,7 +76,7 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public Matrix Load(ReadOnlySpan<TensorView> parts, bool fineActivations = false)
+    public Matrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         return CpuMatrix.Load(parts, fineActivations, _formats, _heap, _pool);

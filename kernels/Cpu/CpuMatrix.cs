@@ -13,7 +13,11 @@ internal sealed unsafe class CpuMatrix : Matrix
     {
         Segments = segments;
         SegmentCount = count;
-        for (int i = 0; i < count; i++) Panels += segments[i].Panels;
+        for (int i = 0; i < count; i++)
+        {
+            Panels += segments[i].Panels;
+            Terms = Math.Max(Terms, segments[i].Terms);
+        }
     }
 
     /// <summary>The parts, in order of their rows; in the backend's memory.</summary>
@@ -22,8 +26,8 @@ internal sealed unsafe class CpuMatrix : Matrix
     /// <summary>How many there are.</summary>
     public int SegmentCount { get; }
 
-    /// <summary>Where the weights are quantized, activations meet them in sixteen bits instead of eight.</summary>
-    public required bool FineActivations { get; init; }
+    /// <summary>The most terms of a part.</summary>
+    public int Terms { get; }
 
     /// <summary>Panels of all segments.</summary>
     public int Panels { get; }
@@ -40,13 +44,15 @@ internal sealed unsafe class CpuMatrix : Matrix
         public int Rows;
         public int FirstPanel;
         public int Panels;
+        public int Terms; // rows of int8 activations that make up one row: 2 keep sixteen bits
     }
 
     /// <summary>Repacks the parts, all workers together, reading each of the file's bytes once.</summary>
     /// <exception cref="ArgumentException">Shapes don't fit together, or a row is not a whole number of blocks.</exception>
     /// <exception cref="InvalidDataException">A scale or weight is not finite.</exception>
-    public static CpuMatrix Load(ReadOnlySpan<TensorView> parts, bool fineActivations, PanelFormat[] formats, NativeHeap heap, WorkerPool pool)
+    public static CpuMatrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations, PanelFormat[] formats, NativeHeap heap, WorkerPool pool)
     {
+        if (!fineActivations.IsEmpty && fineActivations.Length != parts.Length) throw new ArgumentException($"{parts.Length} parts have {fineActivations.Length} answers to whether activations are fine", nameof(fineActivations));
         if (parts.IsEmpty) throw new ArgumentException("a matrix needs at least one part", nameof(parts));
         long rows = 0, bytes = 0;
         foreach (TensorView part in parts)
@@ -77,6 +83,7 @@ internal sealed unsafe class CpuMatrix : Matrix
                 Rows = (int)parts[i].Rows,
                 FirstPanel = firstPanel,
                 Panels = (int)((parts[i].Rows + 15) / 16),
+                Terms = !fineActivations.IsEmpty && fineActivations[i] ? 2 : 1,
             };
             segment.Address = (byte*)heap.Allocate(segment.PanelBytes * segment.Panels, zeroed: false);
             segments[i] = segment;
@@ -97,7 +104,7 @@ internal sealed unsafe class CpuMatrix : Matrix
             firstRow += segment.Rows;
             firstPanel += segment.Panels;
         }
-        return new CpuMatrix((int)rows, columns, bytes, segments, parts.Length) { FineActivations = fineActivations };
+        return new CpuMatrix((int)rows, columns, bytes, segments, parts.Length);
     }
 
     /// <summary>One row's values, exactly as its file format decodes them.</summary>

@@ -42,7 +42,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             Epsilon = norm.Epsilon,
             Rows = x.Rows,
             Columns = w.Columns,
-            Terms = w.FineActivations ? 2 : 1,
+            Terms = w.Terms,
             Segments = w.Segments,
             SegmentCount = w.SegmentCount,
             Bias = (float*)bias.Address,
@@ -286,7 +286,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             {
                 case ActivationType.Int8:
                     operand.X = job->Int8;
-                    (operand.Terms, operand.Count) = (job->Terms, job->Columns / 32);
+                    (operand.Terms, operand.Count) = (segment->Terms, job->Columns / 32);
                     operand.TermStride = operand.Count * (long)sizeof(ActivationBlock);
                     break;
                 case ActivationType.BFloat16:
@@ -300,7 +300,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 32L * job->Columns * worker;
                     break;
             }
-            operand.Stride = operand.TermStride * operand.Terms;
+            operand.Stride = operand.TermStride * (operand.X == job->Int8 ? job->Terms : 1); // a part that wants one term finds the others' second between its rows
             // A multiple of every tile's height.
             operand.ChunkRows = operand.Decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / operand.Stride / 12 * 12, 12, 1 << 20);
             return operand;
@@ -317,7 +317,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         /// <summary>Sums of rows [t, t + n), shape [n, 16 * panels], their terms added up.</summary>
         public readonly void Compute(byte* panel, byte* scales, long panelStride, int panels, int t, int n, float* sums)
         {
-            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, TermStride, n * Terms, Count, sums);
+            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums);
             if (Terms == 1) return;
             int width = 16 * panels;
             for (int i = 0; i < n; i++)

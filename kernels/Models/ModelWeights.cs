@@ -8,9 +8,6 @@ internal sealed record LayerWeights(
 /// <summary>A model's weights in a backend's memory and layout.</summary>
 internal sealed class ModelWeights
 {
-    /// <summary>Attention's projections and the head are a quarter of the multiplications and make two thirds of the error of 8-bit activations: theirs are kept in sixteen.</summary>
-    private const bool Fine = true;
-
     private readonly ModelFile _file;
     private readonly ModelConfig _config;
     private readonly IBackend _backend;
@@ -28,12 +25,12 @@ internal sealed class ModelWeights
         if (!file.TryFind("token_embd.weight", out TensorView embedding)) throw new InvalidDataException($"{file.Path}: tensor token_embd.weight is missing");
         if (embedding.Rows is < 1 or > 1 << 24) throw new InvalidDataException($"{file.Path}: tensor {embedding.Name} has {embedding.Rows} rows, expected a vocabulary of 1 to {1 << 24}");
         VocabularySize = (int)embedding.Rows;
-        Embedding = Load(Fine, file.Find("token_embd.weight", VocabularySize, _config.HiddenSize));
-        Head = file.TryFind("output.weight", out _) ? Load(Fine, file.Find("output.weight", VocabularySize, _config.HiddenSize)) : Embedding;
+        Embedding = Load([true], file.Find("token_embd.weight", VocabularySize, _config.HiddenSize));
+        Head = file.TryFind("output.weight", out _) ? Load([true], file.Find("output.weight", VocabularySize, _config.HiddenSize)) : Embedding;
         OutputNorm = Norm("output_norm.weight", _config.HiddenSize, required: true);
 
         Layers = new LayerWeights[_config.LayerCount];
-        for (int i = 0; i < Layers.Length; i++) Layers[i] = Layer($"blk.{i}.");
+        for (int i = 0; i < Layers.Length; i++) Layers[i] = Layer($"blk.{i}.", last: i == Layers.Length - 1);
     }
 
     public Matrix Embedding { get; }
@@ -51,8 +48,10 @@ internal sealed class ModelWeights
 
     public long ByteLength { get; private set; }
 
-    private LayerWeights Layer(string at)
+    /// <summary>One layer. Activations are kept in sixteen bits where eight lose most for the multiplications they save: keys and values, the head, and the last layer's feed-forward, whose error nothing after it dampens.</summary>
+    private LayerWeights Layer(string at, bool last)
     {
+        ReadOnlySpan<bool> fineKeysAndValues = [false, true, true];
         ModelConfig c = _config;
         int hidden = c.HiddenSize, feedForward = c.FeedForwardSize;
         int queries = c.Heads * c.HeadSize, keys = c.KvHeads * c.HeadSize;
@@ -61,29 +60,27 @@ internal sealed class ModelWeights
         return new LayerWeights(
             Norm(at + "attn_norm.weight", hidden, required: true),
             fusedQkv
-                ? Load(Fine, _file.Find(at + "attn_qkv.weight", queries + 2 * keys, hidden))
-                : Load(Fine, _file.Find(at + "attn_q.weight", queries, hidden), _file.Find(at + "attn_k.weight", keys, hidden), _file.Find(at + "attn_v.weight", keys, hidden)),
+                ? Load(fineKeysAndValues, Rows("attn_qkv.weight", queries + 2 * keys, 0, queries), Rows("attn_qkv.weight", queries + 2 * keys, queries, keys), Rows("attn_qkv.weight", queries + 2 * keys, queries + keys, keys))
+                : Load(fineKeysAndValues, _file.Find(at + "attn_q.weight", queries, hidden), _file.Find(at + "attn_k.weight", keys, hidden), _file.Find(at + "attn_v.weight", keys, hidden)),
             fusedQkv ? Bias((at + "attn_qkv.bias", queries + 2 * keys)) : Bias((at + "attn_q.bias", queries), (at + "attn_k.bias", keys), (at + "attn_v.bias", keys)),
             Norm(at + "attn_q_norm.weight", c.HeadSize, required: false),
             Norm(at + "attn_k_norm.weight", c.HeadSize, required: false),
-            Load(Fine, _file.Find(at + "attn_output.weight", hidden, queries)),
+            Load([false], _file.Find(at + "attn_output.weight", hidden, queries)),
             Bias((at + "attn_output.bias", hidden)),
             c.PostNorms ? Norm(at + "post_attention_norm.weight", hidden, required: true) : default,
             Norm(at + "ffn_norm.weight", hidden, required: true),
             fusedGate
-                ? Load(Rows(at + "ffn_up.weight", 0), Rows(at + "ffn_up.weight", feedForward))
-                : Load(_file.Find(at + "ffn_gate.weight", feedForward, hidden), _file.Find(at + "ffn_up.weight", feedForward, hidden)),
+                ? Load([last, last], Rows("ffn_up.weight", 2 * feedForward, 0, feedForward), Rows("ffn_up.weight", 2 * feedForward, feedForward, feedForward))
+                : Load([last, last], _file.Find(at + "ffn_gate.weight", feedForward, hidden), _file.Find(at + "ffn_up.weight", feedForward, hidden)),
             fusedGate ? default : Bias((at + "ffn_gate.bias", feedForward), (at + "ffn_up.bias", feedForward)),
-            Load(_file.Find(at + "ffn_down.weight", hidden, feedForward)),
+            Load([last], _file.Find(at + "ffn_down.weight", hidden, feedForward)),
             Bias((at + "ffn_down.bias", hidden)),
             c.PostNorms ? Norm(at + "post_ffw_norm.weight", hidden, required: true) : default);
 
-        TensorView Rows(string fused, int first) => _file.Find(fused, 2 * feedForward, hidden).Slice(first, feedForward);
+        TensorView Rows(string fused, int all, int first, int rows) => _file.Find(at + fused, all, hidden).Slice(first, rows);
     }
 
-    private Matrix Load(params ReadOnlySpan<TensorView> parts) => Load(fineActivations: false, parts);
-
-    private Matrix Load(bool fineActivations, params ReadOnlySpan<TensorView> parts)
+    private Matrix Load(ReadOnlySpan<bool> fineActivations, params ReadOnlySpan<TensorView> parts)
     {
         Matrix matrix = _backend.Load(parts, fineActivations);
         ByteLength += matrix.ByteLength;

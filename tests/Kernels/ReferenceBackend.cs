@@ -35,7 +35,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
         return tensor;
     }
 
-    public Matrix Load(ReadOnlySpan<TensorView> parts, bool fineActivations = false)
+    public Matrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default)
     {
         int columns = (int)parts[0].Columns, rows = 0;
         foreach (TensorView part in parts) rows += (int)part.Rows;

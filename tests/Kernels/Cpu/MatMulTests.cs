@@ -144,7 +144,7 @@ public sealed unsafe class MatMulTests
             float[] decoded = new float[rows * columns];
             BlockFormat.Of(type).Decode(weights.Span, decoded);
             using var backend = new CpuBackend(new CpuOptions { Threads = 2 });
-            Matrix w = backend.Load([View(weights, type, rows, columns)], fineActivations: true);
+            Matrix w = backend.Load([View(weights, type, rows, columns)], fineActivations: [true]);
             backend.MatMul(Matrix(x, 7, columns), w, default, Matrix(y, 7, rows));
             for (int t = 0; t < 7; t++)
             {
