@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Security;
 using System.Text;
 
 namespace Native.Bench;
@@ -55,7 +56,7 @@ internal static class LineChart
         double X(double value) => Left + value / endX * (end - Left);
         double Y(double value) => bottom - value / topY * (bottom - y - Top);
 
-        Line(svg, $"""<text x="{Left}" y="{y + 18}" font-weight="bold">{panel.Title}</text>""");
+        Line(svg, $"""<text x="{Left}" y="{y + 18}" font-weight="bold">{Text(panel.Title)}</text>""");
         for (int i = 0; i * stepY <= topY * 1.0001; i++)
         {
             Line(svg, $"""<line x1="{Left}" x2="{end}" y1="{Y(i * stepY):0.#}" y2="{Y(i * stepY):0.#}" stroke="#ddd"/>""");
@@ -63,7 +64,8 @@ internal static class LineChart
         }
         for (int i = 0; i * stepX <= endX * 1.0001; i++)
             Line(svg, $"""<text x="{X(i * stepX):0.#}" y="{bottom + 18}" text-anchor="middle">{i * stepX:0.####}</text>""");
-        Line(svg, $"""<text x="{(Left + end) / 2}" y="{bottom + 38}" text-anchor="middle">{panel.AxisTitle}</text>""");
+        Line(svg, $"""<text x="{(Left + end) / 2}" y="{bottom + 38}" text-anchor="middle">{Text(panel.AxisTitle)}</text>""");
+        int legend = Math.Max(120, 8 * panel.Lines.Select(line => line.Name.Length).DefaultIfEmpty(0).Max());
         for (int s = 0; s < panel.Lines.Count; s++)
         {
             ChartLine line = panel.Lines[s];
@@ -71,10 +73,12 @@ internal static class LineChart
             Line(svg, $"""<polyline fill="none" stroke="{colour}" stroke-width="2" points="{string.Join(' ', line.Points.Select(point => string.Create(CultureInfo.InvariantCulture, $"{X(point.X):0.#},{Y(point.Y):0.#}")))}"/>""");
             if (panel.Tip is { } tip)
                 foreach ((double x, double value) in line.Points)
-                    Line(svg, $"""<circle cx="{X(x):0.#}" cy="{Y(value):0.#}" r="3" fill="{colour}"><title>{tip(line, x, value).ToString(CultureInfo.InvariantCulture)}</title></circle>""");
-            Line(svg, $"""<text x="{Left + 8 + 120 * s}" y="{y + 36}" fill="{colour}">{line.Name}</text>""");
+                    Line(svg, $"""<circle cx="{X(x):0.#}" cy="{Y(value):0.#}" r="3" fill="{colour}"><title>{Text(tip(line, x, value).ToString(CultureInfo.InvariantCulture))}</title></circle>""");
+            Line(svg, $"""<text x="{Left + 8 + legend * s}" y="{y + 36}" fill="{colour}">{Text(line.Name)}</text>""");
         }
     }
+
+    private static string? Text(string text) => SecurityElement.Escape(text);
 
     private static double Most(ChartPanel panel, Func<(double X, double Y), double> of) => panel.Lines.SelectMany(line => line.Points).Select(of).DefaultIfEmpty(0).Max();
 

@@ -32,7 +32,7 @@ internal static class SoakReport
 
         Line($"# Soak of {result.Model}: {(failed == 0 ? "all checks pass" : $"{failed} of {checks.Count} checks fail")}");
         Line($"");
-        Line($"{Time(result.Duration)} with {result.Options.Clients} clients, seed {result.Options.Seed}, on {Processor()}, {Environment.ProcessorCount} cores, {RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.FrameworkDescription}. The clients run on the same machine.");
+        Line($"{Time(result.Duration)} with {result.Options.Clients} clients, seed {result.Options.Seed}, on {Machine.Processor}, {Environment.ProcessorCount} cores, {RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.FrameworkDescription}. The clients run on the same machine.");
         Line($"");
         Line($"| check | verdict | numbers |");
         Line($"|---|---|---|");
@@ -163,11 +163,4 @@ internal static class SoakReport
     }
 
     private static string Time(double seconds) => seconds >= 120 ? string.Create(CultureInfo.InvariantCulture, $"{seconds / 60:0.#} minutes") : string.Create(CultureInfo.InvariantCulture, $"{seconds:0.#} seconds");
-
-    private static string Processor()
-    {
-        const string Cpus = "/proc/cpuinfo";
-        string? name = File.Exists(Cpus) ? File.ReadLines(Cpus).FirstOrDefault(line => line.StartsWith("model name", StringComparison.Ordinal)) : null;
-        return name is null ? $"{RuntimeInformation.OSArchitecture}" : name[(name.IndexOf(':') + 1)..].Trim();
-    }
 }

@@ -1,9 +1,5 @@
 using System.CommandLine;
-using System.Globalization;
-using Native.Kernels;
 using Native.Kernels.Cpu;
-using Native.Kernels.Formats;
-using Native.Kernels.Models;
 using Native.Tools;
 
 namespace Native.Bench;
@@ -50,7 +46,7 @@ internal sealed class ThroughputCommand : ToolCommand
             foreach (string model in paths)
             {
                 string path = await HubPath.ResolveAsync(model, Terminal);
-                models.Add(await Terminal.LoadingAsync(path, progress => Load(path, threads, tests, progress)));
+                models.Add(await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests, progress)));
             }
             using MemoryBandwidth? bandwidth = arguments.GetValue(_bandwidth) ? new MemoryBandwidth(threads) : null;
             phases = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report =>
@@ -90,46 +86,5 @@ internal sealed class ThroughputCommand : ToolCommand
             }
         }
         return [.. tests.Where(test => test.Prompt + test.Generate > 0).Distinct()];
-    }
-
-    private static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, IProgress<LoadProgress>? progress)
-    {
-        if (path.Length == 0) throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
-        using ModelFile file = ModelFile.Open(path);
-        int sequences = tests.Max(test => test.Batch), length = tests.Max(test => test.Length);
-        ModelOptions options = new() { Path = path, MaxModelLength = length, MaxSequences = sequences };
-        long blocks = (length + options.BlockSize - 1) / options.BlockSize * (long)sequences;
-        options = options with
-        {
-            KvCacheBytes = blocks * options.BlockSize * file.Config.KvBytesPerToken(options.KvCacheType),
-            MaxBatchedTokens = Math.Max(options.MaxBatchedTokens, sequences),
-        };
-        CpuBackend backend = new(new CpuOptions { Threads = threads });
-        try
-        {
-            ModelRunner runner = new(file, backend, options, progress);
-            long bytes = file.Tensors.Values.Sum(tensor => tensor.ByteLength);
-            return new BenchModel(path, Describe(file, runner.Info), bytes, runner.StepWeightBytes, threads, runner);
-        }
-        catch
-        {
-            backend.Dispose();
-            throw;
-        }
-    }
-
-    /// <summary>llama 1.24B Q4_0: the format is that of most of the weights.</summary>
-    private static string Describe(ModelFile file, ModelInfo info)
-    {
-        TensorType type = file.Tensors.Values.GroupBy(tensor => tensor.Type).MaxBy(group => group.Sum(tensor => tensor.ByteLength))!.Key;
-        string size = info.ParameterCount switch
-        {
-            >= 1_000_000_000 => $"{Rounded(info.ParameterCount / 1e9)}B",
-            >= 1_000_000 => $"{Rounded(info.ParameterCount / 1e6)}M",
-            _ => $"{Rounded(info.ParameterCount / 1e3)}K",
-        };
-        return $"{info.Architecture} {size} {type}";
-
-        static string Rounded(double value) => value.ToString(value < 10 ? "0.##" : "0", CultureInfo.InvariantCulture);
     }
 }

@@ -14,7 +14,7 @@ internal static class ThroughputReport
         // Two files of one type are told apart by their names.
         bool named = phases.Select(phase => phase.Model).Distinct().GroupBy(model => model.Type).Any(group => group.Count() > 1);
         bool bandwidth = phases.Any(phase => phase.ReadBandwidths.Count > 0);
-        List<Column> columns =
+        List<Column<Phase>> columns =
         [
             new("model", 30, Right: false, phase => named ? $"{phase.Model.Type} ({Path.GetFileName(phase.Model.FileName)})" : phase.Model.Type),
             new("size", 10, Right: true, phase => Bytes(phase.Model.Bytes)),
@@ -25,7 +25,7 @@ internal static class ThroughputReport
             new("t/s", 20, Right: true, phase => $"{Number(Statistics.Mean(phase.Speeds), 2)} ± {Number(Statistics.SampleDeviation(phase.Speeds), 2)}"),
         ];
         if (bandwidth) columns.AddRange(BandwidthColumns());
-        return Table(columns, phases);
+        return MarkdownTable.Of(columns, phases);
     }
 
     /// <summary>llama-batched-bench's table for each model and depth. Seconds are means over the repetitions.</summary>
@@ -43,7 +43,7 @@ internal static class ThroughputReport
             double Seconds(Phase row, bool decodes) => Part(row, decodes) is { } phase ? Statistics.Mean(phase.Seconds) : 0;
             double Speed(Phase row, bool decodes) => Part(row, decodes) is { } phase ? phase.Tokens / Seconds(row, decodes) : 0;
             double Total(Phase row) => Seconds(row, decodes: false) + Seconds(row, decodes: true);
-            List<Column> columns =
+            List<Column<Phase>> columns =
             [
                 new("PP", 6, Right: true, row => row.Test.Prompt.ToString(CultureInfo.InvariantCulture)),
                 new("TG", 6, Right: true, row => row.Test.Generate.ToString(CultureInfo.InvariantCulture)),
@@ -57,7 +57,7 @@ internal static class ThroughputReport
                 new("S t/s", 8, Right: true, row => Number((double)row.Test.Batch * (row.Test.Prompt + row.Test.Generate) / Total(row), 2)),
             ];
             if (rows.Any(row => row.ReadBandwidths.Count > 0)) columns.AddRange(BandwidthColumns());
-            text.Append(Table(columns, rows));
+            text.Append(MarkdownTable.Of(columns, rows));
         }
         return text.ToString();
     }
@@ -131,29 +131,17 @@ internal static class ThroughputReport
         yield return ("share_of_bandwidth", phase.ShareOfBandwidth);
     }
 
-    private static IEnumerable<Column> BandwidthColumns()
+    private static IEnumerable<Column<Phase>> BandwidthColumns()
     {
         yield return new("weights GB/s", 12, Right: true, phase => phase.Decodes ? Number(Statistics.Mean(phase.WeightBandwidths) / 1e9, 2) : "");
         yield return new("memory GB/s", 12, Right: true, phase => phase.Decodes ? Number(Statistics.Mean(phase.ReadBandwidths) / 1e9, 2) : "");
         yield return new("share", 6, Right: true, phase => phase.ShareOfBandwidth is { } share ? $"{Number(share * 100, 0)} %" : "");
     }
 
-    private static string Table(IReadOnlyList<Column> columns, IReadOnlyList<Phase> rows)
-    {
-        StringBuilder text = new();
-        int[] widths = [.. columns.Select(column => Math.Max(Math.Max(column.Width, column.Name.Length), rows.Max(row => column.Value(row).Length)))];
-        void Line(Func<int, string> cell) => text.AppendLine($"| {string.Join(" | ", columns.Select((column, i) => column.Right ? cell(i).PadLeft(widths[i]) : cell(i).PadRight(widths[i])))} |");
-        Line(i => columns[i].Name);
-        text.AppendLine($"| {string.Join(" | ", columns.Select((column, i) => column.Right ? new string('-', widths[i] - 1) + ":" : new string('-', widths[i])))} |");
-        foreach (Phase row in rows) Line(i => columns[i].Value(row));
-        return text.ToString();
-    }
-
-    private static string Bytes(long bytes) => bytes < 1 << 30 ? $"{Number(bytes / 1048576.0, 2)} MiB" : $"{Number(bytes / 1073741824.0, 2)} GiB";
+    /// <summary>137.91 MiB.</summary>
+    internal static string Bytes(long bytes) => bytes < 1 << 30 ? $"{Number(bytes / 1048576.0, 2)} MiB" : $"{Number(bytes / 1073741824.0, 2)} GiB";
 
     private static string Parameters(long count) => count < 1e9 ? $"{Number(count / 1e6, 2)} M" : $"{Number(count / 1e9, 2)} B";
 
     private static string Number(double value, int digits) => value.ToString($"F{digits}", CultureInfo.InvariantCulture);
-
-    private sealed record Column(string Name, int Width, bool Right, Func<Phase, string> Value);
 }

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Globalization;
-using Native.Kernels;
 
 namespace Native.Bench;
 
@@ -13,18 +12,6 @@ internal sealed record ThroughputTest(int Prompt, int Generate, int Batch, int D
 {
     /// <summary>Tokens each sequence has at the end.</summary>
     public int Length => Depth + Prompt + Generate;
-}
-
-/// <summary>A model, and what is said about it.</summary>
-/// <param name="FileName">Its path.</param>
-/// <param name="Type">In words, as llama-bench: architecture, size, format of most weights.</param>
-/// <param name="Bytes">Bytes of the file's tensors.</param>
-/// <param name="StepWeightBytes">Bytes of weights that one decode step reads.</param>
-/// <param name="Threads">Threads that compute.</param>
-/// <param name="Runner">The model.</param>
-internal sealed record BenchModel(string FileName, string Type, long Bytes, long StepWeightBytes, int Threads, IModelRunner Runner) : IDisposable
-{
-    public void Dispose() => Runner.Dispose();
 }
 
 /// <summary>One part of a test with what each repetition took: the prompt (pp) or the generated tokens (tg).</summary>

@@ -231,6 +231,7 @@ public sealed class ThroughputTests
 
     [Theory]
     [InlineData("throughput")]
+    [InlineData("peers")]
     [InlineData("serve")]
     [InlineData("kernels")]
     public async Task Help_TeachesByExamples(string command)

@@ -1,0 +1,33 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace Native.Bench;
+
+/// <summary>Native's own runner, driven as <c>throughput</c> does: greedy sampling is part of a step.</summary>
+/// <param name="model">The model; belongs to whoever loaded it.</param>
+/// <param name="tests">What will be asked.</param>
+internal sealed class NativePeer(BenchModel model, IReadOnlyList<ThroughputTest> tests) : IPeer
+{
+    private readonly Dictionary<(int Batch, int Depth), StepDriver> _drivers = [];
+
+    public string Name => "Native";
+
+    public string Description { get; } = string.Create(CultureInfo.InvariantCulture, $"{model.Runner.Info.Backend}, greedy sampling included");
+
+    public Task<double?> MeasureAsync(ThroughputTest test, CancellationToken ct) => Task.Run<double?>(() =>
+    {
+        if (!_drivers.TryGetValue((test.Batch, test.Depth), out StepDriver? driver))
+        {
+            int length = tests.Where(other => (other.Batch, other.Depth) == (test.Batch, test.Depth)).Max(other => other.Length);
+            _drivers[(test.Batch, test.Depth)] = driver = new StepDriver(model.Runner, test.Batch, length);
+            // Computed once: what other tests leave in the same blocks is as good for the time it takes.
+            driver.Prefill(test.Batch, 0, test.Depth, ct);
+        }
+        long started = Stopwatch.GetTimestamp();
+        if (test.Generate > 0) driver.Decode(test.Batch, test.Depth, test.Generate, ct);
+        else driver.Prefill(test.Batch, test.Depth, test.Prompt, ct);
+        return Stopwatch.GetElapsedTime(started).TotalSeconds;
+    }, ct);
+
+    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+}
