@@ -20,11 +20,14 @@ public sealed record MatMulWorkload(TensorType Format, int Size, int Rows) : Wor
     public override double Operations => 2.0 * Size * Size * Rows;
 
     /// <inheritdoc/>
+    public override bool IsInteger => BlockFormat.Of(Format).BlockSize > 1;
+
+    /// <inheritdoc/>
     public override string ToString() => $"{Format} {Size}x{Size}, {Rows} row{(Rows == 1 ? "" : "s")}";
 }
 
-/// <summary>Matrix products on one thread, rounding the activations included.</summary>
-public unsafe class MatMulBenchmarks
+/// <summary>A matrix product on one thread, rounding the activations included.</summary>
+public abstract unsafe class MatMulProduct
 {
     private const int DistinctBlocks = 256;
 
@@ -42,30 +45,18 @@ public unsafe class MatMulBenchmarks
         from shape in new[] { (Size: 4096, Rows: 1), (Size: 4096, Rows: 4), (Size: 512, Rows: 512) }
         select new MatMulWorkload(format, shape.Size, shape.Rows);
 
-    /// <summary>Plain C#.</summary>
-    [Benchmark]
-    public void Definition() => _backend!.MatMul(_x, _weights, default, _y);
-
-    /// <summary>What this processor runs.</summary>
-    [Benchmark]
-    public void Fastest() => _backend!.MatMul(_x, _weights, default, _y);
-
     /// <summary>What the last call computed.</summary>
     internal ReadOnlySpan<float> Output => new((float*)_y.Address, Case.Rows * Case.Size);
-
-    /// <summary>Loads the weights as plain C# wants them.</summary>
-    [GlobalSetup(Target = nameof(Definition))]
-    public void SetUpDefinition() => SetUp(CpuVariant.Scalar);
-
-    /// <summary>Loads the weights as the fastest variant wants them.</summary>
-    [GlobalSetup(Target = nameof(Fastest))]
-    public void SetUpFastest() => SetUp(MicroKernels.Best);
 
     /// <summary>Frees them.</summary>
     [GlobalCleanup]
     public void CleanUp() => _backend?.Dispose();
 
-    private void SetUp(CpuVariant variant)
+    /// <summary>Computes it.</summary>
+    protected void Multiply() => _backend!.MatMul(_x, _weights, default, _y);
+
+    /// <summary>Loads the weights as a variant wants them.</summary>
+    protected void SetUp(CpuVariant variant)
     {
         _backend = new CpuBackend(new CpuOptions { Threads = 1, Variant = variant });
         byte* weights = (byte*)NativeMemory.Alloc((nuint)Case.Bytes);
@@ -101,6 +92,45 @@ public unsafe class MatMulBenchmarks
         }
         for (int at = 0; at < weights.Length; at += blocks.Length) blocks.AsSpan(0, Math.Min(blocks.Length, weights.Length - at)).CopyTo(weights[at..]);
     }
+}
+
+/// <summary>The plain definition and the fastest variant.</summary>
+public class MatMulBenchmarks : MatMulProduct
+{
+    /// <summary>Plain C#.</summary>
+    [Benchmark]
+    public void Definition() => Multiply();
+
+    /// <summary>What this processor runs.</summary>
+    [Benchmark]
+    public void Fastest() => Multiply();
+
+    /// <summary>Loads the weights as plain C# wants them.</summary>
+    [GlobalSetup(Target = nameof(Definition))]
+    public void SetUpDefinition() => SetUp(CpuVariant.Scalar);
+
+    /// <summary>Loads the weights as the fastest variant wants them.</summary>
+    [GlobalSetup(Target = nameof(Fastest))]
+    public void SetUpFastest() => SetUp(MicroKernels.Best);
+}
+
+/// <summary>Each variant that this processor can run, by name.</summary>
+public class MatMulVariantBenchmarks : MatMulProduct
+{
+    /// <summary>The instructions.</summary>
+    [ParamsSource(nameof(Variants))]
+    public CpuVariant Variant { get; set; }
+
+    /// <summary>All that can be measured here, slowest first.</summary>
+    public static IEnumerable<CpuVariant> Variants => MicroKernels.Supported;
+
+    /// <summary>The product.</summary>
+    [Benchmark]
+    public void Product() => Multiply();
+
+    /// <summary>Loads the weights as the variant wants them.</summary>
+    [GlobalSetup]
+    public void SetUp() => SetUp(Variant);
 }
 
 /// <summary>Operands that stand for activations.</summary>

@@ -8,4 +8,7 @@ public abstract record Workload
 
     /// <summary>Arithmetic operations; a multiplication with its addition counts two.</summary>
     public abstract double Operations { get; }
+
+    /// <summary>Whether the products are of 8-bit integers; else of float32.</summary>
+    public virtual bool IsInteger => false;
 }

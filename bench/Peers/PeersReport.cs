@@ -81,7 +81,7 @@ internal static class PeersReport
         Line($"# {string.Join(", ", result.Peers.Select(peer => peer.Name))} on {Path.GetFileName(model.FileName)}");
         Line("");
         Line(string.Create(CultureInfo.InvariantCulture, $"{model.Type}, {ThroughputReport.Bytes(model.Bytes)}, {model.Threads} threads on {Machine.Processor} ({Machine.Slug}), {RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.FrameworkDescription}."));
-        Line(string.Create(CultureInfo.InvariantCulture, $"The median of {result.Repetitions} repetitions that visit all tests and engines by turns, with the least and the most. `ratio` is Native's median by that engine's: above 1 Native is faster."));
+        Line(string.Create(CultureInfo.InvariantCulture, $"The median of {result.Repetitions} repetition{(result.Repetitions == 1 ? "" : "s")} that visit all tests and engines by turns, with the least and the most. `ratio` is Native's median by that engine's: above 1 Native is faster."));
         Line("");
         foreach (IPeer peer in result.Peers) Line($"- **{peer.Name}**: {peer.Description}");
         Line("");

@@ -1,6 +1,8 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Text.RegularExpressions;
 using Native.Bench;
+using Native.Kernels.Cpu;
 using Native.Kernels.Formats;
 using Native.Kernels.Sampling;
 using Native.Tools;
@@ -111,14 +113,51 @@ public sealed class KernelsTests
         Assert.Equal((Cli.Success, ""), (exit, error));
         string[][] cells = Cells(output.Replace("**", "", StringComparison.Ordinal)); // a case's first row is bold
         string[] header = cells[0];
-        foreach (string column in new[] { "Method", "Case", "Mean", "GB/s", "GOP/s", "x definition" }) Assert.Contains(column, header);
+        foreach (string column in new[] { "Method", "Case", "Mean", "GB/s", "GOP/s", "% of read", "% of peak", "x definition" }) Assert.Contains(column, header);
         string[][] rows = cells[2..];
         Assert.Equal(["Definition", "Fastest"], rows.Select(row => row[0]));
         double Number(string[] row, string column) => double.Parse(row[Array.IndexOf(header, column)], CultureInfo.InvariantCulture);
         Assert.Equal(1, Number(rows[0], "x definition"));
+        Match limits = Regex.Match(Lines(output)[0], @"^One thread reads ([0-9.]+) GB/s here and does [0-9]+ GOP/s on int8 \(.+\), ([0-9]+) GOP/s in float32");
+        Assert.True(limits.Success, output);
+        double Limit(int group) => double.Parse(limits.Groups[group].Value, CultureInfo.InvariantCulture);
+        Assert.Equal(100 * Number(rows[1], "GB/s") / Limit(1), Number(rows[1], "% of read"), 0.02 * Number(rows[1], "% of read") + 1); // both are rounded
+        Assert.Equal(100 * Number(rows[1], "GOP/s") / Limit(2), Number(rows[1], "% of peak"), 0.02 * Number(rows[1], "% of peak") + 1);
         // Both columns come from one time: three operands of four bytes and four operations an element.
         Assert.All(rows, row => Assert.Equal(3, Number(row, "GB/s") / Number(row, "GOP/s"), 0.3));
         Assert.Equal(Number(rows[1], "GB/s") / Number(rows[0], "GB/s"), Number(rows[1], "x definition"), 0.1 * Number(rows[1], "x definition"));
+    }
+
+    [Fact]
+    public async Task EachVariant_CanBeMeasuredByItsName()
+    {
+        (int exit, string output, string error) = await Run("kernels", "--list", "--variant", "scalar", "--filter", "Q6_K");
+        Assert.Equal((Cli.Success, ""), (exit, error));
+        Assert.Equal(3, Lines(output).Length);
+        Assert.All(Lines(output), name => Assert.Contains("Variant: Scalar", name, StringComparison.Ordinal));
+        (_, output, _) = await Run("kernels", "--list", "--variant", "all");
+        Assert.Equal(MicroKernels.Supported.Count * MatMulBenchmarks.Cases.Count(), Lines(output).Length);
+
+        (exit, output, error) = await Run("kernels", "--variant", "Avx1024");
+        Assert.Equal((Cli.Misused, ""), (exit, output));
+        Assert.Contains($"--variant is 'Avx1024'; this processor runs {MicroKernels.Supported[0]}", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void EveryVariant_AgreesWithTheDefinition()
+    {
+        MatMulBenchmarks definition = new() { Case = new MatMulWorkload(TensorType.Q4_K, 256, 4) };
+        definition.SetUpDefinition();
+        definition.Definition();
+        foreach (CpuVariant variant in MatMulVariantBenchmarks.Variants)
+        {
+            MatMulVariantBenchmarks named = new() { Case = definition.Case, Variant = variant };
+            named.SetUp();
+            named.Product();
+            Agree(definition.Output, named.Output);
+            named.CleanUp();
+        }
+        definition.CleanUp();
     }
 
     [Fact]

@@ -9,7 +9,11 @@ namespace Native.Tests.Kernels;
 /// <summary>Real and tiny models against what llama2.c and transformers (float64) say of them, on every backend.</summary>
 public abstract class GoldenModelTests
 {
+    /// <summary>As models are served: activations rounded where weights are quantized or bfloat16.</summary>
     private protected abstract IBackend CreateBackend();
+
+    /// <summary>With float activations.</summary>
+    private protected abstract IBackend CreateExactBackend();
 
     private static readonly string[] Families = ["llama3-rope", "llama-linear", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"];
 
@@ -25,11 +29,11 @@ public abstract class GoldenModelTests
         return data;
     }
 
-    private ModelRunner Open(string path, DType kv, int? maxModelLength = null, int blocks = 80)
+    private ModelRunner Open(string path, DType kv, int? maxModelLength = null, int blocks = 80, bool exact = false)
     {
         using ModelFile file = ModelFile.Open(path);
         var options = new ModelOptions { Path = path, KvCacheType = kv, MaxModelLength = maxModelLength, KvCacheBytes = file.Config.KvBytesPerToken(kv) * 16 * blocks };
-        return new ModelRunner(file, CreateBackend(), options);
+        return new ModelRunner(file, exact ? CreateExactBackend() : CreateBackend(), options);
     }
 
     [Theory, MemberData(nameof(FamilyFiles))]
@@ -46,7 +50,7 @@ public abstract class GoldenModelTests
             {
                 // phi3 chooses its rope factors by the length limit: the reference's short runs hold with the original length.
                 int? limit = family == "phi3" ? (prompt.Length + 24 <= 64 + 1 ? 64 : 512) : null;
-                using ModelRunner runner = Open(path, kv, limit);
+                using ModelRunner runner = Open(path, kv, limit, exact: true);
                 int outputs = kv == DType.F32 ? Math.Min(24, runner.Info.MaxModelLength - prompt.Length) : 1;
                 RunnerDriver.Result result = Assert.Single(RunnerDriver.Run(runner, [prompt], outputs, chunk: 64));
                 double[] expected = [.. run.GetProperty("logprob_of_next").EnumerateArray().Select(e => e.GetDouble())];
@@ -61,6 +65,22 @@ public abstract class GoldenModelTests
                 if (kv == DType.F32) Assert.Equal(Ints(run.GetProperty("greedy_ids")).Take(outputs), result.Output);
             }
         }
+    }
+
+    [Theory, MemberData(nameof(FamilyFiles))]
+    public void EveryFamily_AsServed_StaysWithinWhatSixteenBitActivationsCost(string family, bool gguf)
+    {
+        // The folders' weights are bfloat16, and so may be the activations that meet them; the files' are float32, and nothing is rounded.
+        string folder = TestData.Path($"models/architectures/{family}");
+        string path = Path.Combine(folder, gguf ? $"{family}-F32.gguf" : "hf");
+        using JsonDocument golden = JsonDocument.Parse(File.ReadAllText(Path.Combine(folder, "golden.json")));
+        JsonElement run = golden.RootElement.GetProperty("runs")[0];
+        int[] prompt = Ints(run.GetProperty("prompt_ids"));
+        using ModelRunner runner = Open(path, DType.F32, family == "phi3" ? 64 : null);
+        RunnerDriver.Result result = Assert.Single(RunnerDriver.Run(runner, [prompt], 1, chunk: 64));
+        double[] expected = [.. run.GetProperty("logprob_of_next").EnumerateArray().Select(e => e.GetDouble())];
+        for (int i = 0; i < expected.Length; i++)
+            Assert.True(Math.Abs(expected[i] - result.Logprobs[i]) <= (gguf ? 1e-3 : 0.05), $"position {i}: expected {expected[i]}, found {result.Logprobs[i]}");
     }
 
     [Theory]
@@ -108,9 +128,13 @@ public abstract class GoldenModelTests
 public sealed class GoldenModelReferenceTests : GoldenModelTests
 {
     private protected override IBackend CreateBackend() => new ReferenceBackend();
+
+    private protected override IBackend CreateExactBackend() => CreateBackend();
 }
 
 public sealed class GoldenModelCpuTests : GoldenModelTests
 {
     private protected override IBackend CreateBackend() => new CpuBackend(new CpuOptions { Threads = 2 });
+
+    private protected override IBackend CreateExactBackend() => new CpuBackend(new CpuOptions { Threads = 2, FloatActivations = true });
 }
