@@ -87,7 +87,7 @@ internal static class PeersReport
         Line("");
         text.Append(Tables(result));
         Line("");
-        Line($"`limit` is what this machine gave in the same run by as many threads: for tg bytes read from memory a second, for pp operations a second of {result.Instructions}. `of limit` counts what the model needs whatever an engine does: for a step the weights as the file has them and all keys and values once, for a token of a prompt two operations for each weight of the layers.");
+        Line($"`limit` is what this machine gave as many threads, the median of probes between the tests of the same run: for tg bytes read from memory a second, for pp operations a second of {result.Instructions}. `of limit` counts what the model needs whatever an engine does: for a step the weights as the file has them and all keys and values once, for a token of a prompt two operations for each weight of the layers.");
         if (result.Load is { } load) Line(string.Create(CultureInfo.InvariantCulture, $"{Environment.NewLine}Servers: {load.Requests} requests of {load.InputTokens} tokens in and {load.OutputTokens} out by {load.Clients} clients in a closed loop, one server after the other; the clients run on the same machine."));
         foreach ((string title, string file) in pictures) Line($"{Environment.NewLine}![{title}]({file})");
         return text.ToString();
@@ -130,7 +130,6 @@ internal static class PeersReport
             n_seqs = test.Test.Batch,
             limit = test.Decodes ? "read_bytes_per_second" : "operations_per_second",
             limit_median = test.Limit,
-            limit_samples = test.Limits,
             work_per_token = test.WorkPerToken,
             engines = test.Samples.Select((samples, i) => new
             {

@@ -16,8 +16,12 @@ internal sealed record PeerSamples(IPeer Peer, ThroughputTest Test, IReadOnlyLis
     public double? Speed => Seconds.Count > 0 ? Statistics.Median(Speeds) : null;
 }
 
-/// <summary>A test, what all engines took for it, and what the machine gave meanwhile.</summary>
-internal sealed class PeersTest(BenchModel model, ThroughputTest test, IReadOnlyList<IPeer> peers)
+/// <summary>A test, what all engines took for it, and what the machine gave in that run.</summary>
+/// <param name="model">The model.</param>
+/// <param name="test">The test.</param>
+/// <param name="peers">The engines, Native first.</param>
+/// <param name="limits">What the machine gave, in the unit of <see cref="WorkPerToken"/> a second, around all tests that this bounds: a single probe can be disturbed as much as an engine can.</param>
+internal sealed class PeersTest(BenchModel model, ThroughputTest test, IReadOnlyList<IPeer> peers, IReadOnlyList<double> limits)
 {
     private readonly List<double>[] _seconds = [.. peers.Select(_ => new List<double>())];
 
@@ -32,11 +36,8 @@ internal sealed class PeersTest(BenchModel model, ThroughputTest test, IReadOnly
     /// <summary>Of each engine, in the order of the peers; Native is the first.</summary>
     public IReadOnlyList<PeerSamples> Samples => [.. peers.Select((peer, i) => new PeerSamples(peer, Test, _seconds[i]))];
 
-    /// <summary>What the machine gave in each repetition, in the unit of <see cref="WorkPerToken"/> a second: bytes read for a decode, operations for a prompt.</summary>
-    public List<double> Limits { get; } = [];
-
-    /// <summary>The median of them.</summary>
-    public double Limit => Statistics.Median(Limits);
+    /// <summary>The median of what the machine gave: bytes read a second for a decode, operations for a prompt.</summary>
+    public double Limit => Statistics.Median(limits);
 
     /// <summary>What a token costs at least. Of a decode bytes: a step reads the weights, as the file has them, and every sequence's keys and values. Of a prompt operations: two for each weight of the layers.</summary>
     public double WorkPerToken => Decodes
@@ -90,7 +91,7 @@ internal sealed class MachineLimits : IDisposable
 /// <summary>Measures engines by turns.</summary>
 internal static class PeersRun
 {
-    private const int WarmUpSteps = 4;
+    private const int WarmUpSteps = 4, WarmUpPrompt = 512; // tokens that every engine computes in one step at most: scratch is touched, code compiled
 
     /// <summary>Runs every test on every engine, once uncounted and then in repetitions that visit all tests and engines, so that what slows the machine for a while slows all alike.</summary>
     /// <param name="model">The model.</param>
@@ -102,18 +103,19 @@ internal static class PeersRun
     /// <param name="ct">Ends it.</param>
     public static async Task<List<PeersTest>> RunAsync(BenchModel model, IReadOnlyList<IPeer> peers, IReadOnlyList<ThroughputTest> tests, int repetitions, Func<bool, double> limit, Action<double, string>? report, CancellationToken ct)
     {
-        List<PeersTest> results = [.. tests.Select(test => new PeersTest(model, test, peers))];
+        List<double> memory = [], arithmetic = [];
+        List<PeersTest> results = [.. tests.Select(test => new PeersTest(model, test, peers, test.Generate > 0 ? memory : arithmetic))];
         foreach (PeersTest result in results)
         {
             report?.Invoke(0, $"warming up {result.Name}");
-            foreach (IPeer peer in peers) await peer.MeasureAsync(result.Test with { Generate = Math.Min(result.Test.Generate, WarmUpSteps) }, ct);
+            foreach (IPeer peer in peers) await peer.MeasureAsync(result.Test with { Prompt = Math.Min(result.Test.Prompt, WarmUpPrompt), Generate = Math.Min(result.Test.Generate, WarmUpSteps) }, ct);
         }
         int done = 0;
         for (int repetition = 0; repetition < repetitions; repetition++)
         {
             foreach (PeersTest result in results)
             {
-                result.Limits.Add(limit(result.Decodes));
+                (result.Decodes ? memory : arithmetic).Add(limit(result.Decodes));
                 for (int i = 0; i < peers.Count; i++)
                 {
                     int turn = (i + repetition) % peers.Count; // nobody is always the first
