@@ -129,7 +129,7 @@ internal sealed class PeersCommand : ToolCommand
             if (modules is not null) peers.Add(await NodeLlamaCpp.StartAsync("node", modules, path, threads, model.Runner.Info.VocabularySize, tests, ct));
             string[] names = LlamaBench.Names(benches, peers.Select(peer => peer.Name));
             peers.AddRange(benches.Select((bench, i) => new LlamaBench(bench, path, threads, names[i])));
-            using MachineLimits limits = new(threads, model.IsQuantized);
+            using MachineLimits limits = new(threads, model.WeightType);
             List<PeersTest> measured = await Terminal.ProgressAsync($"Measuring {Path.GetFileName(path)}", report => PeersRun.RunAsync(model, peers, tests, repetitions, limits.Measure, report, ct));
             return new PeersResult { Model = model, Repetitions = repetitions, Peers = peers, Tests = measured, Instructions = limits.Instructions };
         }

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Native.Kernels.Cpu;
+using Native.Kernels.Formats;
 
 namespace Native.Bench;
 
@@ -65,11 +66,12 @@ internal sealed class MachineLimits : IDisposable
 
     /// <summary>Chooses the loop that is the model's limit.</summary>
     /// <param name="threads">Threads, as the engines have.</param>
-    /// <param name="quantized">Whether prompts are multiplied in integers of 8 bits; else in floats.</param>
-    public MachineLimits(int threads, bool quantized)
+    /// <param name="weights">Of the model: quantized ones are multiplied in integers of 8 bits, bfloat16 ones in pairs where the processor can.</param>
+    public MachineLimits(int threads, TensorType weights)
     {
-        // A processor without instructions for integers multiplies them as floats.
-        _loop = (quantized ? ArithmeticPeak.Fastest(ArithmeticPeak.Int8Loops) : null) ?? ArithmeticPeak.Fastest(ArithmeticPeak.FloatLoops)!;
+        // A processor without instructions for either multiplies floats.
+        IReadOnlyList<ArithmeticLoop> loops = BlockFormat.Of(weights).BlockSize > 1 ? ArithmeticPeak.Int8Loops : weights == TensorType.BF16 ? ArithmeticPeak.BFloat16Loops : [];
+        _loop = ArithmeticPeak.Fastest(loops) ?? ArithmeticPeak.Fastest(ArithmeticPeak.FloatLoops)!;
         _pool = new WorkerPool(threads);
         _memory = new MemoryBandwidth(threads);
         _memory.Measure();

@@ -23,8 +23,7 @@ internal sealed unsafe class ArithmeticLoop(string instructions, delegate* unman
 
 /// <summary>How many operations a second this processor does at most, by threads that each run a loop without memory.</summary>
 /// <remarks>
-/// The loops here are C# intrinsics. .NET has none for the 512-bit VPDPBUSD, which multiplies twice as much as the 256-bit one of AVX-VNNI, nor for VDPBF16PS:
-/// where a processor has those, these peaks are of what C# can reach. A loop in machine code goes into <see cref="OperationsPerSecond(ArithmeticLoop, int)"/> the same way.
+/// Loops in C# intrinsics, and in machine code (<see cref="PeakProbe"/>) for the 512-bit VPDPBUSD and VDPBF16PS, for which .NET has none.
 /// </remarks>
 internal static unsafe class ArithmeticPeak
 {
@@ -36,10 +35,17 @@ internal static unsafe class ArithmeticPeak
     /// <summary>Loops over products of bytes with sums of 32 bits that this processor runs; none where it has no instruction for them.</summary>
     public static IReadOnlyList<ArithmeticLoop> Int8Loops { get; } =
     [
+        .. PeakProbe.Int8 != 0 ? [new ArithmeticLoop("VPDPBUSD, 512 bits", (delegate* unmanaged<long, void>)PeakProbe.Int8, PeakProbe.Int8Operations)] : (ArithmeticLoop[])[],
         .. AvxVnni.IsSupported ? [new ArithmeticLoop("VPDPBUSD, 256 bits", &Vnni256, 12 * 64)] : (ArithmeticLoop[])[],
         .. Avx512BW.IsSupported ? [new ArithmeticLoop("VPMADDUBSW, 512 bits", &Pairs512, 6 * 128)] : (ArithmeticLoop[])[],
         .. Avx2.IsSupported ? [new ArithmeticLoop("VPMADDUBSW, 256 bits", &Pairs256, 6 * 64)] : (ArithmeticLoop[])[],
         .. Dp.IsSupported ? [new ArithmeticLoop("SDOT, 128 bits", &Dot128, 12 * 32)] : (ArithmeticLoop[])[],
+    ];
+
+    /// <summary>Loops over products of bfloat16 with sums of float32.</summary>
+    public static IReadOnlyList<ArithmeticLoop> BFloat16Loops { get; } =
+    [
+        .. PeakProbe.BFloat16 != 0 ? [new ArithmeticLoop("VDPBF16PS, 512 bits", (delegate* unmanaged<long, void>)PeakProbe.BFloat16, PeakProbe.BFloat16Operations)] : (ArithmeticLoop[])[],
     ];
 
     /// <summary>Loops over products and sums of float32.</summary>

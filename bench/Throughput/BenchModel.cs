@@ -25,8 +25,8 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
     /// <summary>Weights that every token of a prompt is multiplied by: all but the embedding and the head.</summary>
     public long LayerParameters { get; init; }
 
-    /// <summary>Whether most weights are of a format that is multiplied in integers.</summary>
-    public bool IsQuantized { get; init; }
+    /// <summary>Format of most of its weights.</summary>
+    public TensorType WeightType { get; init; }
 
     /// <summary>Loads a model with a KV cache for the largest of the tests.</summary>
     /// <param name="path">A GGUF file or a Hugging Face folder.</param>
@@ -58,7 +58,7 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
                 FileStepBytes = bytes - (embeds && hasHead ? embedding.ByteLength : 0),
                 KvBytesPerToken = kvBytesPerToken,
                 LayerParameters = runner.Info.ParameterCount - (embeds ? embedding.Rows * embedding.Columns : 0) - (hasHead ? head.Rows * head.Columns : 0),
-                IsQuantized = BlockFormat.Of(type).BlockSize > 1,
+                WeightType = type,
             };
         }
         catch

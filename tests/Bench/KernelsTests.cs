@@ -168,12 +168,12 @@ public sealed class KernelsTests
         Assert.Contains("nothing-like-this", error, StringComparison.Ordinal);
     }
 
-    /// <summary>To a thousandth of the largest value: sums of floats in another order.</summary>
+    /// <summary>To a hundredth of the largest value: sums of floats in another order, and bfloat16 activations where a variant rounds to those.</summary>
     private static void Agree(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual)
     {
         float largest = 0;
         foreach (float value in expected) largest = Math.Max(largest, MathF.Abs(value));
         Assert.True(largest > 0);
-        for (int i = 0; i < expected.Length; i++) Assert.Equal(expected[i], actual[i], 1e-3f * largest);
+        for (int i = 0; i < expected.Length; i++) Assert.Equal(expected[i], actual[i], 1e-2f * largest);
     }
 }

@@ -1,39 +1,21 @@
-using System.Diagnostics;
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Machine code that does nothing but multiply and add: what a core can at most, for figures to be told as shares of it.</summary>
+/// <summary>Machine code that does nothing but multiply and add: what a core can do at most, for figures to be told as shares of it.</summary>
 internal static unsafe class PeakProbe
 {
     private const int Sums = 24; // more than a pipe's latency times pipes
 
-    /// <summary>A function of a count: so many rounds of <see cref="OperationsPerRound"/> operations. Zero where the processor lacks the instruction or code can't be made.</summary>
+    /// <summary>A function of a count, <c>delegate* unmanaged&lt;long, void&gt;</c>: so many rounds of VPDPBUSD. Zero where the processor lacks the instruction or code can't be made.</summary>
     public static nint Int8 { get; } = MachineCode.IsSupported ? Assemble((c, sum) => c.vpdpbusd(sum, zmm30, zmm31)) : 0;
 
     /// <summary>The same for VDPBF16PS.</summary>
     public static nint BFloat16 { get; } = MachineCode.HasBFloat16 ? Assemble((c, sum) => c.vdpbf16ps(sum, zmm30, zmm31)) : 0;
 
-    /// <summary>The same for 512-bit multiply-adds of float32.</summary>
-    public static nint Float { get; } = MachineCode.IsSupported ? Assemble((c, sum) => c.vfmadd231ps(sum, zmm30, zmm31)) : 0;
-
-    /// <summary>Multiplications and additions of a round: 128 an instruction for int8, 64 for bfloat16, 32 for float32.</summary>
-    public static long OperationsPerRound(int perInstruction) => (long)Sums * perInstruction;
-
-    /// <summary>Operations a second of one thread; the fastest of several short runs, so that an interruption is no part of it.</summary>
-    public static double Measure(nint function, int perInstruction)
-    {
-        const int Rounds = 100_000;
-        double best = 0;
-        for (int i = 0; i < 10; i++)
-        {
-            long started = Stopwatch.GetTimestamp();
-            ((delegate* unmanaged<long, void>)function)(Rounds);
-            best = Math.Max(best, Rounds * OperationsPerRound(perInstruction) / Stopwatch.GetElapsedTime(started).TotalSeconds);
-        }
-        return best;
-    }
+    /// <summary>Multiplications and additions of a round.</summary>
+    public const int Int8Operations = Sums * 128, BFloat16Operations = Sums * 64;
 
     private static nint Assemble(Action<Assembler, AssemblerRegisterZMM> operation)
     {
