@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Numerics;
+using System.Runtime.Intrinsics.X86;
 using Native.Kernels.Cpu;
 
 namespace Native.Bench;
@@ -8,6 +9,7 @@ namespace Native.Bench;
 internal sealed unsafe class MemoryBandwidth : IDisposable
 {
     private const long ChunkBytes = 1 << 20;
+    private const int AheadBytes = 4096;
 
     private readonly NativeHeap _heap = new();
     private readonly WorkerPool _pool;
@@ -62,6 +64,11 @@ internal sealed unsafe class MemoryBandwidth : IDisposable
             Vector<ulong>* at = (Vector<ulong>*)(reading->Memory + chunk * ChunkBytes);
             for (int i = 0; i < ChunkBytes / sizeof(Vector<ulong>); i += 4)
             {
+                // Asked for ahead, as the kernels do: what comes without is a third less.
+                if (Sse.IsSupported)
+                {
+                    for (int line = 0; line < 4 * sizeof(Vector<ulong>); line += 64) Sse.Prefetch0((byte*)(at + i) + AheadBytes + line);
+                }
                 a += at[i];
                 b += at[i + 1];
                 c += at[i + 2];

@@ -57,6 +57,9 @@ public sealed unsafe class CpuBackend : IBackend
     /// <inheritdoc/>
     public string Description { get; }
 
+    /// <summary>Parallel loops so far; each ends in a barrier.</summary>
+    internal long Loops => _pool.Loops;
+
     /// <inheritdoc/>
     public Tensor Allocate(int rows, int columns, DType type)
     {

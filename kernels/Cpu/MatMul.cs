@@ -383,7 +383,8 @@ internal static unsafe class Tile
     {
         if (code.Tiles != null)
         {
-            var tile = (delegate* unmanaged<byte*, byte*, long, byte*, long, long, float*, void>)code.Tiles[(panels - 1) * code.TileRows + rows - 1];
+            // A microsecond or a few: the garbage collector can wait for it, and the call is one instruction.
+            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, byte*, long, long, float*, void>)code.Tiles[(panels - 1) * code.TileRows + rows - 1];
             tile(panel, scales, panelStride, x, xStride, count, sums);
             return;
         }

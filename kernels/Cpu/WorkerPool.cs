@@ -51,6 +51,9 @@ internal sealed unsafe class WorkerPool : IDisposable
         }
     }
 
+    /// <summary>Loops so far that all workers took part in. Each ends in a barrier: what a step costs beside its work.</summary>
+    public long Loops { get; private set; }
+
     /// <summary>Workers, the caller included.</summary>
     public int Threads { get; }
 
@@ -76,6 +79,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         ObjectDisposedException.ThrowIf(_stopping, this);
         if (_running) throw new InvalidOperationException("the worker pool is already running a loop");
         _running = true;
+        Loops++;
         _body = body;
         _context = context;
         _grain = Math.Max(1, grain);
