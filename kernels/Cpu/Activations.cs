@@ -101,11 +101,7 @@ internal unsafe struct ActivationBlock
     {
         Vector512<float> a = Vector512.Load(x), b = Vector512.Load(x + 16);
         Vector512<int> magnitude = Vector512.Create(int.MaxValue), greatest = Vector512.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude);
-        Vector256<int> eight = Vector256.Max(greatest.GetLower(), greatest.GetUpper());
-        Vector128<int> four = Vector128.Max(eight.GetLower(), eight.GetUpper());
-        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
-        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(1, 0, 3, 2)));
-        float inverse = Begin(four.ToScalar(), block);
+        float inverse = Begin(Largest(Vector256.Max(greatest.GetLower(), greatest.GetUpper())), block);
         if (inverse == 0)
         {
             Vector256<byte>.Zero.Store((byte*)block->Quants);
@@ -130,10 +126,7 @@ internal unsafe struct ActivationBlock
         Vector256<int> greatest = Vector256.Max(
             Vector256.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude),
             Vector256.Max(c.AsInt32() & magnitude, d.AsInt32() & magnitude));
-        Vector128<int> four = Vector128.Max(greatest.GetLower(), greatest.GetUpper());
-        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
-        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(1, 0, 3, 2)));
-        float inverse = Begin(four.ToScalar(), block);
+        float inverse = Begin(Largest(greatest), block);
         if (inverse == 0)
         {
             Vector256<byte>.Zero.Store((byte*)block->Quants);
@@ -145,6 +138,15 @@ internal unsafe struct ActivationBlock
         Vector256<int> qc = Vector256.ConvertToInt32Native(Vector256.Round(c * times)), qd = Vector256.ConvertToInt32Native(Vector256.Round(d * times));
         Vector256.Narrow(Vector256.Narrow(qa, qb), Vector256.Narrow(qc, qd)).Store(block->Quants);
         End(Vector256.Sum(qa + qb), Vector256.Sum(qc + qd), block);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static int Largest(Vector256<int> eight)
+    {
+        Vector128<int> four = Vector128.Max(eight.GetLower(), eight.GetUpper());
+        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
+        four = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(1, 0, 3, 2)));
+        return four.ToScalar();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -71,18 +71,7 @@ internal static unsafe class Elementwise
         for (; i < n; i++) y[i] = x[i] * scale * weight[i];
     }
 
-    /// <summary>y[t][i] = activation(gateUp[t][i]) * gateUp[t][n + i] (Shazeer 2020, arXiv:2002.05202).</summary>
-    /// <param name="gateUp">Shape [T, 2 n].</param>
-    /// <param name="activation">Of the first half.</param>
-    /// <param name="y">Shape [T, n].</param>
-    /// <param name="first">First row.</param>
-    /// <param name="last">Row after the last.</param>
-    public static void Gate(Tensor gateUp, Activation activation, Tensor y, int first, int last)
-    {
-        for (int t = first; t < last; t++) Gate(Row(gateUp, t), Row(gateUp, t) + y.Columns, activation, Row(y, t), y.Columns);
-    }
-
-    /// <summary>The same for n elements. An element's bits do not depend on where a row is cut.</summary>
+    /// <summary>y[i] = activation(gate[i]) * up[i] for n elements (Shazeer 2020, arXiv:2002.05202). An element's bits do not depend on where a row is cut.</summary>
     public static void Gate(float* gate, float* up, Activation activation, float* y, int n)
     {
         if (Vector512.IsHardwareAccelerated) Gate<Simd512, Vector512<float>>(gate, up, activation, y, n);

@@ -162,7 +162,10 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             {
                 int last = Math.Min(job->Rows, begin + operand.ChunkRows);
                 for (int p = first; p < end; p += 2)
-                    PanelTiles(job, operand, segment->Address + p * segment->PanelBytes, segment->PanelBytes, Math.Min(2, end - p), begin, last, segment->FirstRow + 16 * p, Math.Min(16 * Math.Min(2, end - p), segment->Rows - 16 * p));
+                {
+                    int panels = Math.Min(2, end - p);
+                    PanelTiles(job, operand, segment->Address + p * segment->PanelBytes, segment->PanelBytes, panels, begin, last, segment->FirstRow + 16 * p, Math.Min(16 * panels, segment->Rows - 16 * p));
+                }
             }
         }
     }
@@ -288,6 +291,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     operand.X = job->Int8;
                     (operand.Terms, operand.Count) = (segment->Terms, job->Columns / 32);
                     operand.TermStride = operand.Count * (long)sizeof(ActivationBlock);
+                    operand.Stride = operand.TermStride * job->Terms; // a part that wants one term finds the others' second between its rows
                     break;
                 case ActivationType.BFloat16:
                     operand.X = job->BFloat16;
@@ -300,9 +304,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 32L * job->Columns * worker;
                     break;
             }
-            operand.Stride = operand.TermStride * (operand.X == job->Int8 ? job->Terms : 1); // a part that wants one term finds the others' second between its rows
+            if (operand.Stride == 0) operand.Stride = operand.TermStride;
             // A multiple of every tile's height.
-            operand.ChunkRows = operand.Decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / operand.Stride / 12 * 12, 12, 1 << 20);
+            operand.ChunkRows = operand.Decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / operand.Stride / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
             return operand;
         }
 
@@ -366,7 +370,7 @@ internal enum ActivationType : byte
 internal static unsafe class Tile
 {
     /// <summary>Rows of any variant's tile at most.</summary>
-    public const int MaxRows = 12;
+    public const int MaxRows = BFloat16TileAssembler.MaxRows;
 
     /// <summary>Computes sums of shape [rows, 16 * panels].</summary>
     /// <param name="code">The format's code.</param>

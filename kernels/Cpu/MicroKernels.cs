@@ -42,38 +42,44 @@ internal static unsafe class MicroKernels
         FloatPanelFormat<T> Floats<T>()
             where T : IFloatPanel
         {
-            PanelFormat.Entry code = new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
-            SetFloats<T>(ref code);
-            if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations) MachineCode.SetBFloat16(ref code);
-            return new FloatPanelFormat<T> { Code = code };
+            return new FloatPanelFormat<T>(() =>
+            {
+                PanelFormat.Entry code = new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
+                SetFloats<T>(ref code);
+                if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations) MachineCode.SetBFloat16(ref code);
+                return code;
+            });
         }
 
         QuantizedPanelFormat<T> Quantized<T>()
             where T : IPanel
         {
-            PanelFormat.Entry code = new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow };
-            if (floatActivations)
+            return new QuantizedPanelFormat<T>(() =>
             {
-                code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
-                SetFloats<PanelF32>(ref code);
-            }
-            else if (variant == CpuVariant.Avx512Vnni)
-            {
-                MachineCode.Set<T>(ref code);
-            }
-            else
-            {
-                code.Activations = ActivationType.Int8;
-                Set(ref code, variant switch
+                PanelFormat.Entry code = new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow };
+                if (floatActivations)
                 {
-                    CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
-                    CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
-                    CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.One<T>, &MicroKernelsAvx512.Four<T>),
-                    CpuVariant.AdvSimd => Pair(&MicroKernelsArm.One<T>, &MicroKernelsArm.Four<T>),
-                    _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
-                });
-            }
-            return new QuantizedPanelFormat<T> { Code = code };
+                    code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
+                    SetFloats<PanelF32>(ref code);
+                }
+                else if (variant == CpuVariant.Avx512Vnni)
+                {
+                    MachineCode.Set<T>(ref code);
+                }
+                else
+                {
+                    code.Activations = ActivationType.Int8;
+                    Set(ref code, variant switch
+                    {
+                        CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
+                        CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
+                        CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.One<T>, &MicroKernelsAvx512.Four<T>),
+                        CpuVariant.AdvSimd => Pair(&MicroKernelsArm.One<T>, &MicroKernelsArm.Four<T>),
+                        _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
+                    });
+                }
+                return code;
+            });
         }
 
         void SetFloats<T>(ref PanelFormat.Entry code)

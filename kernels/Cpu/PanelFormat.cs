@@ -4,8 +4,10 @@ using Native.Kernels.Formats;
 namespace Native.Kernels.Cpu;
 
 /// <summary>One file format's panels and the code that a variant has for them.</summary>
-internal abstract unsafe class PanelFormat
+internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
 {
+    private readonly Lazy<Entry> _code = new(code);
+
     /// <summary>Addresses of a format's functions, to lie beside the weights in unmanaged memory.</summary>
     /// <remarks>A micro-kernel takes a panel's integers (or floats), its scales, the addresses of its rows of activations, the number of
     /// blocks of 32 columns (of columns, for float activations), and where to write [rows, 16] sums.</remarks>
@@ -39,8 +41,8 @@ internal abstract unsafe class PanelFormat
     /// <summary>The file format.</summary>
     public abstract TensorType Type { get; }
 
-    /// <summary>Its code.</summary>
-    public required Entry Code { get; init; }
+    /// <summary>Its code, made when it is first asked for: a model has few of the formats.</summary>
+    public Entry Code => _code.Value;
 
     /// <summary>Bytes of a panel's integers, rounded up to cache lines.</summary>
     public abstract long ScalesOffset(int columns);
@@ -55,7 +57,7 @@ internal abstract unsafe class PanelFormat
 }
 
 /// <summary>A quantized format.</summary>
-internal sealed unsafe class QuantizedPanelFormat<T> : PanelFormat
+internal sealed unsafe class QuantizedPanelFormat<T>(Func<PanelFormat.Entry> code) : PanelFormat(code)
     where T : IPanel
 {
     public override TensorType Type => T.Type;
@@ -184,7 +186,7 @@ internal unsafe interface IFloatPanel
 }
 
 /// <summary>A plain float format.</summary>
-internal sealed unsafe class FloatPanelFormat<T> : PanelFormat
+internal sealed unsafe class FloatPanelFormat<T>(Func<PanelFormat.Entry> code) : PanelFormat(code)
     where T : IFloatPanel
 {
     public override TensorType Type => T.Type;

@@ -28,7 +28,7 @@ public sealed class KernelsTests
         fastest.SetUpFastest();
         definition.Definition();
         fastest.Fastest();
-        Agree(definition.Output, fastest.Output);
+        Agree(definition.Output, fastest.Output, rounded: format == TensorType.BF16);
         definition.CleanUp();
         fastest.CleanUp();
     }
@@ -168,12 +168,12 @@ public sealed class KernelsTests
         Assert.Contains("nothing-like-this", error, StringComparison.Ordinal);
     }
 
-    /// <summary>To a hundredth of the largest value: sums of floats in another order, and bfloat16 activations where a variant rounds to those.</summary>
-    private static void Agree(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual)
+    /// <summary>To a thousandth of the largest value: sums of floats in another order. To a hundredth where a variant rounds activations to bfloat16.</summary>
+    private static void Agree(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual, bool rounded = false)
     {
         float largest = 0;
         foreach (float value in expected) largest = Math.Max(largest, MathF.Abs(value));
         Assert.True(largest > 0);
-        for (int i = 0; i < expected.Length; i++) Assert.Equal(expected[i], actual[i], 1e-2f * largest);
+        for (int i = 0; i < expected.Length; i++) Assert.Equal(expected[i], actual[i], (rounded ? 1e-2f : 1e-3f) * largest);
     }
 }

@@ -46,7 +46,7 @@ internal static unsafe class MachineCode
 
     private static nint Make(int maxRows, Func<int, int, Assembler> write)
     {
-        nint[] functions = ExecutableMemory.Assemble([.. from panels in Enumerable.Range(1, 2) from rows in Enumerable.Range(1, maxRows) select write(panels, rows)]);
+        nint[] functions = ExecutableMemory.Assemble([.. from panels in Enumerable.Range(1, TileAssembler.MaxPanels) from rows in Enumerable.Range(1, maxRows) select write(panels, rows)]);
         if (functions.Length == 0) throw new InvalidOperationException("the system forbade executable memory that it had granted before");
         nint* table = (nint*)NativeMemory.Alloc((nuint)(functions.Length * sizeof(nint)));
         functions.CopyTo(new Span<nint>(table, functions.Length));

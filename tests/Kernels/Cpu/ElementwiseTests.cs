@@ -104,19 +104,13 @@ public sealed unsafe class ElementwiseTests
     public void Rows_AreWhatTheyAreAlone(int n)
     {
         const int T = 5;
-        using GuardedMemory<float> x = Random(T * n, 2), weight = Random(n, 1), gateUp = Random(T * 2 * n, 2), y = new(T * n), alone = new(n), sum = new(T * n);
+        using GuardedMemory<float> x = Random(T * n, 2), weight = Random(n, 1), y = new(T * n), alone = new(n), sum = new(T * n);
         Tensor xs = Of(x, T, n), ys = Of(y, T, n), w = Of(weight, 1, n);
         Elementwise.RmsNorm(xs, w, 1e-6f, ys, 0, 3);
         Elementwise.RmsNorm(xs, w, 1e-6f, ys, 3, T);
         for (int t = 0; t < T; t++)
         {
             Elementwise.RmsNorm(x.Pointer + (t * n), weight.Pointer, 1e-6f, alone.Pointer, n);
-            Assert.Equal(alone.Span, y.Span.Slice(t * n, n));
-        }
-        Elementwise.Gate(Of(gateUp, T, 2 * n), Activation.Silu, ys, 0, T);
-        for (int t = 0; t < T; t++)
-        {
-            Elementwise.Gate(gateUp.Pointer + (2 * t * n), gateUp.Pointer + (((2 * t) + 1) * n), Activation.Silu, alone.Pointer, n);
             Assert.Equal(alone.Span, y.Span.Slice(t * n, n));
         }
         x.Span.CopyTo(sum.Span);
@@ -130,7 +124,7 @@ public sealed unsafe class ElementwiseTests
     [Fact]
     public void Nothing_IsAllocated()
     {
-        using GuardedMemory<float> x = Random(4 * 100, 2), weight = Random(100, 1), y = new(4 * 100), half = new(4 * 50);
+        using GuardedMemory<float> x = Random(4 * 100, 2), weight = Random(100, 1), y = new(4 * 100), half = new(50);
         Run();
         long before = GC.GetAllocatedBytesForCurrentThread();
         Run();
@@ -139,7 +133,7 @@ public sealed unsafe class ElementwiseTests
         void Run()
         {
             Elementwise.RmsNorm(Of(x, 4, 100), Of(weight, 1, 100), 1e-6f, Of(y, 4, 100), 0, 4);
-            Elementwise.Gate(Of(x, 4, 100), Activation.GeluTanh, Of(half, 4, 50), 0, 4);
+            Elementwise.Gate(x.Pointer, x.Pointer + 50, Activation.GeluTanh, half.Pointer, 50);
             Elementwise.Add(Of(x, 4, 100), Of(y, 4, 100), 0, 4);
             Elementwise.SoftCap(Of(x, 4, 100), 30, 0, 4);
         }
