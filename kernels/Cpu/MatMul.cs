@@ -164,7 +164,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                 for (int p = first; p < end; p += 2)
                 {
                     int panels = Math.Min(2, end - p);
-                    PanelTiles(job, operand, segment->Address + p * segment->PanelBytes, segment->PanelBytes, panels, begin, last, segment->FirstRow + 16 * p, Math.Min(16 * panels, segment->Rows - 16 * p));
+                    PanelTiles(job, operand, segment->Address + p * segment->PanelBytes, segment->PanelBytes, panels, segment->Address + (p + 2) * segment->PanelBytes, begin, last, segment->FirstRow + 16 * p, Math.Min(16 * panels, segment->Rows - 16 * p));
                 }
             }
         }
@@ -185,14 +185,14 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             {
                 byte* gatePanel = gate->Address + p * gate->PanelBytes, upPanel = up->Address + p * up->PanelBytes;
                 int outputs = Math.Min(16, job->HalfRows - 16 * p);
-                if (gate->Format == up->Format) PanelTiles(job, operand, gatePanel, upPanel - gatePanel, 2, begin, last, 16 * p, outputs);
+                if (gate->Format == up->Format) PanelTiles(job, operand, gatePanel, upPanel - gatePanel, 2, gatePanel + gate->PanelBytes, begin, last, 16 * p, outputs);
                 else MixedGateTiles(job, operand, gatePanel, other, upPanel, begin, last, 16 * p, outputs);
             }
         }
     }
 
     /// <summary>One or two panels by rows [begin, last).</summary>
-    private static void PanelTiles(Job* job, in Operand operand, byte* panel, long panelStride, int panels, int begin, int last, int output, int outputs)
+    private static void PanelTiles(Job* job, in Operand operand, byte* panel, long panelStride, int panels, byte* next, int begin, int last, int output, int outputs)
     {
         byte* scales = panel + operand.Segment->ScalesOffset;
         if (operand.Decoded != null)
@@ -203,11 +203,14 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
         float* sums = stackalloc float[Tile.MaxRows * 32];
         int most = operand.Segment->Code.TileRows / operand.Terms;
+        // While these panels are computed the next two come from memory, each tile's part of them.
+        long aheadStep = operand.Segment->PanelBytes / ((long)((last - begin + most - 1) / most) * operand.Count);
         for (int t = begin; t < last;)
         {
             // Tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five of 6 and one of 2.
             int left = last - t, tiles = (left + most - 1) / most, n = (left + tiles - 1) / tiles;
-            operand.Compute(panel, scales, panelStride, panels, t, n, sums);
+            operand.Compute(panel, scales, panelStride, panels, t, n, sums, next, aheadStep);
+            next += aheadStep * operand.Count;
             if (job->Epilogue == Epilogue.Gate)
             {
                 for (int i = 0; i < n; i++) Gate(job, sums + 32 * i, output, outputs, job->Y + (t + i) * job->YStride + output);
@@ -232,8 +235,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         for (int t = begin; t < last; t += most)
         {
             int n = Math.Min(most, last - t);
-            gate.Compute(gatePanel, gateScales, 0, 1, t, n, gates);
-            up.Compute(upPanel, upScales, 0, 1, t, n, ups);
+            gate.Compute(gatePanel, gateScales, 0, 1, t, n, gates, gatePanel, 0);
+            up.Compute(upPanel, upScales, 0, 1, t, n, ups, upPanel, 0);
             for (int i = 0; i < n; i++)
             {
                 Unsafe.CopyBlockUnaligned(pair, gates + 16 * i, 64);
@@ -319,9 +322,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
 
         /// <summary>Sums of rows [t, t + n), shape [n, 16 * panels], their terms added up.</summary>
-        public readonly void Compute(byte* panel, byte* scales, long panelStride, int panels, int t, int n, float* sums)
+        public readonly void Compute(byte* panel, byte* scales, long panelStride, int panels, int t, int n, float* sums, byte* ahead, long aheadStep)
         {
-            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums);
+            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums, ahead, aheadStep);
             if (Terms == 1) return;
             int width = 16 * panels;
             for (int i = 0; i < n; i++)
@@ -383,13 +386,15 @@ internal static unsafe class Tile
     /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
     /// <param name="count">Blocks of 32 columns, columns of floats or pairs of columns, as the code counts.</param>
     /// <param name="sums">Receives the sums.</param>
-    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* scales, long panelStride, int panels, byte* x, long xStride, int rows, int count, float* sums)
+    /// <param name="ahead">Where machine code asks for memory that will be wanted, at this address and <paramref name="panelStride"/> further; need not be anyone's.</param>
+    /// <param name="aheadStep">Bytes by which it goes on with each block or pair of columns.</param>
+    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* scales, long panelStride, int panels, byte* x, long xStride, int rows, int count, float* sums, byte* ahead, long aheadStep)
     {
         if (code.Tiles != null)
         {
             // A microsecond or a few: the garbage collector can wait for it, and the call is one instruction.
-            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, byte*, long, long, float*, void>)code.Tiles[(panels - 1) * code.TileRows + rows - 1];
-            tile(panel, scales, panelStride, x, xStride, count, sums);
+            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, byte*, long, long, float*, byte*, long, void>)code.Tiles[(panels - 1) * code.TileRows + rows - 1];
+            tile(panel, scales, panelStride, x, xStride, count, sums, ahead, aheadStep);
             return;
         }
         byte** pointers = stackalloc byte*[4];

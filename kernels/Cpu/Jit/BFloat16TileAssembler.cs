@@ -14,7 +14,7 @@ internal sealed class BFloat16TileAssembler
     public const int MaxRows = 12;
 
     private static readonly AssemblerRegister64 Weights = rdi, PanelStride = rdx, Rows = rcx, RowStride = r8, Pairs = r9;
-    private static readonly AssemblerRegister64 ThreeStrides = rax, MiddleRows = r11, UpperRows = r10;
+    private static readonly AssemblerRegister64 ThreeStrides = rax, MiddleRows = r11, UpperRows = r10, Ahead = rbp;
 
     private static readonly AssemblerRegisterZMM[] Sums =
     [
@@ -43,6 +43,8 @@ internal sealed class BFloat16TileAssembler
             _ => UpperRows + RowStride,
         };
 
+        c.push(Ahead);
+        c.mov(Ahead, __qword_ptr[rsp + 24]);
         if (rows > 3) c.lea(ThreeStrides, RowStride + RowStride * 2);
         if (rows > 5)
         {
@@ -56,6 +58,8 @@ internal sealed class BFloat16TileAssembler
         for (int i = 0; i < panels * rows; i++) c.vpxord(Sums[i], Sums[i], Sums[i]);
 
         c.Label(ref pair);
+        for (int p = 0; p < panels; p++) c.prefetcht0(__byte_ptr[p == 0 ? Ahead + 0 : Ahead + PanelStride]);
+        c.add(Ahead, __qword_ptr[rsp + 32]);
         for (int p = 0; p < panels; p++) c.vpermw(p == 0 ? zmm24 : zmm25, zmm28, __zmmword_ptr[p == 0 ? Weights + 0 : Weights + PanelStride]);
         for (int r = 0; r < rows; r++)
         {
@@ -69,9 +73,10 @@ internal sealed class BFloat16TileAssembler
         c.dec(Pairs);
         c.jne(pair);
 
-        c.mov(rax, __qword_ptr[rsp + 8]);
+        c.mov(rax, __qword_ptr[rsp + 16]);
         for (int r = 0; r < rows; r++)
             for (int p = 0; p < panels; p++) c.vmovups(__zmmword_ptr[rax + 64 * (r * panels + p)], Sum(p, r));
+        c.pop(Ahead);
         c.vzeroupper();
         c.ret();
         c.Label(ref interleaving);

@@ -17,13 +17,9 @@ internal sealed class TileAssembler
     /// <summary>Panels a tile has at most.</summary>
     public const int MaxPanels = 2;
 
-    // Few rows mean that weights come from memory once: they are asked for this far ahead, beyond the panel's end where that is near.
-    // More rows read the panel again for the next tile, from a cache, and asking would only take time.
-    private const int PrefetchedRows = 4, PrefetchBytes = 4096;
-
-    // Arguments in System V's order; the sums' address, the seventh, is on the stack.
+    // Arguments in System V's order; the sums' address, where to ask for memory and how much further with each block are on the stack.
     private static readonly AssemblerRegister64 Integers = rdi, Scales = rsi, PanelStride = rdx, Rows = rcx, RowStride = r8, Blocks = r9;
-    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Left = rbx;
+    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Left = rbx, Ahead = rbp;
 
     // Sums of integers, then of floats; above them what lives for a few instructions.
     private static readonly AssemblerRegisterZMM Mask = zmm29;
@@ -72,7 +68,10 @@ internal sealed class TileAssembler
     private void Write()
     {
         PanelTraits t = _traits;
+        _c.push(Ahead);
         if (t.SuperScales) _c.push(Left);
+        int arguments = t.SuperScales ? 24 : 16;
+        _c.mov(Ahead, __qword_ptr[rsp + arguments + 8]);
         if (_rows > 3) _c.lea(ThreeStrides, RowStride + RowStride * 2);
         if (_rows > 5)
         {
@@ -96,11 +95,9 @@ internal sealed class TileAssembler
             _c.mov(Left, 8);
         }
         _c.Label(ref block);
-        if (_rows <= PrefetchedRows)
-        {
-            for (int p = 0; p < _panels; p++)
-                for (int i = 0; i < t.BlockBytes; i += 64) _c.prefetcht0(__byte_ptr[Of(Integers, p, i + PrefetchBytes)]);
-        }
+        for (int p = 0; p < _panels; p++)
+            for (int i = 0; i < LinesAhead(); i++) _c.prefetcht0(__byte_ptr[Of(Ahead, p, 64 * i)]);
+        _c.add(Ahead, __qword_ptr[rsp + arguments + 16]);
         for (int group = 0; group < 32 / t.GroupSize; group++)
         {
             Begin(group);
@@ -126,12 +123,20 @@ internal sealed class TileAssembler
             _c.jne(block);
         }
 
-        _c.mov(rax, __qword_ptr[rsp + (t.SuperScales ? 16 : 8)]);
+        _c.mov(rax, __qword_ptr[rsp + arguments]);
         for (int r = 0; r < _rows; r++)
             for (int p = 0; p < _panels; p++) _c.vmovups(__zmmword_ptr[rax + 64 * (r * _panels + p)], Output(p, r));
         if (t.SuperScales) _c.pop(Left);
+        _c.pop(Ahead);
         _c.vzeroupper();
         _c.ret();
+    }
+
+    /// <summary>Lines of each panel that a block's iteration asks for: what a block takes, its share of the scales included; half of it where the panel meets so many rows that there is another tile to ask for the rest.</summary>
+    private int LinesAhead()
+    {
+        int lines = (_traits.BlockBytes + _traits.UnitScaleBytes / (_traits.SuperScales ? 8 : 1) + 63) / 64;
+        return _rows <= 4 ? lines : (lines + 1) / 2;
     }
 
     /// <summary>A group's sums begin at what the weights' offset makes of the activations.</summary>
