@@ -70,7 +70,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             if (integers) job.Int8 = scratch;
             if (halves) job.BFloat16 = scratch + blocks;
             if (floats) job.Normalized = (float*)(scratch + blocks + pairs);
-            pool.For(x.Rows, Math.Max(1, 8192 / w.Columns), &RoundRows, &job);
+            // Ranges of equal length: with a short one at the end a worker would wait for another.
+            int ranges = Math.Max(1, (int)Math.Min(2L * pool.Threads, (long)x.Rows * w.Columns / 4096));
+            pool.For(x.Rows, (x.Rows + ranges - 1) / ranges, &RoundRows, &job);
         }
         if (epilogue == Epilogue.Gate)
         {

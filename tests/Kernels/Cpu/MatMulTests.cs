@@ -246,9 +246,9 @@ public sealed unsafe class MatMulTests
                 }
                 float[] Sums(int first, int rows)
                 {
-                    Tile.Compute(format.Code, (byte*)integers.Address, (byte*)scales.Address, 0, 2, (byte*)rounded.Address + first * stride, stride, rows, count, (float*)sums.Address);
+                    Tile.Compute(format.Code, (byte*)integers.Address, (byte*)scales.Address, 0, 2, (byte*)rounded.Address + first * stride, stride, rows, count, (float*)sums.Address, (byte*)integers.Address, 64);
                     float[] pair = sums.Floats[..(32 * rows)].ToArray();
-                    Tile.Compute(format.Code, (byte*)integers.Address, (byte*)scales.Address, 0, 1, (byte*)rounded.Address + first * stride, stride, rows, count, (float*)sums.Address);
+                    Tile.Compute(format.Code, (byte*)integers.Address, (byte*)scales.Address, 0, 1, (byte*)rounded.Address + first * stride, stride, rows, count, (float*)sums.Address, (byte*)integers.Address, 64);
                     for (int i = 0; i < 32 * rows; i++) Assert.Equal(sums.Floats[i / 32 * 16 + i % 16], pair[i]); // two panels, here the same one twice, are each like one alone
                     return sums.Floats[..(16 * rows)].ToArray();
                 }
