@@ -31,6 +31,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     private long _roundedBytes;
     private float* _decoded;
     private long _decodedFloats;
+    private int* _lists;
+    private long _listInts;
 
     /// <summary>Computes all rows of <paramref name="x"/>; shapes have been checked. An empty bias or norm is none.</summary>
     public void Run(Tensor x, RowNorm norm, CpuMatrix w, Tensor bias, Tensor y, Epilogue epilogue, Activation activation)
@@ -52,12 +54,13 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             Activation = activation,
             HalfRows = w.Rows / 2,
         };
-        bool integers = false, halves = false, floats = norm.Weight.Address != 0;
+        bool integers = false, halves = false, listed = false, floats = norm.Weight.Address != 0;
         for (int i = 0; i < w.SegmentCount; i++)
         {
             ref PanelFormat.Entry code = ref w.Segments[i].Code;
             integers |= code.Activations == ActivationType.Int8;
             halves |= code.Activations == ActivationType.BFloat16;
+            listed |= TakesLists(w.Segments + i);
             if (code.DecodePanel != null && code.Activations == ActivationType.Float) job.Decoded = Decoded(w.Columns);
         }
         // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones.
@@ -74,6 +77,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             int ranges = Math.Max(1, (int)Math.Min(2L * pool.Threads, (long)x.Rows * w.Columns / 4096));
             pool.For(x.Rows, (x.Rows + ranges - 1) / ranges, &RoundRows, &job);
         }
+        if (listed) job.Lists = UnevenBlocks(job);
         if (epilogue == Epilogue.Gate)
         {
             // A tile is a panel of gates and the panel of ups beside it, so halves are paired panel by panel.
@@ -108,6 +112,52 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
         return _rounded;
     }
+
+    /// <summary>Whether a part's second terms meet machine code, which takes those blocks alone that have one.</summary>
+    private static bool TakesLists(CpuMatrix.Segment* segment) => segment->Terms == 2 && segment->Code.Activations == ActivationType.Int8 && segment->Code.Tiles != null;
+
+    /// <summary>For each tile's rows the blocks in which any of them has a second term: their count, then their numbers, in blocks + 1 integers.</summary>
+    /// <remarks>Rows that have none there have zeros, which add nothing: a row's bits don't depend on its neighbours'.</remarks>
+    private int* UnevenBlocks(in Job job)
+    {
+        int blocks = job.Columns / 32, most = TileAssembler.MaxRows, chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
+        long needed = ((job.Rows + most - 1L) / most) * (blocks + 1);
+        if (needed > _listInts)
+        {
+            heap.Free((nint)_lists);
+            _listInts = 0;
+            _lists = (int*)heap.Allocate(needed * sizeof(int), zeroed: false);
+            _listInts = needed;
+        }
+        int* list = _lists;
+        for (int begin = 0; begin < job.Rows; begin += chunk)
+        {
+            int last = Math.Min(job.Rows, begin + chunk);
+            for (int t = begin, n; t < last; t += n, list += blocks + 1)
+            {
+                n = TileHeight(last - t, most);
+                int count = 0;
+                for (int b = 0; b < blocks; b++)
+                {
+                    bool any = false;
+                    for (int i = 0; i < n; i++) any |= ((ActivationBlock*)job.Int8)[((t + i) * 2L + 1) * blocks + b].Scale != 0;
+                    if (any) list[++count] = b;
+                }
+                list[0] = count;
+            }
+        }
+        return _lists;
+    }
+
+    /// <summary>Rows of the next tile, for tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five of 6 and one of 2.</summary>
+    private static int TileHeight(int left, int most)
+    {
+        int tiles = (left + most - 1) / most;
+        return (left + tiles - 1) / tiles;
+    }
+
+    /// <summary>Rows of a chunk: a multiple of every tile's height.</summary>
+    private static int ChunkRows(long rowBytes) => (int)Math.Clamp(ChunkBytes / rowBytes / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
 
     private float* Decoded(int columns)
     {
@@ -204,14 +254,16 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             panelStride = 16L * job->Columns * sizeof(float);
         }
         float* sums = stackalloc float[Tile.MaxRows * 32];
-        int most = operand.Segment->Code.TileRows / operand.Terms;
+        bool listed = operand.Lists != null;
+        int most = listed ? operand.Segment->Code.TileRows : operand.Segment->Code.TileRows / operand.Terms, tiles = (last - begin + most - 1) / most;
+        int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
         // While these panels are computed the next two come from memory, each tile's part of them.
-        long aheadStep = operand.Segment->PanelBytes / ((long)((last - begin + most - 1) / most) * operand.Count);
-        for (int t = begin; t < last;)
+        long aheadStep = operand.Segment->PanelBytes / ((long)tiles * operand.Count);
+        for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
         {
-            // Tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five of 6 and one of 2.
-            int left = last - t, tiles = (left + most - 1) / most, n = (left + tiles - 1) / tiles;
-            operand.Compute(panel, scales, panelStride, panels, t, n, sums, next, aheadStep);
+            n = TileHeight(last - t, most);
+            if (listed) operand.ComputeListed(panel, scales, panelStride, panels, t, n, list, sums, next, aheadStep);
+            else operand.Compute(panel, scales, panelStride, panels, t, n, sums, next, aheadStep);
             next += aheadStep * operand.Count;
             if (job->Epilogue == Epilogue.Gate)
             {
@@ -222,7 +274,6 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                 float* bias = job->Bias == null ? null : job->Bias + output;
                 for (int i = 0; i < n; i++) Store(sums + 16 * panels * i, bias, outputs, job->Epilogue == Epilogue.Add, job->Y + (t + i) * job->YStride + output);
             }
-            t += n;
         }
     }
 
@@ -286,6 +337,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public int Count;        // of blocks, columns or pairs of columns
         public int ChunkRows;
         public float* Decoded;
+        public int* Lists;       // of blocks with a second term, for each tile's rows; null where there are none, or they are taken like rows
 
         public static Operand Of(Job* job, CpuMatrix.Segment* segment, int worker)
         {
@@ -296,6 +348,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     operand.X = job->Int8;
                     (operand.Terms, operand.Count) = (segment->Terms, job->Columns / 32);
                     operand.TermStride = operand.Count * (long)sizeof(ActivationBlock);
+                    if (TakesLists(segment)) operand.Lists = job->Lists;
                     operand.Stride = operand.TermStride * job->Terms; // a part that wants one term finds the others' second between its rows
                     break;
                 case ActivationType.BFloat16:
@@ -310,8 +363,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     break;
             }
             if (operand.Stride == 0) operand.Stride = operand.TermStride;
-            // A multiple of every tile's height.
-            operand.ChunkRows = operand.Decoded != null ? job->Rows : (int)Math.Clamp(ChunkBytes / operand.Stride / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
+            operand.ChunkRows = operand.Decoded != null ? job->Rows : MatMul.ChunkRows(operand.Stride);
             return operand;
         }
 
@@ -332,6 +384,16 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             for (int i = 0; i < n; i++)
                 for (int k = 0; k < width; k += 8) (Vector256.Load(sums + 2 * i * width + k) + Vector256.Load(sums + (2 * i + 1) * width + k)).Store(sums + i * width + k);
         }
+
+        /// <summary>The same in machine code, which takes of the second terms what is listed.</summary>
+        public readonly void ComputeListed(byte* panel, byte* scales, long panelStride, int panels, int t, int n, int* list, float* sums, byte* ahead, long aheadStep)
+        {
+            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, Stride, n, Count, sums, ahead, aheadStep);
+            if (list[0] == 0) return;
+            float* rest = stackalloc float[TileAssembler.MaxRows * 32];
+            Tile.ComputeListed(Segment->Code, panel, scales, panelStride, panels, X + t * Stride + TermStride, Stride, n, list, rest);
+            for (int i = 0; i < n * panels * 16; i += 16) (Vector512.Load(sums + i) + Vector512.Load(rest + i)).Store(sums + i);
+        }
     }
 
     [StructLayout(LayoutKind.Auto)]
@@ -347,6 +409,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public byte* BFloat16;
         public float* Normalized;
         public float* Decoded;
+        public int* Lists;
         public CpuMatrix.Segment* Segments;
         public int SegmentCount;
         public float* Bias;
@@ -409,5 +472,22 @@ internal static unsafe class Tile
             else code.One(panel + p * panelStride, scales + p * panelStride, pointers, count, found);
             for (int i = 0; i < rows; i++) Unsafe.CopyBlockUnaligned(sums + 16 * (i * panels + p), found + 16 * i, 64);
         }
+    }
+
+    /// <summary>The sums of some blocks only; by machine code.</summary>
+    /// <param name="code">The format's code.</param>
+    /// <param name="panel">Integers of the first panel.</param>
+    /// <param name="scales">Its scales.</param>
+    /// <param name="panelStride">Bytes from there to the second one's.</param>
+    /// <param name="panels">1 or 2.</param>
+    /// <param name="x">The first row of activations.</param>
+    /// <param name="xStride">Bytes from row to row.</param>
+    /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
+    /// <param name="list">How many blocks, at least one, and their numbers, ascending.</param>
+    /// <param name="sums">Receives the sums, shape [rows, 16 * panels].</param>
+    public static void ComputeListed(in PanelFormat.Entry code, byte* panel, byte* scales, long panelStride, int panels, byte* x, long xStride, int rows, int* list, float* sums)
+    {
+        var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, byte*, long, long, float*, int*, long, void>)code.Tiles[(TileAssembler.MaxPanels + panels - 1) * code.TileRows + rows - 1];
+        tile(panel, scales, panelStride, x, xStride, list[0], sums, list + 1, 0);
     }
 }

@@ -31,7 +31,7 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
         /// <summary>What the micro-kernels multiply.</summary>
         public ActivationType Activations;
 
-        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>: a function for each number of panels and rows, shape [2, <see cref="TileRows"/>]. Null where there is none.</summary>
+        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>: a function for each number of panels and rows, shape [2, <see cref="TileRows"/>]; for int8 then as many that take listed blocks only. Null where there is none.</summary>
         public nint* Tiles;
 
         /// <summary>Rows of activations that <see cref="Tile.Compute"/> takes at most.</summary>

@@ -26,7 +26,7 @@ internal static unsafe class MachineCode
         code.TileRows = TileAssembler.MaxRows;
         lock (Making)
         {
-            if (!Int8Tiles.TryGetValue(traits, out nint tiles)) Int8Tiles.Add(traits, tiles = Make(TileAssembler.MaxRows, (panels, rows) => TileAssembler.Write(traits, panels, rows)));
+            if (!Int8Tiles.TryGetValue(traits, out nint tiles)) Int8Tiles.Add(traits, tiles = Make([.. Shapes(TileAssembler.MaxRows, (panels, rows) => TileAssembler.Write(traits, panels, rows, listed: false)), .. Shapes(TileAssembler.MaxRows, (panels, rows) => TileAssembler.Write(traits, panels, rows, listed: true))]));
             code.Tiles = (nint*)tiles;
         }
     }
@@ -37,16 +37,19 @@ internal static unsafe class MachineCode
         if (!HasBFloat16) return;
         lock (Making)
         {
-            if (s_bfloat16Tiles == 0) s_bfloat16Tiles = Make(BFloat16TileAssembler.MaxRows, BFloat16TileAssembler.Write);
+            if (s_bfloat16Tiles == 0) s_bfloat16Tiles = Make([.. Shapes(BFloat16TileAssembler.MaxRows, BFloat16TileAssembler.Write)]);
             code.Tiles = (nint*)s_bfloat16Tiles;
         }
         code.Activations = ActivationType.BFloat16;
         code.TileRows = BFloat16TileAssembler.MaxRows;
     }
 
-    private static nint Make(int maxRows, Func<int, int, Assembler> write)
+    private static IEnumerable<Assembler> Shapes(int maxRows, Func<int, int, Assembler> write) =>
+        from panels in Enumerable.Range(1, TileAssembler.MaxPanels) from rows in Enumerable.Range(1, maxRows) select write(panels, rows);
+
+    private static nint Make(Assembler[] code)
     {
-        nint[] functions = ExecutableMemory.Assemble([.. from panels in Enumerable.Range(1, TileAssembler.MaxPanels) from rows in Enumerable.Range(1, maxRows) select write(panels, rows)]);
+        nint[] functions = ExecutableMemory.Assemble(code);
         if (functions.Length == 0) throw new InvalidOperationException("the system forbade executable memory that it had granted before");
         nint* table = (nint*)NativeMemory.Alloc((nuint)(functions.Length * sizeof(nint)));
         functions.CopyTo(new Span<nint>(table, functions.Length));

@@ -21,6 +21,9 @@ internal sealed class TileAssembler
     private static readonly AssemblerRegister64 Integers = rdi, Scales = rsi, PanelStride = rdx, Rows = rcx, RowStride = r8, Blocks = r9;
     private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Left = rbx, Ahead = rbp;
 
+    // Of a tile that takes some blocks only: their numbers, the one at hand, and where each stream's first block is.
+    private static readonly AssemblerRegister64 List = rbp, Block = rbx, FirstIntegers = r12, FirstScales = r13, FirstRows = r14;
+
     // Sums of integers, then of floats; above them what lives for a few instructions.
     private static readonly AssemblerRegisterZMM Mask = zmm29;
 
@@ -33,13 +36,18 @@ internal sealed class TileAssembler
     private readonly Assembler _c = new(64);
     private readonly PanelTraits _traits;
     private readonly int _panels, _rows;
+    private readonly bool _listed;
 
-    private TileAssembler(PanelTraits traits, int panels, int rows) => (_traits, _panels, _rows) = (traits, panels, rows);
+    private TileAssembler(PanelTraits traits, int panels, int rows, bool listed) => (_traits, _panels, _rows, _listed) = (traits, panels, rows, listed);
 
     /// <summary>The function for a format and a shape.</summary>
-    public static Assembler Write(PanelTraits traits, int panels, int rows)
+    /// <param name="traits">The format.</param>
+    /// <param name="panels">1 or 2.</param>
+    /// <param name="rows">1 to <see cref="MaxRows"/>.</param>
+    /// <param name="listed">Whether it takes all blocks, and asks for memory ahead of it, or only those whose numbers it is given, int32 and ascending, in place of the address to ask for.</param>
+    public static Assembler Write(PanelTraits traits, int panels, int rows, bool listed)
     {
-        var tile = new TileAssembler(traits, panels, rows);
+        var tile = new TileAssembler(traits, panels, rows, listed);
         tile.Write();
         return tile._c;
     }
@@ -68,12 +76,18 @@ internal sealed class TileAssembler
     private void Write()
     {
         PanelTraits t = _traits;
-        _c.push(Ahead);
-        if (t.SuperScales) _c.push(Left);
-        int arguments = t.SuperScales ? 24 : 16;
+        AssemblerRegister64[] saved = _listed ? [List, Block, FirstIntegers, FirstScales, FirstRows] : t.SuperScales ? [Ahead, Left] : [Ahead];
+        foreach (AssemblerRegister64 register in saved) _c.push(register);
+        int arguments = 8 * (saved.Length + 1);
         _c.mov(Ahead, __qword_ptr[rsp + arguments + 8]);
+        if (_listed)
+        {
+            _c.mov(FirstIntegers, Integers);
+            _c.mov(FirstScales, Scales);
+            _c.mov(FirstRows, Rows);
+        }
         if (_rows > 3) _c.lea(ThreeStrides, RowStride + RowStride * 2);
-        if (_rows > 5)
+        if (_rows > 5 && !_listed)
         {
             _c.lea(UpperRows, RowStride + RowStride * 4);
             _c.add(UpperRows, Rows);
@@ -87,6 +101,20 @@ internal sealed class TileAssembler
         for (int p = 0; p < _panels; p++)
             for (int r = 0; r < _rows; r++) _c.vpxord(Output(p, r), Output(p, r), Output(p, r));
 
+        if (_listed) ListedBlocks();
+        else AllBlocks(arguments + 16);
+
+        _c.mov(rax, __qword_ptr[rsp + arguments]);
+        for (int r = 0; r < _rows; r++)
+            for (int p = 0; p < _panels; p++) _c.vmovups(__zmmword_ptr[rax + 64 * (r * _panels + p)], Output(p, r));
+        foreach (AssemblerRegister64 register in saved.Reverse()) _c.pop(register);
+        _c.vzeroupper();
+        _c.ret();
+    }
+
+    private void AllBlocks(int aheadStep)
+    {
+        PanelTraits t = _traits;
         Label unit = _c.CreateLabel(), block = _c.CreateLabel();
         if (t.SuperScales)
         {
@@ -97,13 +125,8 @@ internal sealed class TileAssembler
         _c.Label(ref block);
         for (int p = 0; p < _panels; p++)
             for (int i = 0; i < LinesAhead(); i++) _c.prefetcht0(__byte_ptr[Of(Ahead, p, 64 * i)]);
-        _c.add(Ahead, __qword_ptr[rsp + arguments + 16]);
-        for (int group = 0; group < 32 / t.GroupSize; group++)
-        {
-            Begin(group);
-            Multiply(group);
-            Scale(group);
-        }
+        _c.add(Ahead, __qword_ptr[rsp + aheadStep]);
+        Groups();
         _c.add(Integers, t.BlockBytes);
         _c.add(Rows, 64);
         if (_rows > 5) _c.add(UpperRows, 64);
@@ -122,14 +145,54 @@ internal sealed class TileAssembler
             _c.dec(Blocks);
             _c.jne(block);
         }
+    }
 
-        _c.mov(rax, __qword_ptr[rsp + arguments]);
-        for (int r = 0; r < _rows; r++)
-            for (int p = 0; p < _panels; p++) _c.vmovups(__zmmword_ptr[rax + 64 * (r * _panels + p)], Output(p, r));
-        if (t.SuperScales) _c.pop(Left);
-        _c.pop(Ahead);
-        _c.vzeroupper();
-        _c.ret();
+    private void ListedBlocks()
+    {
+        PanelTraits t = _traits;
+        Label block = _c.CreateLabel();
+        _c.Label(ref block);
+        _c.mov(ebx, __dword_ptr[List]);
+        _c.add(List, 4);
+        _c.imul(Integers, Block, t.BlockBytes);
+        _c.add(Integers, FirstIntegers);
+        _c.mov(Rows, Block);
+        _c.shl(Rows, 6);
+        _c.add(Rows, FirstRows);
+        if (_rows > 5)
+        {
+            _c.lea(UpperRows, RowStride + RowStride * 4);
+            _c.add(UpperRows, Rows);
+        }
+        if (t.SuperScales)
+        {
+            _c.mov(Scales, Block);
+            _c.shr(Scales, 3);
+            _c.imul(Scales, Scales, t.UnitScaleBytes);
+            _c.add(Scales, FirstScales);
+            _c.and(Block, 7);
+            _c.imul(Block, Block, 32 / t.GroupSize * t.GroupBytes);
+            _c.lea(Factors, Scales + Block + t.HalvesBytes);
+        }
+        else
+        {
+            _c.imul(Scales, Block, t.UnitScaleBytes);
+            _c.add(Scales, FirstScales);
+        }
+        Groups();
+        _c.dec(Blocks);
+        _c.jne(block);
+    }
+
+    /// <summary>The block at hand.</summary>
+    private void Groups()
+    {
+        for (int group = 0; group < 32 / _traits.GroupSize; group++)
+        {
+            Begin(group);
+            Multiply(group);
+            Scale(group);
+        }
     }
 
     /// <summary>Lines of each panel that a block's iteration asks for: what a block takes, its share of the scales included; half of it where the panel meets so many rows that there is another tile to ask for the rest.</summary>
