@@ -49,7 +49,7 @@ internal unsafe struct ActivationBlock
     {
         for (; columns > 0; columns -= 32, x += 32, blocks++)
         {
-            if (Avx512BW.IsSupported) QuantizeAvx512(x, blocks);
+            if (Avx512BW.IsSupported) QuantizeAvx512(Vector512.Load(x), Vector512.Load(x + 16), blocks);
             else if (Vector128.IsHardwareAccelerated) QuantizeVector(x, blocks);
             else QuantizeScalar(x, blocks);
         }
@@ -66,39 +66,32 @@ internal unsafe struct ActivationBlock
         float* left = stackalloc float[32];
         for (; columns > 0; columns -= 32, x += 32, blocks++, rest++)
         {
-            Quantize(x, 32, blocks);
-            if (Squares(blocks) >= EvenSquares)
-            {
-                *rest = default;
-                continue;
-            }
-            // Fused: the difference is rounded once.
+            bool even;
             if (Avx512BW.IsSupported)
             {
-                Vector512<float> scale = Vector512.Create(-blocks->Scale);
-                Vector512.FusedMultiplyAdd(scale, Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(blocks->Quants))), Vector512.Load(x)).Store(left);
-                Vector512.FusedMultiplyAdd(scale, Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(blocks->Quants + 16))), Vector512.Load(x + 16)).Store(left + 16);
+                Vector512<float> a = Vector512.Load(x), b = Vector512.Load(x + 16);
+                (Vector512<int> first, Vector512<int> last) = QuantizeAvx512(a, b, blocks);
+                Vector512<float> low = Vector512.ConvertToSingle(first), high = Vector512.ConvertToSingle(last);
+                even = Vector512.Sum(low * low + high * high) >= EvenSquares; // exact: integers below 2^24
+                if (!even)
+                {
+                    // Fused: the difference is rounded once.
+                    Vector512<float> scale = Vector512.Create(-blocks->Scale);
+                    Vector512.FusedMultiplyAdd(scale, low, a).Store(left);
+                    Vector512.FusedMultiplyAdd(scale, high, b).Store(left + 16);
+                }
             }
             else
             {
+                Quantize(x, 32, blocks);
+                int squares = 0;
+                for (int k = 0; k < 32; k++) squares += blocks->Quants[k] * blocks->Quants[k];
+                even = squares >= EvenSquares;
                 for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
             }
-            Quantize(left, 32, rest);
+            if (even) *rest = default;
+            else Quantize(left, 32, rest);
         }
-    }
-
-    /// <summary>The sum of a block's squared integers.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static int Squares(ActivationBlock* block)
-    {
-        if (Avx512BW.IsSupported)
-        {
-            Vector512<short> quants = Avx512BW.ConvertToVector512Int16(Vector256.Load(block->Quants));
-            return Vector512.Sum(Avx512BW.MultiplyAddAdjacent(quants, quants));
-        }
-        int sum = 0;
-        for (int k = 0; k < 32; k++) sum += block->Quants[k] * block->Quants[k];
-        return sum;
     }
 
     /// <summary>The definition.</summary>
@@ -120,26 +113,27 @@ internal unsafe struct ActivationBlock
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void QuantizeAvx512(float* x, ActivationBlock* block)
+    private static (Vector512<int> First, Vector512<int> Last) QuantizeAvx512(Vector512<float> a, Vector512<float> b, ActivationBlock* block)
     {
-        Vector512<float> a = Vector512.Load(x), b = Vector512.Load(x + 16);
         Vector512<int> magnitude = Vector512.Create(int.MaxValue), greatest = Vector512.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude);
         float inverse = Begin(Largest(Vector256.Max(greatest.GetLower(), greatest.GetUpper())), block);
         if (inverse == 0)
         {
             Vector256<byte>.Zero.Store((byte*)block->Quants);
             End(0, 0, block);
-            return;
+            return default;
         }
         Vector512<float> times = Vector512.Create(inverse);
         // The conversion rounds to nearest even itself.
-        Vector128<sbyte> low = Avx512F.ConvertToVector128SByte(Avx512F.ConvertToVector512Int32(a * times)), high = Avx512F.ConvertToVector128SByte(Avx512F.ConvertToVector512Int32(b * times));
+        Vector512<int> integersA = Avx512F.ConvertToVector512Int32(a * times), integersB = Avx512F.ConvertToVector512Int32(b * times);
+        Vector128<sbyte> low = Avx512F.ConvertToVector128SByte(integersA), high = Avx512F.ConvertToVector128SByte(integersB);
         low.Store(block->Quants);
         high.Store(block->Quants + 16);
         // Sums of bytes, which that instruction takes for unsigned: each was made 128 larger.
         Vector128<byte> offset = Vector128.Create((byte)128);
         Vector128<ulong> first = Sse2.SumAbsoluteDifferences(low.AsByte() ^ offset, Vector128<byte>.Zero).AsUInt64(), last = Sse2.SumAbsoluteDifferences(high.AsByte() ^ offset, Vector128<byte>.Zero).AsUInt64();
         End((int)(first.ToScalar() + first.GetElement(1)) - 16 * 128, (int)(last.ToScalar() + last.GetElement(1)) - 16 * 128, block);
+        return (integersA, integersB);
     }
 
     private static void QuantizeVector(float* x, ActivationBlock* block)
