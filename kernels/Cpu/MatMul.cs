@@ -61,7 +61,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             integers |= code.Activations == ActivationType.Int8;
             halves |= code.Activations == ActivationType.BFloat16;
             listed |= TakesLists(w.Segments + i);
-            if (code.DecodePanel != null && code.Activations == ActivationType.Float) job.Decoded = Decoded(w.Columns);
+            if (code.DecodePanel != null && code.Activations == ActivationType.Float) job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 32L * w.Columns * pool.Threads);
         }
         // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones.
         long blocks = integers ? (long)x.Rows * job.Terms * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
@@ -69,7 +69,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         long normalized = floats ? ((long)x.Rows * w.Columns * sizeof(float) + 63) & ~63L : 0;
         if (blocks + pairs + normalized > 0)
         {
-            byte* scratch = Rounded(blocks + pairs + normalized);
+            byte* scratch = heap.Reserve(ref _rounded, ref _roundedBytes, blocks + pairs + normalized);
             if (integers) job.Int8 = scratch;
             if (halves) job.BFloat16 = scratch + blocks;
             if (floats) job.Normalized = (float*)(scratch + blocks + pairs);
@@ -100,19 +100,6 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
 
     private static long BFloat16Stride(int columns) => (2L * columns + 63) & ~63L;
 
-    /// <summary>Grows the scratch.</summary>
-    private byte* Rounded(long bytes)
-    {
-        if (bytes > _roundedBytes)
-        {
-            heap.Free((nint)_rounded);
-            _roundedBytes = 0;
-            _rounded = (byte*)heap.Allocate(bytes, zeroed: false);
-            _roundedBytes = bytes;
-        }
-        return _rounded;
-    }
-
     /// <summary>Whether a part's second terms meet machine code, which takes those blocks alone that have one.</summary>
     private static bool TakesLists(CpuMatrix.Segment* segment) => segment->Terms == 2 && segment->Code.Activations == ActivationType.Int8 && segment->Code.Tiles != null;
 
@@ -121,15 +108,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     private int* UnevenBlocks(in Job job)
     {
         int blocks = job.Columns / 32, most = TileAssembler.MaxRows, chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
-        long needed = ((job.Rows + most - 1L) / most) * (blocks + 1);
-        if (needed > _listInts)
-        {
-            heap.Free((nint)_lists);
-            _listInts = 0;
-            _lists = (int*)heap.Allocate(needed * sizeof(int), zeroed: false);
-            _listInts = needed;
-        }
-        int* list = _lists;
+        int* lists = heap.Reserve(ref _lists, ref _listInts, (job.Rows + most - 1L) / most * (blocks + 1)), list = lists;
         for (int begin = 0; begin < job.Rows; begin += chunk)
         {
             int last = Math.Min(job.Rows, begin + chunk);
@@ -146,7 +125,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                 list[0] = count;
             }
         }
-        return _lists;
+        return lists;
     }
 
     /// <summary>Rows of the next tile, for tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five of 6 and one of 2.</summary>
@@ -158,19 +137,6 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
 
     /// <summary>Rows of a chunk: a multiple of every tile's height.</summary>
     private static int ChunkRows(long rowBytes) => (int)Math.Clamp(ChunkBytes / rowBytes / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
-
-    private float* Decoded(int columns)
-    {
-        long floats = 32L * columns * pool.Threads;
-        if (floats > _decodedFloats)
-        {
-            heap.Free((nint)_decoded);
-            _decodedFloats = 0;
-            _decoded = (float*)heap.Allocate(floats * sizeof(float), zeroed: false);
-            _decodedFloats = floats;
-        }
-        return _decoded;
-    }
 
     private static void RoundRows(void* context, int from, int to, int worker)
     {

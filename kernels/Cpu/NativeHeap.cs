@@ -31,6 +31,25 @@ internal sealed unsafe class NativeHeap : IDisposable
         return block;
     }
 
+    /// <summary>Scratch that only grows: what it held is lost when it does.</summary>
+    /// <param name="memory">Null at first.</param>
+    /// <param name="length">Elements it has.</param>
+    /// <param name="needed">Elements it must have.</param>
+    /// <param name="spare">Elements more that it gets if it must grow, where the need grows by and by.</param>
+    public T* Reserve<T>(ref T* memory, ref long length, long needed, long spare = 0)
+        where T : unmanaged
+    {
+        if (needed > length)
+        {
+            Free((nint)memory);
+            memory = null; // should the next line throw
+            length = 0;
+            memory = (T*)Allocate((needed + spare) * sizeof(T), zeroed: false);
+            length = needed + spare;
+        }
+        return memory;
+    }
+
     /// <summary>Frees one block before the others.</summary>
     public void Free(nint block)
     {

@@ -117,8 +117,10 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             job.PartSegments = Math.Max(1, tileHeads * segments / (ItemsPerWorker * pool.Threads));
             job.Parts = (segments + job.PartSegments - 1) / job.PartSegments;
             job.Segments = segments;
-            job.Partials = Reserve(ref _partials, ref _partialFloats, tileHeads * segments * job.PartialStride);
-            job.Pending = Reserve(ref _pending, ref _pendingInts, tileHeads);
+            // With half as much to spare: contexts and batches grow by and by.
+            long floats = tileHeads * segments * job.PartialStride;
+            job.Partials = heap.Reserve(ref _partials, ref _partialFloats, floats, floats / 2);
+            job.Pending = heap.Reserve(ref _pending, ref _pendingInts, tileHeads, tileHeads / 2);
             for (int i = 0; i < tileHeads; i++)
             {
                 job.Context(step.QueryTiles[i / shape.KvHeads], out int begin, out int end);
@@ -130,23 +132,9 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 
         // Queries, a segment's sums and all segments' sums; a tile's keys and values; logits; maxima and sums of both.
         job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
-        job.Scratch = Reserve(ref _scratch, ref _scratchFloats, job.ScratchStride * pool.Threads);
+        long scratch = job.ScratchStride * pool.Threads;
+        job.Scratch = heap.Reserve(ref _scratch, ref _scratchFloats, scratch, scratch / 2);
         return job;
-    }
-
-    private T* Reserve<T>(ref T* memory, ref long length, long needed)
-        where T : unmanaged
-    {
-        if (needed > length)
-        {
-            heap.Free((nint)memory);
-            memory = null; // should the next line throw
-            length = 0;
-            needed += needed / 2; // contexts grow by and by
-            memory = (T*)heap.Allocate(needed * sizeof(T), zeroed: false);
-            length = needed;
-        }
-        return memory;
     }
 
     /// <summary>Normalizes and rotates keys, and stores keys and values, for items [first, last) of <see cref="Job.Stores"/>: rows of the first head, of the second and so on.</summary>
