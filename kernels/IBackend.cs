@@ -22,7 +22,7 @@ public interface IBackend : IDisposable
 
     /// <summary>Takes weights into this backend's compute layout. The source may be closed afterwards.</summary>
     /// <param name="parts">Matrices of the same number of columns, of any formats; their rows are stacked in order (q, k, v or gate, up).</param>
-    /// <param name="fineActivations">For each part, whether a backend that rounds activations to eight bits for quantized weights keeps sixteen for it; empty is no for all.</param>
+    /// <param name="fineActivations">For each part, whether a backend that rounds activations to eight bits for quantized weights keeps sixteen for it wherever eight lose much; empty is no for all.</param>
     /// <exception cref="NotSupportedException">A format this backend can't compute with, named with those it can.</exception>
     Matrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default);
 

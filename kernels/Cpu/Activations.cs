@@ -43,6 +43,9 @@ internal unsafe struct ActivationBlock
     /// <summary>Below this magnitude, where 127 / x may overflow, values count as zero.</summary>
     public const float Smallest = 1e-36f;
 
+    /// <summary>From this sum of its squared integers on a block is even enough for eight bits; below, its greatest value is more than four times the root of its mean square.</summary>
+    private const int EvenSquares = 127 * 127 * 32 / 16;
+
     /// <summary>Rounds a row of columns / 32 blocks.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Quantize(float* x, int columns, ActivationBlock* blocks)
@@ -54,9 +57,6 @@ internal unsafe struct ActivationBlock
             else QuantizeScalar(x, blocks);
         }
     }
-
-    /// <summary>From this sum of its squared integers on a block is even enough for eight bits; below, its greatest value is more than four times the root of its mean square.</summary>
-    public const int EvenSquares = 127 * 127 * 32 / 16;
 
     /// <summary>The same, and what rounding left over of uneven blocks is rounded once more into <paramref name="rest"/>: together those hold sixteen bits. All others have no rest, only zeros.</summary>
     /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's, have nearly all of the error (README.md). The integers tell which they are, so that every variant agrees.</remarks>
@@ -87,7 +87,7 @@ internal unsafe struct ActivationBlock
                 int squares = 0;
                 for (int k = 0; k < 32; k++) squares += blocks->Quants[k] * blocks->Quants[k];
                 even = squares >= EvenSquares;
-                for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
+                for (int k = 0; k < 32 && !even; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
             }
             if (even) *rest = default;
             else Quantize(left, 32, rest);

@@ -381,6 +381,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         void FetchKeys(long slot)
         {
             byte* keys = (byte*)job->Keys.Address + (job->KeyIndex(slot / job->BlockSize * job->BlockSize, kvHead) * size);
+            // A page at most: the item at hand needs the first-level cache too.
             for (int i = 0; i < Math.Min(block, 4096); i += 64) Sse.Prefetch0(keys + i);
         }
     }
