@@ -9,9 +9,9 @@ namespace Native.Bench;
 internal static partial class Machine
 {
     /// <summary>The processor as it names itself, where the system tells.</summary>
-    public static string Processor { get; } = ProcessorName();
+    public static string Processor { get; } = ProcessorName(Cpuinfo());
 
-    /// <summary>A folder's name for results of machines like this one, e.g. <c>amd-epyc-2c-avx512</c>: model, cores, the instructions that Native takes.</summary>
+    /// <summary>A folder's name for results of machines like this one, e.g. <c>amd-epyc-f25m17-2c-avx512</c>: model (its family and number where the name has none), cores, the instructions that Native takes.</summary>
     public static string Slug { get; } = SlugOf(Processor, Processors.PhysicalCores(), MicroKernels.Best);
 
     /// <summary>The same of any machine.</summary>
@@ -25,11 +25,20 @@ internal static partial class Machine
     /// <summary>Small letters and digits, with one hyphen for whatever stands between.</summary>
     internal static string Slugged(string name) => Others().Replace(name.ToLowerInvariant(), "-").Trim('-') is { Length: > 0 } slug ? slug : "unnamed";
 
-    private static string ProcessorName()
+    /// <summary>The name in lines of Linux's <c>/proc/cpuinfo</c>, e.g. <c>AMD EPYC 9755 128-Core Processor</c>; virtual machines often hide the number, which family and model stand for then: <c>AMD EPYC f25m17</c>.</summary>
+    internal static string ProcessorName(IEnumerable<string> cpuinfo)
+    {
+        List<string> lines = [.. cpuinfo];
+        if (Field("model name") is not { } name) return Environment.GetEnvironmentVariable("PROCESSOR_IDENTIFIER") ?? $"{RuntimeInformation.OSArchitecture}";
+        return name.Any(char.IsAsciiDigit) || Field("cpu family") is not { } family || Field("model") is not { } model ? name : $"{name} f{family}m{model}";
+
+        string? Field(string key) => lines.Where(line => line.Contains(':', StringComparison.Ordinal) && line.AsSpan(0, line.IndexOf(':')).Trim().SequenceEqual(key)).Select(line => line[(line.IndexOf(':') + 1)..].Trim()).FirstOrDefault();
+    }
+
+    private static string[] Cpuinfo()
     {
         const string Cpus = "/proc/cpuinfo";
-        string? name = File.Exists(Cpus) ? File.ReadLines(Cpus).FirstOrDefault(line => line.StartsWith("model name", StringComparison.Ordinal)) : null;
-        return name is not null ? name[(name.IndexOf(':') + 1)..].Trim() : Environment.GetEnvironmentVariable("PROCESSOR_IDENTIFIER") ?? $"{RuntimeInformation.OSArchitecture}";
+        return File.Exists(Cpus) ? File.ReadAllLines(Cpus) : [];
     }
 
     [GeneratedRegex(@"\((R|TM|C)\)|@.*|\b(CPU|Processor|\d+-Core)\b", RegexOptions.IgnoreCase)]

@@ -35,7 +35,7 @@ public sealed unsafe class CpuBackend : IBackend
     {
         IReadOnlyList<string> errors = options.Validate();
         if (errors.Count > 0) throw new ArgumentException(string.Join(" ", errors), nameof(options));
-        CpuVariant variant = options.Variant ?? MicroKernels.Best;
+        CpuVariant variant = options.Chosen;
         _formats = MicroKernels.Formats(variant, options.FloatActivations);
         _pool = new WorkerPool(options.Threads == 0 ? Processors.PhysicalCores() : options.Threads);
         _matMul = new MatMul(_pool, _heap);

@@ -31,8 +31,16 @@ public sealed record CpuOptions
     /// <summary>Keeps activations in float32 where weights are quantized, instead of rounding them to int8 per 32 values: as exact as float32 is, at several times the cost.</summary>
     public bool FloatActivations { get; init; }
 
-    /// <summary>Forces a variant; null takes the fastest the processor has. For tests and measurements.</summary>
+    /// <summary>Forces a variant; null takes what <see cref="VariantVariable"/> names, else the fastest the processor has. For tests and measurements.</summary>
     public CpuVariant? Variant { get; init; }
+
+    /// <summary>The environment variable that forces a variant on a whole process, e.g. on all tests or a server.</summary>
+    public const string VariantVariable = "NATIVE_CPU_VARIANT";
+
+    /// <summary>What is computed with. Valid options only.</summary>
+    internal CpuVariant Chosen => Variant ?? Named(Forced) ?? MicroKernels.Best;
+
+    private static string? Forced => Environment.GetEnvironmentVariable(VariantVariable) is { Length: > 0 } name ? name : null;
 
     /// <summary>Everything that is wrong with these options; empty where nothing is.</summary>
     public IReadOnlyList<string> Validate()
@@ -40,6 +48,14 @@ public sealed record CpuOptions
         List<string> errors = [];
         if (Threads is < 0 or > 1024) errors.Add($"Threads is {Threads}; it is 0 (one for each physical core) to 1024.");
         if (Variant is { } variant && !MicroKernels.IsSupported(variant)) errors.Add($"Variant is {variant}, which this processor can't run; it can run {string.Join(", ", MicroKernels.Supported)}.");
+        if (Variant is null && Forced is { } forced && Error(forced) is { } error) errors.Add(error);
         return errors;
     }
+
+    /// <summary>What is wrong with a name in <see cref="VariantVariable"/>; null where nothing is.</summary>
+    internal static string? Error(string name) => Named(name) is { } variant && MicroKernels.IsSupported(variant) ? null
+        : $"{VariantVariable} is '{name}'; this processor can run {string.Join(", ", MicroKernels.Supported)}.";
+
+    // Numbers are no names, though Enum.Parse takes them.
+    private static CpuVariant? Named(string? name) => Enum.GetNames<CpuVariant>().Contains(name, StringComparer.OrdinalIgnoreCase) ? Enum.Parse<CpuVariant>(name!, ignoreCase: true) : null;
 }

@@ -5,6 +5,8 @@ namespace Native.Kernels.Cpu;
 /// <summary>The processors this process may run on, and pinning a thread to one of them.</summary>
 internal static unsafe class Processors
 {
+    private const string Topology = "/sys/devices/system/cpu";
+
     private const int MaskBytes = 1024; // 8192 processors, the kernel's largest configuration
 
     /// <summary>Numbers of the processors the process may use, ascending; empty where the system does not tell.</summary>
@@ -27,20 +29,32 @@ internal static unsafe class Processors
     /// <summary>Physical cores among the processors the process may use, at least 1 and at most the runtime's processor count (which knows container limits): two hardware threads of one core share its arithmetic units.</summary>
     public static int PhysicalCores()
     {
-        HashSet<string> cores = [];
-        foreach (int processor in Allowed())
+        int[] allowed = Allowed();
+        int cores = SpreadOverCores(allowed, Topology).Cores;
+        return cores == 0 ? Environment.ProcessorCount : Math.Clamp(cores, 1, Environment.ProcessorCount);
+    }
+
+    /// <summary>The processors the process may use in the order in which threads should take them: one of each core before any core's second, so that as many threads as there are cores have one each, however the system numbers them.</summary>
+    public static int[] Spread() => SpreadOverCores(Allowed(), Topology).Order;
+
+    /// <summary>The same of any processors, whose cores a folder laid out as Linux's <c>/sys/devices/system/cpu</c> tells; in the order given, with 0 cores, where it does not.</summary>
+    internal static (int[] Order, int Cores) SpreadOverCores(int[] processors, string folder)
+    {
+        Dictionary<string, int> threads = []; // of each core so far
+        var ranks = new int[processors.Length];
+        for (int i = 0; i < processors.Length; i++)
         {
-            string file = $"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list";
             try
             {
-                cores.Add(File.ReadAllText(file));
+                string core = File.ReadAllText($"{folder}/cpu{processors[i]}/topology/thread_siblings_list");
+                threads[core] = (ranks[i] = threads.GetValueOrDefault(core)) + 1;
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
-                return Environment.ProcessorCount;
+                return (processors, 0);
             }
         }
-        return cores.Count == 0 ? Environment.ProcessorCount : Math.Clamp(cores.Count, 1, Environment.ProcessorCount);
+        return ([.. Enumerable.Range(0, processors.Length).OrderBy(i => ranks[i]).Select(i => processors[i])], threads.Count);
     }
 
     /// <summary>Binds the calling thread to one processor, where the system allows it.</summary>

@@ -39,7 +39,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         *_control = default;
         _shares = (Share*)NativeMemory.AlignedAlloc((nuint)(threads * sizeof(Share)), 128);
         Threads = threads;
-        int[] processors = Processors.Allowed();
+        int[] processors = Processors.Spread();
         _spins = threads <= Environment.ProcessorCount; // with more threads than processors, a spinning one takes the time of a working one
         _threads = new Thread[threads - 1];
         for (int i = 0; i < _threads.Length; i++)

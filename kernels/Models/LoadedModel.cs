@@ -15,14 +15,16 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
     /// <param name="progress">Told after each matrix.</param>
     /// <exception cref="FileNotFoundException">Nothing at the path.</exception>
     /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>
-    /// <exception cref="NotSupportedException">An architecture, tensor type or tokenizer that isn't supported, with those that are.</exception>
+    /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer or variant of instructions that isn't supported, with those that are.</exception>
     /// <exception cref="ModelOptionsException">The options can't be met.</exception>
     public static LoadedModel Load(ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
+        CpuOptions cpu = new() { Threads = options.Threads, FloatActivations = options.FloatActivations, Variant = options.Variant };
+        if (cpu.Validate() is { Count: > 0 } errors) throw new NotSupportedException(string.Join(" ", errors));
         using ModelFile file = ModelFile.Open(options.Path);
         Tokenizer tokenizer = file.OpenTokenizer();
         SuggestedSampling suggested = file.ReadSuggestedSampling();
-        var backend = new CpuBackend(new CpuOptions { Threads = options.Threads, FloatActivations = options.FloatActivations, Variant = options.Variant });
+        var backend = new CpuBackend(cpu);
         try
         {
             return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config, suggested);

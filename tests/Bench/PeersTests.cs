@@ -79,10 +79,17 @@ public sealed class PeersTests : IDisposable
 
     [Theory]
     [InlineData("AMD EPYC", 2, CpuVariant.Avx512, "amd-epyc-2c-avx512")]
+    [InlineData("AMD EPYC f25m17", 2, CpuVariant.Avx512Vnni, "amd-epyc-f25m17-2c-avx512vnni")]
     [InlineData("AMD EPYC 9755 128-Core Processor", 128, CpuVariant.Avx512, "amd-epyc-9755-128c-avx512")]
     [InlineData("Intel(R) Xeon(R) Platinum 8480+ CPU @ 2.00GHz", 56, CpuVariant.AvxVnni, "intel-xeon-platinum-8480-56c-avxvnni")]
     [InlineData("", 4, CpuVariant.AdvSimd, "unnamed-4c-advsimd")]
     public void AMachine_IsNamedByProcessorCoresAndInstructions(string processor, int cores, CpuVariant variant, string slug) => Assert.Equal(slug, Machine.SlugOf(processor, cores, variant));
+
+    [Theory]
+    [InlineData("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1", "AMD EPYC f25m17")]
+    [InlineData("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC 9755 128-Core Processor", "AMD EPYC 9755 128-Core Processor")]
+    [InlineData("model name\t: AMD EPYC", "AMD EPYC")]
+    public void AProcessorWithoutANumber_IsToldByFamilyAndModel(string cpuinfo, string name) => Assert.Equal(name, Machine.ProcessorName(cpuinfo.Split('\n')));
 
     [Fact]
     public void Tests_AreEachPromptBatchAndDepth_Once() =>

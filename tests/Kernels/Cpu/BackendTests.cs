@@ -89,6 +89,18 @@ public sealed unsafe class BackendTests
         Assert.Contains("-1", Assert.Throws<ArgumentException>(() => new CpuBackend(options)).Message);
     }
 
+    [Theory]
+    [InlineData("Scalar", true)]
+    [InlineData("scalar", true)]
+    [InlineData("Sse2", false)]
+    [InlineData("0", false)]
+    public void AVariantInTheEnvironment_IsAName(string name, bool right)
+    {
+        string? error = CpuOptions.Error(name);
+        if (right) Assert.Null(error);
+        else Assert.Equal($"NATIVE_CPU_VARIANT is '{name}'; this processor can run {string.Join(", ", MicroKernels.Supported)}.", error);
+    }
+
     [Fact]
     public void AStep_AllocatesNothing_OnceWarm()
     {
