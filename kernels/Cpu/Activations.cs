@@ -50,49 +50,54 @@ internal unsafe struct ActivationBlock
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Quantize(float* x, int columns, ActivationBlock* blocks)
     {
+        if (Avx512BW.IsSupported)
+        {
+            QuantizeAvx512(x, columns / 32, blocks, null, null);
+            return;
+        }
         for (; columns > 0; columns -= 32, x += 32, blocks++)
         {
-            if (Avx512BW.IsSupported) QuantizeAvx512(Vector512.Load(x), Vector512.Load(x + 16), blocks);
-            else if (Vector128.IsHardwareAccelerated) QuantizeVector(x, blocks);
+            if (Vector128.IsHardwareAccelerated) QuantizeVector(x, blocks);
             else QuantizeScalar(x, blocks);
         }
     }
 
     /// <summary>The same, and what rounding left over of uneven blocks is rounded once more into <paramref name="rest"/>: together those hold sixteen bits. All others have no rest, only zeros.</summary>
     /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's, have nearly all of the error (README.md). The integers tell which they are, so that every variant agrees.</remarks>
+    /// <param name="x">The row.</param>
+    /// <param name="columns">Its length, a multiple of 32.</param>
+    /// <param name="blocks">Receives columns / 32 blocks.</param>
+    /// <param name="rest">Receives as many.</param>
+    /// <param name="uneven">Receives a bit for each block, set where it is uneven, in whole words.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void QuantizeFine(float* x, int columns, ActivationBlock* blocks, ActivationBlock* rest)
+    public static void QuantizeFine(float* x, int columns, ActivationBlock* blocks, ActivationBlock* rest, ulong* uneven)
     {
-        float* left = stackalloc float[32];
-        for (; columns > 0; columns -= 32, x += 32, blocks++, rest++)
+        new Span<ulong>(uneven, UnevenWords(columns)).Clear();
+        if (Avx512BW.IsSupported)
         {
-            bool even;
-            if (Avx512BW.IsSupported)
+            QuantizeAvx512(x, columns / 32, blocks, rest, uneven);
+            return;
+        }
+        float* left = stackalloc float[32];
+        for (int b = 0; b < columns / 32; b++, x += 32, blocks++, rest++)
+        {
+            Quantize(x, 32, blocks);
+            int squares = 0;
+            for (int k = 0; k < 32; k++) squares += blocks->Quants[k] * blocks->Quants[k];
+            if (squares >= EvenSquares)
             {
-                Vector512<float> a = Vector512.Load(x), b = Vector512.Load(x + 16);
-                (Vector512<int> first, Vector512<int> last) = QuantizeAvx512(a, b, blocks);
-                Vector512<float> low = Vector512.ConvertToSingle(first), high = Vector512.ConvertToSingle(last);
-                even = Vector512.Sum(low * low + high * high) >= EvenSquares; // exact: integers below 2^24
-                if (!even)
-                {
-                    // Fused: the difference is rounded once.
-                    Vector512<float> scale = Vector512.Create(-blocks->Scale);
-                    Vector512.FusedMultiplyAdd(scale, low, a).Store(left);
-                    Vector512.FusedMultiplyAdd(scale, high, b).Store(left + 16);
-                }
+                *rest = default;
+                continue;
             }
-            else
-            {
-                Quantize(x, 32, blocks);
-                int squares = 0;
-                for (int k = 0; k < 32; k++) squares += blocks->Quants[k] * blocks->Quants[k];
-                even = squares >= EvenSquares;
-                for (int k = 0; k < 32 && !even; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
-            }
-            if (even) *rest = default;
-            else Quantize(left, 32, rest);
+            // Fused: the difference is rounded once.
+            for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
+            Quantize(left, 32, rest);
+            uneven[b / 64] |= 1UL << (b % 64);
         }
     }
+
+    /// <summary>Words that have a bit for each block of a row.</summary>
+    public static int UnevenWords(int columns) => (columns / 32 + 63) / 64;
 
     /// <summary>The definition.</summary>
     internal static void QuantizeScalar(float* x, ActivationBlock* block)
@@ -112,28 +117,71 @@ internal unsafe struct ActivationBlock
         End(first, last, block);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static (Vector512<int> First, Vector512<int> Last) QuantizeAvx512(Vector512<float> a, Vector512<float> b, ActivationBlock* block)
+    // Sixteen blocks at a time: their greatest magnitudes, then all scales in one vector, then the integers. A block by itself waits for its own scale.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void QuantizeAvx512(float* x, int count, ActivationBlock* blocks, ActivationBlock* rest, ulong* uneven)
     {
-        Vector512<int> magnitude = Vector512.Create(int.MaxValue), greatest = Vector512.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude);
-        float inverse = Begin(Largest(Vector256.Max(greatest.GetLower(), greatest.GetUpper())), block);
-        if (inverse == 0)
+        int* greatest = stackalloc int[16];
+        float* scales = stackalloc float[16], inverses = stackalloc float[16], left = stackalloc float[32];
+        Vector512<int> magnitude = Vector512.Create(int.MaxValue);
+        Vector256<byte> offset = Vector256.Create((byte)128);
+        Vector256<int> firsts = Vector256.Create(0, 0, 0, 0, 4, 0, 4, 0), lasts = Vector256.Create(1, 4, 4, 1, 1, 1, 1, 1);
+        Vector256<int> isInteger = Vector256.Create(0, -1, 0, -1, -1, 0, 0, 0), isScale = Vector256.Create(-1, 0, 0, 0, 0, 0, 0, 0), used = Vector256.Create(-1, -1, -1, -1, -1, -1, -1, 0);
+        for (int done = 0, n; done < count; done += n)
         {
-            Vector256<byte>.Zero.Store((byte*)block->Quants);
-            End(0, 0, block);
-            return default;
+            n = Math.Min(count - done, 16);
+            for (int i = 0; i < n; i++)
+            {
+                Vector512<int> sixteen = Vector512.Max(Vector512.Load(x + (32 * i)).AsInt32() & magnitude, Vector512.Load(x + (32 * i) + 16).AsInt32() & magnitude);
+                greatest[i] = Largest(Vector256.Max(sixteen.GetLower(), sixteen.GetUpper()));
+            }
+            Scales(Vector512.Load(greatest), scales, inverses);
+
+            for (int i = 0; i < n; i++, x += 32, blocks++)
+            {
+                Vector512<float> inverse = Vector512.Create(inverses[i]), a = Vector512.Load(x), b = Vector512.Load(x + 16);
+                // The conversion rounds to nearest even itself; of what is not finite it makes -2^31, whose last byte is 0.
+                Vector512<int> integersA = Avx512F.ConvertToVector512Int32(a * inverse), integersB = Avx512F.ConvertToVector512Int32(b * inverse);
+                Vector256<sbyte> integers = Vector256.Create(Avx512F.ConvertToVector128SByte(integersA), Avx512F.ConvertToVector128SByte(integersB));
+                integers.Store(blocks->Quants);
+                // Sums of eight bytes, which that instruction takes for unsigned: each was made 128 larger.
+                Vector256<long> sums = Avx2.SumAbsoluteDifferences(integers.AsByte() ^ offset, Vector256<byte>.Zero).AsInt64();
+                Vector256<int> halves = (sums + Avx2.Shuffle(sums.AsInt32(), 0b01_00_11_10).AsInt64() - Vector256.Create(16L * 128)).AsInt32();
+                // The fields in their order: scale; sums of all, all, first and last, first and last; nothing.
+                Vector256<int> ofFields = Avx2.PermuteVar8x32(halves, firsts) + (Avx2.PermuteVar8x32(halves, lasts) & Vector256.Create(0, -1, -1, 0, 0, 0, 0, 0));
+                Vector256<float> scale = Vector256.Create(scales[i]), scaled = Vector256.ConvertToSingle(ofFields) * scale;
+                Vector256<int> fields = Vector256.ConditionalSelect(isInteger, Vector256<int>.Zero - (ofFields << 2), Vector256.ConditionalSelect(isScale.AsSingle(), scale, scaled).AsInt32());
+                (fields & used).Store((int*)((byte*)blocks + ScaleField));
+                if (rest == null) continue;
+
+                Vector512<short> wide = Avx512BW.ConvertToVector512Int16(integers);
+                if (Vector512.Sum(Avx512BW.MultiplyAddAdjacent(wide, wide)) >= EvenSquares)
+                {
+                    *rest = default;
+                }
+                else
+                {
+                    // Fused: the difference is rounded once.
+                    Vector512<float> minus = Vector512.Create(-scales[i]);
+                    Vector512.FusedMultiplyAdd(minus, Vector512.ConvertToSingle(integersA), a).Store(left);
+                    Vector512.FusedMultiplyAdd(minus, Vector512.ConvertToSingle(integersB), b).Store(left + 16);
+                    QuantizeAvx512(left, 1, rest, null, null);
+                    uneven[(done + i) / 64] |= 1UL << ((done + i) % 64);
+                }
+                rest++;
+            }
         }
-        Vector512<float> times = Vector512.Create(inverse);
-        // The conversion rounds to nearest even itself.
-        Vector512<int> integersA = Avx512F.ConvertToVector512Int32(a * times), integersB = Avx512F.ConvertToVector512Int32(b * times);
-        Vector128<sbyte> low = Avx512F.ConvertToVector128SByte(integersA), high = Avx512F.ConvertToVector128SByte(integersB);
-        low.Store(block->Quants);
-        high.Store(block->Quants + 16);
-        // Sums of bytes, which that instruction takes for unsigned: each was made 128 larger.
-        Vector128<byte> offset = Vector128.Create((byte)128);
-        Vector128<ulong> first = Sse2.SumAbsoluteDifferences(low.AsByte() ^ offset, Vector128<byte>.Zero).AsUInt64(), last = Sse2.SumAbsoluteDifferences(high.AsByte() ^ offset, Vector128<byte>.Zero).AsUInt64();
-        End((int)(first.ToScalar() + first.GetElement(1)) - 16 * 128, (int)(last.ToScalar() + last.GetElement(1)) - 16 * 128, block);
-        return (integersA, integersB);
+    }
+
+    /// <summary>What <see cref="Begin"/> says of one, for sixteen.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Scales(Vector512<int> greatest, float* scales, float* inverses)
+    {
+        Vector512<float> max = greatest.AsSingle(), steps = Vector512.Create(127f);
+        Vector512<int> finite = Vector512.LessThan(greatest, Vector512.Create(0x7f800000)), zero = Vector512.LessThan(max, Vector512.Create(Smallest)).AsInt32();
+        Vector512<float> scale = Vector512.AndNot(max / steps, zero.AsSingle());
+        Vector512.ConditionalSelect(finite.AsSingle(), scale, Vector512.Create(float.NaN)).Store(scales);
+        (Vector512.AndNot(steps / max, zero.AsSingle()).AsInt32() & finite).AsSingle().Store(inverses);
     }
 
     private static void QuantizeVector(float* x, ActivationBlock* block)

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
@@ -27,10 +28,16 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     // A chunk of rows, read again for every two panels, stays in the second-level cache beside the panels at hand.
     private const int ChunkBytes = 384 << 10;
 
+    // With so many rows for each worker it takes a range of them, not of panels: what one operation writes the next one's same worker reads
+    // from its own cache, and that all workers read all weights costs nothing against so many multiplications of each.
+    private const int RangeRows = 128;
+
     private byte* _rounded;
     private long _roundedBytes;
     private float* _decoded;
     private long _decodedFloats;
+    private ulong* _uneven;
+    private long _unevenWords;
     private int* _lists;
     private long _listInts;
 
@@ -54,40 +61,43 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             Activation = activation,
             HalfRows = w.Rows / 2,
         };
-        bool integers = false, halves = false, listed = false, floats = norm.Weight.Address != 0;
+        bool integers = false, halves = false, listed = false, floats = false, normed = norm.Weight.Address != 0;
         for (int i = 0; i < w.SegmentCount; i++)
         {
             ref PanelFormat.Entry code = ref w.Segments[i].Code;
             integers |= code.Activations == ActivationType.Int8;
             halves |= code.Activations == ActivationType.BFloat16;
+            floats |= code.Activations == ActivationType.Float;
             listed |= TakesLists(w.Segments + i);
             if (code.DecodePanel != null && code.Activations == ActivationType.Float) job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 32L * w.Columns * pool.Threads);
         }
-        // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones.
+        // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones: where nobody wants floats, each worker's one row.
         long blocks = integers ? (long)x.Rows * job.Terms * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
         long pairs = halves ? x.Rows * BFloat16Stride(w.Columns) : 0;
-        long normalized = floats ? ((long)x.Rows * w.Columns * sizeof(float) + 63) & ~63L : 0;
+        job.NormalizedStride = ((long)w.Columns * sizeof(float) + 63) & ~63L;
+        job.KeepsNormalized = floats;
+        long normalized = normed ? job.NormalizedStride * (floats ? x.Rows : pool.Threads) : 0;
         if (blocks + pairs + normalized > 0)
         {
             byte* scratch = heap.Reserve(ref _rounded, ref _roundedBytes, blocks + pairs + normalized);
             if (integers) job.Int8 = scratch;
+            if (job.Terms > 1) job.Uneven = heap.Reserve(ref _uneven, ref _unevenWords, (long)x.Rows * ActivationBlock.UnevenWords(w.Columns));
             if (halves) job.BFloat16 = scratch + blocks;
-            if (floats) job.Normalized = (float*)(scratch + blocks + pairs);
+            if (normed) job.Normalized = scratch + blocks + pairs;
             // Ranges of equal length: with a short one at the end a worker would wait for another.
             int ranges = Math.Max(1, (int)Math.Min(2L * pool.Threads, (long)x.Rows * w.Columns / 4096));
-            pool.For(x.Rows, (x.Rows + ranges - 1) / ranges, &RoundRows, &job);
+            pool.ForShares(x.Rows, (x.Rows + ranges - 1) / ranges, &RoundRows, &job);
         }
+        bool byRows = pool.Threads > 1 && x.Rows >= RangeRows * pool.Threads;
+        job.RangeRows = byRows ? ((x.Rows + pool.Threads - 1) / pool.Threads + Tile.MaxRows - 1) / Tile.MaxRows * Tile.MaxRows : x.Rows;
         if (listed) job.Lists = UnevenBlocks(job);
-        if (epilogue == Epilogue.Gate)
-        {
-            // A tile is a panel of gates and the panel of ups beside it, so halves are paired panel by panel.
-            int panels = (job.HalfRows + 15) / 16;
-            pool.ForShares(panels, Grain(w, 1), &GatePanels, &job);
-        }
-        else
-        {
-            pool.ForShares(w.Panels, Grain(w, 2), &Panels, &job);
-        }
+        // A gate's tile is a panel of gates and the panel of ups beside it, so halves are paired panel by panel.
+        bool gate = epilogue == Epilogue.Gate;
+        job.Panels = gate ? (job.HalfRows + 15) / 16 : w.Panels;
+        int grain = Grain(w, gate ? 1 : 2);
+        // No worker's grain is of two ranges.
+        job.PanelStride = byRows ? (job.Panels + grain - 1) / grain * grain : job.Panels;
+        pool.ForShares(byRows ? (x.Rows + job.RangeRows - 1) / job.RangeRows * job.PanelStride : job.Panels, grain, gate ? &GatePanels : &Panels, &job);
     }
 
     /// <summary>Panels that a worker takes at once: enough that handing out costs nothing, few enough that nobody waits long for the last, and together no more than stays in a second-level cache while chunks of rows go by.</summary>
@@ -107,20 +117,20 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     /// <remarks>Rows that have none there have zeros, which add nothing: a row's bits don't depend on its neighbours'.</remarks>
     private int* UnevenBlocks(in Job job)
     {
-        int blocks = job.Columns / 32, most = TileAssembler.MaxRows, chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
+        int blocks = job.Columns / 32, words = ActivationBlock.UnevenWords(job.Columns), most = TileAssembler.MaxRows, chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
         int* lists = heap.Reserve(ref _lists, ref _listInts, (job.Rows + most - 1L) / most * (blocks + 1)), list = lists;
-        for (int begin = 0; begin < job.Rows; begin += chunk)
+        for (int begin = 0, last; begin < job.Rows; begin = last)
         {
-            int last = Math.Min(job.Rows, begin + chunk);
+            last = Math.Min(Math.Min(job.Rows, begin + chunk), (begin / job.RangeRows + 1) * job.RangeRows);
             for (int t = begin, n; t < last; t += n, list += blocks + 1)
             {
                 n = TileHeight(last - t, most);
                 int count = 0;
-                for (int b = 0; b < blocks; b++)
+                for (int word = 0; word < words; word++)
                 {
-                    bool any = false;
-                    for (int i = 0; i < n; i++) any |= ((ActivationBlock*)job.Int8)[((t + i) * 2L + 1) * blocks + b].Scale != 0;
-                    if (any) list[++count] = b;
+                    ulong any = 0;
+                    for (int i = 0; i < n; i++) any |= job.Uneven[(t + i) * (long)words + word];
+                    for (; any != 0; any &= any - 1) list[++count] = 64 * word + BitOperations.TrailingZeroCount(any);
                 }
                 list[0] = count;
             }
@@ -148,7 +158,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             float* x = job->X + (long)t * columns;
             if (job->Normalized != null)
             {
-                float* normalized = job->Normalized + (long)t * columns;
+                float* normalized = (float*)(job->Normalized + job->NormalizedStride * (job->KeepsNormalized ? t : worker));
                 Elementwise.RmsNorm(x, job->Norm, job->Epsilon, normalized, columns);
                 x = normalized;
             }
@@ -156,7 +166,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             {
                 ActivationBlock* row = (ActivationBlock*)job->Int8 + t * blocks * job->Terms;
                 if (job->Terms == 1) ActivationBlock.Quantize(x, columns, row);
-                else ActivationBlock.QuantizeFine(x, columns, row, row + blocks);
+                else ActivationBlock.QuantizeFine(x, columns, row, row + blocks, job->Uneven + t * (long)ActivationBlock.UnevenWords(columns));
             }
             if (job->BFloat16 != null)
             {
@@ -170,15 +180,16 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     private static void Panels(void* context, int from, int to, int worker)
     {
         Job* job = (Job*)context;
+        job->Range(ref from, ref to, out int firstRow, out int lastRow);
         for (int i = 0; i < job->SegmentCount; i++)
         {
             CpuMatrix.Segment* segment = job->Segments + i;
             int first = Math.Max(from - segment->FirstPanel, 0), end = Math.Min(to - segment->FirstPanel, segment->Panels);
             if (first >= end) continue;
             Operand operand = Operand.Of(job, segment, worker);
-            for (int begin = 0; begin < job->Rows; begin += operand.ChunkRows)
+            for (int begin = firstRow; begin < lastRow; begin += operand.ChunkRows)
             {
-                int last = Math.Min(job->Rows, begin + operand.ChunkRows);
+                int last = Math.Min(lastRow, begin + operand.ChunkRows);
                 for (int p = first; p < end; p += 2)
                 {
                     int panels = Math.Min(2, end - p);
@@ -196,9 +207,10 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         Operand operand = Operand.Of(job, gate, worker), other = Operand.Of(job, up, worker);
         if (other.Decoded != null) other.Decoded += 16L * job->Columns;
         int chunk = Math.Min(operand.ChunkRows, other.ChunkRows);
-        for (int begin = 0; begin < job->Rows; begin += chunk)
+        job->Range(ref from, ref to, out int firstRow, out int lastRow);
+        for (int begin = firstRow; begin < lastRow; begin += chunk)
         {
-            int last = Math.Min(job->Rows, begin + chunk);
+            int last = Math.Min(lastRow, begin + chunk);
             for (int p = from; p < to; p++)
             {
                 byte* gatePanel = gate->Address + p * gate->PanelBytes, upPanel = up->Address + p * up->PanelBytes;
@@ -322,8 +334,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     (operand.Count, operand.TermStride) = ((job->Columns + 1) / 2, BFloat16Stride(job->Columns));
                     break;
                 default:
-                    operand.X = (byte*)(job->Normalized != null ? job->Normalized : job->X);
-                    (operand.Count, operand.TermStride) = (job->Columns, job->Columns * (long)sizeof(float));
+                    operand.X = job->Normalized != null ? job->Normalized : (byte*)job->X;
+                    (operand.Count, operand.TermStride) = (job->Columns, job->Normalized != null ? job->NormalizedStride : job->Columns * (long)sizeof(float));
                     // Decoding a panel again for every chunk costs more than the cache gives.
                     if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 32L * job->Columns * worker;
                     break;
@@ -373,9 +385,15 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public int Terms;
         public byte* Int8;
         public byte* BFloat16;
-        public float* Normalized;
+        public byte* Normalized;       // rows of NormalizedStride bytes; null where there is no norm
+        public long NormalizedStride;
+        public bool KeepsNormalized;   // every row, for weights that meet floats; else a worker's last one
         public float* Decoded;
+        public ulong* Uneven;          // bits of each row's blocks
         public int* Lists;
+        public int RangeRows;          // of the rows that one worker begins with; all where workers divide panels
+        public int Panels;             // or pairs of them, of a gate
+        public int PanelStride;        // items of a range of rows: Panels, and some that are none
         public CpuMatrix.Segment* Segments;
         public int SegmentCount;
         public float* Bias;
@@ -384,6 +402,14 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public Epilogue Epilogue;
         public Activation Activation;
         public int HalfRows;
+
+        /// <summary>From items to the panels that they are, and the rows that meet them.</summary>
+        public readonly void Range(ref int from, ref int to, out int firstRow, out int lastRow)
+        {
+            int range = from / PanelStride;
+            (from, to) = (from - range * PanelStride, Math.Min(to - range * PanelStride, Panels));
+            (firstRow, lastRow) = (range * RangeRows, Math.Min(Rows, (range + 1) * RangeRows));
+        }
     }
 }
 
