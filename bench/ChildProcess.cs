@@ -25,9 +25,9 @@ internal static class ChildProcess
     }
 
     /// <summary>Runs one to its end.</summary>
-    /// <returns>What it wrote to its output.</returns>
+    /// <returns>What it wrote to its output, and to its errors.</returns>
     /// <exception cref="CommandException">There is no such program, it took too long, or it ended with another exit code than 0; then with the end of what it wrote to its errors.</exception>
-    public static async Task<string> RunAsync(string program, IReadOnlyList<string> arguments, TimeSpan limit, CancellationToken ct)
+    public static async Task<(string Output, string Errors)> RunAsync(string program, IReadOnlyList<string> arguments, TimeSpan limit, CancellationToken ct)
     {
         using Process process = Start(program, arguments);
         using CancellationTokenSource limited = CancellationTokenSource.CreateLinkedTokenSource(ct);
@@ -37,7 +37,7 @@ internal static class ChildProcess
             process.StandardInput.Close();
             Task<string> output = process.StandardOutput.ReadToEndAsync(limited.Token), errors = process.StandardError.ReadToEndAsync(limited.Token);
             await process.WaitForExitAsync(limited.Token);
-            return process.ExitCode == 0 ? await output : throw new CommandException($"{program} {string.Join(' ', arguments)} ended with exit code {process.ExitCode}: {End(await errors)}");
+            return process.ExitCode == 0 ? (await output, await errors) : throw new CommandException($"{program} {string.Join(' ', arguments)} ended with exit code {process.ExitCode}: {End(await errors)}");
         }
         catch (OperationCanceledException) when (!ct.IsCancellationRequested)
         {

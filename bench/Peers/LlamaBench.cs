@@ -55,15 +55,15 @@ internal sealed class LlamaBench : IPeer
         if (test.Batch == 1)
         {
             string[] depth = test.Depth > 0 ? ["-d", $"{test.Depth}"] : []; // not every llama-bench knows it
-            string json = await ChildProcess.RunAsync(_program, [.. common, "-p", $"{test.Prompt}", "-n", $"{test.Generate}", .. depth, "-r", "1", "-o", "json"], RunTime, ct);
+            (string json, _) = await ChildProcess.RunAsync(_program, [.. common, "-p", $"{test.Prompt}", "-n", $"{test.Generate}", .. depth, "-r", "1", "-o", "json"], RunTime, ct);
             (double seconds, _version) = Read(json, test, _program);
             return seconds;
         }
         if (_batched is null) return null;
         int prompt = Math.Max(test.Depth, 1); // it computes no batch without one
         int cells = (prompt + test.Generate + CellPadding - 1) / CellPadding * CellPadding * test.Batch;
-        string table = await ChildProcess.RunAsync(_batched, [.. common, "-c", $"{cells}", "-npp", $"{prompt}", "-ntg", $"{test.Generate}", "-npl", $"{test.Batch}"], RunTime, ct);
-        return ReadBatched(table, test, _batched);
+        (string table, string log) = await ChildProcess.RunAsync(_batched, [.. common, "-c", $"{cells}", "-npp", $"{prompt}", "-ntg", $"{test.Generate}", "-npl", $"{test.Batch}"], RunTime, ct);
+        return ReadBatched(table + "\n" + log, test, _batched); // ik_llama.cpp writes its table to the errors
     }
 
     public ValueTask DisposeAsync() => ValueTask.CompletedTask;
