@@ -167,8 +167,8 @@ public sealed unsafe class CpuBackend : IBackend
     {
         CpuMatrix matrix = Own(w);
         CheckProduct(x, w, bias, y, w.Rows / 2, norm);
-        if (matrix.SegmentCount != 2 || matrix.Segments[0].Rows != matrix.Segments[1].Rows)
-            throw new ArgumentException($"the matrix of {w.Rows} rows has {matrix.SegmentCount} parts, expected two of equal height: gate, up", nameof(w));
+        if (!(matrix.SegmentCount == 1 && matrix.Segments[0].Paired) && !(matrix.SegmentCount == 2 && matrix.Segments[0].Rows == matrix.Segments[1].Rows))
+            throw new ArgumentException($"the matrix of {w.Rows} rows is not two parts of equal height: gate, up", nameof(w));
         _matMul.Run(x, norm, matrix, bias, y, Epilogue.Gate, activation);
     }
 

@@ -3,7 +3,7 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Weights in panels of sixteen rows (<see cref="IPanel"/>, <see cref="IFloatPanel"/>), one segment for each stacked part.</summary>
+/// <summary>Weights in panels of 32 rows (<see cref="IPanel"/>, <see cref="IFloatPanel"/>), one segment for each stacked part; or one for two parts of one shape and format, whose panels have sixteen rows of each, as a gate and what it multiplies want to be met.</summary>
 internal sealed unsafe class CpuMatrix : Matrix
 {
     private const int BufferBytes = 4 << 20; // of the file at once: enough for all workers, and little beside a processor's last cache
@@ -39,12 +39,22 @@ internal sealed unsafe class CpuMatrix : Matrix
         public TensorType Format;
         public byte* Address;
         public long PanelBytes;
-        public long ScalesOffset;
         public int FirstRow;
         public int Rows;
+        public int SecondHalf; // rows from those of a panel's first half to its second's: 16, or all of a part where parts are paired
+        public bool Paired;    // a panel has sixteen rows of each of two parts
         public int FirstPanel;
         public int Panels;
         public int Terms; // rows of int8 activations that make up one row: 2 keep sixteen bits
+
+        /// <summary>The matrix's row that a panel's first is, and how many rows either half has.</summary>
+        public readonly int Row(int panel, out int first, out int second)
+        {
+            int row = panel * (Paired ? 16 : 32), end = Paired ? SecondHalf : Rows;
+            first = Math.Clamp(end - row, 0, 16);
+            second = Paired ? first : Math.Clamp(end - row - 16, 0, 16);
+            return FirstRow + row;
+        }
     }
 
     /// <summary>Repacks the parts, all workers together, reading each of the file's bytes once.</summary>
@@ -68,43 +78,51 @@ internal sealed unsafe class CpuMatrix : Matrix
         if (rows > int.MaxValue - 64) throw new ArgumentException($"{rows} rows are too many for one matrix", nameof(parts));
 
         int columns = (int)parts[0].Columns;
-        Segment* segments = (Segment*)heap.Allocate((long)parts.Length * sizeof(Segment), zeroed: true);
-        int firstRow = 0, firstPanel = 0;
-        for (int i = 0; i < parts.Length; i++)
+        Span<bool> fine = stackalloc bool[parts.Length];
+        for (int i = 0; i < parts.Length; i++) fine[i] = !fineActivations.IsEmpty && fineActivations[i];
+        bool paired = parts.Length == 2 && parts[0].Type == parts[1].Type && parts[0].Rows == parts[1].Rows && fine[0] == fine[1];
+        int count = paired ? 1 : parts.Length, firstRow = 0, firstPanel = 0;
+        Segment* segments = (Segment*)heap.Allocate((long)count * sizeof(Segment), zeroed: true);
+        for (int i = 0; i < count; i++)
         {
             PanelFormat format = PanelFormat.Of(formats, parts[i].Type);
+            int partRows = (int)parts[i].Rows;
             Segment segment = new()
             {
                 Code = format.Code,
                 Format = format.Type,
                 PanelBytes = format.PanelBytes(columns),
-                ScalesOffset = format.ScalesOffset(columns),
                 FirstRow = firstRow,
-                Rows = (int)parts[i].Rows,
+                Rows = paired ? 2 * partRows : partRows,
+                SecondHalf = paired ? partRows : 16,
+                Paired = paired,
                 FirstPanel = firstPanel,
-                Panels = (int)((parts[i].Rows + 15) / 16),
-                Terms = !fineActivations.IsEmpty && fineActivations[i] ? 2 : 1,
+                Panels = paired ? (partRows + 15) / 16 : (partRows + 31) / 32,
+                Terms = fine[i] ? 2 : 1,
             };
-            segment.Address = (byte*)heap.Allocate(segment.PanelBytes * segment.Panels, zeroed: false);
+            segment.Address = (byte*)heap.AllocateLasting(segment.PanelBytes * segment.Panels);
             segments[i] = segment;
             // Through a buffer that stays in the processors' caches, and not in place from a mapped file: see FileBytes.
-            int panelsAtOnce = (int)Math.Clamp(BufferBytes / (16 * parts[i].RowBytes), 1, segment.Panels);
-            nint buffer = heap.Allocate(panelsAtOnce * 16 * parts[i].RowBytes, zeroed: false);
-            Repacking job = new() { Segment = segments + i, Source = (byte*)buffer, RowBytes = parts[i].RowBytes, Columns = columns };
+            int panelsAtOnce = (int)Math.Clamp(BufferBytes / (32 * parts[i].RowBytes), 1, segment.Panels), panelRows = paired ? 16 : 32;
+            nint buffer = heap.Allocate(panelsAtOnce * 32 * parts[i].RowBytes, zeroed: false);
+            Repacking job = new() { Segment = segments + i, RowBytes = parts[i].RowBytes, Columns = columns };
             while (job.FirstPanel < segment.Panels)
             {
-                int panels = Math.Min(panelsAtOnce, segment.Panels - job.FirstPanel), from = 16 * job.FirstPanel;
-                parts[i].ReadRows(from, new Span<byte>((void*)buffer, (int)(Math.Min(16 * panels, segment.Rows - from) * parts[i].RowBytes)));
+                int panels = Math.Min(panelsAtOnce, segment.Panels - job.FirstPanel), from = panelRows * job.FirstPanel, read = Math.Min(panelRows * panels, partRows - from);
+                job.Halves[0] = buffer;
+                job.Halves[1] = buffer + ((paired ? read : 16) * parts[i].RowBytes);
+                parts[i].ReadRows(from, new Span<byte>((void*)buffer, (int)(read * parts[i].RowBytes)));
+                if (paired) parts[1].ReadRows(from, new Span<byte>((void*)(nint)job.Halves[1], (int)(read * parts[1].RowBytes)));
                 pool.For(panels, Math.Clamp(panels / (pool.Threads * 4), 1, 64), &Repack, &job);
+                if (job.NotFinite != 0) throw new InvalidDataException($"tensor {(paired && (job.NotFinite & 1) == 0 ? parts[1] : parts[i]).Name} holds a scale or a weight that is not finite");
                 job.FirstPanel += panels;
             }
             heap.Free(buffer);
-            if (job.NotFinite != 0) throw new InvalidDataException($"tensor {parts[i].Name} holds a scale or a weight that is not finite");
             bytes += segment.PanelBytes * segment.Panels;
             firstRow += segment.Rows;
             firstPanel += segment.Panels;
         }
-        return new CpuMatrix((int)rows, columns, bytes, segments, parts.Length);
+        return new CpuMatrix((int)rows, columns, bytes, segments, count);
     }
 
     /// <summary>One row's values, exactly as its file format decodes them.</summary>
@@ -115,8 +133,9 @@ internal sealed unsafe class CpuMatrix : Matrix
         Segment* segment = Segments;
         while (row >= segment->FirstRow + segment->Rows) segment++;
         row -= segment->FirstRow;
-        byte* panel = segment->Address + row / 16 * segment->PanelBytes;
-        segment->Code.DecodeRow(panel, panel + segment->ScalesOffset, row % 16, Columns, values);
+        int panel = row / 32, of = row % 32;
+        if (segment->Paired) (panel, of) = (row % segment->SecondHalf / 16, row / segment->SecondHalf * 16 + row % segment->SecondHalf % 16);
+        segment->Code.DecodeRow(segment->Address + panel * segment->PanelBytes, of, Columns, values);
     }
 
     private static void Repack(void* context, int from, int to, int worker)
@@ -126,19 +145,21 @@ internal sealed unsafe class CpuMatrix : Matrix
         for (int i = from; i < to; i++)
         {
             int p = job->FirstPanel + i;
+            segment->Row(p, out int first, out int second);
             byte* panel = segment->Address + p * segment->PanelBytes;
-            bool finite = segment->Code.Repack(job->Source + i * 16L * job->RowBytes, job->RowBytes, Math.Min(16, segment->Rows - 16 * p), job->Columns, panel, panel + segment->ScalesOffset);
-            if (!finite) job->NotFinite = 1;
+            long offset = i * (segment->Paired ? 16L : 32L) * job->RowBytes;
+            if (!segment->Code.Repack((byte*)job->Halves[0] + offset, job->RowBytes, first, job->Columns, panel, 0)) Interlocked.Or(ref job->NotFinite, 1);
+            if (!segment->Code.Repack((byte*)job->Halves[1] + offset, job->RowBytes, second, job->Columns, panel, 1)) Interlocked.Or(ref job->NotFinite, 2);
         }
     }
 
     private struct Repacking
     {
         public Segment* Segment;
-        public byte* Source; // rows from FirstPanel on
+        public fixed long Halves[2]; // the rows of the first panel at hand
         public int FirstPanel;
         public long RowBytes;
         public int Columns;
-        public int NotFinite;
+        public int NotFinite; // bit h: in half h
     }
 }

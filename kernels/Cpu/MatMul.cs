@@ -69,7 +69,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             halves |= code.Activations == ActivationType.BFloat16;
             floats |= code.Activations == ActivationType.Float;
             listed |= TakesLists(w.Segments + i);
-            if (code.DecodePanel != null && code.Activations == ActivationType.Float) job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 32L * w.Columns * pool.Threads);
+            if (code.DecodePanel != null) job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 64L * w.Columns * pool.Threads);
         }
         // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones: where nobody wants floats, each worker's one row.
         long blocks = integers ? (long)x.Rows * job.Terms * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
@@ -91,22 +91,17 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         bool byRows = pool.Threads > 1 && x.Rows >= RangeRows * pool.Threads;
         job.RangeRows = byRows ? ((x.Rows + pool.Threads - 1) / pool.Threads + Tile.MaxRows - 1) / Tile.MaxRows * Tile.MaxRows : x.Rows;
         if (listed) job.Lists = UnevenBlocks(job);
-        // A gate's tile is a panel of gates and the panel of ups beside it, so halves are paired panel by panel.
-        bool gate = epilogue == Epilogue.Gate;
-        job.Panels = gate ? (job.HalfRows + 15) / 16 : w.Panels;
-        int grain = Grain(w, gate ? 1 : 2);
+        // Gates of another format than what they multiply are panels of their own, which meet in twos.
+        bool mixedGate = epilogue == Epilogue.Gate && w.SegmentCount == 2;
+        job.Panels = mixedGate ? w.Segments[0].Panels : w.Panels;
+        int grain = Grain(w);
         // No worker's grain is of two ranges.
         job.PanelStride = byRows ? (job.Panels + grain - 1) / grain * grain : job.Panels;
-        pool.ForShares(byRows ? (x.Rows + job.RangeRows - 1) / job.RangeRows * job.PanelStride : job.Panels, grain, gate ? &GatePanels : &Panels, &job);
+        pool.ForShares(byRows ? (x.Rows + job.RangeRows - 1) / job.RangeRows * job.PanelStride : job.Panels, grain, mixedGate ? &MixedGatePanels : &Panels, &job);
     }
 
     /// <summary>Panels that a worker takes at once: enough that handing out costs nothing, few enough that nobody waits long for the last, and together no more than stays in a second-level cache while chunks of rows go by.</summary>
-    private int Grain(CpuMatrix w, int multiple)
-    {
-        long panelBytes = w.ByteLength / w.Panels;
-        long grain = Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / panelBytes));
-        return (int)((grain + multiple - 1) / multiple * multiple);
-    }
+    private int Grain(CpuMatrix w) => (int)Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / (w.ByteLength / w.Panels)));
 
     private static long BFloat16Stride(int columns) => (2L * columns + 63) & ~63L;
 
@@ -190,91 +185,77 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             for (int begin = firstRow; begin < lastRow; begin += operand.ChunkRows)
             {
                 int last = Math.Min(lastRow, begin + operand.ChunkRows);
-                for (int p = first; p < end; p += 2)
-                {
-                    int panels = Math.Min(2, end - p);
-                    PanelTiles(job, operand, segment->Address + p * segment->PanelBytes, segment->PanelBytes, panels, segment->Address + (p + 2) * segment->PanelBytes, begin, last, segment->FirstRow + 16 * p, Math.Min(16 * panels, segment->Rows - 16 * p));
-                }
+                for (int p = first; p < end; p++) PanelTiles(job, operand, p, begin, last);
             }
         }
     }
 
-    /// <summary>Tiles of a gate's panel and its up's.</summary>
-    private static void GatePanels(void* context, int from, int to, int worker)
+    /// <summary>A panel by rows [begin, last).</summary>
+    private static void PanelTiles(Job* job, in Operand operand, int p, int begin, int last)
+    {
+        CpuMatrix.Segment* segment = operand.Segment;
+        byte* panel = segment->Address + p * segment->PanelBytes, next = panel + segment->PanelBytes;
+        panel = operand.Decode(panel, job->Columns);
+        int output = segment->Row(p, out int outputs, out int secondOutputs), second = output + segment->SecondHalf;
+        float* sums = stackalloc float[Tile.MaxRows * 32];
+        bool listed = operand.Lists != null;
+        int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Terms, tiles = (last - begin + most - 1) / most;
+        int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
+        // While this panel is computed the next one comes from memory, each tile's part of it.
+        long aheadStep = segment->PanelBytes / ((long)tiles * operand.Count);
+        for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
+        {
+            n = TileHeight(last - t, most);
+            if (listed) operand.ComputeListed(panel, t, n, list, sums, next, aheadStep);
+            else operand.Compute(panel, t, n, sums, next, aheadStep);
+            next += aheadStep * operand.Count;
+            for (int i = 0; i < n; i++)
+            {
+                float* row = sums + 32 * i, y = job->Y + (t + i) * job->YStride;
+                if (job->Epilogue == Epilogue.Gate) Gate(job, row, output, outputs, y + output);
+                else Store(job, row, output, outputs, second, secondOutputs, y);
+            }
+        }
+    }
+
+    /// <summary>Gates' panels and those of what they multiply, where files have them in different formats.</summary>
+    private static void MixedGatePanels(void* context, int from, int to, int worker)
     {
         Job* job = (Job*)context;
-        CpuMatrix.Segment* gate = job->Segments, up = gate + 1;
-        Operand operand = Operand.Of(job, gate, worker), other = Operand.Of(job, up, worker);
-        if (other.Decoded != null) other.Decoded += 16L * job->Columns;
-        int chunk = Math.Min(operand.ChunkRows, other.ChunkRows);
         job->Range(ref from, ref to, out int firstRow, out int lastRow);
+        Operand gate = Operand.Of(job, job->Segments, worker), up = Operand.Of(job, job->Segments + 1, worker);
+        if (up.Decoded != null) up.Decoded += 32L * job->Columns;
+        float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32], pair = stackalloc float[32];
+        int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms), chunk = Math.Min(gate.ChunkRows, up.ChunkRows);
         for (int begin = firstRow; begin < lastRow; begin += chunk)
         {
             int last = Math.Min(lastRow, begin + chunk);
             for (int p = from; p < to; p++)
             {
-                byte* gatePanel = gate->Address + p * gate->PanelBytes, upPanel = up->Address + p * up->PanelBytes;
-                int outputs = Math.Min(16, job->HalfRows - 16 * p);
-                if (gate->Format == up->Format) PanelTiles(job, operand, gatePanel, upPanel - gatePanel, 2, gatePanel + gate->PanelBytes, begin, last, 16 * p, outputs);
-                else MixedGateTiles(job, operand, gatePanel, other, upPanel, begin, last, 16 * p, outputs);
+                byte* gatePanel = gate.Decode(gate.Segment->Address + p * gate.Segment->PanelBytes, job->Columns), upPanel = up.Decode(up.Segment->Address + p * up.Segment->PanelBytes, job->Columns);
+                int output = gate.Segment->Row(p, out int first, out int second);
+                for (int t = begin; t < last; t += most)
+                {
+                    int n = Math.Min(most, last - t);
+                    gate.Compute(gatePanel, t, n, gates, gatePanel, 0);
+                    up.Compute(upPanel, t, n, ups, upPanel, 0);
+                    for (int i = 0; i < 2 * n; i++)
+                    {
+                        Unsafe.CopyBlockUnaligned(pair, gates + 16 * i, 64);
+                        Unsafe.CopyBlockUnaligned(pair + 16, ups + 16 * i, 64);
+                        int half = output + i % 2 * 16;
+                        Gate(job, pair, half, i % 2 == 0 ? first : second, job->Y + (t + i / 2) * job->YStride + half);
+                    }
+                }
             }
         }
     }
 
-    /// <summary>One or two panels by rows [begin, last).</summary>
-    private static void PanelTiles(Job* job, in Operand operand, byte* panel, long panelStride, int panels, byte* next, int begin, int last, int output, int outputs)
+    private static void Store(Job* job, float* sums, int output, int outputs, int second, int secondOutputs, float* y)
     {
-        byte* scales = panel + operand.Segment->ScalesOffset;
-        if (operand.Decoded != null)
-        {
-            for (int p = 0; p < panels; p++) operand.Decode(panel + p * panelStride, job->Columns, operand.Decoded + 16L * job->Columns * p);
-            panel = (byte*)operand.Decoded;
-            panelStride = 16L * job->Columns * sizeof(float);
-        }
-        float* sums = stackalloc float[Tile.MaxRows * 32];
-        bool listed = operand.Lists != null;
-        int most = listed ? operand.Segment->Code.TileRows : operand.Segment->Code.TileRows / operand.Terms, tiles = (last - begin + most - 1) / most;
-        int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
-        // While these panels are computed the next two come from memory, each tile's part of them.
-        long aheadStep = operand.Segment->PanelBytes / ((long)tiles * operand.Count);
-        for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
-        {
-            n = TileHeight(last - t, most);
-            if (listed) operand.ComputeListed(panel, scales, panelStride, panels, t, n, list, sums, next, aheadStep);
-            else operand.Compute(panel, scales, panelStride, panels, t, n, sums, next, aheadStep);
-            next += aheadStep * operand.Count;
-            if (job->Epilogue == Epilogue.Gate)
-            {
-                for (int i = 0; i < n; i++) Gate(job, sums + 32 * i, output, outputs, job->Y + (t + i) * job->YStride + output);
-            }
-            else
-            {
-                float* bias = job->Bias == null ? null : job->Bias + output;
-                for (int i = 0; i < n; i++) Store(sums + 16 * panels * i, bias, outputs, job->Epilogue == Epilogue.Add, job->Y + (t + i) * job->YStride + output);
-            }
-        }
-    }
-
-    /// <summary>A gate's panel and its up's where files have them in different formats.</summary>
-    private static void MixedGateTiles(Job* job, in Operand gate, byte* gatePanel, in Operand up, byte* upPanel, int begin, int last, int output, int outputs)
-    {
-        byte* gateScales = gatePanel + gate.Segment->ScalesOffset, upScales = upPanel + up.Segment->ScalesOffset;
-        gatePanel = gate.Decode(gatePanel, job->Columns, gate.Decoded);
-        upPanel = up.Decode(upPanel, job->Columns, up.Decoded);
-        float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32], pair = stackalloc float[32];
-        int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms);
-        for (int t = begin; t < last; t += most)
-        {
-            int n = Math.Min(most, last - t);
-            gate.Compute(gatePanel, gateScales, 0, 1, t, n, gates, gatePanel, 0);
-            up.Compute(upPanel, upScales, 0, 1, t, n, ups, upPanel, 0);
-            for (int i = 0; i < n; i++)
-            {
-                Unsafe.CopyBlockUnaligned(pair, gates + 16 * i, 64);
-                Unsafe.CopyBlockUnaligned(pair + 16, ups + 16 * i, 64);
-                Gate(job, pair, output, outputs, job->Y + (t + i) * job->YStride + output);
-            }
-        }
+        bool add = job->Epilogue == Epilogue.Add;
+        Store(sums, job->Bias == null ? null : job->Bias + output, outputs, add, y + output);
+        if (secondOutputs > 0) Store(sums + 16, job->Bias == null ? null : job->Bias + second, secondOutputs, add, y + second);
     }
 
     private static void Store(float* sums, float* bias, int outputs, bool add, float* y)
@@ -337,7 +318,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     operand.X = job->Normalized != null ? job->Normalized : (byte*)job->X;
                     (operand.Count, operand.TermStride) = (job->Columns, job->Normalized != null ? job->NormalizedStride : job->Columns * (long)sizeof(float));
                     // Decoding a panel again for every chunk costs more than the cache gives.
-                    if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 32L * job->Columns * worker;
+                    if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 64L * job->Columns * worker;
                     break;
             }
             if (operand.Stride == 0) operand.Stride = operand.TermStride;
@@ -346,31 +327,30 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
 
         /// <summary>A panel as the kernels take it: decoded to floats where they want that.</summary>
-        public readonly byte* Decode(byte* panel, int columns, float* decoded)
+        public readonly byte* Decode(byte* panel, int columns)
         {
-            if (decoded == null) return panel;
-            Segment->Code.DecodePanel(panel, panel + Segment->ScalesOffset, columns, decoded);
-            return (byte*)decoded;
+            if (Decoded == null) return panel;
+            Segment->Code.DecodePanel(panel, columns, Decoded);
+            return (byte*)Decoded;
         }
 
-        /// <summary>Sums of rows [t, t + n), shape [n, 16 * panels], their terms added up.</summary>
-        public readonly void Compute(byte* panel, byte* scales, long panelStride, int panels, int t, int n, float* sums, byte* ahead, long aheadStep)
+        /// <summary>Sums of rows [t, t + n), shape [n, 32], their terms added up.</summary>
+        public readonly void Compute(byte* panel, int t, int n, float* sums, byte* ahead, long aheadStep)
         {
-            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums, ahead, aheadStep);
+            Tile.Compute(Segment->Code, panel, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums, ahead, aheadStep);
             if (Terms == 1) return;
-            int width = 16 * panels;
             for (int i = 0; i < n; i++)
-                for (int k = 0; k < width; k += 8) (Vector256.Load(sums + 2 * i * width + k) + Vector256.Load(sums + (2 * i + 1) * width + k)).Store(sums + i * width + k);
+                for (int k = 0; k < 32; k += 8) (Vector256.Load(sums + 64 * i + k) + Vector256.Load(sums + 64 * i + 32 + k)).Store(sums + 32 * i + k);
         }
 
         /// <summary>The same in machine code, which takes of the second terms what is listed.</summary>
-        public readonly void ComputeListed(byte* panel, byte* scales, long panelStride, int panels, int t, int n, int* list, float* sums, byte* ahead, long aheadStep)
+        public readonly void ComputeListed(byte* panel, int t, int n, int* list, float* sums, byte* ahead, long aheadStep)
         {
-            Tile.Compute(Segment->Code, panel, scales, panelStride, panels, X + t * Stride, Stride, n, Count, sums, ahead, aheadStep);
+            Tile.Compute(Segment->Code, panel, X + t * Stride, Stride, n, Count, sums, ahead, aheadStep);
             if (list[0] == 0) return;
             float* rest = stackalloc float[TileAssembler.MaxRows * 32];
-            Tile.ComputeListed(Segment->Code, panel, scales, panelStride, panels, X + t * Stride + TermStride, Stride, n, list, rest);
-            for (int i = 0; i < n * panels * 16; i += 16) (Vector512.Load(sums + i) + Vector512.Load(rest + i)).Store(sums + i);
+            Tile.ComputeListed(Segment->Code, panel, X + t * Stride + TermStride, Stride, n, list, rest);
+            for (int i = 0; i < n * 32; i += 16) (Vector512.Load(sums + i) + Vector512.Load(rest + i)).Store(sums + i);
         }
     }
 
@@ -392,7 +372,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public ulong* Uneven;          // bits of each row's blocks
         public int* Lists;
         public int RangeRows;          // of the rows that one worker begins with; all where workers divide panels
-        public int Panels;             // or pairs of them, of a gate
+        public int Panels;             // of the matrix; of its gates where those are panels of their own
         public int PanelStride;        // items of a range of rows: Panels, and some that are none
         public CpuMatrix.Segment* Segments;
         public int SegmentCount;
@@ -426,60 +406,55 @@ internal enum ActivationType : byte
     BFloat16,
 }
 
-/// <summary>One or two panels by a few rows of activations: where a variant's code is called.</summary>
+/// <summary>A panel by a few rows of activations: where a variant's code is called.</summary>
 internal static unsafe class Tile
 {
     /// <summary>Rows of any variant's tile at most.</summary>
     public const int MaxRows = BFloat16TileAssembler.MaxRows;
 
-    /// <summary>Computes sums of shape [rows, 16 * panels].</summary>
+    /// <summary>Computes sums of shape [rows, 32].</summary>
     /// <param name="code">The format's code.</param>
-    /// <param name="panel">Integers or floats of the first panel.</param>
-    /// <param name="scales">Its scales.</param>
-    /// <param name="panelStride">Bytes from there to the second one's.</param>
-    /// <param name="panels">1 or 2.</param>
+    /// <param name="panel">The panel.</param>
     /// <param name="x">The first row of activations, of the type that the code takes.</param>
     /// <param name="xStride">Bytes from row to row.</param>
     /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
     /// <param name="count">Blocks of 32 columns, columns of floats or pairs of columns, as the code counts.</param>
     /// <param name="sums">Receives the sums.</param>
-    /// <param name="ahead">Where machine code asks for memory that will be wanted, at this address and <paramref name="panelStride"/> further; need not be anyone's.</param>
+    /// <param name="ahead">Where machine code asks for memory that will be wanted; need not be anyone's.</param>
     /// <param name="aheadStep">Bytes by which it goes on with each block or pair of columns.</param>
-    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* scales, long panelStride, int panels, byte* x, long xStride, int rows, int count, float* sums, byte* ahead, long aheadStep)
+    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int count, float* sums, byte* ahead, long aheadStep)
     {
         if (code.Tiles != null)
         {
             // A microsecond or a few: the garbage collector can wait for it, and the call is one instruction.
-            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, byte*, long, long, float*, byte*, long, void>)code.Tiles[(panels - 1) * code.TileRows + rows - 1];
-            tile(panel, scales, panelStride, x, xStride, count, sums, ahead, aheadStep);
+            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, byte*, long, void>)code.Tiles[rows - 1];
+            tile(panel, x, xStride, count, sums, ahead, aheadStep);
             return;
         }
         byte** pointers = stackalloc byte*[4];
         float* found = stackalloc float[64];
         // Missing rows repeat the last one: weights flow by once, and what they give is not stored.
         for (int i = 0; i < 4; i++) pointers[i] = x + Math.Min(i, rows - 1) * xStride;
-        for (int p = 0; p < panels; p++)
+        for (int half = 0; half < 2; half++)
         {
-            if (rows > 1) code.Four(panel + p * panelStride, scales + p * panelStride, pointers, count, found);
-            else code.One(panel + p * panelStride, scales + p * panelStride, pointers, count, found);
-            for (int i = 0; i < rows; i++) Unsafe.CopyBlockUnaligned(sums + 16 * (i * panels + p), found + 16 * i, 64);
+            byte* integers = panel + code.HeaderBytes + half * code.HalfBytes, scales = panel + half * code.HalfScaleBytes;
+            if (rows > 1) code.Four(integers, scales, pointers, count, found);
+            else code.One(integers, scales, pointers, count, found);
+            for (int i = 0; i < rows; i++) Unsafe.CopyBlockUnaligned(sums + 32 * i + 16 * half, found + 16 * i, 64);
         }
     }
 
     /// <summary>The sums of some blocks only; by machine code.</summary>
     /// <param name="code">The format's code.</param>
-    /// <param name="panel">Integers of the first panel.</param>
-    /// <param name="scales">Its scales.</param>
-    /// <param name="panelStride">Bytes from there to the second one's.</param>
-    /// <param name="panels">1 or 2.</param>
+    /// <param name="panel">The panel.</param>
     /// <param name="x">The first row of activations.</param>
     /// <param name="xStride">Bytes from row to row.</param>
     /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
     /// <param name="list">How many blocks, at least one, and their numbers, ascending.</param>
-    /// <param name="sums">Receives the sums, shape [rows, 16 * panels].</param>
-    public static void ComputeListed(in PanelFormat.Entry code, byte* panel, byte* scales, long panelStride, int panels, byte* x, long xStride, int rows, int* list, float* sums)
+    /// <param name="sums">Receives the sums, shape [rows, 32].</param>
+    public static void ComputeListed(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int* list, float* sums)
     {
-        var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, byte*, long, long, float*, int*, long, void>)code.Tiles[(TileAssembler.MaxPanels + panels - 1) * code.TileRows + rows - 1];
-        tile(panel, scales, panelStride, x, xStride, list[0], sums, list + 1, 0);
+        var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, int*, long, void>)code.Tiles[code.TileRows + rows - 1];
+        tile(panel, x, xStride, list[0], sums, list + 1, 0);
     }
 }

@@ -69,6 +69,7 @@ internal static unsafe class MicroKernels
                 else
                 {
                     code.Activations = ActivationType.Int8;
+                    (code.HeaderBytes, code.HalfBytes, code.HalfScaleBytes) = (Panel<T>.HeaderBytes, PanelLayout.HalfStride, Panel<T>.UnitScaleBytes);
                     Set(ref code, variant switch
                     {
                         CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
@@ -85,6 +86,7 @@ internal static unsafe class MicroKernels
         void SetFloats<T>(ref PanelFormat.Entry code)
             where T : IFloatPanel
         {
+            code.HalfBytes = 16 * T.Size;
             Set(ref code, variant switch
             {
                 CpuVariant.Avx2 or CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),

@@ -14,10 +14,10 @@ internal static unsafe class MicroKernelsArm
     {
         ActivationBlock* x = (ActivationBlock*)rows[0];
         Vector128<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
         {
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes, x++)
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride, x++)
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -25,7 +25,7 @@ internal static unsafe class MicroKernelsArm
                     for (int half = group * T.GroupSize / 16; half < (group + 1) * T.GroupSize / 16; half++)
                     {
                         Vector128<sbyte> activations = Vector128.Load(x->Quants + 16 * half);
-                        byte* w = integers + (T.Nibbles ? 0 : 256 * half);
+                        byte* w = integers + (T.Nibbles ? 0 : 4 * PanelLayout.VectorStride * half);
                         i0 = Dot<T>(w, half, activations, i0);
                         i1 = Dot<T>(w + 16, half, activations, i1);
                         i2 = Dot<T>(w + 32, half, activations, i2);
@@ -62,7 +62,7 @@ internal static unsafe class MicroKernelsArm
         for (int k = 0; k < columns;)
         {
             Vector128<float> a0 = default, a1 = default, a2 = default, a3 = default;
-            for (int end = Math.Min(columns, k + MicroKernelsScalar.FloatChain); k < end; k++, panel += 16 * T.Size)
+            for (int end = Math.Min(columns, k + MicroKernelsScalar.FloatChain); k < end; k++, panel += 32 * T.Size)
             {
                 Vector256<float> low = T.Load8(panel), high = T.Load8(panel + 8 * T.Size);
                 Vector128<float> activation = Vector128.Create(x[k]);
@@ -91,7 +91,7 @@ internal static unsafe class MicroKernelsArm
     private static Vector128<int> Dot<T>(byte* weights, int half, Vector128<sbyte> activations, Vector128<int> sum)
         where T : IPanel
     {
-        Vector128<sbyte> w0 = Load<T>(weights, half), w1 = Load<T>(weights + 64, half), w2 = Load<T>(weights + 128, half), w3 = Load<T>(weights + 192, half);
+        Vector128<sbyte> w0 = Load<T>(weights, half), w1 = Load<T>(weights + PanelLayout.VectorStride, half), w2 = Load<T>(weights + 2 * PanelLayout.VectorStride, half), w3 = Load<T>(weights + 3 * PanelLayout.VectorStride, half);
         if (!Dp.IsSupported) return Substitute(w3, activations, 3, Substitute(w2, activations, 2, Substitute(w1, activations, 1, Substitute(w0, activations, 0, sum))));
         sum = Dp.DotProductBySelectedQuadruplet(sum, w0, activations, 0);
         sum = Dp.DotProductBySelectedQuadruplet(sum, w1, activations, 1);

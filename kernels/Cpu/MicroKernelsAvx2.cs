@@ -42,13 +42,13 @@ internal static unsafe class MicroKernelsAvx2
         byte* x = rows[0];
         Vector256<short> ones = Vector256<short>.One;
         Vector256<float> ya = default, yb = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
         {
             Vector256<float> scaleA = Halves.ToSingle(Vector128.Load((short*)scales)), scaleB = Halves.ToSingle(Vector128.Load((short*)scales + 8));
             Vector256<float> minA = default, minB = default;
             if (T.HasMin) (minA, minB) = (Halves.ToSingle(Vector128.Load((short*)scales + 16)), Halves.ToSingle(Vector128.Load((short*)scales + 24)));
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes, x += sizeof(ActivationBlock))
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride, x += sizeof(ActivationBlock))
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -68,7 +68,7 @@ internal static unsafe class MicroKernelsAvx2
                         Vector256<short> a = default, c = default;
                         for (int j = 0; j < 4; j++)
                         {
-                            Vector256<byte> wa = Vector256.Load(integers + 64 * j), wb = Vector256.Load(integers + 64 * j + 32);
+                            Vector256<byte> wa = Vector256.Load(integers + PanelLayout.VectorStride * j), wb = Vector256.Load(integers + PanelLayout.VectorStride * j + 32);
                             Vector256<sbyte> first = Broadcast(x + 4 * j), last = Broadcast(x + 16 + 4 * j);
                             a += Avx2.MultiplyAddAdjacent(wa & low, first) + Avx2.MultiplyAddAdjacent(High(wa), last);
                             c += Avx2.MultiplyAddAdjacent(wb & low, first) + Avx2.MultiplyAddAdjacent(High(wb), last);
@@ -135,12 +135,12 @@ internal static unsafe class MicroKernelsAvx2
         integers += 4 * output;
         Vector256<short> ones = Vector256<short>.One;
         Vector256<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
         {
             Vector256<float> unitScale = Halves.ToSingle(Vector128.Load((short*)scales + output)), unitMin = default;
             if (T.HasMin) unitMin = Halves.ToSingle(Vector128.Load((short*)scales + 16 + output));
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes + output;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes)
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride)
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -162,7 +162,7 @@ internal static unsafe class MicroKernelsAvx2
                         Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
                         for (int j = 0; j < 4; j++)
                         {
-                            Vector256<byte> w = Vector256.Load(integers + 64 * j), high = High(w);
+                            Vector256<byte> w = Vector256.Load(integers + PanelLayout.VectorStride * j), high = High(w);
                             w &= low;
                             a0 += Avx2.MultiplyAddAdjacent(w, Broadcast(x0 + 4 * j));
                             a1 += Avx2.MultiplyAddAdjacent(w, Broadcast(x1 + 4 * j));
@@ -243,7 +243,7 @@ internal static unsafe class MicroKernelsAvx2
         for (; k + 2 * Chain <= columns; k += 2 * Chain)
         {
             Vector256<float> a0 = default, b0 = default, a1 = default, b1 = default;
-            byte* second = panel + Chain * 16 * T.Size;
+            byte* second = panel + Chain * 32 * T.Size;
             for (int i = 0; i < Chain; i++)
             {
                 Vector256<float> x0 = Vector256.Create(x[k + i]), x1 = Vector256.Create(x[k + Chain + i]);
@@ -251,8 +251,8 @@ internal static unsafe class MicroKernelsAvx2
                 b0 = Fma.MultiplyAdd(T.Load8(panel + 8 * T.Size), x0, b0);
                 a1 = Fma.MultiplyAdd(T.Load8(second), x1, a1);
                 b1 = Fma.MultiplyAdd(T.Load8(second + 8 * T.Size), x1, b1);
-                panel += 16 * T.Size;
-                second += 16 * T.Size;
+                panel += 32 * T.Size;
+                second += 32 * T.Size;
             }
             panel = second;
             (ya, yb) = (ya + a0 + a1, yb + b0 + b1);
@@ -260,7 +260,7 @@ internal static unsafe class MicroKernelsAvx2
         while (k < columns)
         {
             Vector256<float> a = default, b = default;
-            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 16 * T.Size)
+            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 32 * T.Size)
             {
                 Vector256<float> x0 = Vector256.Create(x[k]);
                 a = Fma.MultiplyAdd(T.Load8(panel), x0, a);
@@ -282,7 +282,7 @@ internal static unsafe class MicroKernelsAvx2
         for (int k = 0; k < columns;)
         {
             Vector256<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default, b2 = default, b3 = default;
-            for (int end = Math.Min(columns, k + MicroKernelsScalar.FloatChain); k < end; k++, panel += 16 * T.Size)
+            for (int end = Math.Min(columns, k + MicroKernelsScalar.FloatChain); k < end; k++, panel += 32 * T.Size)
             {
                 Vector256<float> a = T.Load8(panel), b = T.Load8(panel + 8 * T.Size);
                 Vector256<float> x = Vector256.Create(x0[k]);
@@ -323,8 +323,8 @@ internal static unsafe class MicroKernelsAvx2
     private static Vector256<byte> Load<T>(byte* integers, int i)
         where T : IPanel
     {
-        if (!T.Nibbles) return Vector256.Load(integers + 64 * i);
-        Vector256<byte> pairs = Vector256.Load(integers + 64 * (i & 3));
+        if (!T.Nibbles) return Vector256.Load(integers + PanelLayout.VectorStride * i);
+        Vector256<byte> pairs = Vector256.Load(integers + PanelLayout.VectorStride * (i & 3));
         return i < 4 ? pairs & Vector256.Create((byte)15) : High(pairs);
     }
 

@@ -18,12 +18,12 @@ internal static unsafe class MicroKernelsAvx512
     {
         byte* x = rows[0];
         Vector512<float> y = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
         {
             Vector512<float> unitScale = Halves.ToSingle(Vector256.Load((short*)scales)), unitMin = default;
             if (T.HasMin) unitMin = Halves.ToSingle(Vector256.Load((short*)scales + 16));
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes, x += sizeof(ActivationBlock))
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride, x += sizeof(ActivationBlock))
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -33,7 +33,7 @@ internal static unsafe class MicroKernelsAvx512
                         Vector512<short> a = default;
                         for (int j = 0; j < 4; j++)
                         {
-                            Vector512<byte> w = Vector512.Load(integers + 64 * j);
+                            Vector512<byte> w = Vector512.Load(integers + PanelLayout.VectorStride * j);
                             a += Products(Low(w), Broadcast(x + 4 * j));
                             a += Products(High(w), Broadcast(x + 16 + 4 * j));
                         }
@@ -82,12 +82,12 @@ internal static unsafe class MicroKernelsAvx512
     {
         byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
         Vector512<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitScaleBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
         {
             Vector512<float> unitScale = Halves.ToSingle(Vector256.Load((short*)scales)), unitMin = default;
             if (T.HasMin) unitMin = Halves.ToSingle(Vector256.Load((short*)scales + 16));
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockBytes)
+            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride)
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -97,7 +97,7 @@ internal static unsafe class MicroKernelsAvx512
                         Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
                         for (int j = 0; j < 4; j++)
                         {
-                            Vector512<byte> w = Vector512.Load(integers + 64 * j), high = High(w);
+                            Vector512<byte> w = Vector512.Load(integers + PanelLayout.VectorStride * j), high = High(w);
                             w = Low(w);
                             a0 += Products(w, Broadcast(x0 + 4 * j));
                             a1 += Products(w, Broadcast(x1 + 4 * j));
@@ -179,13 +179,13 @@ internal static unsafe class MicroKernelsAvx512
         const int Chain = MicroKernelsScalar.FloatChain;
         float* x = (float*)rows[0];
         Vector512<float> y = default;
-        int k = 0, stride = Chain * 16 * T.Size;
+        int k = 0, stride = Chain * 32 * T.Size;
         for (; k + 4 * Chain <= columns; k += 4 * Chain, panel += 4 * stride)
         {
             Vector512<float> a = default, b = default, c = default, d = default;
             for (int i = 0; i < Chain; i++)
             {
-                byte* w = panel + i * 16 * T.Size;
+                byte* w = panel + i * 32 * T.Size;
                 a = Vector512.FusedMultiplyAdd(T.Load16(w), Vector512.Create(x[k + i]), a);
                 b = Vector512.FusedMultiplyAdd(T.Load16(w + stride), Vector512.Create(x[k + Chain + i]), b);
                 c = Vector512.FusedMultiplyAdd(T.Load16(w + 2 * stride), Vector512.Create(x[k + 2 * Chain + i]), c);
@@ -196,7 +196,7 @@ internal static unsafe class MicroKernelsAvx512
         while (k < columns)
         {
             Vector512<float> a = default;
-            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 16 * T.Size)
+            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 32 * T.Size)
                 a = Vector512.FusedMultiplyAdd(T.Load16(panel), Vector512.Create(x[k]), a);
             y += a;
         }
@@ -211,13 +211,13 @@ internal static unsafe class MicroKernelsAvx512
         const int Chain = MicroKernelsScalar.FloatChain;
         float* x0 = (float*)rows[0], x1 = (float*)rows[1], x2 = (float*)rows[2], x3 = (float*)rows[3];
         Vector512<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        int k = 0, stride = Chain * 16 * T.Size;
+        int k = 0, stride = Chain * 32 * T.Size;
         for (; k + 2 * Chain <= columns; k += 2 * Chain, panel += 2 * stride)
         {
             Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default, b2 = default, b3 = default;
             for (int i = k; i < k + Chain; i++)
             {
-                byte* w = panel + (i - k) * 16 * T.Size;
+                byte* w = panel + (i - k) * 32 * T.Size;
                 Vector512<float> a = T.Load16(w), b = T.Load16(w + stride);
                 a0 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x0[i]), a0);
                 a1 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x1[i]), a1);
@@ -233,7 +233,7 @@ internal static unsafe class MicroKernelsAvx512
         while (k < columns)
         {
             Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default;
-            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 16 * T.Size)
+            for (int end = Math.Min(columns, k + Chain); k < end; k++, panel += 32 * T.Size)
             {
                 Vector512<float> a = T.Load16(panel);
                 a0 = Vector512.FusedMultiplyAdd(a, Vector512.Create(x0[k]), a0);
@@ -257,8 +257,8 @@ internal static unsafe class MicroKernelsAvx512
     private static Vector512<byte> Load<T>(byte* integers, int i)
         where T : IPanel
     {
-        if (!T.Nibbles) return Vector512.Load(integers + 64 * i);
-        Vector512<byte> pairs = Vector512.Load(integers + 64 * (i & 3));
+        if (!T.Nibbles) return Vector512.Load(integers + PanelLayout.VectorStride * i);
+        Vector512<byte> pairs = Vector512.Load(integers + PanelLayout.VectorStride * (i & 3));
         return i < 4 ? Low(pairs) : High(pairs);
     }
 

@@ -49,7 +49,7 @@ internal static unsafe class MicroKernelsScalar
             for (int first = 0; first < columns; first += FloatChain)
             {
                 float chain = 0;
-                for (int k = first; k < Math.Min(columns, first + FloatChain); k++) chain += T.Load(panel + (k * 16L + row) * T.Size) * activations[k];
+                for (int k = first; k < Math.Min(columns, first + FloatChain); k++) chain += T.Load(panel + (k * 32L + row) * T.Size) * activations[k];
                 y += chain;
             }
             sums[row] = y;

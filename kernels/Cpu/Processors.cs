@@ -9,6 +9,23 @@ internal static unsafe class Processors
 
     private const int MaskBytes = 1024; // 8192 processors, the kernel's largest configuration
 
+    /// <summary>Bytes of a core's first-level data cache; 32 KiB where the system does not tell.</summary>
+    public static int FirstLevelCacheBytes { get; } = FirstLevelCache();
+
+    private static int FirstLevelCache()
+    {
+        const string Cache = Topology + "/cpu0/cache/index0/";
+        try
+        {
+            if (File.Exists(Cache + "size") && File.ReadAllText(Cache + "type").Trim() == "Data" && File.ReadAllText(Cache + "size").Trim() is [.. var kilobytes, 'K'] && int.TryParse(kilobytes, out int size)) return size << 10;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // The answer below.
+        }
+        return 32 << 10;
+    }
+
     /// <summary>Numbers of the processors the process may use, ascending; empty where the system does not tell.</summary>
     public static int[] Allowed()
     {

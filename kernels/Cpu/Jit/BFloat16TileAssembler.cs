@@ -3,18 +3,18 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Writes the machine code of a tile: one or two panels of bfloat16 weights by some rows of bfloat16 activations, with VDPBF16PS, for which .NET has no intrinsic.</summary>
+/// <summary>Writes the machine code of a tile: a panel of bfloat16 weights by some rows of bfloat16 activations, with VDPBF16PS, for which .NET has no intrinsic.</summary>
 /// <remarks>
 /// The instruction multiplies pairs of columns and adds them to float32 sums, each output's in one chain from the first column to the last, in any tile.
-/// A panel has the sixteen rows' elements column by column; one VPERMW makes two columns into pairs.
+/// A panel has the rows' elements column by column; VPERMT2W makes two columns of a half into pairs.
 /// </remarks>
 internal sealed class BFloat16TileAssembler
 {
-    /// <summary>Rows of activations a tile has at most: two panels' sums take 24 registers.</summary>
+    /// <summary>Rows of activations a tile has at most: their sums take 24 registers.</summary>
     public const int MaxRows = 12;
 
-    private static readonly AssemblerRegister64 Weights = rdi, PanelStride = rdx, Rows = rcx, RowStride = r8, Pairs = r9;
-    private static readonly AssemblerRegister64 ThreeStrides = rax, MiddleRows = r11, UpperRows = r10, Ahead = rbp;
+    private static readonly AssemblerRegister64 Weights = rdi, Rows = rsi, RowStride = rdx, Pairs = rcx, Result = r8, Ahead = r9;
+    private static readonly AssemblerRegister64 ThreeStrides = rax, MiddleRows = r11, UpperRows = r10;
 
     private static readonly AssemblerRegisterZMM[] Sums =
     [
@@ -23,10 +23,10 @@ internal sealed class BFloat16TileAssembler
     ];
 
     /// <summary>The function for a shape. It takes what <see cref="TileAssembler"/>'s do; instead of blocks it counts pairs of columns, and has no scales.</summary>
-    public static Assembler Write(int panels, int rows)
+    public static Assembler Write(int rows)
     {
         Assembler c = new(64);
-        AssemblerRegisterZMM Sum(int panel, int row) => Sums[panel * rows + row];
+        AssemblerRegisterZMM Sum(int half, int row) => Sums[half * rows + row];
         AssemblerMemoryOperand At(int row) => row switch
         {
             0 => Rows + 0,
@@ -43,8 +43,6 @@ internal sealed class BFloat16TileAssembler
             _ => UpperRows + RowStride,
         };
 
-        c.push(Ahead);
-        c.mov(Ahead, __qword_ptr[rsp + 24]);
         if (rows > 3) c.lea(ThreeStrides, RowStride + RowStride * 2);
         if (rows > 5)
         {
@@ -52,35 +50,41 @@ internal sealed class BFloat16TileAssembler
             if (rows > 10) c.lea(UpperRows, Rows + MiddleRows * 2);
             c.add(MiddleRows, Rows);
         }
-        // Word 2i of a vector takes word i, word 2i + 1 word 16 + i.
-        Label interleaving = c.CreateLabel(), pair = c.CreateLabel();
-        c.vmovdqu16(zmm28, __zmmword_ptr[interleaving]);
-        for (int i = 0; i < panels * rows; i++) c.vpxord(Sums[i], Sums[i], Sums[i]);
+        // Word 2i of a half's pairs is word i of its part of the first column, word 2i + 1 that of the second, which follows it.
+        Label first = c.CreateLabel(), second = c.CreateLabel(), pair = c.CreateLabel();
+        c.vmovdqu16(zmm28, __zmmword_ptr[first]);
+        c.vmovdqu16(zmm29, __zmmword_ptr[second]);
+        for (int i = 0; i < 2 * rows; i++) c.vpxord(Sums[i], Sums[i], Sums[i]);
 
         c.Label(ref pair);
-        for (int p = 0; p < panels; p++) c.prefetcht0(__byte_ptr[p == 0 ? Ahead + 0 : Ahead + PanelStride]);
-        c.add(Ahead, __qword_ptr[rsp + 32]);
-        for (int p = 0; p < panels; p++) c.vpermw(p == 0 ? zmm24 : zmm25, zmm28, __zmmword_ptr[p == 0 ? Weights + 0 : Weights + PanelStride]);
+        for (int i = 0; i < 2; i++) MachineCode.Fetch(c, Ahead + 64 * i, rows);
+        c.add(Ahead, __qword_ptr[rsp + 8]);
+        c.vmovdqu16(zmm24, __zmmword_ptr[Weights]);
+        c.vmovdqu16(zmm27, __zmmword_ptr[Weights + 64]);
+        c.vmovdqa32(zmm25, zmm24);
+        c.vpermt2w(zmm24, zmm28, zmm27);
+        c.vpermt2w(zmm25, zmm29, zmm27);
         for (int r = 0; r < rows; r++)
         {
             c.vpbroadcastd(zmm26, __dword_ptr[At(r)]);
-            for (int p = 0; p < panels; p++) c.vdpbf16ps(Sum(p, r), p == 0 ? zmm24 : zmm25, zmm26);
+            c.vdpbf16ps(Sum(0, r), zmm24, zmm26);
+            c.vdpbf16ps(Sum(1, r), zmm25, zmm26);
         }
-        c.add(Weights, 64);
+        c.add(Weights, 128);
         c.add(Rows, 4);
         if (rows > 5) c.add(MiddleRows, 4);
         if (rows > 10) c.add(UpperRows, 4);
         c.dec(Pairs);
         c.jne(pair);
 
-        c.mov(rax, __qword_ptr[rsp + 16]);
         for (int r = 0; r < rows; r++)
-            for (int p = 0; p < panels; p++) c.vmovups(__zmmword_ptr[rax + 64 * (r * panels + p)], Sum(p, r));
-        c.pop(Ahead);
+            for (int half = 0; half < 2; half++) c.vmovups(__zmmword_ptr[Result + 64 * (2 * r + half)], Sum(half, r));
         c.vzeroupper();
         c.ret();
-        c.Label(ref interleaving);
-        for (int i = 0; i < 16; i++) c.dw((ushort)i, (ushort)(16 + i));
+        c.Label(ref first);
+        for (int i = 0; i < 16; i++) c.dw((ushort)i, (ushort)(32 + i));
+        c.Label(ref second);
+        for (int i = 0; i < 16; i++) c.dw((ushort)(16 + i), (ushort)(48 + i));
         return c;
     }
 }

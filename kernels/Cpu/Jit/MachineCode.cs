@@ -26,7 +26,7 @@ internal static unsafe class MachineCode
         code.TileRows = TileAssembler.MaxRows;
         lock (Making)
         {
-            if (!Int8Tiles.TryGetValue(traits, out nint tiles)) Int8Tiles.Add(traits, tiles = Make([.. Shapes(TileAssembler.MaxRows, (panels, rows) => TileAssembler.Write(traits, panels, rows, listed: false)), .. Shapes(TileAssembler.MaxRows, (panels, rows) => TileAssembler.Write(traits, panels, rows, listed: true))]));
+            if (!Int8Tiles.TryGetValue(traits, out nint tiles)) Int8Tiles.Add(traits, tiles = Make([.. Shapes(TileAssembler.MaxRows, rows => TileAssembler.Write(traits, rows, listed: false)), .. Shapes(TileAssembler.MaxRows, rows => TileAssembler.Write(traits, rows, listed: true))]));
             code.Tiles = (nint*)tiles;
         }
     }
@@ -44,8 +44,16 @@ internal static unsafe class MachineCode
         code.TileRows = BFloat16TileAssembler.MaxRows;
     }
 
-    private static IEnumerable<Assembler> Shapes(int maxRows, Func<int, int, Assembler> write) =>
-        from panels in Enumerable.Range(1, TileAssembler.MaxPanels) from rows in Enumerable.Range(1, maxRows) select write(panels, rows);
+    /// <summary>Asks for a line that a tile of so many rows will want some microseconds later.</summary>
+    /// <remarks>A first-level cache of 32 KiB has no room for it beside what is at hand: there it comes to the second level, and a single row, which
+    /// reads as fast as memory gives, leaves it to the processor, which sees one stream.</remarks>
+    public static void Fetch(Assembler code, AssemblerMemoryOperand line, int rows)
+    {
+        if (Processors.FirstLevelCacheBytes >= 48 << 10) code.prefetcht0(AssemblerRegisters.__byte_ptr[line]);
+        else if (rows > 1) code.prefetcht1(AssemblerRegisters.__byte_ptr[line]);
+    }
+
+    private static IEnumerable<Assembler> Shapes(int maxRows, Func<int, Assembler> write) => Enumerable.Range(1, maxRows).Select(write);
 
     private static nint Make(Assembler[] code)
     {

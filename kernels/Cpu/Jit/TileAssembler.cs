@@ -3,26 +3,24 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Writes the machine code of a tile: one or two panels of quantized weights by some rows of int8 activations, with the 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
+/// <summary>Writes the machine code of a tile: a panel of quantized weights by some rows of int8 activations, with the 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
 /// <remarks>
 /// A lane is an output, as in <see cref="MicroKernelsAvx512"/>, and each output goes through the operations of <see cref="MicroKernelsScalar.One{T}"/> in their order,
-/// so its bits are the definition's whatever the tile's shape is. All sums of a tile stay in registers: with two panels and six rows 12 of integers and 12 of floats.
-/// Two panels share each broadcast of four activations, six rows share each unpacking of weights: loads then stay below the two a cycle that a core has.
+/// so its bits are the definition's whatever the tile's shape is. All sums of a tile stay in registers: with six rows 12 of integers and 12 of floats.
+/// A panel's halves share each broadcast of four activations, six rows share each unpacking of weights: loads then stay below the two a cycle that a core has.
 /// </remarks>
 internal sealed class TileAssembler
 {
     /// <summary>Rows of activations a tile has at most: what the registers hold.</summary>
     public const int MaxRows = 6;
 
-    /// <summary>Panels a tile has at most.</summary>
-    public const int MaxPanels = 2;
+    // Arguments in System V's order; how much further to ask for memory with each block is on the stack. Where formats have no units of
+    // several blocks, integers lie at a fixed distance from the panel's unit at hand.
+    private static readonly AssemblerRegister64 Unit = rdi, Rows = rsi, RowStride = rdx, Blocks = rcx, Result = r8, Ahead = r9;
+    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Integers = rbx, Left = rbp;
 
-    // Arguments in System V's order; the sums' address, where to ask for memory and how much further with each block are on the stack.
-    private static readonly AssemblerRegister64 Integers = rdi, Scales = rsi, PanelStride = rdx, Rows = rcx, RowStride = r8, Blocks = r9;
-    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Left = rbx, Ahead = rbp;
-
-    // Of a tile that takes some blocks only: their numbers, the one at hand, and where each stream's first block is.
-    private static readonly AssemblerRegister64 List = rbp, Block = rbx, FirstIntegers = r12, FirstScales = r13, FirstRows = r14;
+    // Of a tile that takes some blocks only: their numbers, the one at hand, and where the first block of weights and of activations is.
+    private static readonly AssemblerRegister64 List = r9, Block = rbp, FirstUnit = r12, FirstRows = r13;
 
     // Sums of integers, then of floats; above them what lives for a few instructions.
     private static readonly AssemblerRegisterZMM Mask = zmm29;
@@ -35,30 +33,29 @@ internal sealed class TileAssembler
 
     private readonly Assembler _c = new(64);
     private readonly PanelTraits _traits;
-    private readonly int _panels, _rows;
+    private readonly int _rows;
     private readonly bool _listed;
 
-    private TileAssembler(PanelTraits traits, int panels, int rows, bool listed) => (_traits, _panels, _rows, _listed) = (traits, panels, rows, listed);
+    private TileAssembler(PanelTraits traits, int rows, bool listed) => (_traits, _rows, _listed) = (traits, rows, listed);
 
     /// <summary>The function for a format and a shape.</summary>
     /// <param name="traits">The format.</param>
-    /// <param name="panels">1 or 2.</param>
     /// <param name="rows">1 to <see cref="MaxRows"/>.</param>
     /// <param name="listed">Whether it takes all blocks, and asks for memory ahead of it, or only those whose numbers it is given, int32 and ascending, in place of the address to ask for.</param>
-    public static Assembler Write(PanelTraits traits, int panels, int rows, bool listed)
+    public static Assembler Write(PanelTraits traits, int rows, bool listed)
     {
-        var tile = new TileAssembler(traits, panels, rows, listed);
+        var tile = new TileAssembler(traits, rows, listed);
         tile.Write();
         return tile._c;
     }
 
-    private AssemblerRegisterZMM Sum(int panel, int row) => Z[panel * _rows + row];
+    private AssemblerRegisterZMM Sum(int half, int row) => Z[half * _rows + row];
 
-    private AssemblerRegisterZMM Output(int panel, int row) => Z[12 + panel * _rows + row];
+    private AssemblerRegisterZMM Output(int half, int row) => Z[12 + half * _rows + row];
 
-    private static AssemblerRegisterZMM Weights(int panel) => Z[24 + panel];
+    private static AssemblerRegisterZMM Weights(int half) => Z[24 + half];
 
-    private static AssemblerRegisterZMM Upper(int panel) => Z[26 + panel];
+    private static AssemblerRegisterZMM Upper(int half) => Z[26 + half];
 
     /// <summary>Where a row's current block begins, and what lies in it from there.</summary>
     private static AssemblerMemoryOperand At(int row, int offset) => row switch
@@ -71,19 +68,27 @@ internal sealed class TileAssembler
         _ => UpperRows + offset,
     };
 
-    private static AssemblerMemoryOperand Of(AssemblerRegister64 stream, int panel, int offset) => panel == 0 ? stream + offset : stream + PanelStride + offset;
+    /// <summary>A vector of a half's integers in the block at hand.</summary>
+    private AssemblerMemoryOperand IntegersAt(int half, int vector)
+    {
+        int offset = PanelLayout.HalfStride * half + PanelLayout.VectorStride * vector;
+        return _traits.SuperScales ? Integers + offset : Unit + 2 * _traits.UnitScaleBytes + offset;
+    }
+
+    /// <summary>A half's 16-bit scales in the unit at hand.</summary>
+    private AssemblerMemoryOperand ScalesAt(int half, int offset) => Unit + half * _traits.UnitScaleBytes + offset;
+
+    /// <summary>A half's factors of scales in the block at hand.</summary>
+    private AssemblerMemoryOperand FactorsAt(int half, int offset) => Factors + half * _traits.UnitScaleBytes + offset;
 
     private void Write()
     {
         PanelTraits t = _traits;
-        AssemblerRegister64[] saved = _listed ? [List, Block, FirstIntegers, FirstScales, FirstRows] : t.SuperScales ? [Ahead, Left] : [Ahead];
+        AssemblerRegister64[] saved = _listed ? [Integers, Block, FirstUnit, FirstRows] : t.SuperScales ? [Integers, Left] : [];
         foreach (AssemblerRegister64 register in saved) _c.push(register);
-        int arguments = 8 * (saved.Length + 1);
-        _c.mov(Ahead, __qword_ptr[rsp + arguments + 8]);
         if (_listed)
         {
-            _c.mov(FirstIntegers, Integers);
-            _c.mov(FirstScales, Scales);
+            _c.mov(FirstUnit, Unit);
             _c.mov(FirstRows, Rows);
         }
         if (_rows > 3) _c.lea(ThreeStrides, RowStride + RowStride * 2);
@@ -98,15 +103,14 @@ internal sealed class TileAssembler
             _c.mov(r10d, t.Nibbles ? 0x0f0f0f0f : unchecked((int)0x80808080));
             _c.vpbroadcastd(Mask, r10d);
         }
-        for (int p = 0; p < _panels; p++)
-            for (int r = 0; r < _rows; r++) _c.vpxord(Output(p, r), Output(p, r), Output(p, r));
+        for (int h = 0; h < 2; h++)
+            for (int r = 0; r < _rows; r++) _c.vpxord(Output(h, r), Output(h, r), Output(h, r));
 
         if (_listed) ListedBlocks();
-        else AllBlocks(arguments + 16);
+        else AllBlocks(aheadStep: 8 * (saved.Length + 1));
 
-        _c.mov(rax, __qword_ptr[rsp + arguments]);
         for (int r = 0; r < _rows; r++)
-            for (int p = 0; p < _panels; p++) _c.vmovups(__zmmword_ptr[rax + 64 * (r * _panels + p)], Output(p, r));
+            for (int h = 0; h < 2; h++) _c.vmovups(__zmmword_ptr[Result + 64 * (2 * r + h)], Output(h, r));
         foreach (AssemblerRegister64 register in saved.Reverse()) _c.pop(register);
         _c.vzeroupper();
         _c.ret();
@@ -119,29 +123,31 @@ internal sealed class TileAssembler
         if (t.SuperScales)
         {
             _c.Label(ref unit);
-            _c.lea(Factors, Scales + t.HalvesBytes);
+            // All of the header before the integers behind it, not by and by between them: a processor fetches ahead what is read in order.
+            for (int i = 0; i < 2 * t.UnitScaleBytes; i += 64) _c.prefetcht0(__byte_ptr[Unit + i]);
+            _c.lea(Factors, Unit + t.HalvesBytes);
+            _c.lea(Integers, Unit + 2 * t.UnitScaleBytes);
             _c.mov(Left, 8);
         }
         _c.Label(ref block);
-        for (int p = 0; p < _panels; p++)
-            for (int i = 0; i < LinesAhead(); i++) _c.prefetcht0(__byte_ptr[Of(Ahead, p, 64 * i)]);
+        for (int i = 0; i < LinesAhead(); i++) MachineCode.Fetch(_c, Ahead + 64 * i, _rows);
         _c.add(Ahead, __qword_ptr[rsp + aheadStep]);
         Groups();
-        _c.add(Integers, t.BlockBytes);
         _c.add(Rows, 64);
         if (_rows > 5) _c.add(UpperRows, 64);
         if (t.SuperScales)
         {
+            _c.add(Integers, 2 * t.BlockBytes);
             _c.add(Factors, 32 / t.GroupSize * t.GroupBytes);
             _c.dec(Left);
             _c.jne(block);
-            _c.add(Scales, t.UnitScaleBytes);
+            _c.mov(Unit, Integers);
             _c.sub(Blocks, 8);
             _c.jne(unit);
         }
         else
         {
-            _c.add(Scales, t.UnitScaleBytes);
+            _c.add(Unit, t.UnitBytes);
             _c.dec(Blocks);
             _c.jne(block);
         }
@@ -152,10 +158,8 @@ internal sealed class TileAssembler
         PanelTraits t = _traits;
         Label block = _c.CreateLabel();
         _c.Label(ref block);
-        _c.mov(ebx, __dword_ptr[List]);
+        _c.mov(ebp, __dword_ptr[List]);
         _c.add(List, 4);
-        _c.imul(Integers, Block, t.BlockBytes);
-        _c.add(Integers, FirstIntegers);
         _c.mov(Rows, Block);
         _c.shl(Rows, 6);
         _c.add(Rows, FirstRows);
@@ -166,18 +170,20 @@ internal sealed class TileAssembler
         }
         if (t.SuperScales)
         {
-            _c.mov(Scales, Block);
-            _c.shr(Scales, 3);
-            _c.imul(Scales, Scales, t.UnitScaleBytes);
-            _c.add(Scales, FirstScales);
+            _c.mov(Unit, Block);
+            _c.shr(Unit, 3);
+            _c.imul(Unit, Unit, t.UnitBytes);
+            _c.add(Unit, FirstUnit);
             _c.and(Block, 7);
+            _c.imul(Integers, Block, 2 * t.BlockBytes);
+            _c.lea(Integers, Integers + Unit + 2 * t.UnitScaleBytes);
             _c.imul(Block, Block, 32 / t.GroupSize * t.GroupBytes);
-            _c.lea(Factors, Scales + Block + t.HalvesBytes);
+            _c.lea(Factors, Unit + Block + t.HalvesBytes);
         }
         else
         {
-            _c.imul(Scales, Block, t.UnitScaleBytes);
-            _c.add(Scales, FirstScales);
+            _c.imul(Unit, Block, t.UnitBytes);
+            _c.add(Unit, FirstUnit);
         }
         Groups();
         _c.dec(Blocks);
@@ -195,10 +201,10 @@ internal sealed class TileAssembler
         }
     }
 
-    /// <summary>Lines of each panel that a block's iteration asks for: what a block takes, its share of the scales included; half of it where the panel meets so many rows that there is another tile to ask for the rest.</summary>
+    /// <summary>Lines that a block's iteration asks for: what a block takes, its share of the scales included; half of it where the panel meets so many rows that there is another tile to ask for the rest.</summary>
     private int LinesAhead()
     {
-        int lines = (_traits.BlockBytes + _traits.UnitScaleBytes / (_traits.SuperScales ? 8 : 1) + 63) / 64;
+        int lines = (_traits.UnitBytes / (_traits.SuperScales ? 8 : 1) + 63) / 64;
         return _rows <= 4 ? lines : (lines + 1) / 2;
     }
 
@@ -211,13 +217,13 @@ internal sealed class TileAssembler
         {
             if (!t.Signed && t.Offset == 0)
             {
-                for (int p = 0; p < _panels; p++) _c.vpxord(Sum(p, r), Sum(p, r), Sum(p, r));
+                for (int h = 0; h < 2; h++) _c.vpxord(Sum(h, r), Sum(h, r), Sum(h, r));
                 continue;
             }
             int field = t.GroupSize == 32 ? ActivationBlock.SumField : group == 0 ? ActivationBlock.FirstSumField : ActivationBlock.LastSumField;
             _c.vpbroadcastd(Sum(0, r), __dword_ptr[At(r, field)]);
             if (shift > 0) _c.vpslld(Sum(0, r), Sum(0, r), (byte)shift);
-            for (int p = 1; p < _panels; p++) _c.vmovdqa32(Sum(p, r), Sum(0, r));
+            _c.vmovdqa32(Sum(1, r), Sum(0, r));
         }
     }
 
@@ -228,10 +234,10 @@ internal sealed class TileAssembler
         {
             for (int i = group * t.GroupSize / 4; i < (group + 1) * t.GroupSize / 4; i++)
             {
-                for (int p = 0; p < _panels; p++)
+                for (int h = 0; h < 2; h++)
                 {
-                    if (t.Signed) _c.vpxord(Weights(p), Mask, __zmmword_ptr[Of(Integers, p, 64 * i)]);
-                    else _c.vmovdqu32(Weights(p), __zmmword_ptr[Of(Integers, p, 64 * i)]);
+                    if (t.Signed) _c.vpxord(Weights(h), Mask, __zmmword_ptr[IntegersAt(h, i)]);
+                    else _c.vmovdqu32(Weights(h), __zmmword_ptr[IntegersAt(h, i)]);
                 }
                 MultiplyRows(4 * i, Weights);
             }
@@ -240,17 +246,17 @@ internal sealed class TileAssembler
         bool low = t.GroupSize == 32 || group == 0, high = t.GroupSize == 32 || group == 1;
         for (int j = 0; j < 4; j++)
         {
-            for (int p = 0; p < _panels; p++)
+            for (int h = 0; h < 2; h++)
             {
                 if (low && !high)
                 {
-                    _c.vpandd(Weights(p), Mask, __zmmword_ptr[Of(Integers, p, 64 * j)]);
+                    _c.vpandd(Weights(h), Mask, __zmmword_ptr[IntegersAt(h, j)]);
                     continue;
                 }
-                _c.vmovdqu32(Upper(p), __zmmword_ptr[Of(Integers, p, 64 * j)]);
-                if (low) _c.vpandd(Weights(p), Upper(p), Mask);
-                _c.vpsrlw(Upper(p), Upper(p), 4);
-                _c.vpandd(Upper(p), Upper(p), Mask);
+                _c.vmovdqu32(Upper(h), __zmmword_ptr[IntegersAt(h, j)]);
+                if (low) _c.vpandd(Weights(h), Upper(h), Mask);
+                _c.vpsrlw(Upper(h), Upper(h), 4);
+                _c.vpandd(Upper(h), Upper(h), Mask);
             }
             if (low) MultiplyRows(4 * j, Weights);
             if (high) MultiplyRows(16 + 4 * j, Upper);
@@ -261,32 +267,27 @@ internal sealed class TileAssembler
     {
         for (int r = 0; r < _rows; r++)
         {
-            if (_panels == 1)
-            {
-                _c.vpdpbusd(Sum(0, r), weights(0), __dword_bcst[At(r, column)]);
-                continue;
-            }
             _c.vpbroadcastd(zmm28, __dword_ptr[At(r, column)]);
-            for (int p = 0; p < _panels; p++) _c.vpdpbusd(Sum(p, r), weights(p), zmm28);
+            for (int h = 0; h < 2; h++) _c.vpdpbusd(Sum(h, r), weights(h), zmm28);
         }
     }
 
     private void Scale(int group)
     {
         PanelTraits t = _traits;
-        for (int p = 0; p < _panels; p++)
+        for (int h = 0; h < 2; h++)
         {
             AssemblerRegisterZMM scale = zmm30, min = zmm31;
-            _c.vcvtph2ps(scale, __ymmword_ptr[Of(Scales, p, 0)]);
-            if (t.HasMin) _c.vcvtph2ps(min, __ymmword_ptr[Of(Scales, p, 32)]);
+            _c.vcvtph2ps(scale, __ymmword_ptr[ScalesAt(h, 0)]);
+            if (t.HasMin) _c.vcvtph2ps(min, __ymmword_ptr[ScalesAt(h, 32)]);
             if (t.SuperScales)
             {
-                _c.vpmovsxbd(zmm24, __xmmword_ptr[Of(Factors, p, group * t.GroupBytes)]);
+                _c.vpmovsxbd(zmm24, __xmmword_ptr[FactorsAt(h, group * t.GroupBytes)]);
                 _c.vcvtdq2ps(zmm24, zmm24);
                 _c.vmulps(scale, scale, zmm24);
                 if (t.HasMin)
                 {
-                    _c.vpmovsxbd(zmm25, __xmmword_ptr[Of(Factors, p, group * t.GroupBytes + 16)]);
+                    _c.vpmovsxbd(zmm25, __xmmword_ptr[FactorsAt(h, group * t.GroupBytes + 16)]);
                     _c.vcvtdq2ps(zmm25, zmm25);
                     _c.vmulps(min, min, zmm25);
                 }
@@ -295,21 +296,21 @@ internal sealed class TileAssembler
             {
                 AssemblerRegisterZMM product = Z[24 + r % 5];
                 _c.vmulps(product, scale, __dword_bcst[At(r, ActivationBlock.ScaleField)]);
-                _c.vcvtdq2ps(Sum(p, r), Sum(p, r));
-                _c.vfmadd231ps(Output(p, r), Sum(p, r), product);
+                _c.vcvtdq2ps(Sum(h, r), Sum(h, r));
+                _c.vfmadd231ps(Output(h, r), Sum(h, r), product);
             }
             if (!t.HasMin) continue;
             int field = t.GroupSize == 32 ? ActivationBlock.ScaledSumField : group == 0 ? ActivationBlock.FirstScaledSumField : ActivationBlock.LastScaledSumField;
-            for (int r = 0; r < _rows; r++) _c.vfmadd231ps(Output(p, r), min, __dword_bcst[At(r, field)]);
+            for (int r = 0; r < _rows; r++) _c.vfmadd231ps(Output(h, r), min, __dword_bcst[At(r, field)]);
         }
     }
 }
 
 /// <summary>A panel format's constants as values, for code that is made at run time.</summary>
-internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int GroupSize, bool HasMin, bool SuperScales, int BlockBytes, int HalvesBytes, int GroupBytes, int UnitScaleBytes)
+internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int GroupSize, bool HasMin, bool SuperScales, int BlockBytes, int HalvesBytes, int GroupBytes, int UnitScaleBytes, int UnitBytes)
 {
     /// <summary>Those of a format.</summary>
     public static PanelTraits Of<T>()
         where T : IPanel
-        => new(T.Nibbles, T.Signed, T.Offset, T.GroupSize, T.HasMin, T.SuperScales, Panel<T>.BlockBytes, Panel<T>.HalvesBytes, Panel<T>.GroupBytes, Panel<T>.UnitScaleBytes);
+        => new(T.Nibbles, T.Signed, T.Offset, T.GroupSize, T.HasMin, T.SuperScales, Panel<T>.BlockBytes, Panel<T>.HalvesBytes, Panel<T>.GroupBytes, Panel<T>.UnitScaleBytes, Panel<T>.UnitStride);
 }
