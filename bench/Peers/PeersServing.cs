@@ -25,6 +25,9 @@ internal static class PeersServing
 {
     private const int WarmUps = 2;
 
+    // Random tokens become a text, which llama-server tokenizes again: it may be some tokens longer. llama.cpp rounds a sequence's length to this.
+    private const int LengthUnit = 256;
+
     /// <summary>Ours and, where it is there, llama.cpp's: each a process of its own with the model.</summary>
     /// <param name="model">A GGUF file.</param>
     /// <param name="threads">Threads that compute.</param>
@@ -51,7 +54,7 @@ internal static class PeersServing
         if (llamaServer is not null)
         {
             report?.Invoke(0, "llama-server starts");
-            using LlamaServer theirs = await LlamaServer.StartAsync(llamaServer, model, threads, load.Clients, load.InputTokens + load.OutputTokens + 8, ct);
+            using LlamaServer theirs = await LlamaServer.StartAsync(llamaServer, model, threads, load.Clients, ((load.InputTokens + load.OutputTokens) * 5 / 4 + LengthUnit - 1) / LengthUnit * LengthUnit, ct);
             results.Add(await AskAsync("llama-server", theirs.Url, prompts, load, report, ct));
         }
         return results;
