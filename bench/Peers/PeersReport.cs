@@ -61,6 +61,12 @@ internal static class PeersReport
             new("failed", 6, Right: true, server => Number(server.Result.Failed, "0")),
         ];
         text.Append(MarkdownTable.Of(serving, result.Servers));
+        foreach (ServerResult server in result.Servers.Where(server => server.Result.Failed > 0))
+        {
+            string first = server.Result.Records.First(record => !record.Succeeded).Error!.ReplaceLineEndings(" ");
+            text.AppendLine();
+            text.AppendLine(string.Create(CultureInfo.InvariantCulture, $"{server.Name} failed {server.Result.Failed} of {server.Result.Records.Count} requests, the first of them thus: {first}"));
+        }
         if (Bare(result) is { } bare)
         {
             double ours = result.Servers[0].Result.OutputThroughput;
