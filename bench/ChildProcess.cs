@@ -7,11 +7,11 @@ namespace Native.Bench;
 /// <summary>Programs that are run beside this one.</summary>
 internal static class ChildProcess
 {
-    /// <summary>Starts one whose output and errors are read; its input stays open.</summary>
+    /// <summary>Starts one whose output and errors are read; its input stays open. It works in the folder for temporary files, where those may write their logs that write them where they are: paths in its arguments are absolute.</summary>
     /// <exception cref="CommandException">There is no such program.</exception>
     public static Process Start(string program, IEnumerable<string> arguments, params (string Name, string Value)[] environment)
     {
-        ProcessStartInfo start = new(program) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
+        ProcessStartInfo start = new(program) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = Path.GetTempPath() };
         foreach (string argument in arguments) start.ArgumentList.Add(argument);
         foreach ((string name, string value) in environment) start.Environment[name] = value;
         try

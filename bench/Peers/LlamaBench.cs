@@ -11,7 +11,7 @@ internal sealed class LlamaBench : IPeer
 
     private static readonly TimeSpan RunTime = TimeSpan.FromMinutes(10);
 
-    private readonly string _program, _model;
+    private readonly string _named, _program, _model;
     private readonly string? _batched;
     private readonly int _threads;
     private string _version = "";
@@ -22,14 +22,14 @@ internal sealed class LlamaBench : IPeer
     /// <param name="name">Its name in the report.</param>
     public LlamaBench(string program, string model, int threads, string name)
     {
-        (_program, _model, _threads, Name) = (program, model, threads, name);
-        string beside = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(program))!, "llama-batched-bench" + Path.GetExtension(program));
+        (_named, _program, _model, _threads, Name) = (program, Path.GetFullPath(program), Path.GetFullPath(model), threads, name);
+        string beside = Path.Combine(Path.GetDirectoryName(_program)!, "llama-batched-bench" + Path.GetExtension(program));
         _batched = File.Exists(beside) ? beside : null;
     }
 
     public string Name { get; }
 
-    public string Description => string.Create(CultureInfo.InvariantCulture, $"{_program}{_version}, {_threads} threads, no sampling{(_batched is null ? "; no llama-batched-bench beside it, so no batches" : "")}");
+    public string Description => string.Create(CultureInfo.InvariantCulture, $"{_named}{_version}, {_threads} threads, no sampling{(_batched is null ? "; no llama-batched-bench beside it, so no batches" : "")}");
 
     /// <summary>Names for several of them: the folder of the checkout they were built in.</summary>
     /// <param name="programs">Their paths.</param>

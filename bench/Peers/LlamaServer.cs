@@ -29,7 +29,7 @@ internal sealed class LlamaServer : IDisposable
     public static async Task<LlamaServer> StartAsync(string program, string model, int threads, int slots, int length, CancellationToken ct)
     {
         int port = FreePort();
-        Process process = ChildProcess.Start(program, ["-m", model, "-t", $"{threads}", "-ngl", "0", "--host", "127.0.0.1", "--port", $"{port}", "-np", $"{slots}", "-c", $"{slots * length}"]);
+        Process process = ChildProcess.Start(Path.GetFullPath(program), ["-m", Path.GetFullPath(model), "-t", $"{threads}", "-ngl", "0", "--host", "127.0.0.1", "--port", $"{port}", "-np", $"{slots}", "-c", $"{slots * length}"]);
         LlamaServer server = new(process, new Uri($"http://127.0.0.1:{port}"));
         StringBuilder log = new();
         void Logged(object sender, DataReceivedEventArgs line)

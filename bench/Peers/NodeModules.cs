@@ -54,6 +54,7 @@ internal static class NodeModules
     /// <exception cref="CommandException">There is no npm, or it could not install.</exception>
     public static async Task<string> InstalledAsync(string folder, string npm, CancellationToken ct)
     {
+        folder = Path.GetFullPath(folder);
         string modules = Path.Combine(folder, "node_modules");
         if (File.Exists(Manifest(modules)) && File.Exists(Path.Combine(modules, PlatformPackage, "package.json"))) return modules;
         Directory.CreateDirectory(folder);

@@ -11,7 +11,8 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
 {
     private const int MaxErrorLength = 300;
 
-    private readonly HttpClient _http = new(new SocketsHttpHandler { UseProxy = false, UseCookies = false, AllowAutoRedirect = false }) { BaseAddress = Root(url), Timeout = Timeout.InfiniteTimeSpan };
+    // A connection for each request: a server may close one that is idle just when the next request is sent on it, and that would count as its failure.
+    private readonly HttpClient _http = new(new SocketsHttpHandler { UseProxy = false, UseCookies = false, AllowAutoRedirect = false, PooledConnectionIdleTimeout = TimeSpan.Zero }) { BaseAddress = Root(url), Timeout = Timeout.InfiniteTimeSpan };
     private string? _model = model;
 
     /// <summary>The name that is asked for.</summary>
