@@ -20,12 +20,12 @@ internal enum Epilogue : byte
 
 /// <summary>Matrix products over a <see cref="CpuMatrix"/>'s panels, by all workers, with what comes before and after them: norm and rounding of the rows, bias, addition, gate.</summary>
 /// <remarks>
-/// Rows are normalized and rounded once; then panels are computed tile by tile, two panels and a few rows at a time; the reduction over
+/// Rows are normalized and rounded once; then panels are computed tile by tile, one panel and a few rows at a time; the reduction over
 /// columns is never split. A tile's sums don't depend on how many rows it has, so neither do the outputs on the batch or the threads.
 /// </remarks>
 internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
 {
-    // A chunk of rows, read again for every two panels, stays in the second-level cache beside the panels at hand.
+    // A chunk of rows, read again for every panel, stays in the second-level cache beside those at hand.
     private const int ChunkBytes = 384 << 10;
 
     // With so many rows for each worker it takes a range of them, not of panels: what one operation writes the next one's same worker reads
