@@ -80,5 +80,5 @@ internal sealed class QualityCommand : ToolCommand
     }
 
     private static string Cells(Divergence d) => string.Create(CultureInfo.InvariantCulture,
-        $"{(Math.Exp(d.LogRatio) - 1) * 100:+0.00;-0.00} % ± {d.LogRatioError * 100:0.00} | {d.Kl:0.00000} ± {d.KlError:0.00000} | {d.SameTop * 100:0.0} %");
+        $"{(Math.Exp(d.LogRatio) - 1) * 100:+0.00;-0.00;0.00} % ± {d.LogRatioError * 100:0.00} | {d.Kl:0.00000} ± {d.KlError:0.00000} | {d.SameTop * 100:0.0} %");
 }

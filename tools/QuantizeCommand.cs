@@ -72,7 +72,7 @@ internal sealed class QuantizeCommand : ToolCommand
         else
         {
             ModelRewrite.WriteTable(Terminal, changes);
-            if (after is not null) Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {before!.Value:0.0000} became {after.Value:0.0000}, {(after.Value / before.Value - 1) * 100:+0.00;-0.00} %, over {after.Count} tokens"));
+            if (after is not null) Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {before!.Value:0.0000} became {after.Value:0.0000}, {(after.Value / before.Value - 1) * 100:+0.00;-0.00;0.00} %, over {after.Count} tokens"));
         }
         return Cli.Success;
     }
