@@ -32,6 +32,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     // from its own cache, and that all workers read all weights costs nothing against so many multiplications of each.
     private const int RangeRows = 128;
 
+    // How far ahead of itself a panel's only tile asks for memory: a first-level cache has room for it, and memory's answer takes about as long.
+    private const int AheadBytes = 8192;
+
     private byte* _rounded;
     private long _roundedBytes;
     private float* _decoded;
@@ -194,21 +197,22 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     private static void PanelTiles(Job* job, in Operand operand, int p, int begin, int last)
     {
         CpuMatrix.Segment* segment = operand.Segment;
-        byte* panel = segment->Address + p * segment->PanelBytes, next = panel + segment->PanelBytes;
+        byte* panel = segment->Address + p * segment->PanelBytes;
         panel = operand.Decode(panel, job->Columns);
         int output = segment->Row(p, out int outputs, out int secondOutputs), second = output + segment->SecondHalf;
         float* sums = stackalloc float[Tile.MaxRows * 32];
         bool listed = operand.Lists != null;
         int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Terms, tiles = (last - begin + most - 1) / most;
         int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
-        // While this panel is computed the next one comes from memory, each tile's part of it.
+        // While this panel is computed the next one comes from memory, each tile's part of it; a single tile takes memory as it comes, and asks a little ahead.
+        byte* ahead = segment->Address + p * segment->PanelBytes + (tiles == 1 ? AheadBytes : segment->PanelBytes);
         long aheadStep = segment->PanelBytes / ((long)tiles * operand.Count);
         for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
         {
             n = TileHeight(last - t, most);
-            if (listed) operand.ComputeListed(panel, t, n, list, sums, next, aheadStep);
-            else operand.Compute(panel, t, n, sums, next, aheadStep);
-            next += aheadStep * operand.Count;
+            if (listed) operand.ComputeListed(panel, t, n, list, sums, ahead, aheadStep);
+            else operand.Compute(panel, t, n, sums, ahead, aheadStep);
+            ahead += aheadStep * operand.Count;
             for (int i = 0; i < n; i++)
             {
                 float* row = sums + 32 * i, y = job->Y + (t + i) * job->YStride;
@@ -237,8 +241,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                 for (int t = begin; t < last; t += most)
                 {
                     int n = Math.Min(most, last - t);
-                    gate.Compute(gatePanel, t, n, gates, gatePanel, 0);
-                    up.Compute(upPanel, t, n, ups, upPanel, 0);
+                    gate.Compute(gatePanel, t, n, gates, gatePanel + AheadBytes, gate.Segment->PanelBytes / gate.Count);
+                    up.Compute(upPanel, t, n, ups, upPanel + AheadBytes, up.Segment->PanelBytes / up.Count);
                     for (int i = 0; i < 2 * n; i++)
                     {
                         Unsafe.CopyBlockUnaligned(pair, gates + 16 * i, 64);

@@ -130,7 +130,7 @@ internal sealed class TileAssembler
             _c.mov(Left, 8);
         }
         _c.Label(ref block);
-        for (int i = 0; i < LinesAhead(); i++) MachineCode.Fetch(_c, Ahead + 64 * i, _rows);
+        for (int i = 0; i < BlockLines; i++) MachineCode.Fetch(_c, Ahead + 64 * i, _rows);
         _c.add(Ahead, __qword_ptr[rsp + aheadStep]);
         Groups();
         _c.add(Rows, 64);
@@ -201,12 +201,8 @@ internal sealed class TileAssembler
         }
     }
 
-    /// <summary>Lines that a block's iteration asks for: what a block takes, its share of the scales included; half of it where the panel meets so many rows that there is another tile to ask for the rest.</summary>
-    private int LinesAhead()
-    {
-        int lines = (_traits.UnitBytes / (_traits.SuperScales ? 8 : 1) + 63) / 64;
-        return _rows <= 4 ? lines : (lines + 1) / 2;
-    }
+    /// <summary>Lines that a block takes, its share of the scales included.</summary>
+    private int BlockLines => (_traits.UnitBytes / (_traits.SuperScales ? 8 : 1) + 63) / 64;
 
     /// <summary>A group's sums begin at what the weights' offset makes of the activations.</summary>
     private void Begin(int group)
