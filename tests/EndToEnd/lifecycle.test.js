@@ -4,14 +4,14 @@ import net from 'node:net';
 import { describe, test } from 'node:test';
 import OpenAI from 'openai';
 import { ask, collect, connect, load, status } from './grpc-client.js';
-import { Server, until } from './server.js';
+import { Server, slow, until } from './server.js';
 
 const Inference = load('native.v1.proto').native.v1.Inference;
 const Health = load('health.proto').grpc.health.v1.Health;
 
 /** Runs a test with a server of its own, that must end well. */
-const withServer = (options, body) => async () => {
-  const server = await Server.start(...options);
+const withServer = (options, body, variables = {}) => async () => {
+  const server = await Server.startWith(variables, ...options);
   const client = new OpenAI({ baseURL: `${server.http}/v1`, apiKey: 'none', maxRetries: 0, timeout: 60_000 });
   const inference = connect(Inference, server.grpc);
   try {
@@ -58,7 +58,7 @@ describe('a full queue', () => {
     const metrics = await server.metrics();
     assert.equal(metrics.get('native_requests_total{outcome="queue_full"}'), 2);
     await server.settled();
-  }));
+  }, slow));
 
   test('forgets who leaves it', withServer(['--max-num-seqs', '1', '--max-num-queued-reqs', '2'], async ({ server, client, inference }) => {
     const leave = new AbortController();
@@ -74,7 +74,7 @@ describe('a full queue', () => {
     await until('nobody waits', async () => (await server.metrics()).get('native_requests_waiting') === 0);
     leave.abort();
     await server.settled();
-  }));
+  }, slow));
 });
 
 test('SIGTERM lets running streams end whole, refuses what is new, and ends with 0', withServer(['--shutdown-timeout', '120'], async ({ server, client, inference }) => {

@@ -18,6 +18,9 @@ export function command(project, args) {
 /** This process's environment without settings of the server's. */
 export const environment = () => Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('NATIVE_')));
 
+/** A server that takes milliseconds for each token. */
+export const slow = { NATIVE_CPU_VARIANT: 'Scalar' };
+
 /** Longest a file's tests may take. A server that hangs must fail them, not hold them. */
 const patience = 600_000;
 
@@ -37,13 +40,18 @@ export class Server {
 
   /** Starts one with these options and waits until it is ready. */
   static async start(...options) {
-    const server = new Server(options);
+    return Server.startWith({}, ...options);
+  }
+
+  /** The same with variables of its environment, e.g. slow: the demo model otherwise says a thousand tokens before anybody has looked. */
+  static async startWith(variables, ...options) {
+    const server = new Server(options, variables);
     await server.#ready();
     return server;
   }
 
-  constructor(options) {
-    this.#child = spawn(...command('server', ['--port', '0', '--grpc-port', '0', ...options]), { env: environment() });
+  constructor(options, variables = {}) {
+    this.#child = spawn(...command('server', ['--port', '0', '--grpc-port', '0', ...options]), { env: { ...environment(), ...variables } });
     running.add(this.#child);
     this.#child.stdout.setEncoding('utf8').on('data', text => { this.#stdout += text; });
     this.#child.stderr.setEncoding('utf8').on('data', text => { this.#stderr += text; });
