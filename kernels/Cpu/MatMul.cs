@@ -32,7 +32,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     // from its own cache, and that all workers read all weights costs nothing against so many multiplications of each.
     private const int RangeRows = 128;
 
-    // How far ahead of itself a panel's only tile asks for memory: a first-level cache has room for it, and memory's answer takes about as long.
+    // How far ahead of itself a panel's only tile asks for memory, if into the first-level cache; into the second the next panel is better.
     private const int AheadBytes = 8192;
 
     private byte* _rounded;
@@ -205,7 +205,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Terms, tiles = (last - begin + most - 1) / most;
         int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
         // While this panel is computed the next one comes from memory, each tile's part of it; a single tile takes memory as it comes, and asks a little ahead.
-        byte* ahead = segment->Address + p * segment->PanelBytes + (tiles == 1 ? AheadBytes : segment->PanelBytes);
+        byte* ahead = segment->Address + p * segment->PanelBytes + (tiles == 1 && MachineCode.FetchesToFirstLevel ? AheadBytes : segment->PanelBytes);
         long aheadStep = segment->PanelBytes / ((long)tiles * operand.Count);
         for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
         {

@@ -44,12 +44,15 @@ internal static unsafe class MachineCode
         code.TileRows = BFloat16TileAssembler.MaxRows;
     }
 
+    /// <summary>Whether lines asked for come to the first-level cache, which has room for some kilobytes beside what is at hand.</summary>
+    public static bool FetchesToFirstLevel => Processors.FirstLevelCacheBytes >= 48 << 10;
+
     /// <summary>Asks for a line that a tile of so many rows will want some microseconds later.</summary>
     /// <remarks>A first-level cache of 32 KiB has no room for it beside what is at hand: there it comes to the second level, and a single row, which
     /// reads as fast as memory gives, leaves it to the processor, which sees one stream.</remarks>
     public static void Fetch(Assembler code, AssemblerMemoryOperand line, int rows)
     {
-        if (Processors.FirstLevelCacheBytes >= 48 << 10) code.prefetcht0(AssemblerRegisters.__byte_ptr[line]);
+        if (FetchesToFirstLevel) code.prefetcht0(AssemblerRegisters.__byte_ptr[line]);
         else if (rows > 1) code.prefetcht1(AssemblerRegisters.__byte_ptr[line]);
     }
 
