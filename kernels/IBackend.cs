@@ -99,7 +99,8 @@ public abstract class Matrix(int rows, int columns, long byteLength)
     public long ByteLength { get; } = byteLength;
 }
 
-/// <summary>One layer's paged keys and values: shape [blocks, Hkv * blockSize * d] each, F32, F16 or BF16. Inside a block: keys [Hkv, d, blockSize], values [Hkv, blockSize, d].</summary>
+/// <summary>One layer's paged keys and values: shape [blocks, Hkv * blockSize * d] each. Inside a block: keys [Hkv, d, blockSize], values [Hkv, blockSize, d].</summary>
+/// <remarks>With <see cref="DType.Q8_0"/> either's d * blockSize bytes of a head are followed by their scales, [ceil(d / 32), blockSize] of bfloat16.</remarks>
 /// <param name="Keys">Rotated keys.</param>
 /// <param name="Values">Values.</param>
 /// <param name="BlockSize">Tokens a block.</param>

@@ -10,11 +10,20 @@ public sealed class KvCache
     internal KvCache(ModelConfig config, IBackend backend, int blockCount, int blockSize, DType type)
     {
         (BlockCount, BlockSize, Type) = (blockCount, blockSize, type);
-        int columns = checked(config.KvHeads * blockSize * config.HeadSize);
+        int columns = checked(config.KvHeads * blockSize * HeadColumns(config.HeadSize, type));
         Layers = new KvLayer[config.LayerCount];
         for (int i = 0; i < Layers.Length; i++)
             Layers[i] = new KvLayer(backend.Allocate(blockCount, columns, type), backend.Allocate(blockCount, columns, type), blockSize);
     }
+
+    /// <summary>Elements of a head that share a scale of <see cref="DType.Q8_0"/>.</summary>
+    internal const int ScaleGroup = 32;
+
+    /// <summary>Scales of a head.</summary>
+    internal static int ScaleCount(int headSize) => (headSize + ScaleGroup - 1) / ScaleGroup;
+
+    /// <summary>Elements of a cache's type that a head's key or value takes: as many as it has, and a scale's two bytes for each 32 of <see cref="DType.Q8_0"/>.</summary>
+    public static int HeadColumns(int headSize, DType type) => type == DType.Q8_0 ? headSize + (2 * ScaleCount(headSize)) : headSize;
 
     /// <summary>Each layer's keys and values.</summary>
     public KvLayer[] Layers { get; }

@@ -11,6 +11,9 @@ public enum DType : byte
 
     /// <summary>bfloat16: the upper half of a single, 2 bytes.</summary>
     BF16,
+
+    /// <summary>Of a KV cache alone: signed bytes, and for each 32 elements of a head a bfloat16 scale (see <see cref="KvLayer"/>). A tensor of it counts bytes.</summary>
+    Q8_0,
 }
 
 /// <summary>A dense row-major matrix in a backend's memory: an address and a shape, owning nothing.</summary>
@@ -21,7 +24,10 @@ public enum DType : byte
 public readonly record struct Tensor(nint Address, int Rows, int Columns, DType Type)
 {
     /// <summary>Bytes of one element.</summary>
-    public int ElementSize => Type == DType.F32 ? 4 : 2;
+    public int ElementSize => SizeOf(Type);
+
+    /// <summary>Bytes of one element of a type.</summary>
+    public static int SizeOf(DType type) => type switch { DType.F32 => 4, DType.Q8_0 => 1, _ => 2 };
 
     /// <summary>Bytes of the whole matrix.</summary>
     public long ByteLength => (long)Rows * Columns * ElementSize;

@@ -13,7 +13,7 @@ internal sealed class ModelArguments
 {
     private readonly Option<string?> _model = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, downloaded where the cache lacks it. Default: the small demo model that ships with Native." };
     private readonly Option<int?> _maxModelLength = new("--max-model-len") { HelpName = "TOKENS", Description = "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as memory holds it." };
-    private readonly Option<string> _kvCacheType = new("--kv-cache-dtype") { HelpName = "auto|f16|bf16|f32", Description = "Element type of the KV cache; auto is f16, f32 is for exact comparisons.", DefaultValueFactory = _ => "auto" };
+    private readonly KvCacheTypeArgument _kvCacheType;
     private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
     private readonly Option<bool> _floatActivations = new("--float-activations") { Description = "Keep activations in float32 for quantized weights too: slower, closest to the reference." };
 
@@ -21,10 +21,9 @@ internal sealed class ModelArguments
     {
         _maxModelLength.Within(1, 1 << 28);
         _threads.Within(1, 1024);
-        _kvCacheType.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, "auto", "f16", "bf16", "f32");
         command.Add(_model);
         command.Add(_maxModelLength);
-        command.Add(_kvCacheType);
+        _kvCacheType = new KvCacheTypeArgument(command);
         command.Add(_threads);
         command.Add(_floatActivations);
     }
@@ -63,12 +62,26 @@ internal sealed class ModelArguments
         {
             Path = path,
             MaxModelLength = arguments.GetValue(_maxModelLength),
-            KvCacheType = arguments.GetRequiredValue(_kvCacheType).ToLowerInvariant() switch { "f32" => DType.F32, "bf16" => DType.BF16, _ => DType.F16 },
+            KvCacheType = _kvCacheType.Read(arguments),
             Threads = arguments.GetValue(_threads) ?? 0,
             FloatActivations = arguments.GetValue(_floatActivations),
             MaxSequences = 1, // one conversation, one prompt: the KV cache is that one's
         };
     }
+}
+
+/// <summary>The option that says how keys and values are kept.</summary>
+internal sealed class KvCacheTypeArgument
+{
+    private readonly Option<string> _type = new("--kv-cache-dtype") { HelpName = "auto|f16|bf16|f32|q8_0", Description = "Element type of the KV cache; auto is f16, q8_0 takes 53 % of its memory, f32 is for exact comparisons.", DefaultValueFactory = _ => "auto" };
+
+    public KvCacheTypeArgument(Command command)
+    {
+        _type.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, "auto", "f16", "bf16", "f32", "q8_0");
+        command.Add(_type);
+    }
+
+    public DType Read(ParseResult arguments) => arguments.GetRequiredValue(_type) is var name && name.Equals("auto", StringComparison.OrdinalIgnoreCase) ? DType.F16 : Enum.Parse<DType>(name, ignoreCase: true);
 }
 
 /// <summary>The option that forces the CPU's instructions: each variant of a kernel is measured by itself.</summary>

@@ -17,7 +17,7 @@ internal sealed class InspectCommand : ToolCommand
     private readonly Argument<string> _path = new("MODEL") { Description = "A GGUF file, a Hugging Face folder with config.json and safetensors, or hf:ORG/REPO[/FILE] of either." };
     private readonly Option<int?> _context = new("--context", "-c") { HelpName = "TOKENS", Description = "The longest context of the memory table. Default: what the model was made for." };
     private readonly Option<int?> _concurrency = new("--concurrency") { HelpName = "N", Description = "The most sequences at once of the memory table.", DefaultValueFactory = _ => 64 };
-    private readonly Option<string> _kvCacheType = new("--kv-cache-dtype") { HelpName = "f16|bf16|f32", Description = "Element type of the KV cache.", DefaultValueFactory = _ => "f16" };
+    private readonly KvCacheTypeArgument _kvCacheType;
     private readonly Option<bool> _json = new("--json") { Description = "Print all of it as one JSON object, arrays whole." };
 
     public InspectCommand(Terminal terminal)
@@ -28,31 +28,30 @@ internal sealed class InspectCommand : ToolCommand
     {
         _context.Within(1, 1 << 28);
         _concurrency.Within(1, 1 << 20);
-        _kvCacheType.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, "f16", "bf16", "f32");
         Add(_path);
         Add(_context);
         Add(_concurrency);
-        Add(_kvCacheType);
+        _kvCacheType = new KvCacheTypeArgument(this);
         Add(_json);
     }
 
     protected override async Task<int> RunAsync(ParseResult arguments)
     {
         string path = await HubPath.ResolveAsync(arguments.GetRequiredValue(_path), Terminal);
-        ModelDescription model = Directory.Exists(path) ? OfFolder(path)
-            : File.Exists(path) ? OfGguf(path)
+        DType kvType = _kvCacheType.Read(arguments);
+        ModelDescription model = Directory.Exists(path) ? OfFolder(path, kvType)
+            : File.Exists(path) ? OfGguf(path, kvType)
             : throw new CommandException($"{path}: there is no such file or folder; expected a GGUF file or a Hugging Face folder");
-        int kvBytes = arguments.GetRequiredValue(_kvCacheType).Equals("f32", StringComparison.OrdinalIgnoreCase) ? 4 : 2;
         int context = arguments.GetValue(_context) ?? Math.Max(model.ContextLength ?? 4096, 1), concurrency = arguments.GetValue(_concurrency) ?? 64;
         // Halves of both, down to something small.
         int[] contexts = [.. new[] { context / 64, context / 8, context }.Where(c => c > 0).Distinct()];
         int[] sequences = [.. new[] { 1, concurrency / 8, concurrency }.Where(n => n > 0).Distinct()];
-        if (arguments.GetValue(_json)) WriteJson(model, kvBytes, contexts, sequences);
-        else WriteTables(model, kvBytes, contexts, sequences);
+        if (arguments.GetValue(_json)) WriteJson(model, contexts, sequences);
+        else WriteTables(model, contexts, sequences);
         return Cli.Success;
     }
 
-    private static ModelDescription OfGguf(string path)
+    private static ModelDescription OfGguf(string path, DType kvType)
     {
         using GgufFile file = GgufFile.OpenToInspect(path);
         string? architecture = file.Metadata.GetValueOrDefault("general.architecture") as string;
@@ -60,22 +59,23 @@ internal sealed class InspectCommand : ToolCommand
         double? layers = Number("block_count"), heads = Number("attention.head_count"), width = Number("embedding_length");
         double? keys = Number("attention.key_length") ?? width / heads, values = Number("attention.value_length") ?? keys;
         double? kvHeads = Number("attention.head_count_kv") ?? heads;
-        double? elements = layers * kvHeads * (keys + values);
+        double? head = (keys is { } k ? Columns(k) : null) + (values is { } v ? Columns(v) : null), bytes = layers * kvHeads * head;
+        double? Columns(double headSize) => headSize is > 0 and < 1 << 20 ? (double)KvCache.HeadColumns((int)headSize, kvType) * Tensor.SizeOf(kvType) : null;
         // Some architectures have their own number of heads in every layer.
-        if (file.Metadata.GetValueOrDefault($"{architecture}.attention.head_count_kv") is int[] each) elements = each.Sum(h => (double)h) * (keys + values);
+        if (file.Metadata.GetValueOrDefault($"{architecture}.attention.head_count_kv") is int[] each) bytes = each.Sum(h => (double)h) * head;
         string[] types = [.. file.TensorInfos.Where(t => !BlockFormat.TryGet(t.Type, out _)).Select(t => BlockFormat.Name(t.Type)).Distinct()];
         return new ModelDescription(path, "GGUF " + file.Version, architecture ?? "not named", file.Metadata.GetValueOrDefault("general.name") as string,
             [.. file.Metadata], [.. file.TensorInfos.Select(t => new TensorRow(t.Name, t.Type.ToString(), t.Shape, t.Offset, t.ByteLength))])
         {
             ContextLength = Number("context_length") is > 0 and < int.MaxValue and var length ? (int)length : null,
-            KvElementsPerToken = elements is > 0 and < 1e12 ? (long)elements : null,
+            KvBytesPerToken = bytes is > 0 and < 1e12 ? (long)bytes : null,
             Obstacle = architecture is null ? "no general.architecture" : !ModelConfig.Supported.Contains(architecture) ? $"architecture '{architecture}' not supported" : types.Length > 0 ? $"tensor types {string.Join(", ", types)} not supported" : null,
             Tokenizer = TokenizerOf(() => Kernels.Text.Tokenizer.FromGguf(file), $"{file.Metadata.GetValueOrDefault("tokenizer.ggml.model")} {file.Metadata.GetValueOrDefault("tokenizer.ggml.pre")}".Trim()),
             HasChatTemplate = file.Metadata.ContainsKey("tokenizer.chat_template"),
         };
     }
 
-    private static ModelDescription OfFolder(string path)
+    private static ModelDescription OfFolder(string path, DType kvType)
     {
         string configPath = Path.Combine(path, "config.json");
         if (!File.Exists(configPath)) throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it");
@@ -118,7 +118,7 @@ internal sealed class InspectCommand : ToolCommand
         return new ModelDescription(path, "Hugging Face folder", shape?.Architecture ?? family, shape?.Name, metadata, tensors)
         {
             ContextLength = shape?.ContextLength,
-            KvElementsPerToken = shape?.KvBytesPerToken(DType.F32) / 4,
+            KvBytesPerToken = shape?.KvBytesPerToken(kvType),
             Obstacle = obstacle,
             Tokenizer = tokenizer,
             HasChatTemplate = template,
@@ -138,7 +138,7 @@ internal sealed class InspectCommand : ToolCommand
         }
     }
 
-    private void WriteTables(ModelDescription model, int kvBytes, int[] contexts, int[] sequences)
+    private void WriteTables(ModelDescription model, int[] contexts, int[] sequences)
     {
         IAnsiConsole console = Terminal.Ansi(Terminal.Out);
         // In a pipe nobody's window cuts the lines.
@@ -171,20 +171,20 @@ internal sealed class InspectCommand : ToolCommand
         foreach (var group in model.Tensors.GroupBy(row => row.Type)) Row(totals, group.Key, Text(group.Count()), Text(group.Sum(row => row.Elements)), Size(group.Sum(row => row.Bytes ?? 0)));
         console.Write(totals);
 
-        if (model.KvElementsPerToken is not { } elements)
+        if (model.KvBytesPerToken is not { } kvBytes)
         {
             Terminal.Out.WriteLine("KV cache: the file does not tell enough");
             return;
         }
-        Terminal.Out.WriteLine($"KV cache: {Size(elements * kvBytes)} per token. Weights in memory are up to the backend, which lays them out anew.");
+        Terminal.Out.WriteLine($"KV cache: {Size(kvBytes)} per token. Weights in memory are up to the backend, which lays them out anew.");
         Table memory = Columns(["KV cache of", .. sequences.Select(n => $">{n} sequence{(n == 1 ? "" : "s")}")]);
-        foreach (int context in contexts) Row(memory, [$"{context} tokens", .. sequences.Select(n => SizeOf((double)elements * kvBytes * context * n))]);
+        foreach (int context in contexts) Row(memory, [$"{context} tokens", .. sequences.Select(n => SizeOf((double)kvBytes * context * n))]);
         console.Write(memory);
 
         static string Text(long? value) => value?.ToString(CultureInfo.InvariantCulture) ?? "?";
     }
 
-    private void WriteJson(ModelDescription model, int kvBytes, int[] contexts, int[] sequences) => Json.WriteLine(Terminal.Out, json =>
+    private void WriteJson(ModelDescription model, int[] contexts, int[] sequences) => Json.WriteLine(Terminal.Out, json =>
     {
         json.WriteStartObject();
         json.WriteString("path", model.Path);
@@ -227,17 +227,17 @@ internal sealed class InspectCommand : ToolCommand
             json.WriteEndObject();
         }
         json.WriteEndArray();
-        Optional("kv_bytes_per_token", model.KvElementsPerToken * kvBytes);
+        Optional("kv_bytes_per_token", model.KvBytesPerToken);
         json.WriteStartArray("kv_memory");
         foreach (int context in contexts)
         {
             foreach (int n in sequences)
             {
-                if (model.KvElementsPerToken is not { } elements) continue;
+                if (model.KvBytesPerToken is not { } kvBytes) continue;
                 json.WriteStartObject();
                 json.WriteNumber("context", context);
                 json.WriteNumber("sequences", n);
-                json.WriteNumber("bytes", (double)elements * kvBytes * context * n);
+                json.WriteNumber("bytes", (double)kvBytes * context * n);
                 json.WriteEndObject();
             }
         }
@@ -317,7 +317,7 @@ internal sealed class InspectCommand : ToolCommand
     private sealed record ModelDescription(string Path, string Format, string Architecture, string? Name, List<KeyValuePair<string, object>> Metadata, List<TensorRow> Tensors)
     {
         public int? ContextLength { get; init; }
-        public long? KvElementsPerToken { get; init; }
+        public long? KvBytesPerToken { get; init; }
         public string? Obstacle { get; init; }
         public required TokenizerSummary Tokenizer { get; init; }
         public bool HasChatTemplate { get; init; }

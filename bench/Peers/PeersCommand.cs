@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Tools;
 
@@ -122,7 +123,7 @@ internal sealed class PeersCommand : ToolCommand
     private async Task<PeersResult> MeasureAsync(string path, int threads, List<ThroughputTest> tests, int repetitions, string? modules, string[] benches, CancellationToken ct)
     {
         List<IPeer> peers = [];
-        using BenchModel model = await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests, progress));
+        using BenchModel model = await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests, DType.F16, progress));
         try
         {
             peers.Add(new NativePeer(model, tests));

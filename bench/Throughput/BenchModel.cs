@@ -32,13 +32,14 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
     /// <param name="path">A GGUF file or a Hugging Face folder.</param>
     /// <param name="threads">Threads that compute.</param>
     /// <param name="tests">What it is to do, one after the other.</param>
+    /// <param name="kvCacheType">Element type of the KV cache.</param>
     /// <param name="progress">Told how much is loaded.</param>
-    public static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, IProgress<LoadProgress>? progress)
+    public static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, DType kvCacheType, IProgress<LoadProgress>? progress)
     {
         if (path.Length == 0) throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
         using ModelFile file = ModelFile.Open(path);
         int sequences = tests.Max(test => test.Batch);
-        ModelOptions options = new() { Path = path, MaxModelLength = tests.Max(test => test.Length), MaxSequences = sequences };
+        ModelOptions options = new() { Path = path, MaxModelLength = tests.Max(test => test.Length), MaxSequences = sequences, KvCacheType = kvCacheType };
         long blocks = tests.Max(test => (test.Length + options.BlockSize - 1) / options.BlockSize * (long)test.Batch);
         long kvBytesPerToken = file.Config.KvBytesPerToken(options.KvCacheType);
         options = options with

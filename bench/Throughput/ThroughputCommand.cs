@@ -14,6 +14,7 @@ internal sealed class ThroughputCommand : ToolCommand
     private readonly Option<int[]> _depths = BenchCli.Integers("--n-depth", "-d", "N,...", "Tokens already in the KV cache.", 0, 1 << 20, 0);
     private readonly Option<int?> _repetitions = new("--repetitions", "-r") { HelpName = "N", Description = "Measurements of each test, after a warm-up.", DefaultValueFactory = _ => 5 };
     private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
+    private readonly KvCacheTypeArgument _kvCacheType;
     private readonly Option<bool> _bandwidth = new("--bandwidth") { Description = "Also read memory sequentially with the same threads before and after each decode, and tell which part of that speed went into reading weights." };
     private readonly Option<string> _output = new("--output", "-o") { HelpName = "md|csv|json|jsonl", Description = "How to print; json has every sample and the medians.", DefaultValueFactory = _ => "md" };
 
@@ -29,6 +30,7 @@ internal sealed class ThroughputCommand : ToolCommand
         _output.AcceptOnlyFromAmong("md", "csv", "json", "jsonl");
         Option[] options = [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _bandwidth, _output];
         foreach (Option option in options) Add(option);
+        _kvCacheType = new KvCacheTypeArgument(this);
     }
 
     protected override async Task<int> RunAsync(ParseResult arguments)
@@ -46,7 +48,7 @@ internal sealed class ThroughputCommand : ToolCommand
             foreach (string model in paths)
             {
                 string path = await HubPath.ResolveAsync(model, Terminal);
-                models.Add(await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests, progress)));
+                models.Add(await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests, _kvCacheType.Read(arguments), progress)));
             }
             using MemoryBandwidth? bandwidth = arguments.GetValue(_bandwidth) ? new MemoryBandwidth(threads) : null;
             phases = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report =>

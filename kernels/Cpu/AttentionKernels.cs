@@ -18,6 +18,15 @@ internal unsafe struct KvTile
     /// <summary>Bytes from a value to the next.</summary>
     public nint ValueStride;
 
+    /// <summary>Addresses of each group's first scales in a cache of <see cref="DType.Q8_0"/>; those of the next elements follow at <see cref="ScaleStride"/>.</summary>
+    public fixed long NarrowKeyScales[PagedAttention.TileSize / Group], NarrowValueScales[PagedAttention.TileSize / Group];
+
+    /// <summary>Bytes from a row of scales to the next.</summary>
+    public nint ScaleStride;
+
+    /// <summary>All scales as floats, shape [scales of a head, TileSize].</summary>
+    public float* KeyScales, ValueScales;
+
     /// <summary>Positions that lie at one stride wherever a block begins, so block sizes that are multiples of it need no copy.</summary>
     public const int Group = 16;
 }
@@ -35,7 +44,12 @@ internal interface IKvElement<V>
     /// <summary>What <see cref="Load"/>'s results are to be multiplied by: a power of two, so that queries and weights can be instead, once, with no bit's difference.</summary>
     static abstract float Scale { get; }
 
-    static abstract V Load(nint address);
+    /// <summary>Whether elements have scales of their own, <see cref="KvCache.ScaleGroup"/> to one.</summary>
+    static abstract bool Scaled { get; }
+
+    /// <param name="address">The first lane's.</param>
+    /// <param name="scales">The lanes' scales, where they have them.</param>
+    static abstract V Load(nint address, V scales);
 }
 
 /// <summary>A tile's floats in scratch.</summary>
@@ -49,8 +63,10 @@ internal readonly unsafe struct ScratchElement<S, V> : IKvElement<V>
 
     public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
 
+    public static bool Scaled { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => false; }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Load(nint address) => S.Load((float*)address);
+    public static V Load(nint address, V scales) => S.Load((float*)address);
 }
 
 /// <summary>A cache of <see cref="DType.F32"/>.</summary>
@@ -64,8 +80,10 @@ internal readonly unsafe struct F32Element<S, V> : IKvElement<V>
 
     public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
 
+    public static bool Scaled { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => false; }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Load(nint address) => S.Load((float*)address);
+    public static V Load(nint address, V scales) => S.Load((float*)address);
 }
 
 /// <summary>A cache of <see cref="DType.F16"/>.</summary>
@@ -79,8 +97,10 @@ internal readonly unsafe struct F16Element<S, V> : IKvElement<V>
 
     public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 5.192296858534828e33f; } // 2^112
 
+    public static bool Scaled { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => false; }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Load(nint address) => S.LoadScaledF16((ushort*)address);
+    public static V Load(nint address, V scales) => S.LoadScaledF16((ushort*)address);
 }
 
 /// <summary>A cache of <see cref="DType.BF16"/>.</summary>
@@ -94,8 +114,27 @@ internal readonly unsafe struct BF16Element<S, V> : IKvElement<V>
 
     public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
 
+    public static bool Scaled { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => false; }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Load(nint address) => S.LoadBF16((ushort*)address);
+    public static V Load(nint address, V scales) => S.LoadBF16((ushort*)address);
+}
+
+/// <summary>A cache of <see cref="DType.Q8_0"/>. A byte times its scale is exact, so it is the same float in a register as in scratch.</summary>
+internal readonly unsafe struct Q8Element<S, V> : IKvElement<V>
+    where S : struct, ISimd<V>
+    where V : struct
+{
+    public static int Size { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => sizeof(sbyte); }
+
+    public static bool Cached { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => true; }
+
+    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 1; }
+
+    public static bool Scaled { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => true; }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static V Load(nint address, V scales) => S.Multiply(S.LoadInt8((sbyte*)address), scales);
 }
 
 /// <summary>Queries that meet a vector of keys or values while it is in a register: a number as a type parameter.</summary>
@@ -232,9 +271,11 @@ internal static unsafe class AttentionKernels<S, V>
         nint stride = tile->KeyStride, offset = 0, ahead = 0;
         V a0 = S.Create(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
         float* qB = queries + padded, qC = qB + padded, qD = qC + padded;
+        float* keyScales = tile->KeyScales + lane;
         for (nint j = 0; j < d; j++)
         {
-            V x0 = E.Load(k0 + offset), x1 = E.Load(k1 + offset), x2 = E.Load(k2 + offset), x3 = E.Load(k3 + offset);
+            float* scales = keyScales + (j / KvCache.ScaleGroup * TileSize);
+            V x0 = E.Load(k0 + offset, Scales<E>(scales)), x1 = E.Load(k1 + offset, Scales<E>(scales + S.Count)), x2 = E.Load(k2 + offset, Scales<E>(scales + (2 * S.Count))), x3 = E.Load(k3 + offset, Scales<E>(scales + (3 * S.Count)));
             V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
             a1 = S.MultiplyAdd(q, x1, a1);
@@ -299,9 +340,11 @@ internal static unsafe class AttentionKernels<S, V>
         nint stride = tile->KeyStride, offset = 0, ahead = 0;
         V a0 = S.Create(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
         float* qB = queries + padded, qC = qB + padded, qD = qC + padded;
+        float* keyScales = tile->KeyScales + lane;
         for (nint j = 0; j < d; j++)
         {
-            V x0 = E.Load(k0 + offset), x1 = E.Load(k1 + offset);
+            float* scales = keyScales + (j / KvCache.ScaleGroup * TileSize);
+            V x0 = E.Load(k0 + offset, Scales<E>(scales)), x1 = E.Load(k1 + offset, Scales<E>(scales + S.Count));
             V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
             a1 = S.MultiplyAdd(q, x1, a1);
@@ -427,6 +470,7 @@ internal static unsafe class AttentionKernels<S, V>
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
         nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
+        float* scales = tile->ValueScales + (dimension / KvCache.ScaleGroup * TileSize), highScales = tile->ValueScales + ((dimension + (2 * S.Count)) / KvCache.ScaleGroup * TileSize);
         while (from < to)
         {
             int group = from / KvTile.Group, offset = from % KvTile.Group;
@@ -435,7 +479,8 @@ internal static unsafe class AttentionKernels<S, V>
             nint k = (nint)next->Keys[group] + (((offset * rows) + (dimension / KvTile.Group)) * keyStride);
             for (; from < end; from++, v += stride)
             {
-                V x0 = E.Load(v), x1 = E.Load(v + step), x2 = E.Load(v + (2 * step)), x3 = E.Load(v + (3 * step));
+                V low = E.Scaled ? S.Create(scales[from]) : default, high = E.Scaled ? S.Create(highScales[from]) : default;
+                V x0 = E.Load(v, low), x1 = E.Load(v + step, low), x2 = E.Load(v + (2 * step), high), x3 = E.Load(v + (3 * step), high);
                 V w = S.Create(weights[from]);
                 a0 = S.MultiplyAdd(w, x0, a0);
                 a1 = S.MultiplyAdd(w, x1, a1);
@@ -499,6 +544,7 @@ internal static unsafe class AttentionKernels<S, V>
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
         nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
+        float* scales = tile->ValueScales + (dimension / KvCache.ScaleGroup * TileSize);
         while (from < to)
         {
             int group = from / KvTile.Group, offset = from % KvTile.Group;
@@ -507,7 +553,8 @@ internal static unsafe class AttentionKernels<S, V>
             nint k = (nint)next->Keys[group] + (((offset * rows) + (dimension / KvTile.Group)) * keyStride);
             for (; from < end; from++, v += stride)
             {
-                V x0 = E.Load(v), x1 = E.Load(v + step);
+                V scale = E.Scaled ? S.Create(scales[from]) : default;
+                V x0 = E.Load(v, scale), x1 = E.Load(v + step, scale);
                 V w = S.Create(weights[from]);
                 a0 = S.MultiplyAdd(w, x0, a0);
                 a1 = S.MultiplyAdd(w, x1, a1);
@@ -575,12 +622,13 @@ internal static unsafe class AttentionKernels<S, V>
         nint offset = 0, ahead = 0, step = S.Count * E.Size;
         for (int j = 0; j < d; j++, keys += TileSize, offset += tile->KeyStride, ahead += KvTile.Group * E.Size)
         {
-            for (int i = 0; i < KvTile.Group / S.Count; i++)
+            float* scales = tile->KeyScales + (j / KvCache.ScaleGroup * TileSize);
+            for (int i = 0; i < KvTile.Group / S.Count; i++, scales += S.Count)
             {
-                S.Store(S.Multiply(E.Load(k0 + offset + (i * step)), scale), keys + (i * S.Count));
-                S.Store(S.Multiply(E.Load(k1 + offset + (i * step)), scale), keys + (i * S.Count) + KvTile.Group);
-                S.Store(S.Multiply(E.Load(k2 + offset + (i * step)), scale), keys + (i * S.Count) + (2 * KvTile.Group));
-                S.Store(S.Multiply(E.Load(k3 + offset + (i * step)), scale), keys + (i * S.Count) + (3 * KvTile.Group));
+                S.Store(S.Multiply(E.Load(k0 + offset + (i * step), Scales<E>(scales)), scale), keys + (i * S.Count));
+                S.Store(S.Multiply(E.Load(k1 + offset + (i * step), Scales<E>(scales + KvTile.Group)), scale), keys + (i * S.Count) + KvTile.Group);
+                S.Store(S.Multiply(E.Load(k2 + offset + (i * step), Scales<E>(scales + (2 * KvTile.Group))), scale), keys + (i * S.Count) + (2 * KvTile.Group));
+                S.Store(S.Multiply(E.Load(k3 + offset + (i * step), Scales<E>(scales + (3 * KvTile.Group))), scale), keys + (i * S.Count) + (3 * KvTile.Group));
             }
             Prefetch(v0 + ahead);
             Prefetch(v1 + ahead);
@@ -596,13 +644,18 @@ internal static unsafe class AttentionKernels<S, V>
                 for (int j = 0; j < d; j += 2 * S.Count, values += 2 * S.Count)
                 {
                     nint from = v + (j * E.Size);
-                    S.Store(S.Multiply(E.Load(from), scale), values);
-                    S.Store(S.Multiply(E.Load(from + step), scale), values + S.Count);
+                    V own = E.Scaled ? S.Create(tile->ValueScales[(j / KvCache.ScaleGroup * TileSize) + (group * KvTile.Group) + p]) : scale;
+                    S.Store(S.Multiply(E.Load(from, own), scale), values);
+                    S.Store(S.Multiply(E.Load(from + step, own), scale), values + S.Count);
                 }
                 for (int j = 0; j < d; j += KvTile.Group, k += keyStride) Prefetch(k);
             }
         }
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static V Scales<E>(float* scales)
+        where E : struct, IKvElement<V> => E.Scaled ? S.Load(scales) : default;
 
     private static float Exp(float x)
     {

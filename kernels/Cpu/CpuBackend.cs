@@ -334,7 +334,7 @@ public sealed unsafe class CpuBackend : IBackend
             throw new ArgumentException($"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
         if (!shape.QueryNorm.IsEmpty) CheckFloats(shape.QueryNorm, 1, shape.HeadSize, nameof(shape));
         if (!shape.KeyNorm.IsEmpty) CheckFloats(shape.KeyNorm, 1, shape.HeadSize, nameof(shape));
-        long columns = (long)shape.KvHeads * cache.BlockSize * shape.HeadSize;
+        long columns = (long)shape.KvHeads * cache.BlockSize * KvCache.HeadColumns(shape.HeadSize, cache.Keys.Type);
         if (cache.BlockSize < 1 || cache.Keys.Address == 0 || cache.Keys.Columns != columns || cache.Values != cache.Keys with { Address = cache.Values.Address } || cache.Values.Address == 0)
             throw new ArgumentException($"the cache has blocks of {cache.Keys.Columns} and {cache.Values.Columns} elements, expected {columns}", nameof(cache));
     }

@@ -85,6 +85,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             Heads = shape.Heads,
             KvHeads = shape.KvHeads,
             HeadSize = shape.HeadSize,
+            HeadColumns = KvCache.HeadColumns(shape.HeadSize, cache.Keys.Type),
             Padded = padded,
             Group = group,
             Scale = shape.Scale,
@@ -130,8 +131,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         job.Items = tileHeads * job.Parts;
         job.Stores = step.Tokens * shape.KvHeads;
 
-        // Queries, a segment's sums and all segments' sums; a tile's keys and values; logits; maxima and sums of both.
-        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
+        // Queries, a segment's sums and all segments' sums; a tile's keys and values, and their scales; logits; maxima and sums of both.
+        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (2 * TileSize * KvCache.ScaleCount(padded)) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
         long scratch = job.ScratchStride * pool.Threads;
         job.Scratch = heap.Reserve(ref _scratch, ref _scratchFloats, scratch, scratch / 2);
         return job;
@@ -182,17 +183,17 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             {
                 double weight = Math.Exp(Logit(job, query, blockTable, kvHead, p) - max);
                 sum += weight;
-                long value = job->ValueIndex(((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), kvHead);
-                for (int j = 0; j < d; j++) output[j] += (float)(weight * Element(job->Values, value + j));
+                long slot = job->Slot(blockTable, p);
+                for (int j = 0; j < d; j++) output[j] += (float)(weight * Value(job, slot, kvHead, j));
             }
             for (int j = 0; j < d; j++) output[j] = (float)(output[j] / sum);
         }
 
         static double Logit(Job* job, float* query, int* blockTable, int kvHead, int p)
         {
-            long key = job->KeyIndex(((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), kvHead);
+            long slot = job->Slot(blockTable, p);
             double dot = 0;
-            for (int j = 0; j < job->HeadSize; j++) dot += (double)query[j] * Element(job->Keys, key + ((long)j * job->BlockSize));
+            for (int j = 0; j < job->HeadSize; j++) dot += (double)query[j] * Key(job, slot, kvHead, j);
             double logit = dot * job->Scale;
             return job->SoftCap > 0 ? job->SoftCap * Math.Tanh(logit / job->SoftCap) : logit;
         }
@@ -221,7 +222,10 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         float* outputs = segment + ((long)count * padded);    // [count, padded], of all segments so far
         float* keys = outputs + ((long)count * padded);       // [padded, TileSize]
         float* values = keys + ((long)TileSize * padded);     // [TileSize, padded]
-        float* logits = values + ((long)TileSize * padded);   // [4, TileSize], then weights
+        int scales = KvCache.ScaleCount(d);
+        float* keyScales = values + ((long)TileSize * padded); // [scales, TileSize]
+        float* valueScales = keyScales + (scales * TileSize); // [scales, TileSize]
+        float* logits = valueScales + (scales * TileSize);    // [4, TileSize], then weights
         float* segmentMaxima = logits + (4 * TileSize);       // [count]
         float* maxima = segmentMaxima + count;                // [count]
         float* sums = maxima + count;                         // [count], sums of weights
@@ -253,6 +257,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         (converted.KeyStride, converted.ValueStride) = (TileSize * sizeof(float), padded * sizeof(float));
         for (int g = 0; g < TileSize / KvTile.Group; g++)
             (converted.Keys[g], converted.Values[g]) = ((long)(keys + (g * KvTile.Group)), (long)(values + ((long)g * KvTile.Group * padded)));
+        next.KeyScales = keyScales;
+        next.ValueScales = valueScales;
         if (whole) Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
         int* from = stackalloc int[4], to = stackalloc int[4];
         for (int start = begin / SegmentSize * SegmentSize; start < end; start += SegmentSize)
@@ -266,6 +272,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                 if (whole)
                 {
                     current = next;
+                    if (job->Keys.Type == DType.Q8_0) WidenScales<S, V>(&current, scales);
                     if (origin + TileSize < end) Locate(job, blockTable, kvHead, origin + TileSize, Math.Min(end, origin + (2 * TileSize)), &next);
                 }
                 if (!cached)
@@ -273,7 +280,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                     if (!whole) Gather(job, blockTable, kvHead, origin, tileFrom, tileTo, keys, values);
                     else if (job->Keys.Type == DType.F32) AttentionKernels<S, V>.ConvertTile<F32Element<S, V>>(&current, &next, d, keys, values);
                     else if (job->Keys.Type == DType.F16) AttentionKernels<S, V>.ConvertTile<F16Element<S, V>>(&current, &next, d, keys, values);
-                    else AttentionKernels<S, V>.ConvertTile<BF16Element<S, V>>(&current, &next, d, keys, values);
+                    else if (job->Keys.Type == DType.BF16) AttentionKernels<S, V>.ConvertTile<BF16Element<S, V>>(&current, &next, d, keys, values);
+                    else AttentionKernels<S, V>.ConvertTile<Q8Element<S, V>>(&current, &next, d, keys, values);
                     current = converted;
                 }
                 for (int quad = 0; quad < quads; quad++)
@@ -292,8 +300,10 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                         AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                     else if (job->Keys.Type == DType.F16)
                         AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
-                    else
+                    else if (job->Keys.Type == DType.BF16)
                         AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
+                    else
+                        AttentionKernels<S, V>.Attend<Q8Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                 }
             }
             for (int i = 0; i < count; i++) segmentSums[i] = SimdMath<S, V>.Sum(S.Load(segmentLanes + (i * SumLanes)));
@@ -354,12 +364,38 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         int size = job->Keys.ElementSize, origin = from / TileSize * TileSize;
         tile->KeyStride = job->BlockSize * size;
         tile->ValueStride = job->HeadSize * size;
+        tile->ScaleStride = job->BlockSize * sizeof(ushort);
         for (int g = 0; g < TileSize / KvTile.Group; g++)
         {
             int position = Math.Clamp(origin + (g * KvTile.Group), from / KvTile.Group * KvTile.Group, (to - 1) / KvTile.Group * KvTile.Group);
-            long slot = ((long)blockTable[position / job->BlockSize] * job->BlockSize) + (position % job->BlockSize);
+            long slot = job->Slot(blockTable, position);
             tile->Keys[g] = job->Keys.Address + (nint)(job->KeyIndex(slot, kvHead) * size);
             tile->Values[g] = job->Values.Address + (nint)(job->ValueIndex(slot, kvHead) * size);
+            if (job->Keys.Type != DType.Q8_0) continue;
+            (tile->NarrowKeyScales[g], tile->NarrowValueScales[g]) = ((long)job->Scales(job->Keys, slot, kvHead), (long)job->Scales(job->Values, slot, kvHead));
+            if (!Sse.IsSupported) continue;
+            for (int i = 0; i < KvCache.ScaleCount(job->HeadSize); i++)
+            {
+                Sse.Prefetch0((byte*)tile->NarrowKeyScales[g] + (i * tile->ScaleStride));
+                Sse.Prefetch0((byte*)tile->NarrowValueScales[g] + (i * tile->ScaleStride));
+            }
+        }
+    }
+
+    /// <summary>A tile's scales as floats, where its keys and values are about to be read.</summary>
+    private static void WidenScales<S, V>(KvTile* tile, int count)
+        where S : struct, ISimd<V>
+        where V : struct
+    {
+        for (int i = 0; i < count; i++)
+        {
+            nint row = i * tile->ScaleStride;
+            for (int lane = 0; lane < TileSize; lane += S.Count)
+            {
+                int group = lane / KvTile.Group, within = lane % KvTile.Group;
+                S.Store(S.LoadBF16((ushort*)(tile->NarrowKeyScales[group] + row) + within), tile->KeyScales + (i * TileSize) + lane);
+                S.Store(S.LoadBF16((ushort*)(tile->NarrowValueScales[group] + row) + within), tile->ValueScales + (i * TileSize) + lane);
+            }
         }
     }
 
@@ -368,7 +404,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     {
         if (!Sse.IsSupported) return;
         QueryTile tile = job->Tiles[item / job->KvHeads];
-        int kvHead = item % job->KvHeads, size = job->Keys.ElementSize, block = job->BlockSize * job->HeadSize * size;
+        int kvHead = item % job->KvHeads, size = job->Keys.ElementSize, block = job->BlockSize * job->HeadColumns * size;
         int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
         job->Context(tile, out int begin, out int end);
         int first = begin / job->BlockSize, last = (Math.Min(end, (begin / TileSize * TileSize) + TileSize) - 1) / job->BlockSize;
@@ -392,12 +428,12 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         int d = job->HeadSize, padded = job->Padded;
         for (int p = from; p < to; p++)
         {
-            long slot = ((long)blockTable[p / job->BlockSize] * job->BlockSize) + (p % job->BlockSize), key = job->KeyIndex(slot, kvHead), value = job->ValueIndex(slot, kvHead);
+            long slot = job->Slot(blockTable, p);
             float* column = keys + p - origin, row = values + ((long)(p - origin) * padded);
             for (int j = 0; j < d; j++)
             {
-                column[(long)j * TileSize] = Element(job->Keys, key + ((long)j * job->BlockSize));
-                row[j] = Element(job->Values, value + j);
+                column[(long)j * TileSize] = Key(job, slot, kvHead, j);
+                row[j] = Value(job, slot, kvHead, j);
             }
             new Span<float>(row + d, padded - d).Clear();
         }
@@ -426,6 +462,19 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             float* target = (float*)job->Keys.Address + element;
             for (int j = 0; j < d; j++, target += blockSize) *target = key[j];
         }
+        else if (job->Keys.Type == DType.Q8_0)
+        {
+            sbyte* target = (sbyte*)job->Keys.Address + element, narrow = (sbyte*)scratch, values = (sbyte*)job->Values.Address + job->ValueIndex(slot, kvHead);
+            ushort* keyScale = job->Scales(job->Keys, slot, kvHead), valueScale = job->Scales(job->Values, slot, kvHead);
+            for (int j = 0; j < d; j += KvCache.ScaleGroup, keyScale += blockSize, valueScale += blockSize)
+            {
+                int n = Math.Min(KvCache.ScaleGroup, d - j);
+                *keyScale = Q8Block.Quantize(key + j, n, narrow);
+                for (int i = 0; i < n; i++, target += blockSize) *target = narrow[i];
+                *valueScale = Q8Block.Quantize(value + j, n, values + j);
+            }
+            return;
+        }
         else
         {
             ushort* target = (ushort*)job->Keys.Address + element;
@@ -436,12 +485,18 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         Rope.Convert(value, job->Values, job->ValueIndex(slot, kvHead), d);
     }
 
-    /// <summary>An element of a cache, as vectors of any width read it.</summary>
-    private static float Element(Tensor tensor, long index) => tensor.Type switch
+    /// <summary>Element j of a slot's key, as vectors of any width read it.</summary>
+    private static float Key(Job* job, long slot, int kvHead, int j) => Element(job, job->Keys, slot, kvHead, j, job->KeyIndex(slot, kvHead) + ((long)j * job->BlockSize));
+
+    /// <summary>Likewise of its value.</summary>
+    private static float Value(Job* job, long slot, int kvHead, int j) => Element(job, job->Values, slot, kvHead, j, job->ValueIndex(slot, kvHead) + j);
+
+    private static float Element(Job* job, Tensor tensor, long slot, int kvHead, int j, long index) => tensor.Type switch
     {
         DType.F32 => ((float*)tensor.Address)[index],
         DType.F16 => BitConverter.Int32BitsToSingle((((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
-        _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
+        DType.BF16 => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
+        _ => ((sbyte*)tensor.Address)[index] * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / KvCache.ScaleGroup) * job->BlockSize]),
     };
 
     /// <summary>One call's operands and plan, for the workers.</summary>
@@ -463,6 +518,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         public int Heads;
         public int KvHeads;
         public int HeadSize;
+        public int HeadColumns;      // of the cache, scales included
         public int Padded;
         public int Group;            // query heads of a key head
         public float Scale;
@@ -511,10 +567,20 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             return Partials + ((((long)tileHead * Segments) + segment - (begin / SegmentSize)) * PartialStride);
         }
 
+        /// <summary>The slot of a sequence's position.</summary>
+        public readonly long Slot(int* blockTable, int position) => ((long)blockTable[position / BlockSize] * BlockSize) + (position % BlockSize);
+
         /// <summary>Index of the first element of a slot's key; the others follow at BlockSize.</summary>
-        public readonly long KeyIndex(long slot, int kvHead) => (((slot / BlockSize * KvHeads) + kvHead) * HeadSize * BlockSize) + (slot % BlockSize);
+        public readonly long KeyIndex(long slot, int kvHead) => HeadIndex(slot, kvHead) + (slot % BlockSize);
 
         /// <summary>Index of the first element of a slot's value.</summary>
-        public readonly long ValueIndex(long slot, int kvHead) => ((((slot / BlockSize * KvHeads) + kvHead) * BlockSize) + (slot % BlockSize)) * HeadSize;
+        public readonly long ValueIndex(long slot, int kvHead) => HeadIndex(slot, kvHead) + (slot % BlockSize * HeadSize);
+
+        /// <summary>The first scale of a slot's key or value in a cache of <see cref="DType.Q8_0"/>; the others follow at BlockSize.</summary>
+        public readonly ushort* Scales(Tensor tensor, long slot, int kvHead) =>
+            (ushort*)((sbyte*)tensor.Address + HeadIndex(slot, kvHead) + ((long)HeadSize * BlockSize)) + (slot % BlockSize);
+
+        /// <summary>Index of a head's first element in a slot's block.</summary>
+        private readonly long HeadIndex(long slot, int kvHead) => ((slot / BlockSize * KvHeads) + kvHead) * HeadColumns * BlockSize;
     }
 }

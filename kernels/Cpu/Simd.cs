@@ -31,6 +31,9 @@ internal unsafe interface ISimd<V>
     /// <summary>bfloat16 to singles, exact.</summary>
     static abstract V LoadBF16(ushort* source);
 
+    /// <summary>Signed bytes to singles, exact.</summary>
+    static abstract V LoadInt8(sbyte* source);
+
     /// <summary>Singles to IEEE halves, to nearest even; NaN stays NaN.</summary>
     static abstract void StoreF16(V value, ushort* destination);
 
@@ -120,6 +123,10 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadBF16(ushort* source) => (LoadUInt16(source) << 16).AsSingle();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector128<float> LoadInt8(sbyte* source) =>
+        Vector128.ConvertToSingle(Vector128.WidenLower(Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<int>(source)).AsSByte())));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void StoreF16(Vector128<float> value, ushort* destination)
@@ -257,6 +264,10 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     public static Vector256<float> LoadBF16(ushort* source) => (LoadUInt16(source) << 16).AsSingle();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> LoadInt8(sbyte* source) =>
+        Avx2.IsSupported ? Vector256.ConvertToSingle(Avx2.ConvertToVector256Int32(source)) : Vector256.Create(Simd128.LoadInt8(source), Simd128.LoadInt8(source + 4));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void StoreF16(Vector256<float> value, ushort* destination)
     {
         Vector256<uint> bits = value.AsUInt32();
@@ -390,6 +401,10 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> LoadBF16(ushort* source) => (LoadUInt16(source) << 16).AsSingle();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<float> LoadInt8(sbyte* source) =>
+        Avx512F.IsSupported ? Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(source))) : Vector512.Create(Simd256.LoadInt8(source), Simd256.LoadInt8(source + 8));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void StoreF16(Vector512<float> value, ushort* destination)

@@ -70,7 +70,7 @@ public sealed record ModelConfig
     public bool PostNorms { get; init; }
 
     /// <summary>Bytes of keys and values a token takes over all layers.</summary>
-    public long KvBytesPerToken(DType type) => 2L * LayerCount * KvHeads * HeadSize * (type == DType.F32 ? 4 : 2);
+    public long KvBytesPerToken(DType type) => 2L * LayerCount * KvHeads * KvCache.HeadColumns(HeadSize, type) * Tensor.SizeOf(type);
 
     /// <summary>Throws, naming what is wrong, where the shape can't be a model's.</summary>
     /// <param name="path">Named in the error.</param>

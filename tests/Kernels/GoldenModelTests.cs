@@ -45,8 +45,8 @@ public abstract class GoldenModelTests
         foreach (JsonElement run in golden.RootElement.GetProperty("runs").EnumerateArray())
         {
             int[] prompt = Ints(run.GetProperty("prompt_ids"));
-            // bfloat16's eight bits of mantissa alone cost up to 0.026 here, in double arithmetic throughout.
-            foreach ((DType kv, double tolerance) in ((DType, double)[])[(DType.F32, 1e-3), (DType.F16, 0.02), (DType.BF16, 0.04)])
+            // bfloat16's eight bits of mantissa alone cost up to 0.026 here, in double arithmetic throughout, and bytes a little over 0.08.
+            foreach ((DType kv, double tolerance) in ((DType, double)[])[(DType.F32, 1e-3), (DType.F16, 0.02), (DType.BF16, 0.04), (DType.Q8_0, 0.1)])
             {
                 // phi3 chooses its rope factors by the length limit: the reference's short runs hold with the original length.
                 int? limit = family == "phi3" ? (prompt.Length + 24 <= 64 + 1 ? 64 : 512) : null;

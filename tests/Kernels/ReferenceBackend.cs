@@ -118,11 +118,8 @@ internal sealed unsafe class ReferenceBackend : IBackend
             {
                 float* key = Row(qkv, t) + (shape.Heads + head) * d;
                 float* value = key + shape.KvHeads * d;
-                for (int i = 0; i < d; i++)
-                {
-                    Store(cache.Keys, KeyIndex(cache, shape, _slots[t], head, i), key[i]);
-                    Store(cache.Values, ValueIndex(cache, shape, _slots[t], head, i), value[i]);
-                }
+                StoreHead(cache, cache.Keys, shape, _slots[t], head, key, KeyIndex);
+                StoreHead(cache, cache.Values, shape, _slots[t], head, value, ValueIndex);
             }
         }
     }
@@ -145,7 +142,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
                     for (int p = from; p <= position; p++)
                     {
                         double dot = 0;
-                        for (int i = 0; i < d; i++) dot += (double)q[i] * Load(cache.Keys, KeyIndex(cache, shape, Slot(p), kv, i));
+                        for (int i = 0; i < d; i++) dot += (double)q[i] * Load(cache.Keys, KeyIndex(cache, shape, Slot(p), kv, i)) * Scale(cache, cache.Keys, shape, Slot(p), kv, i);
                         dot *= shape.Scale;
                         weights[p - from] = shape.SoftCap > 0 ? shape.SoftCap * Math.Tanh(dot / shape.SoftCap) : dot;
                     }
@@ -154,7 +151,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
                     for (int i = 0; i < d; i++)
                     {
                         double value = 0;
-                        for (int p = from; p <= position; p++) value += weights[p - from] / sum * Load(cache.Values, ValueIndex(cache, shape, Slot(p), kv, i));
+                        for (int p = from; p <= position; p++) value += weights[p - from] / sum * Load(cache.Values, ValueIndex(cache, shape, Slot(p), kv, i)) * Scale(cache, cache.Values, shape, Slot(p), kv, i);
                         Row(y, t)[head * d + i] = (float)value;
                     }
                 }
@@ -244,22 +241,54 @@ internal sealed unsafe class ReferenceBackend : IBackend
 
     /// <summary>Where element i of a slot's key of one head is: blocks are [Hkv, d, blockSize].</summary>
     private static long KeyIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i) =>
-        (((long)(slot / cache.BlockSize) * shape.KvHeads + head) * shape.HeadSize + i) * cache.BlockSize + slot % cache.BlockSize;
+        HeadIndex(cache, shape, slot, head) + (long)i * cache.BlockSize + slot % cache.BlockSize;
 
     /// <summary>Likewise of its value: blocks are [Hkv, blockSize, d].</summary>
     private static long ValueIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i) =>
-        (((long)(slot / cache.BlockSize) * shape.KvHeads + head) * cache.BlockSize + slot % cache.BlockSize) * shape.HeadSize + i;
+        HeadIndex(cache, shape, slot, head) + (long)(slot % cache.BlockSize) * shape.HeadSize + i;
+
+    private static long HeadIndex(KvLayer cache, AttentionShape shape, int slot, int head)
+    {
+        int columns = cache.Keys.Type == DType.Q8_0 ? shape.HeadSize + (shape.HeadSize + 31) / 32 * 2 : shape.HeadSize;
+        return ((long)(slot / cache.BlockSize) * shape.KvHeads + head) * columns * cache.BlockSize;
+    }
+
+    private static ushort* ScaleAddress(KvLayer cache, Tensor t, AttentionShape shape, int slot, int head, int i) =>
+        (ushort*)((byte*)t.Address + HeadIndex(cache, shape, slot, head) + (long)shape.HeadSize * cache.BlockSize) + i / 32 * cache.BlockSize + slot % cache.BlockSize;
+
+    private static double Scale(KvLayer cache, Tensor t, AttentionShape shape, int slot, int head, int i) =>
+        t.Type == DType.Q8_0 ? BitConverter.UInt32BitsToSingle((uint)*ScaleAddress(cache, t, shape, slot, head, i) << 16) : 1;
+
+    private delegate long ElementIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i);
+
+    private static void StoreHead(KvLayer cache, Tensor t, AttentionShape shape, int slot, int head, float* x, ElementIndex index)
+    {
+        for (int i = 0; i < shape.HeadSize; i++)
+        {
+            if (t.Type == DType.Q8_0 && i % 32 == 0)
+            {
+                float largest = 0;
+                for (int j = i; j < Math.Min(i + 32, shape.HeadSize); j++) largest = Math.Max(largest, Math.Abs(x[j]));
+                // The next bfloat16 that is no smaller.
+                *ScaleAddress(cache, t, shape, slot, head, i) = (ushort)(BitConverter.SingleToUInt32Bits(largest / 127) + 0xFFFF >> 16);
+            }
+            double scale = Scale(cache, t, shape, slot, head, i);
+            Store(t, index(cache, shape, slot, head, i), scale == 0 ? 0 : (float)(x[i] / scale));
+        }
+    }
 
     private static double Load(Tensor t, long i) => t.Type switch
     {
         DType.F32 => ((float*)t.Address)[i],
         DType.F16 => (double)((Half*)t.Address)[i],
+        DType.Q8_0 => ((sbyte*)t.Address)[i],
         _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)t.Address)[i] << 16),
     };
 
     private static void Store(Tensor t, long i, float value)
     {
         if (t.Type == DType.F32) ((float*)t.Address)[i] = value;
+        else if (t.Type == DType.Q8_0) ((sbyte*)t.Address)[i] = (sbyte)Math.Round(value);
         else if (t.Type == DType.F16) ((Half*)t.Address)[i] = (Half)value;
         else
         {

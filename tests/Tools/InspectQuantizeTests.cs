@@ -33,6 +33,12 @@ public sealed class InspectQuantizeTests
             Assert.Equal(first, bytes.AsSpan((int)tensor.GetProperty("offset").GetInt64(), first.Length).ToArray());
         }
 
+        // Head sizes of 8: a scale for those, where there would be one for 32.
+        (_, output, _) = await Run("inspect", path, "--json", "--kv-cache-dtype", "q8_0");
+        ModelConfig config = file.Config;
+        Assert.Equal(2L * config.LayerCount * config.KvHeads * (config.HeadSize + 2), JsonDocument.Parse(output).RootElement.GetProperty("kv_bytes_per_token").GetInt64());
+        Assert.Equal(8, config.HeadSize);
+
         (exit, output, _) = await Run("inspect", path);
         Assert.Equal(Cli.Success, exit);
         foreach (string part in (string[])["llama", "blk.0.ffn_down.weight", "Q4_0", "KV cache", "512 in all", "can be run", "yes"]) Assert.Contains(part, output, StringComparison.Ordinal);

@@ -12,7 +12,7 @@ public sealed unsafe class PagedAttentionTests
         var data = new TheoryData<int, DType, int, int, int, int, float, int>();
         foreach (int width in Widths.All)
         {
-            foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
+            foreach (DType type in Enum.GetValues<DType>())
             {
                 data.Add(width, type, 4, 2, 64, 0, 0, 16);
                 data.Add(width, type, 3, 3, 80, 0, 0, 8);
@@ -76,7 +76,7 @@ public sealed unsafe class PagedAttentionTests
     public static TheoryData<DType, int, int, int> Splits()
     {
         var data = new TheoryData<DType, int, int, int>();
-        foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
+        foreach (DType type in Enum.GetValues<DType>())
         {
             data.Add(type, 4, 1, 0);
             data.Add(type, 3, 1, 300);
@@ -163,8 +163,12 @@ public sealed unsafe class PagedAttentionTests
         }
     }
 
-    [Theory, InlineData(RopePairing.HalfSplit, true), InlineData(RopePairing.Interleaved, true), InlineData(RopePairing.HalfSplit, false)]
-    public void Attend_NormalizesAndRotatesQueriesAndKeys_AsTheReferenceDoes(RopePairing pairing, bool norms)
+    [Theory]
+    [InlineData(RopePairing.HalfSplit, true, DType.F16)]
+    [InlineData(RopePairing.Interleaved, true, DType.F16)]
+    [InlineData(RopePairing.HalfSplit, false, DType.F16)]
+    [InlineData(RopePairing.HalfSplit, true, DType.Q8_0)]
+    public void Attend_NormalizesAndRotatesQueriesAndKeys_AsTheReferenceDoes(RopePairing pairing, bool norms, DType type)
     {
         const int Heads = 6, KvHeads = 2, D = 64, Pairs = 20, Blocks = 6, BlockSize = 16, Rows = 70;
         using var cpu = new CpuBackend(new CpuOptions { Threads = 2 });
@@ -186,7 +190,8 @@ public sealed unsafe class PagedAttentionTests
                 KeyNorm = norms ? backend.Upload(Values(D, 2)) : default,
                 NormEpsilon = 1e-5f,
             };
-            var cache = new KvLayer(backend.Allocate(Blocks, KvHeads * BlockSize * D, DType.F16), backend.Allocate(Blocks, KvHeads * BlockSize * D, DType.F16), BlockSize);
+            int columns = KvHeads * BlockSize * KvCache.HeadColumns(D, type);
+            var cache = new KvLayer(backend.Allocate(Blocks, columns, type), backend.Allocate(Blocks, columns, type), BlockSize);
             var output = new List<float>();
             foreach ((int first, int count) in new[] { (0, Rows), (Rows, 1), (Rows + 1, 3) }) // chunk, decode, and several tokens at once
             {
@@ -210,7 +215,7 @@ public sealed unsafe class PagedAttentionTests
             }
             outputs.Add([.. output]);
         }
-        for (int i = 0; i < outputs[0].Length; i++) Assert.Equal(outputs[1][i], outputs[0][i], 4e-3f); // a key's last bit, of 11
+        for (int i = 0; i < outputs[0].Length; i++) Assert.Equal(outputs[1][i], outputs[0][i], type == DType.Q8_0 ? 0.04f : 4e-3f); // a key's last bit, of 7 or 11
     }
 
     /// <summary>A large query makes logits of some hundreds: the exponentials of all but the best vanish, none overflows.</summary>
@@ -263,14 +268,13 @@ public sealed unsafe class PagedAttentionTests
                 SoftCap = softCap,
             };
             Stride = (Length + blockSize - 1) / blockSize;
-            int blocks = (Sequences * Stride) + 1, columns = kvHeads * blockSize * d;
+            int blocks = (Sequences * Stride) + 1, columns = kvHeads * blockSize * KvCache.HeadColumns(d, type);
             int[] order = [.. Enumerable.Range(0, blocks)];
             new Random(1).Shuffle(order);
             BlockTables = order[..(Sequences * Stride)];
 
-            int size = type == DType.F32 ? 4 : 2;
-            _keys = new GuardedMemory<byte>(blocks * columns * size);
-            _values = new GuardedMemory<byte>(blocks * columns * size);
+            _keys = new GuardedMemory<byte>(blocks * columns * Tensor.SizeOf(type));
+            _values = new GuardedMemory<byte>(blocks * columns * Tensor.SizeOf(type));
             Cache = new KvLayer(
                 new Tensor((nint)_keys.Pointer, blocks, columns, type), new Tensor((nint)_values.Pointer, blocks, columns, type), blockSize);
             _exactKeys = Random(2);
@@ -292,22 +296,7 @@ public sealed unsafe class PagedAttentionTests
         /// <summary>A step whose sequences have stored what comes before their chunks.</summary>
         public StepUnderTest Step(int workers, params (int Sequence, int First, int Count)[] chunks)
         {
-            _keys.Span.Fill(0xff); // NaN in every type
-            _values.Span.Fill(0xff);
-            foreach ((int sequence, int first, int _) in chunks)
-            {
-                for (int p = 0; p < first; p++)
-                {
-                    for (int h = 0; h < Shape.KvHeads; h++)
-                    {
-                        for (int j = 0; j < Shape.HeadSize; j++)
-                        {
-                            Write(Cache.Keys, KeyElement(sequence, p, h, j), _exactKeys[Index(sequence, p, h) + j]);
-                            Write(Cache.Values, ValueElement(sequence, p, h, j), _exactValues[Index(sequence, p, h) + j]);
-                        }
-                    }
-                }
-            }
+            Store(chunks.Select(chunk => (chunk.Sequence, chunk.First)));
             return new StepUnderTest(this, chunks, workers);
         }
 
@@ -343,30 +332,13 @@ public sealed unsafe class PagedAttentionTests
             return y;
         }
 
-        /// <summary>Chunks and what was before them are in the cache; all else is as it was.</summary>
+        /// <summary>Chunks and what was before them are in the cache; all else is as it was. Tells the first byte that isn't. Afterwards the cache is what it should have been.</summary>
         public void CheckStored((int Sequence, int First, int Count)[] chunks)
         {
-            long elements = (long)Cache.Keys.Rows * Cache.Keys.Columns;
-            float[] keys = [.. Enumerable.Repeat(float.NaN, (int)elements)], values = [.. keys];
-            foreach ((int sequence, int first, int count) in chunks)
-            {
-                for (int p = 0; p < first + count; p++)
-                {
-                    for (int h = 0; h < Shape.KvHeads; h++)
-                    {
-                        for (int j = 0; j < Shape.HeadSize; j++)
-                        {
-                            keys[KeyElement(sequence, p, h, j)] = _exactKeys[Index(sequence, p, h) + j];
-                            values[ValueElement(sequence, p, h, j)] = _exactValues[Index(sequence, p, h) + j];
-                        }
-                    }
-                }
-            }
-            for (int i = 0; i < elements; i++)
-            {
-                if (!keys[i].Equals(Read(Cache.Keys, i))) Assert.Fail($"key element {i} is {Read(Cache.Keys, i)}, expected {keys[i]}");
-                if (!values[i].Equals(Read(Cache.Values, i))) Assert.Fail($"value element {i} is {Read(Cache.Values, i)}, expected {values[i]}");
-            }
+            byte[] keys = _keys.Span.ToArray(), values = _values.Span.ToArray();
+            Store(chunks.Select(chunk => (chunk.Sequence, chunk.First + chunk.Count)));
+            Assert.Equal(keys.Length, keys.AsSpan().CommonPrefixLength(_keys.Span));
+            Assert.Equal(values.Length, values.AsSpan().CommonPrefixLength(_values.Span));
         }
 
         public void Dispose()
@@ -377,18 +349,32 @@ public sealed unsafe class PagedAttentionTests
 
         private int Index(int sequence, int position, int kvHead) => ((((sequence * Length) + position) * Shape.KvHeads) + kvHead) * Shape.HeadSize;
 
-        // Inside a block: [Hkv, d, blockSize].
-        private long KeyElement(int sequence, int position, int kvHead, int j)
+        /// <summary>A cache that has each sequence's first positions and is NaN elsewhere, in every type.</summary>
+        private void Store(IEnumerable<(int Sequence, int Positions)> sequences)
         {
-            int slot = Slot(sequence, position), size = Cache.BlockSize;
-            return ((((((long)slot / size * Shape.KvHeads) + kvHead) * Shape.HeadSize) + j) * size) + (slot % size);
-        }
-
-        // Inside a block: [Hkv, blockSize, d].
-        private long ValueElement(int sequence, int position, int kvHead, int j)
-        {
-            int slot = Slot(sequence, position), size = Cache.BlockSize;
-            return ((((((long)slot / size * Shape.KvHeads) + kvHead) * size) + (slot % size)) * Shape.HeadSize) + j;
+            _keys.Span.Fill(0xff);
+            _values.Span.Fill(0xff);
+            int blockSize = Cache.BlockSize, d = Shape.HeadSize;
+            foreach ((int sequence, int positions) in sequences)
+            {
+                for (int p = 0; p < positions; p++)
+                {
+                    for (int h = 0; h < Shape.KvHeads; h++)
+                    {
+                        int slot = Slot(sequence, p), exact = Index(sequence, p, h);
+                        long head = (((long)slot / blockSize * Shape.KvHeads) + h) * KvCache.HeadColumns(d, Cache.Keys.Type) * blockSize;
+                        for (int j = 0; j < d; j++)
+                        {
+                            float scale = Scale(exact + (j / 32 * 32));
+                            Write(Cache.Keys, head + ((long)j * blockSize) + (slot % blockSize), _exactKeys[exact + j], scale);
+                            Write(Cache.Values, head + ((long)(slot % blockSize) * d) + j, _exactValues[exact + j], scale);
+                            if (Cache.Keys.Type != DType.Q8_0) continue;
+                            foreach (Tensor tensor in new[] { Cache.Keys, Cache.Values })
+                                ((ushort*)(tensor.Address + (nint)head + ((nint)d * blockSize)))[(j / 32 * blockSize) + (slot % blockSize)] = (ushort)(BitConverter.SingleToUInt32Bits(scale) >> 16);
+                        }
+                    }
+                }
+            }
         }
 
         // Values that the cache's type holds exactly, by sequence, position, head and element.
@@ -400,24 +386,31 @@ public sealed unsafe class PagedAttentionTests
                 float value = (Philox.Block(((uint)i, 0, 0, 0), (key, 0)).X0 * (2f / uint.MaxValue)) - 1;
                 ulong stored = 0;
                 var one = new Tensor((nint)(&stored), 1, 1, Cache.Keys.Type);
-                Write(one, 0, value);
-                values[i] = Read(one, 0);
+                // The first of each 32 bytes is the largest there can be, which makes their scale what it is.
+                int within = i % Shape.HeadSize % 32;
+                float scale = Scale(i - within);
+                if (one.Type == DType.Q8_0) value = within == 0 ? MathF.CopySign(127 * scale, value) : MathF.Round(value * 127) * scale;
+                Write(one, 0, value, scale);
+                values[i] = one.Type switch
+                {
+                    DType.F32 => *(float*)&stored,
+                    DType.F16 => (float)BitConverter.UInt16BitsToHalf((ushort)stored),
+                    DType.Q8_0 => (sbyte)stored * scale,
+                    _ => BitConverter.UInt32BitsToSingle((uint)stored << 16),
+                };
             }
             return values;
         }
 
-        private static void Write(Tensor tensor, long element, float value)
+        // Of the 32 elements that begin there.
+        private static float Scale(int index) => MathF.ScaleB(1, -7 - (index / 2 % 3));
+
+        private static void Write(Tensor tensor, long element, float value, float scale)
         {
             if (tensor.Type == DType.F32) ((float*)tensor.Address)[element] = value;
+            else if (tensor.Type == DType.Q8_0) ((sbyte*)tensor.Address)[element] = (sbyte)(value / scale);
             else Rope.ConvertScalar(&value, (ushort*)tensor.Address + element, tensor.Type, 1);
         }
-
-        private static float Read(Tensor tensor, long element) => tensor.Type switch
-        {
-            DType.F32 => ((float*)tensor.Address)[element],
-            DType.F16 => (float)BitConverter.UInt16BitsToHalf(((ushort*)tensor.Address)[element]),
-            _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[element] << 16),
-        };
     }
 
     private sealed class StepUnderTest : IDisposable

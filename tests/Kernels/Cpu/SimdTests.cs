@@ -69,6 +69,24 @@ public sealed unsafe class SimdTests
         }
     }
 
+    [Theory, InlineData(128), InlineData(256), InlineData(512)]
+    public void LoadInt8_IsExact_ForEveryByte(int width)
+    {
+        sbyte* source = stackalloc sbyte[16];
+        float* result = stackalloc float[16];
+        for (int first = sbyte.MinValue; first <= sbyte.MaxValue; first += 16)
+        {
+            for (int i = 0; i < 16; i++) source[i] = (sbyte)(first + i);
+            for (int i = 0; i < 16; i += width / 32)
+            {
+                if (width == 128) Simd128.Store(Simd128.LoadInt8(source + i), result + i);
+                else if (width == 256) Simd256.Store(Simd256.LoadInt8(source + i), result + i);
+                else Simd512.Store(Simd512.LoadInt8(source + i), result + i);
+            }
+            for (int i = 0; i < 16; i++) Assert.Equal(first + i, result[i]);
+        }
+    }
+
     /// <summary>Every half, the middle between each and the next, and the floats beside both.</summary>
     [Theory, InlineData(128), InlineData(256), InlineData(512)]
     public void StoreF16_RoundsToNearestEven(int width)
