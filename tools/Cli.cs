@@ -28,6 +28,12 @@ internal static class Cli
     /// <summary>Exit code after Ctrl-C, the shells' 128 + SIGINT.</summary>
     public const int Interrupted = 130;
 
+    /// <summary>Exit code after SIGTERM, likewise.</summary>
+    public const int Terminated = 143;
+
+    /// <summary>Exit code after SIGHUP, likewise.</summary>
+    public const int HungUp = 129;
+
     /// <summary>Runs one of the tools.</summary>
     /// <returns>The exit code.</returns>
     public static Task<int> RunAsync(string[] args, Terminal terminal)
@@ -68,14 +74,14 @@ internal static class Cli
         }
         try
         {
-            // Ctrl-C and exceptions are dealt with here, not by the library.
+            // Signals and exceptions are dealt with here, not by the library.
             int exit = await parsed.InvokeAsync(new InvocationConfiguration { Output = terminal.Out, Error = terminal.Error, EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null });
             return args.Length == 0 ? Misused : exit;
         }
         catch (OperationCanceledException)
         {
             terminal.Error.WriteLine("native: interrupted");
-            return Interrupted;
+            return terminal.Ended ?? Interrupted;
         }
         catch (UsageException e)
         {
@@ -105,7 +111,7 @@ internal static class Cli
             output.WriteLine("Examples:");
             foreach (string example in examples) output.WriteLine($"  dotnet run -c Release --project {project} -- {example}");
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong command line; 130 Ctrl-C.");
+            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong command line; 130 Ctrl-C; 143 SIGTERM.");
             return Success;
         }
     }

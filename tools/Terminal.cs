@@ -12,7 +12,7 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
 {
     private readonly Lock _lock = new();
     private CancellationTokenSource? _interruptible;
-    private PosixSignalRegistration? _signals;
+    private PosixSignalRegistration[] _signals = [];
 
     /// <summary>Whether somebody types at <see cref="In"/>.</summary>
     public bool InIsTerminal { get; init; }
@@ -32,24 +32,35 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
             OutIsTerminal = !Console.IsOutputRedirected,
             ErrorIsTerminal = !Console.IsErrorRedirected,
         };
-        terminal._signals = PosixSignalRegistration.Create(PosixSignal.SIGINT, signal => signal.Cancel = terminal.Interrupt());
+        terminal._signals =
+        [
+            PosixSignalRegistration.Create(PosixSignal.SIGINT, signal => signal.Cancel = terminal.Interrupt()),
+            PosixSignalRegistration.Create(PosixSignal.SIGTERM, signal => signal.Cancel = terminal.End(Cli.Terminated)),
+            PosixSignalRegistration.Create(PosixSignal.SIGHUP, signal => signal.Cancel = terminal.End(Cli.HungUp)),
+        ];
         return terminal;
     }
 
-    /// <summary>Runs work that Ctrl-C stops. Outside of it Ctrl-C ends the program.</summary>
-    /// <exception cref="OperationCanceledException">It was stopped, and the work noticed.</exception>
+    /// <summary>The exit code by the signal that was told to <see cref="End"/>; null where none was.</summary>
+    internal int? Ended { get; private set; }
+
+    /// <summary>Runs work that Ctrl-C, SIGTERM and SIGHUP stop: it ends the programs that it started and removes its half-written files. Outside of it they end the program as if nobody listened.</summary>
+    /// <exception cref="OperationCanceledException">It was stopped, and the work noticed; or the program is to end.</exception>
     public async Task<T> InterruptibleAsync<T>(Func<CancellationToken, Task<T>> work)
     {
         using CancellationTokenSource source = new();
         lock (_lock) _interruptible = source;
+        T result;
         try
         {
-            return await work(source.Token);
+            result = await work(source.Token);
         }
         finally
         {
             lock (_lock) _interruptible = null;
         }
+        // After Ctrl-C a command may go on, as a chat does when its answer was stopped.
+        return Ended is null ? result : throw new OperationCanceledException("the program was told to end");
     }
 
     /// <summary>What Ctrl-C does. False where nothing was there to stop.</summary>
@@ -60,6 +71,17 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
             if (_interruptible is null) return false;
             _interruptible.Cancel();
             return true;
+        }
+    }
+
+    /// <summary>What a signal does that ends the program, whatever the command would do after Ctrl-C. False where nothing was there to stop.</summary>
+    /// <param name="exit">The exit code that says so.</param>
+    internal bool End(int exit)
+    {
+        lock (_lock)
+        {
+            if (_interruptible is not null) Ended = exit;
+            return Interrupt();
         }
     }
 
@@ -101,7 +123,10 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
     /// <summary>Colours and tables on <paramref name="writer"/>.</summary>
     public static IAnsiConsole Ansi(TextWriter writer) => AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(writer) });
 
-    public void Dispose() => _signals?.Dispose();
+    public void Dispose()
+    {
+        foreach (PosixSignalRegistration signal in _signals) signal.Dispose();
+    }
 
     /// <summary>Reports on the loading thread: the order of reports is the order of loading.</summary>
     private sealed class LoadReporter(Action<double, string> report) : IProgress<LoadProgress>

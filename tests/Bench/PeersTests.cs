@@ -1,9 +1,11 @@
+using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
 using System.Xml.Linq;
 using Native.Bench;
 using Native.Kernels.Cpu;
 using Native.Tests.Scheduling;
+using Native.Tests.Server;
 using Native.Tools;
 using static Native.Tests.Bench.BenchRun;
 
@@ -291,6 +293,35 @@ public sealed class PeersTests : IDisposable
         string page = await File.ReadAllTextAsync(Path.Combine(_folder, "peers-demo.md"), Token);
         Assert.Contains("| server ", page, StringComparison.Ordinal);
         Assert.Contains("that its bare engine decodes at batch 2", page, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task SigTerm_EndsTheServerThatWasStarted()
+    {
+        string started = Path.Combine(_folder, "started"), bench = FakeLlamaBench("llama.cpp", "1000000000");
+        string server = Script("llama-server", $"echo $$ > '{started}.new'; mv '{started}.new' '{started}'; exec sleep 600"); // never healthy
+        ProcessStartInfo start = new("dotnet",
+        [
+            Path.Combine(AppContext.BaseDirectory, "Native.Bench.dll"), "peers", "--llama-bench", bench, "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--server", "--llama-server", server,
+            "--clients", "1", "--num-prompts", "1", "--random-input-len", "6", "--random-output-len", "4", "--output", _folder,
+        ]) { RedirectStandardError = true };
+        using Process peers = Process.Start(start)!;
+        try
+        {
+            await RunningServer.Until(() => File.Exists(started) || peers.HasExited, "the server is started");
+            Assert.False(peers.HasExited);
+            using Process child = Process.GetProcessById(int.Parse(await File.ReadAllTextAsync(started, Token), CultureInfo.InvariantCulture));
+            using Process kill = Process.Start("sh", ["-c", $"kill -TERM {peers.Id}"]);
+            Assert.Equal("native: interrupted", (await peers.StandardError.ReadToEndAsync(Token)).Trim());
+            await peers.WaitForExitAsync(Token);
+            Assert.Equal(Cli.Terminated, peers.ExitCode);
+            await RunningServer.Until(() => child.HasExited, "the server ends, too");
+        }
+        finally
+        {
+            if (!peers.HasExited) peers.Kill(entireProcessTree: true);
+            await peers.WaitForExitAsync(CancellationToken.None);
+        }
     }
 
     [Theory]

@@ -3,17 +3,17 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateText, jsonSchema, Output, streamText, tool } from 'ai';
-import { Server, until } from './server.js';
+import { Server, slow, until } from './server.js';
 
-let server, provider, chat, completion;
+let server, slowServer, provider, chat, completion;
 
 before(async () => {
-  server = await Server.start();
+  [server, slowServer] = await Promise.all([Server.start(), Server.startWith(slow)]);
   provider = createOpenAICompatible({ name: 'native', baseURL: `${server.http}/v1`, includeUsage: true });
   chat = provider.chatModel('demo');
   completion = provider.completionModel('demo');
 });
-after(() => server?.stop());
+after(() => Promise.all([server?.stop(), slowServer?.stop()]));
 
 const asked = more => ({ model: chat, prompt: 'Tell me a story.', maxOutputTokens: 24, temperature: 0, maxRetries: 0, ...more });
 
@@ -80,15 +80,16 @@ describe('streamText', () => {
   });
 
   test('that is aborted frees its place', async () => {
+    const model = createOpenAICompatible({ name: 'native', baseURL: `${slowServer.http}/v1`, includeUsage: true }).chatModel('demo'); // whose answer is not over before somebody has looked
     const abort = new AbortController();
-    const result = streamText({ ...asked({ maxOutputTokens: 900, abortSignal: abort.signal }), providerOptions: { native: { ignore_eos: true } } });
+    const result = streamText({ ...asked({ model, maxOutputTokens: 900, abortSignal: abort.signal }), providerOptions: { native: { ignore_eos: true } } });
     let pieces = 0;
     for await (const part of result.fullStream) {
       if (part.type === 'text-delta' && ++pieces === 3) abort.abort();
     }
     assert.ok(pieces < 900);
-    await until('the abort is counted', async () => (await server.metrics()).get('native_requests_total{outcome="cancelled"}') >= 1);
-    await server.settled();
+    await until('the abort is counted', async () => (await slowServer.metrics()).get('native_requests_total{outcome="cancelled"}') >= 1);
+    await slowServer.settled();
   });
 
   test('streams side by side, each its own text', async () => {

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { setTimeout as delay } from 'node:timers/promises';
 import OpenAI from 'openai';
 import { collect, connect, load, status } from './grpc-client.js';
-import { Server, command, environment, until } from './server.js';
+import { Server, command, environment, slow, until } from './server.js';
 
 const Inference = load('native.v1.proto').native.v1.Inference;
 const demo = fileURLToPath(new URL('../../server/models/demo.gguf', import.meta.url));
@@ -200,13 +200,13 @@ describe('a KV cache that memory has no room for', () => {
 describe('a second signal', () => {
   for (const [signal, code] of [['SIGTERM', 143], ['SIGINT', 130]]) {
     test(`${signal} cuts off what the first let run: streams end with an error, the process with ${code}`, async () => {
-      const server = await Server.start('--shutdown-timeout', '120');
+      const server = await Server.startWith(slow, '--shutdown-timeout', '120');
       const inference = connect(Inference, server.grpc);
       try {
         const client = new OpenAI({ baseURL: `${server.http}/v1`, apiKey: 'none', maxRetries: 0, timeout: 60_000 });
-        const streams = await Promise.all(Array.from({ length: 3 }, () => client.completions.create({ model: 'demo', prompt: 'Once', n: 16, max_tokens: 1000, ignore_eos: true, stream: true })));
+        const streams = await Promise.all(Array.from({ length: 3 }, () => client.completions.create({ model: 'demo', prompt: 'Once', n: 4, max_tokens: 1000, ignore_eos: true, stream: true })));
         const ends = streams.map(stream => collect(stream).then(() => 'whole', error => error.code));
-        const call = inference.Generate({ text: 'Once', sampling: { n: 16, max_tokens: 1000, ignore_eos: true } });
+        const call = inference.Generate({ text: 'Once', sampling: { n: 4, max_tokens: 1000, ignore_eos: true } });
         const cut = collect(call).then(() => 'whole', error => error.code);
         server.signal('SIGTERM');
         server.signal('SIGTERM'); // sent to a process and to its group, one signal comes twice

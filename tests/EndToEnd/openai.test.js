@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import OpenAI from 'openai';
-import { Server, until } from './server.js';
+import { Server, slow, until } from './server.js';
 
 const story = [{ role: 'user', content: 'Tell me a story.' }];
 const tooLong = 'Once upon a time. '.repeat(2000);
@@ -312,28 +312,36 @@ describe('mistakes', () => {
 });
 
 describe('readers that leave', () => {
+  // A server whose answers are not over before somebody has looked.
+  let slowServer, slowClient;
+  before(async () => {
+    slowServer = await Server.startWith(slow);
+    slowClient = new OpenAI({ baseURL: `${slowServer.http}/v1`, apiKey: 'none', maxRetries: 0, timeout: 60_000 });
+  });
+  after(() => slowServer?.stop());
+  const long = { model: 'demo', temperature: 0, ignore_eos: true };
+
   test('free their place at once', async () => {
     const abort = new AbortController();
-    // Sixteen choices: one stream of the demo model may be over before anybody has looked.
-    const stream = await chat({ stream: true, max_completion_tokens: 900, n: 16, ignore_eos: true }, { signal: abort.signal });
+    const stream = await slowClient.chat.completions.create({ ...long, messages: story, stream: true, max_completion_tokens: 900 }, { signal: abort.signal });
     let seen = 0;
     for await (const _ of stream) {
       if (++seen < 3) continue;
-      assert.ok((await server.metrics()).get('native_requests_running') >= 1);
+      assert.ok((await slowServer.metrics()).get('native_requests_running') >= 1);
       abort.abort();
     }
-    await server.settled();
-    await until('the abort is counted', async () => (await server.metrics()).get('native_requests_total{outcome="cancelled"}') >= 1);
+    await slowServer.settled();
+    await until('the abort is counted', async () => (await slowServer.metrics()).get('native_requests_total{outcome="cancelled"}') >= 1);
   });
 
   test('of an answer in one piece free it, too', async () => {
     const abort = new AbortController();
-    const asked = complete({ max_tokens: 900, n: 16, ignore_eos: true }, { signal: abort.signal });
+    const asked = slowClient.completions.create({ ...long, prompt: 'Once upon a time', max_tokens: 900 }, { signal: abort.signal });
     asked.catch(() => {});
-    await until('it runs', async () => (await server.metrics()).get('native_requests_running') >= 1);
+    await until('it runs', async () => (await slowServer.metrics()).get('native_requests_running') >= 1);
     abort.abort();
     await assert.rejects(asked, OpenAI.APIUserAbortError);
-    await server.settled();
+    await slowServer.settled();
   });
 
   test('do not disturb 64 streams, a third of which leave at random', async () => {

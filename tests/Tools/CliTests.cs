@@ -255,6 +255,17 @@ public sealed class CliTests
     }
 
     [Fact]
+    public async Task SigTerm_EndsTheProgram_AlsoWhereTheWorkWouldGoOnAfterCtrlC()
+    {
+        using Terminal terminal = new(TextReader.Null, TextWriter.Null, TextWriter.Null);
+        Assert.False(terminal.End(Cli.Terminated));
+        Assert.Null(terminal.Ended);
+        Assert.Equal(7, await terminal.InterruptibleAsync(ct => Task.FromResult(terminal.Interrupt() && ct.IsCancellationRequested ? 7 : 0)));
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => terminal.InterruptibleAsync(ct => Task.FromResult(terminal.End(Cli.Terminated) && ct.IsCancellationRequested ? 7 : 0)));
+        Assert.Equal(Cli.Terminated, terminal.Ended);
+    }
+
+    [Fact]
     public async Task Progress_IsForTerminals()
     {
         StringWriter error = new();
