@@ -256,6 +256,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         if (secondOutputs > 0) Store(sums + 16, job->Bias == null ? null : job->Bias + second, secondOutputs, add, y + second);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Store(float* sums, float* bias, int outputs, bool add, float* y)
     {
         int i = 0;
