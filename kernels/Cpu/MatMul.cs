@@ -194,6 +194,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     }
 
     /// <summary>A panel by rows [begin, last).</summary>
+    [SkipLocalsInit] // sums are written before they are read, and clearing them is a part of what a single row takes
     private static void PanelTiles(Job* job, in Operand operand, int p, int begin, int last)
     {
         CpuMatrix.Segment* segment = operand.Segment;
