@@ -71,23 +71,34 @@ internal static unsafe class Elementwise
         for (; i < n; i++) y[i] = x[i] * scale * weight[i];
     }
 
-    /// <summary>y[i] = activation(gate[i]) * up[i] for n elements (Shazeer 2020, arXiv:2002.05202). An element's bits do not depend on where a row is cut.</summary>
-    public static void Gate(float* gate, float* up, Activation activation, float* y, int n)
+    /// <summary>y[t, i] = activation(gate[t, i]) * up[t, i] for n elements of each row (Shazeer 2020, arXiv:2002.05202). An element's bits do not depend on where a row is cut.</summary>
+    /// <param name="gate">Shape [rows, n].</param>
+    /// <param name="up">Shape [rows, n].</param>
+    /// <param name="activation">What is done to the gate.</param>
+    /// <param name="y">Shape [rows, n].</param>
+    /// <param name="n">Elements of a row.</param>
+    /// <param name="rows">At least one.</param>
+    /// <param name="stride">Elements from one row of the operands to the next.</param>
+    /// <param name="yStride">The same of y.</param>
+    public static void Gate(float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
     {
-        if (Vector512.IsHardwareAccelerated) Gate<Simd512, Vector512<float>>(gate, up, activation, y, n);
-        else if (Vector256.IsHardwareAccelerated) Gate<Simd256, Vector256<float>>(gate, up, activation, y, n);
-        else if (Vector128.IsHardwareAccelerated) Gate<Simd128, Vector128<float>>(gate, up, activation, y, n);
-        else GateScalar(gate, up, activation, y, n);
+        if (Vector512.IsHardwareAccelerated) Gate<Simd512, Vector512<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else if (Vector256.IsHardwareAccelerated) Gate<Simd256, Vector256<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else if (Vector128.IsHardwareAccelerated) Gate<Simd128, Vector128<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else GateScalar(gate, up, activation, y, n, rows, stride, yStride);
     }
 
     /// <summary>The definition: silu is x sigmoid(x), and gelu's tanh form x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3).</summary>
-    internal static void GateScalar(float* gate, float* up, Activation activation, float* y, int n)
+    internal static void GateScalar(float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
     {
-        for (int i = 0; i < n; i++)
+        for (int t = 0; t < rows; t++, gate += stride, up += stride, y += yStride)
         {
-            float x = gate[i];
-            float exponent = activation == Activation.Silu ? x : x * (GeluLinear + (GeluCubic * x * x));
-            y[i] = x / (1 + MathF.Exp(-exponent)) * up[i];
+            for (int i = 0; i < n; i++)
+            {
+                float x = gate[i];
+                float exponent = activation == Activation.Silu ? x : x * (GeluLinear + (GeluCubic * x * x));
+                y[i] = x / (1 + MathF.Exp(-exponent)) * up[i];
+            }
         }
     }
 
@@ -96,28 +107,37 @@ internal static unsafe class Elementwise
     private const float GeluCubic = 0.07135481627260025f;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    internal static void Gate<S, V>(float* gate, float* up, Activation activation, float* y, int n)
+    internal static void Gate<S, V>(float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
         where S : struct, ISimd<V>
         where V : struct
     {
+        // Down the rows first: those that a tile leaves have a vector or two each.
         int i = 0;
         if (activation == Activation.Silu)
         {
-            for (; i <= n - S.Count; i += S.Count) S.Store(S.Multiply(Silu<S, V>(S.Load(gate + i)), S.Load(up + i)), y + i);
+            for (; i <= n - S.Count; i += S.Count)
+                for (long t = 0; t < rows; t++) S.Store(S.Multiply(Silu<S, V>(S.Load(gate + (t * stride) + i)), S.Load(up + (t * stride) + i)), y + (t * yStride) + i);
         }
         else
         {
-            for (; i <= n - S.Count; i += S.Count) S.Store(S.Multiply(GeluTanh<S, V>(S.Load(gate + i)), S.Load(up + i)), y + i);
+            for (; i <= n - S.Count; i += S.Count)
+                for (long t = 0; t < rows; t++) S.Store(S.Multiply(GeluTanh<S, V>(S.Load(gate + (t * stride) + i)), S.Load(up + (t * stride) + i)), y + (t * yStride) + i);
         }
-        if (i == n) return;
+        for (long t = 0; i < n && t < rows; t++) GateRest<S, V>(gate + (t * stride) + i, up + (t * stride) + i, activation, y + (t * yStride) + i, n - i);
+    }
 
-        // The rest through the same instructions, by way of a padded vector.
+    /// <summary>Less than a vector, through the same instructions by way of a padded one.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void GateRest<S, V>(float* gate, float* up, Activation activation, float* y, int n)
+        where S : struct, ISimd<V>
+        where V : struct
+    {
         float* padded = stackalloc float[3 * 16];
-        for (int j = 0; j < 3 * 16; j++) padded[j] = 0;
-        for (int j = i; j < n; j++) (padded[j - i], padded[16 + j - i]) = (gate[j], up[j]);
+        for (int i = 0; i < 3 * 16; i++) padded[i] = 0;
+        for (int i = 0; i < n; i++) (padded[i], padded[16 + i]) = (gate[i], up[i]);
         V x = S.Load(padded);
         S.Store(S.Multiply(activation == Activation.Silu ? Silu<S, V>(x) : GeluTanh<S, V>(x), S.Load(padded + 16)), padded + 32);
-        for (int j = i; j < n; j++) y[j] = padded[32 + j - i];
+        for (int i = 0; i < n; i++) y[i] = padded[32 + i];
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -194,6 +194,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     }
 
     /// <summary>A panel by rows [begin, last).</summary>
+    [SkipLocalsInit] // sums are written before they are read, and clearing them is a part of what a single row takes
     private static void PanelTiles(Job* job, in Operand operand, int p, int begin, int last)
     {
         CpuMatrix.Segment* segment = operand.Segment;
@@ -213,11 +214,10 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             if (listed) operand.ComputeListed(panel, t, n, list, sums, ahead, aheadStep);
             else operand.Compute(panel, t, n, sums, ahead, aheadStep);
             ahead += aheadStep * operand.Count;
-            for (int i = 0; i < n; i++)
+            if (job->Epilogue == Epilogue.Gate) Gate(job, sums, sums + 16, t, n, output, outputs);
+            else
             {
-                float* row = sums + 32 * i, y = job->Y + (t + i) * job->YStride;
-                if (job->Epilogue == Epilogue.Gate) Gate(job, row, output, outputs, y + output);
-                else Store(job, row, output, outputs, second, secondOutputs, y);
+                for (int i = 0; i < n; i++) Store(job, sums + 32 * i, output, outputs, second, secondOutputs, job->Y + (t + i) * job->YStride);
             }
         }
     }
@@ -229,7 +229,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         job->Range(ref from, ref to, out int firstRow, out int lastRow);
         Operand gate = Operand.Of(job, job->Segments, worker), up = Operand.Of(job, job->Segments + 1, worker);
         if (up.Decoded != null) up.Decoded += 32L * job->Columns;
-        float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32], pair = stackalloc float[32];
+        float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32];
         int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms), chunk = Math.Min(gate.ChunkRows, up.ChunkRows);
         for (int begin = firstRow; begin < lastRow; begin += chunk)
         {
@@ -243,13 +243,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     int n = Math.Min(most, last - t);
                     gate.Compute(gatePanel, t, n, gates, gatePanel + AheadBytes, gate.Segment->PanelBytes / gate.Count);
                     up.Compute(upPanel, t, n, ups, upPanel + AheadBytes, up.Segment->PanelBytes / up.Count);
-                    for (int i = 0; i < 2 * n; i++)
-                    {
-                        Unsafe.CopyBlockUnaligned(pair, gates + 16 * i, 64);
-                        Unsafe.CopyBlockUnaligned(pair + 16, ups + 16 * i, 64);
-                        int half = output + i % 2 * 16;
-                        Gate(job, pair, half, i % 2 == 0 ? first : second, job->Y + (t + i / 2) * job->YStride + half);
-                    }
+                    Gate(job, gates, ups, t, n, output, first);
+                    Gate(job, gates + 16, ups + 16, t, n, output + 16, second);
                 }
             }
         }
@@ -262,6 +257,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         if (secondOutputs > 0) Store(sums + 16, job->Bias == null ? null : job->Bias + second, secondOutputs, add, y + second);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Store(float* sums, float* bias, int outputs, bool add, float* y)
     {
         int i = 0;
@@ -280,13 +276,14 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    private static void Gate(Job* job, float* sums, int output, int outputs, float* y)
+    /// <summary>At most 16 outputs of rows [t, t + n), whose gates and what they multiply are 32 sums apart.</summary>
+    private static void Gate(Job* job, float* gates, float* ups, int t, int n, int output, int outputs)
     {
-        if (job->Bias != null)
+        for (int row = 0; row < n && job->Bias != null; row++)
         {
-            for (int i = 0; i < outputs; i++) (sums[i], sums[16 + i]) = (sums[i] + job->Bias[output + i], sums[16 + i] + job->Bias[job->HalfRows + output + i]);
+            for (int i = 0; i < outputs; i++) (gates[32 * row + i], ups[32 * row + i]) = (gates[32 * row + i] + job->Bias[output + i], ups[32 * row + i] + job->Bias[job->HalfRows + output + i]);
         }
-        Elementwise.Gate(sums, sums + 16, job->Activation, y, outputs);
+        Elementwise.Gate(gates, ups, job->Activation, job->Y + t * job->YStride + output, outputs, n, 32, job->YStride);
     }
 
     /// <summary>A segment's kernels and the rows of activations that they take.</summary>

@@ -90,10 +90,9 @@ public sealed unsafe class Sampler
         where S : struct, ISimd<V>
         where V : struct
     {
-        new ReadOnlySpan<float>(logits, _vocabulary).CopyTo(new Span<float>(_scores, _vocabulary));
-        for (int i = _vocabulary; i < _chunks * ChunkSize; i++) _scores[i] = float.NegativeInfinity;
-        float best = Maxima<S, V>();
-        double sum = Weigh<S, V>(_scores, _chunks, best, 1, 0);
+        for (int i = _vocabulary - (_vocabulary % ChunkSize); i < _chunks * ChunkSize; i++) _scores[i] = i < _vocabulary ? logits[i] : float.NegativeInfinity;
+        float best = Maxima<S, V>(logits);
+        double sum = Sum<S, V>(best);
         Span<TokenLogprob> wanted = row.Alternatives > 0 ? alternatives.Slice(row.AlternativesStart, row.Alternatives) : default;
 
         // A NaN anywhere, an infinite best, or nothing but minus infinity: each makes the sum NaN.
@@ -113,7 +112,7 @@ public sealed unsafe class Sampler
         }
         else
         {
-            if (Penalize(row, history, biases)) best = Maxima<S, V>();
+            if (Penalize(row, history, biases)) best = Maxima<S, V>(_scores);
             if (!float.IsFinite(best)) return new SampledToken(-1, float.NaN);
             token = row.Temperature > 0 ? Draw<S, V>(row, best) : First(best);
         }
@@ -346,26 +345,45 @@ public sealed unsafe class Sampler
         best[count..].Fill(new TokenLogprob(-1, float.NegativeInfinity));
     }
 
-    /// <summary>Fills <see cref="_maxima"/> and returns the largest score.</summary>
+    /// <summary>Copies the whole chunks of <paramref name="source"/> to <see cref="_scores"/>, where the last one is if it is not whole, fills <see cref="_maxima"/> and returns the largest score.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private float Maxima<S, V>()
+    private float Maxima<S, V>(float* source)
         where S : struct, ISimd<V>
         where V : struct
     {
-        float* lanes = stackalloc float[16];
         float best = float.NegativeInfinity;
         for (int c = 0; c < _chunks; c++)
         {
-            float* x = _scores + ((long)c * ChunkSize);
-            V largest = S.Load(x);
-            for (int j = S.Count; j < ChunkSize; j += S.Count) largest = S.Max(largest, S.Load(x + j));
-            S.Store(largest, lanes);
-            float max = lanes[0];
-            for (int j = 1; j < S.Count; j++) max = MathF.Max(max, lanes[j]);
-            _maxima[c] = max;
-            best = MathF.Max(best, max);
+            float* scores = _scores + ((long)c * ChunkSize), x = c < _vocabulary / ChunkSize ? source + ((long)c * ChunkSize) : scores;
+            V largest = S.Create(float.NegativeInfinity);
+            for (int j = 0; j < ChunkSize; j += S.Count)
+            {
+                V score = S.Load(x + j);
+                S.Store(score, scores + j);
+                largest = S.Max(largest, score);
+            }
+            _maxima[c] = SimdMath<S, V>.Largest(largest);
+            best = MathF.Max(best, _maxima[c]);
         }
         return best;
+    }
+
+    /// <summary>The sum of e^(score - best): what <see cref="Weigh"/> returns for temperature 1, without its divisions and stores.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private double Sum<S, V>(float best)
+        where S : struct, ISimd<V>
+        where V : struct
+    {
+        V shift = S.Create(best);
+        double total = 0;
+        for (int c = 0; c < _chunks; c++)
+        {
+            float* x = _scores + ((long)c * ChunkSize);
+            V sum = S.Create(0);
+            for (int j = 0; j < ChunkSize; j += S.Count) sum = S.Add(sum, SimdMath<S, V>.Exp(S.Subtract(S.Load(x + j), shift)));
+            total += SimdMath<S, V>.Sum(sum);
+        }
+        return total;
     }
 
     /// <summary>Weights e^((score - best) / temperature), those below <paramref name="floor"/> as 0, with the sum of each chunk. Returns the sum of all.</summary>

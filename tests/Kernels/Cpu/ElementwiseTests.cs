@@ -100,6 +100,22 @@ public sealed unsafe class ElementwiseTests
         Assert.Equal(capped.Span, cappedParts.Span);
     }
 
+    [Theory, MemberData(nameof(WidthsAndLengths))]
+    public void GatedRows_AreWhatTheyAreAlone_AndWhatIsBetweenThemStays(int width, int n)
+    {
+        const int Rows = 3;
+        int stride = n + 2, yStride = n + 5;
+        using GuardedMemory<float> gate = Random((2 * stride) + n, 4), up = Random((2 * stride) + n, 4), y = new((2 * yStride) + n), expected = new(y.Span.Length);
+        foreach (Activation activation in new[] { Activation.Silu, Activation.GeluTanh })
+        {
+            y.Span.Fill(7);
+            expected.Span.Fill(7);
+            Gate(width, gate.Pointer, up.Pointer, activation, y.Pointer, n, Rows, stride, yStride);
+            for (int t = 0; t < Rows; t++) Gate(width, gate.Pointer + (t * stride), up.Pointer + (t * stride), activation, expected.Pointer + (t * yStride), n);
+            Assert.Equal(expected.Span, y.Span);
+        }
+    }
+
     [Theory, InlineData(1), InlineData(7), InlineData(64), InlineData(67)]
     public void Rows_AreWhatTheyAreAlone(int n)
     {
@@ -157,12 +173,12 @@ public sealed unsafe class ElementwiseTests
         else Elementwise.RmsNorm<Simd512, Vector512<float>>(x, weight, epsilon, y, n);
     }
 
-    private static void Gate(int width, float* gate, float* up, Activation activation, float* y, int n)
+    private static void Gate(int width, float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
     {
-        if (width == 0) Elementwise.GateScalar(gate, up, activation, y, n);
-        else if (width == 128) Elementwise.Gate<Simd128, Vector128<float>>(gate, up, activation, y, n);
-        else if (width == 256) Elementwise.Gate<Simd256, Vector256<float>>(gate, up, activation, y, n);
-        else Elementwise.Gate<Simd512, Vector512<float>>(gate, up, activation, y, n);
+        if (width == 0) Elementwise.GateScalar(gate, up, activation, y, n, rows, stride, yStride);
+        else if (width == 128) Elementwise.Gate<Simd128, Vector128<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else if (width == 256) Elementwise.Gate<Simd256, Vector256<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else Elementwise.Gate<Simd512, Vector512<float>>(gate, up, activation, y, n, rows, stride, yStride);
     }
 
     private static void SoftCap(int width, float* x, float cap, int n)
