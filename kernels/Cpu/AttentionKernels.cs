@@ -405,8 +405,8 @@ internal static unsafe class AttentionKernels<S, V>
 
             V largest = S.Load(logits + first);
             for (int j = first + S.Count; j < last; j += S.Count) largest = S.Max(largest, S.Load(logits + j));
-            float max = SimdMath<S, V>.Largest(largest);
-            if (!(max > maxima[i])) continue;
+            // Without a branch: in a prompt's first tiles nobody can foretell which has a new maximum. NaN is none.
+            float max = float.MaxNative(SimdMath<S, V>.Largest(largest), maxima[i]);
             rescale[i] = maxima[i] - max;
             maxima[i] = max;
         }
@@ -422,7 +422,7 @@ internal static unsafe class AttentionKernels<S, V>
             for (int j = first; j < last; j += S.Count)
             {
                 V weight = SimdMath<S, V>.Exp(S.Subtract(S.Load(logits + j), shift));
-                S.Store(S.Multiply(weight, S.Create(E.Scale)), logits + j);
+                S.Store(E.Scale == 1 ? weight : S.Multiply(weight, S.Create(E.Scale)), logits + j);
                 total = S.Add(total, weight);
             }
             S.Store(total, sum);

@@ -37,6 +37,9 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     // Rows of one head stored together: those of a block share its lines.
     private const int StoreGrain = 64;
 
+    // Rows ahead of the one stored whose lines are asked for: a row's are pages apart, and no processor fetches those by itself.
+    private const int StoreAhead = 16;
+
     // Items a worker should have at least, so that none waits long for the last.
     private const int ItemsPerWorker = 8;
 
@@ -142,7 +145,31 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     internal static void Store(void* context, int first, int last, int worker)
     {
         Job* job = (Job*)context;
-        for (int item = first; item < last; item++) StoreRow(job, item % job->Rows, item / job->Rows, job->Scratch + (worker * job->ScratchStride));
+        for (int item = first; item < last; item++)
+        {
+            int row = item % job->Rows, kvHead = item / job->Rows;
+            if (row + StoreAhead < job->Rows) FetchStore(job, row + StoreAhead, kvHead);
+            StoreRow(job, row, kvHead, job->Scratch + (worker * job->ScratchStride));
+        }
+    }
+
+    /// <summary>Asks for a later row's key and value, and for the lines that it writes: its value's, and its share of a block of keys, all of which the block's first row writes.</summary>
+    private static void FetchStore(Job* job, int row, int kvHead)
+    {
+        if (!Sse.IsSupported) return;
+        int d = job->HeadSize, bytes = job->HeadColumns * job->Keys.ElementSize;
+        nint offset = (nint)((job->HeadIndex(job->Slots[row], kvHead) * job->Keys.ElementSize) + (job->Slots[row] % job->BlockSize * bytes));
+        for (int i = 0; i < bytes; i += 64)
+        {
+            Sse.Prefetch0((byte*)job->Keys.Address + offset + i);
+            Sse.Prefetch0((byte*)job->Values.Address + offset + i);
+        }
+        float* key = job->Qkv + (row * job->QkvStride) + ((long)(job->Heads + kvHead) * d), value = key + ((long)job->KvHeads * d);
+        for (int i = 0; i < d; i += 16)
+        {
+            Sse.Prefetch0(key + i);
+            Sse.Prefetch0(value + i);
+        }
     }
 
     /// <summary>Computes items [first, last) of <see cref="Job.Items"/>.</summary>
@@ -354,6 +381,12 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         for (int i = 0; i < count; i++)
         {
             if (segmentSums[i] == 0) continue; // this row sees nothing of it; else the largest logit's weight is 1
+            if (sums[i] == 0)
+            {
+                Buffer.MemoryCopy(segment + ((long)i * padded), outputs + ((long)i * padded), padded * sizeof(float), padded * sizeof(float));
+                (maxima[i], sums[i]) = (segmentMaxima[i], segmentSums[i]);
+                continue;
+            }
             AttentionKernels<S, V>.Fold(segmentMaxima[i], segmentSums[i], segment + ((long)i * padded), ref maxima[i], ref sums[i], outputs + ((long)i * padded), padded);
         }
     }
@@ -581,6 +614,6 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             (ushort*)((sbyte*)tensor.Address + HeadIndex(slot, kvHead) + ((long)HeadSize * BlockSize)) + (slot % BlockSize);
 
         /// <summary>Index of a head's first element in a slot's block.</summary>
-        private readonly long HeadIndex(long slot, int kvHead) => ((slot / BlockSize * KvHeads) + kvHead) * HeadColumns * BlockSize;
+        public readonly long HeadIndex(long slot, int kvHead) => ((slot / BlockSize * KvHeads) + kvHead) * HeadColumns * BlockSize;
     }
 }
