@@ -304,7 +304,8 @@ public sealed class PeersTests : IDisposable
         [
             Path.Combine(AppContext.BaseDirectory, "Native.Bench.dll"), "peers", "--llama-bench", bench, "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--server", "--llama-server", server,
             "--clients", "1", "--num-prompts", "1", "--random-input-len", "6", "--random-output-len", "4", "--output", _folder,
-        ]) { RedirectStandardError = true };
+        ])
+        { RedirectStandardError = true };
         using Process peers = Process.Start(start)!;
         try
         {
