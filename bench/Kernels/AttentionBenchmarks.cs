@@ -5,22 +5,23 @@ using Native.Kernels.Sampling;
 
 namespace Native.Bench;
 
-/// <summary>The attention of a sequence's last tokens over a cache of F16.</summary>
+/// <summary>The attention of a sequence's last tokens over a cache.</summary>
 /// <param name="Heads">H.</param>
 /// <param name="KvHeads">Hkv.</param>
 /// <param name="HeadSize">d.</param>
 /// <param name="Rows">Tokens of the step.</param>
 /// <param name="Depth">Positions that the last of them sees.</param>
-public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Rows, int Depth) : Workload
+/// <param name="Cache">The cache's type: F16 or Q8_0.</param>
+public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Rows, int Depth, DType Cache = DType.F16) : Workload
 {
     /// <summary>Keys and values.</summary>
-    public override double Bytes => 2.0 * KvHeads * HeadSize * Depth * sizeof(ushort);
+    public override double Bytes => 2.0 * KvHeads * KvCache.HeadColumns(HeadSize, Cache) * Tensor.SizeOf(Cache) * Depth;
 
     /// <summary>Products with keys and with values.</summary>
     public override double Operations => 4.0 * Heads * HeadSize * Rows * (Depth - ((Rows - 1) / 2.0));
 
     /// <inheritdoc/>
-    public override string ToString() => $"{Rows} row{(Rows == 1 ? "" : "s")}, H {Heads}, Hkv {KvHeads}, d {HeadSize} @ d{Depth}";
+    public override string ToString() => $"{Rows} row{(Rows == 1 ? "" : "s")}, H {Heads}, Hkv {KvHeads}, d {HeadSize} @ d{Depth}{(Cache == DType.F16 ? "" : $", {Cache}")}";
 }
 
 /// <summary>Paged attention on one thread: a decode's, whose limit is memory, and a prompt's, whose limit is arithmetic.</summary>
@@ -47,6 +48,7 @@ public unsafe class AttentionBenchmarks
         new(32, 8, 64, 1, 512), new(32, 8, 64, 1, 4096), new(32, 8, 64, 1, 8192), new(32, 8, 128, 1, 4096),
         new(9, 3, 64, 1, 512), new(9, 3, 64, 1, 4096), new(9, 3, 64, 1, 8192),
         new(32, 8, 64, 512, 512), new(9, 3, 64, 512, 512),
+        new(32, 8, 64, 1, 4096, DType.Q8_0), new(9, 3, 64, 1, 4096, DType.Q8_0), new(9, 3, 64, 512, 512, DType.Q8_0),
     ];
 
     /// <summary>Plain C#.</summary>
@@ -90,7 +92,7 @@ public unsafe class AttentionBenchmarks
         _rotations.Begin(Case.Rows);
         _rotations.Compute(_step, 0, Case.Rows);
         _shape = new AttentionShape { Heads = Case.Heads, KvHeads = Case.KvHeads, HeadSize = Case.HeadSize, Rope = 0, Pairing = RopePairing.HalfSplit, Scale = 1 / MathF.Sqrt(Case.HeadSize) };
-        _cache = new KvLayer(Halves(blocks), Halves(blocks), BlockSize);
+        _cache = new KvLayer(Filled(blocks), Filled(blocks), BlockSize);
         _qkv = Floats((Case.Heads + 2 * Case.KvHeads) * Case.HeadSize);
         _y = Floats(Case.Heads * Case.HeadSize);
         _attention = new PagedAttention(_pool, _heap);
@@ -113,12 +115,24 @@ public unsafe class AttentionBenchmarks
         return tensor;
     }
 
-    private Tensor Halves(int blocks)
+    private Tensor Filled(int blocks)
     {
-        int columns = Case.KvHeads * BlockSize * Case.HeadSize;
-        Tensor tensor = new(_heap!.Allocate((long)blocks * columns * sizeof(ushort), zeroed: false), blocks, columns, DType.F16);
+        int headColumns = KvCache.HeadColumns(Case.HeadSize, Case.Cache), columns = Case.KvHeads * BlockSize * headColumns;
+        Tensor tensor = new(_heap!.Allocate((long)blocks * columns * Tensor.SizeOf(Case.Cache), zeroed: false), blocks, columns, Case.Cache);
         Random random = new(3);
-        for (long i = 0; i < (long)blocks * columns; i++) ((Half*)tensor.Address)[i] = (Half)(random.NextSingle() * 2 - 1);
+        if (Case.Cache == DType.F16)
+        {
+            for (long i = 0; i < (long)blocks * columns; i++) ((Half*)tensor.Address)[i] = (Half)(random.NextSingle() * 2 - 1);
+            return tensor;
+        }
+        for (long head = 0; head < (long)blocks * Case.KvHeads; head++)
+        {
+            // Bytes, then scales of 2^-7 as bfloat16.
+            byte* bytes = (byte*)tensor.Address + (head * headColumns * BlockSize);
+            int elements = Case.HeadSize * BlockSize;
+            random.NextBytes(new Span<byte>(bytes, elements));
+            new Span<ushort>(bytes + elements, (headColumns * BlockSize - elements) / sizeof(ushort)).Fill(0x3c00);
+        }
         return tensor;
     }
 }

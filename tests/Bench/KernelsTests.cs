@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Text.RegularExpressions;
 using Native.Bench;
+using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Formats;
 using Native.Kernels.Sampling;
@@ -36,7 +37,7 @@ public sealed class KernelsTests
     [Fact]
     public void Attention_AgreesWithItsDefinition()
     {
-        foreach (AttentionWorkload workload in new AttentionWorkload[] { new(8, 2, 64, 1, 100), new(6, 2, 64, 40, 300) })
+        foreach (AttentionWorkload workload in new AttentionWorkload[] { new(8, 2, 64, 1, 100), new(6, 2, 64, 40, 300), new(8, 2, 64, 1, 100, DType.Q8_0), new(6, 2, 64, 40, 300, DType.Q8_0) })
         {
             AttentionBenchmarks definition = new() { Case = workload }, fastest = new() { Case = workload };
             definition.SetUp();
@@ -88,6 +89,7 @@ public sealed class KernelsTests
         Assert.Equal(2.0 * 4096 * 4096 * 4, product.Operations);
         AttentionWorkload attention = new(32, 8, 128, 1, 512), prompt = new(32, 8, 128, 3, 5);
         Assert.Equal(2.0 * 8 * 128 * 512 * 2, attention.Bytes); // keys and values of two bytes
+        Assert.Equal(2.0 * 8 * (128 + (4 * 2)) * 512, (attention with { Cache = DType.Q8_0 }).Bytes); // bytes and their scales
         Assert.Equal(4.0 * 32 * 128 * 512, attention.Operations);
         Assert.Equal(4.0 * 32 * 128 * (3 + 4 + 5), prompt.Operations);
     }

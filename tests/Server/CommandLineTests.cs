@@ -16,7 +16,7 @@ public sealed class CommandLineTests
     public void EveryOption_IsRead()
     {
         int? exit = Parse(["--model", "m.gguf", "--served-model-name=x", "--host", "localhost", "--port", "0", "--grpc-port", "1234", "--backend", "CPU", "--threads", "3",
-            "--max-model-len", "100", "--max-num-seqs", "5", "--max-num-batched-tokens", "50", "--max-num-queued-reqs", "9", "--block-size", "32", "--kv-cache-dtype", "bf16",
+            "--max-model-len", "100", "--max-num-seqs", "5", "--max-num-batched-tokens", "50", "--max-num-queued-reqs", "9", "--block-size", "32", "--kv-cache-dtype", "q8_0",
             "--kv-cache-memory", "1.5G", "--seed", "18446744073709551615", "--metrics-compat", "vllm", "--shutdown-timeout", "2.5", "--api-key", "k", "--log-level", "debug"], out ServerOptions options, out _, out string error);
         Assert.True(exit is null, error);
         Assert.Equal(new ServerOptions
@@ -33,7 +33,7 @@ public sealed class CommandLineTests
             MaxBatchedTokens = 50,
             MaxQueued = 9,
             BlockSize = 32,
-            KvCacheType = DType.BF16,
+            KvCacheType = DType.Q8_0,
             KvCacheBytes = 3L << 29,
             Seed = ulong.MaxValue,
             VllmMetrics = true,

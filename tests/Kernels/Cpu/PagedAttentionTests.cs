@@ -124,8 +124,13 @@ public sealed unsafe class PagedAttentionTests
     [Theory, MemberData(nameof(Widths.Data), MemberType = typeof(Widths))]
     public void ALongPrompt_AgreesWithDouble_AndWithDecodesAndChunksToTheBit(int width)
     {
+        foreach (DType type in new[] { DType.F16, DType.Q8_0 }) ALongPrompt(width, type);
+    }
+
+    private static void ALongPrompt(int width, DType type)
+    {
         const int Length = 600, Heads = 6, D = 64;
-        using var model = new Layer(DType.F16, Heads, 2, D, 0, 0, 16, length: Length);
+        using var model = new Layer(type, Heads, 2, D, 0, 0, 16, length: Length);
         float[] whole;
         using (var batch = model.Step((1, 0, Length))) whole = batch.Attend(width);
         foreach (int position in new[] { 0, 63, 64, 255, 256, 257, 511, 512, 599 })
@@ -232,10 +237,10 @@ public sealed unsafe class PagedAttentionTests
         }
     }
 
-    [Fact]
-    public void Nothing_IsAllocated()
+    [Theory, InlineData(DType.F16), InlineData(DType.Q8_0)]
+    public void Nothing_IsAllocated(DType type)
     {
-        using var model = new Layer(DType.F16, 4, 2, 64, 0, 0, 16);
+        using var model = new Layer(type, 4, 2, 64, 0, 0, 16);
         using var batch = model.Step((0, 99, 1), (1, 0, 41));
         batch.RunOnce();
         batch.Reload();
