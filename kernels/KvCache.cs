@@ -6,6 +6,9 @@ namespace Native.Kernels;
 /// <remarks>Who owns which block is the scheduler's to know; here a block is a row of memory.</remarks>
 public sealed class KvCache
 {
+    /// <summary>Elements of a head that share a scale of <see cref="DType.Q8_0"/>.</summary>
+    internal const int ScaleGroup = 32;
+
     /// <summary>Allocates the cache on a backend.</summary>
     internal KvCache(ModelConfig config, IBackend backend, int blockCount, int blockSize, DType type)
     {
@@ -15,15 +18,6 @@ public sealed class KvCache
         for (int i = 0; i < Layers.Length; i++)
             Layers[i] = new KvLayer(backend.Allocate(blockCount, columns, type), backend.Allocate(blockCount, columns, type), blockSize);
     }
-
-    /// <summary>Elements of a head that share a scale of <see cref="DType.Q8_0"/>.</summary>
-    internal const int ScaleGroup = 32;
-
-    /// <summary>Scales of a head.</summary>
-    internal static int ScaleCount(int headSize) => (headSize + ScaleGroup - 1) / ScaleGroup;
-
-    /// <summary>Elements of a cache's type that a head's key or value takes: as many as it has, and a scale's two bytes for each 32 of <see cref="DType.Q8_0"/>.</summary>
-    public static int HeadColumns(int headSize, DType type) => type == DType.Q8_0 ? headSize + (2 * ScaleCount(headSize)) : headSize;
 
     /// <summary>Each layer's keys and values.</summary>
     public KvLayer[] Layers { get; }
@@ -39,4 +33,10 @@ public sealed class KvCache
 
     /// <summary>Bytes of the whole cache.</summary>
     public long ByteLength => Layers.Sum(l => l.Keys.ByteLength + l.Values.ByteLength);
+
+    /// <summary>Scales of a head.</summary>
+    internal static int ScaleCount(int headSize) => (headSize + ScaleGroup - 1) / ScaleGroup;
+
+    /// <summary>Elements of a cache's type that a head's key or value takes: as many as it has, and a scale's two bytes for each 32 of <see cref="DType.Q8_0"/>.</summary>
+    public static int HeadColumns(int headSize, DType type) => type == DType.Q8_0 ? headSize + (2 * ScaleCount(headSize)) : headSize;
 }
