@@ -111,7 +111,7 @@ internal static class Cli
             output.WriteLine("Examples:");
             foreach (string example in examples) output.WriteLine($"  dotnet run -c Release --project {project} -- {example}");
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong command line; 130 Ctrl-C; 143 SIGTERM.");
+            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong command line; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.");
             return Success;
         }
     }

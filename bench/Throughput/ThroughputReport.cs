@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using Native.Kernels;
 using Native.Tools;
 
 namespace Native.Bench;
@@ -13,7 +14,7 @@ internal static class ThroughputReport
     {
         // Two files of one type are told apart by their names.
         bool named = phases.Select(phase => phase.Model).Distinct().GroupBy(model => model.Type).Any(group => group.Count() > 1);
-        bool bandwidth = phases.Any(phase => phase.ReadBandwidths.Count > 0);
+        bool bandwidth = phases.Any(phase => phase.ReadBandwidths.Count > 0), cache = phases.Any(phase => phase.Model.Runner.Info.KvCacheType != DType.F16);
         List<Column<Phase>> columns =
         [
             new("model", 30, Right: false, phase => named ? $"{phase.Model.Type} ({Path.GetFileName(phase.Model.FileName)})" : phase.Model.Type),
@@ -24,6 +25,7 @@ internal static class ThroughputReport
             new("test", 15, Right: true, phase => phase.Name),
             new("t/s", 20, Right: true, phase => $"{Number(Statistics.Mean(phase.Speeds), 2)} ± {Number(Statistics.SampleDeviation(phase.Speeds), 2)}"),
         ];
+        if (cache) columns.Insert(5, new("type_kv", 7, Right: true, phase => CacheType(phase.Model)));
         if (bandwidth) columns.AddRange(BandwidthColumns());
         return MarkdownTable.Of(columns, phases);
     }
@@ -35,7 +37,7 @@ internal static class ThroughputReport
         foreach (IGrouping<(BenchModel Model, int Depth), Phase> group in phases.GroupBy(phase => (phase.Model, phase.Test.Depth)))
         {
             if (text.Length > 0) text.AppendLine();
-            text.AppendLine(CultureInfo.InvariantCulture, $"{group.Key.Model.Type} ({Path.GetFileName(group.Key.Model.FileName)}), {Bytes(group.Key.Model.Bytes)}, {group.Key.Model.Runner.Info.Backend}{(group.Key.Depth > 0 ? $" @ d{group.Key.Depth}" : "")}");
+            text.AppendLine(CultureInfo.InvariantCulture, $"{group.Key.Model.Type} ({Path.GetFileName(group.Key.Model.FileName)}), {Bytes(group.Key.Model.Bytes)}, {group.Key.Model.Runner.Info.Backend}, {CacheType(group.Key.Model)} cache{(group.Key.Depth > 0 ? $" @ d{group.Key.Depth}" : "")}");
             text.AppendLine();
             // The decode stands for its test where there is one; its prompt is found beside it.
             List<Phase> rows = [.. group.GroupBy(phase => phase.Test).Select(test => test.Last())];
@@ -110,6 +112,8 @@ internal static class ThroughputReport
         yield return ("model_n_params", phase.Model.Runner.Info.ParameterCount);
         yield return ("backends", phase.Model.Runner.Info.Backend);
         yield return ("n_threads", phase.Model.Threads);
+        yield return ("type_k", CacheType(phase.Model));
+        yield return ("type_v", CacheType(phase.Model));
         yield return ("test", phase.Name);
         yield return ("n_prompt", phase.Decodes ? 0 : phase.Test.Prompt);
         yield return ("n_gen", phase.Decodes ? phase.Test.Generate : 0);
@@ -130,6 +134,8 @@ internal static class ThroughputReport
         yield return ("read_bytes_per_second", measured ? Statistics.Mean(phase.ReadBandwidths) : null);
         yield return ("share_of_bandwidth", phase.ShareOfBandwidth);
     }
+
+    private static string CacheType(BenchModel model) => model.Runner.Info.KvCacheType.ToString().ToLowerInvariant();
 
     private static IEnumerable<Column<Phase>> BandwidthColumns()
     {

@@ -383,6 +383,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             if (segmentSums[i] == 0) continue; // this row sees nothing of it; else the largest logit's weight is 1
             if (sums[i] == 0)
             {
+                // The first that it sees: all that a fold would do is multiply by 1.
                 Buffer.MemoryCopy(segment + ((long)i * padded), outputs + ((long)i * padded), padded * sizeof(float), padded * sizeof(float));
                 (maxima[i], sums[i]) = (segmentMaxima[i], segmentSums[i]);
                 continue;

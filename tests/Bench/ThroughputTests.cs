@@ -195,6 +195,20 @@ public sealed class ThroughputTests
     }
 
     [Fact]
+    public async Task TheCachesType_IsTold()
+    {
+        string[] cache = ["throughput", "-p", "8", "-n", "4", "-r", "1", "-t", "1", "--kv-cache-dtype", "q8_0"];
+        (_, string lines, _) = await Run([.. cache, "-o", "jsonl"]);
+        Assert.All(Lines(lines), line => Assert.Equal(("q8_0", "q8_0"), (JsonDocument.Parse(line).RootElement.GetProperty("type_k").GetString(), JsonDocument.Parse(line).RootElement.GetProperty("type_v").GetString())));
+
+        (_, string table, _) = await Run(cache);
+        Assert.Equal(["type_kv", "q8_0", "q8_0"], Cells(table).Where((_, row) => row != 1).Select(row => row[5]));
+
+        (_, string batched, _) = await Run([.. cache, "-b", "2"]);
+        Assert.Contains("q8_0 cache", batched, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Csv_HasAsManyValuesAsNames()
     {
         (_, string output, _) = await Run("throughput", "-p", "8", "-n", "0", "-r", "1", "-t", "1", "-o", "csv");
