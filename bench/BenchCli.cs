@@ -1,6 +1,11 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using Native.Bench.Kernels;
+using Native.Bench.Peers;
+using Native.Bench.Serve;
+using Native.Bench.Soak;
+using Native.Bench.Throughput;
 using Native.Tools;
 
 namespace Native.Bench;

@@ -1,4 +1,4 @@
-using Native.Kernels.Models;
+using Native.Kernels.Files;
 using Native.Kernels.Sampling;
 
 namespace Native.Kernels;

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using Native.Kernels;
 using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;

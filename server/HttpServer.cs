@@ -8,8 +8,10 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
+using Native.Server.Http;
 using Native.Server.Metrics;
 using Native.Server.OpenAi;
+using Native.Server.Serving;
 
 namespace Native.Server;
 

@@ -10,8 +10,10 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
+using Native.Server.Grpc;
+using Native.Server.Http;
 using Native.Server.Metrics;
-using Native.Server.OpenAi;
+using Native.Server.Serving;
 
 namespace Native.Server;
 

@@ -2,7 +2,10 @@ using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Native.Kernels.Models;
 using Native.Server;
+using Native.Server.Http;
 using Native.Server.Hub;
+using Native.Server.Jinja;
+using Native.Server.Serving;
 
 SteadyOutput.Install();
 if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;

@@ -1,10 +1,11 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net;
-
 using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Server.Hub;
+using Native.Server.Serving;
+
 
 namespace Native.Server;
 

@@ -4,6 +4,8 @@ using System.Text.Json;
 using Native.Kernels.Text;
 using Native.Scheduling;
 using Native.Server;
+using Native.Server.Jinja;
+using Native.Server.Serving;
 
 namespace Native.Tools;
 

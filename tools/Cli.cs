@@ -4,6 +4,7 @@ using System.CommandLine.Invocation;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Server;
+using Native.Server.Jinja;
 
 namespace Native.Tools;
 

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 

@@ -1,4 +1,5 @@
 using System.Numerics;
+using Native.Server.Serving;
 
 namespace Native.Tools;
 

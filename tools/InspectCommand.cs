@@ -2,9 +2,11 @@ using System.CommandLine;
 using System.Globalization;
 using System.Text.Json;
 using Native.Kernels;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 using Spectre.Console;
 
 namespace Native.Tools;

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
+using Native.Server.Serving;
 
 namespace Native.Tools;
 

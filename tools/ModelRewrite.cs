@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 using Spectre.Console;
 
 namespace Native.Tools;

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Scheduling;
+using Native.Server.Serving;
 
 namespace Native.Tools;
 

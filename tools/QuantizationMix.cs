@@ -1,5 +1,5 @@
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 
 namespace Native.Tools;
 

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 

@@ -1,7 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 using Native.Kernels.Text;
 
 namespace Native.Tools;

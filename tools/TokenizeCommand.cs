@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 using Spectre.Console;
 
 namespace Native.Tools;

@@ -1,9 +1,10 @@
 using BenchmarkDotNet.Attributes;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary>The attention of a sequence's last tokens over a cache.</summary>
 /// <param name="Heads">H.</param>

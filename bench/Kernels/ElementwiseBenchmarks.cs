@@ -2,7 +2,7 @@ using BenchmarkDotNet.Attributes;
 using Native.Kernels;
 using Native.Kernels.Cpu;
 
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary>An operation on each element of a row.</summary>
 /// <param name="Operation">RmsNorm, Silu, Gelu or SoftCap.</param>

@@ -1,7 +1,8 @@
 using System.Globalization;
+using Native.Bench.Throughput;
 using Native.Kernels.Cpu;
 
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary>What one thread of this machine reads and computes at most, probed again and again while kernels are measured.</summary>
 internal sealed class KernelLimits : IDisposable

@@ -12,10 +12,12 @@ using BenchmarkDotNet.Reports;
 using BenchmarkDotNet.Running;
 using BenchmarkDotNet.Toolchains.InProcess.Emit;
 using Native.Kernels.Cpu;
+using Native.Server;
+using Native.Server.OpenAi;
 using Native.Tools;
 using Perfolizer.Horology;
 
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary><c>kernels</c>: the inner loops, by BenchmarkDotNet.</summary>
 internal sealed class KernelsCommand : ToolCommand

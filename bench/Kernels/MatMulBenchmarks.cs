@@ -2,10 +2,10 @@ using System.Runtime.InteropServices;
 using BenchmarkDotNet.Attributes;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary>A matrix product: so many rows of activations by weights of one format.</summary>
 /// <param name="Format">Of the weights.</param>

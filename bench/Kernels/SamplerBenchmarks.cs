@@ -1,7 +1,8 @@
 using BenchmarkDotNet.Attributes;
+using Native.Kernels.Cpu;
 using Native.Kernels.Sampling;
 
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary>Choosing one token.</summary>
 /// <param name="Name">greedy, or what is cut away.</param>

@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Kernels;
 
 /// <summary>What one call of a kernel works through, so that its time can be told as bandwidth and as arithmetic.</summary>
 public abstract record Workload

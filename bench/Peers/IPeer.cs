@@ -1,4 +1,6 @@
-namespace Native.Bench;
+using Native.Bench.Throughput;
+
+namespace Native.Bench.Peers;
 
 /// <summary>An engine that is measured beside others on one model file.</summary>
 internal interface IPeer : IAsyncDisposable

@@ -1,8 +1,10 @@
 using System.Globalization;
 using System.Text.Json;
+using Native.Bench.Serve;
+using Native.Bench.Throughput;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>A llama-bench of llama.cpp or ik_llama.cpp, built for this machine: a process for each measurement, and llama-batched-bench for batches where that lies beside it.</summary>
 internal sealed class LlamaBench : IPeer

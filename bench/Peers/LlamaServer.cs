@@ -4,7 +4,7 @@ using System.Net.Sockets;
 using System.Text;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>A llama-server of llama.cpp as a process of its own.</summary>
 internal sealed class LlamaServer : IDisposable

@@ -1,7 +1,9 @@
 using System.Diagnostics;
 using System.Globalization;
+using Native.Bench.Serve;
+using Native.Bench.Throughput;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>Native's own runner, driven as <c>throughput</c> does: greedy sampling is part of a step.</summary>
 /// <param name="model">The model; belongs to whoever loaded it.</param>

@@ -2,9 +2,11 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using Native.Bench.Serve;
+using Native.Bench.Throughput;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>llama.cpp as the npm package node-llama-cpp brings it: one process with the model loaded, asked for one measurement after the other.</summary>
 /// <remarks>The script tells what is timed: llama_decode and llama_synchronize, without choosing a token.</remarks>

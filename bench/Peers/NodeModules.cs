@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 using System.Text.Json;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>Where the npm package node-llama-cpp is: llama.cpp built for many processors, which chooses among its builds when it is loaded.</summary>
 internal static class NodeModules

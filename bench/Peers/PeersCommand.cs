@@ -2,11 +2,14 @@ using System.CommandLine;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using Native.Bench.Serve;
+using Native.Bench.Throughput;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Server;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary><c>peers</c>: Native beside llama.cpp on the same file.</summary>
 internal sealed class PeersCommand : ToolCommand

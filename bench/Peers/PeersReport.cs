@@ -2,8 +2,11 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
+using Native.Bench.Serve;
+using Native.Bench.Throughput;
+using Native.Server.Http;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>All that was measured on one model.</summary>
 internal sealed record PeersResult

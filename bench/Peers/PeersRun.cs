@@ -1,8 +1,10 @@
 using System.Globalization;
+using Native.Bench.Serve;
+using Native.Bench.Throughput;
 using Native.Kernels.Cpu;
 using Native.Kernels.Formats;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>What one engine took for a test.</summary>
 /// <param name="Peer">The engine.</param>

@@ -1,8 +1,10 @@
+using Native.Bench.Serve;
+using Native.Bench.Soak;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Peers;
 
 /// <summary>How servers are asked.</summary>
 /// <param name="Clients">Requests under way at once: a closed loop.</param>

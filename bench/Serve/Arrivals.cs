@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>How a request rate rises over a run.</summary>
 internal enum RampUp

@@ -2,7 +2,7 @@ using Grpc.Core;
 using Grpc.Net.Client;
 using Native.V1;
 
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>Asks a Native server by gRPC. Each token is a message of its own, so that inter-token latencies are exactly that.</summary>
 internal sealed class GrpcClient : IServingClient

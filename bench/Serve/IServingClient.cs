@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>What a server counted.</summary>
 /// <param name="InputTokens">Of the prompt; null where it did not tell.</param>

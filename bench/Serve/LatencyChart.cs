@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>An SVG picture of latency against load: time to first token above, time per output token below.</summary>
 internal static class LatencyChart

@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>Sends requests and records when their answers came.</summary>
 /// <param name="client">Asks the server.</param>

@@ -4,7 +4,7 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>Asks any server that speaks OpenAI's HTTP API, by completions or chats, with streamed answers.</summary>
 internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignoreEos) : IServingClient

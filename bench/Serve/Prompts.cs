@@ -2,7 +2,7 @@ using System.Text.Json;
 using Native.Kernels.Text;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>What one request asks.</summary>
 /// <param name="Text">The prompt.</param>

@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>What became of one request. Times are seconds after the run began.</summary>
 internal sealed record RequestRecord

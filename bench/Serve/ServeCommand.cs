@@ -4,9 +4,11 @@ using System.Text;
 using System.Text.Json;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
+using Native.Server;
+using Native.Server.OpenAi;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary><c>serve</c>: load on a server, and how long its answers took.</summary>
 internal sealed class ServeCommand : ToolCommand
@@ -210,7 +212,7 @@ internal sealed class ServeCommand : ToolCommand
     {
         /// <summary>When requests are to be sent; null for a closed loop.</summary>
         public double[]? Arrivals(int count, Random random) => Ramp is { } ramp
-            ? Bench.Arrivals.Rising(count, ramp.Strategy, ramp.From, ramp.To, Burstiness, random)
-            : double.IsFinite(Rate) ? Bench.Arrivals.Steady(count, Rate, Burstiness, random) : null;
+            ? Serve.Arrivals.Rising(count, ramp.Strategy, ramp.From, ramp.To, Burstiness, random)
+            : double.IsFinite(Rate) ? Serve.Arrivals.Steady(count, Rate, Burstiness, random) : null;
     }
 }

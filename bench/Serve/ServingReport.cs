@@ -2,7 +2,7 @@ using System.Globalization;
 using System.Text;
 using System.Text.Json;
 
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>How a run was asked for, and what came of it.</summary>
 internal sealed record ServingRun

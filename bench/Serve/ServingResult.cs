@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Serve;
 
 /// <summary>Latencies in seconds that a request must keep, to be counted as good; null for any.</summary>
 internal sealed record Goodput(double? Ttft, double? Tpot, double? E2el)

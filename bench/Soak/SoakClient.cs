@@ -4,9 +4,10 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using Grpc.Core;
 using Grpc.Net.Client;
+using Native.Bench.Serve;
 using Native.V1;
 
-namespace Native.Bench;
+namespace Native.Bench.Soak;
 
 /// <summary>What came of an answer so far, as it is read.</summary>
 internal sealed class SoakAnswer(int n)

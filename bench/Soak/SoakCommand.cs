@@ -1,8 +1,9 @@
 using System.CommandLine;
 using System.Globalization;
+using Native.Server;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Soak;
 
 /// <summary><c>soak</c>: whether a server stays as it was, under everything that clients do to it.</summary>
 internal sealed class SoakCommand : ToolCommand

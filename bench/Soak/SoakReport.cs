@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
 
-namespace Native.Bench;
+namespace Native.Bench.Soak;
 
 /// <summary>Writes what a soak measured and how it is judged.</summary>
 internal static class SoakReport

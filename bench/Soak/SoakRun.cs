@@ -2,9 +2,11 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
+using Native.Bench.Serve;
+using Native.Server.Http;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Soak;
 
 /// <summary>How a soak was asked for.</summary>
 internal sealed record SoakOptions

@@ -5,7 +5,7 @@ using System.Text;
 using System.Text.Json;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Soak;
 
 /// <summary>The server under the soak: a process of its own, or one that runs already.</summary>
 internal sealed class SoakServer : IDisposable

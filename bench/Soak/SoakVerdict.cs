@@ -1,6 +1,6 @@
 using System.Globalization;
 
-namespace Native.Bench;
+namespace Native.Bench.Soak;
 
 /// <summary>One thing that must be so, whether it was, and by which numbers.</summary>
 internal sealed record SoakCheck(string Name, bool Passed, string Detail);

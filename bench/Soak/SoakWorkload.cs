@@ -1,4 +1,8 @@
-namespace Native.Bench;
+using Native.Bench.Serve;
+using Native.Server.Http;
+using Native.Server.OpenAi;
+
+namespace Native.Bench.Soak;
 
 /// <summary>How a request of the soak behaves.</summary>
 internal enum SoakKind

@@ -6,7 +6,7 @@ using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
 using Native.Kernels.Cpu;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary>A loop that does nothing but multiply and add in registers.</summary>
 /// <param name="instructions">By which instructions, in words.</param>

@@ -1,11 +1,12 @@
 using System.Globalization;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary>A model, and what is said about it.</summary>
 /// <param name="FileName">Its path.</param>

@@ -3,7 +3,7 @@ using System.Numerics;
 using System.Runtime.Intrinsics.X86;
 using Native.Kernels.Cpu;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary>How fast this machine's memory is read from its beginning to its end by as many threads as a model computes with.</summary>
 internal sealed unsafe class MemoryBandwidth : IDisposable

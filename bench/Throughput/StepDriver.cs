@@ -2,7 +2,7 @@ using Native.Kernels;
 using Native.Kernels.Sampling;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary>Drives a model step by step with nothing around it: no scheduler, no text. Sequences own their blocks from the beginning, prompts are random ids, decodes are greedy.</summary>
 internal sealed class StepDriver

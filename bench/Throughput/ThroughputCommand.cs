@@ -1,8 +1,10 @@
 using System.CommandLine;
+using Native.Bench.Serve;
 using Native.Kernels.Cpu;
+using Native.Server;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary><c>throughput</c>: tokens a second of a model alone.</summary>
 internal sealed class ThroughputCommand : ToolCommand

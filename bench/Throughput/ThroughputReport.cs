@@ -1,10 +1,13 @@
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using Native.Bench.Serve;
 using Native.Kernels;
+using Native.Server.Http;
+using Native.Server.OpenAi;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary>Writes what was measured: as llama-bench does, or for batches as llama-batched-bench.</summary>
 internal static class ThroughputReport

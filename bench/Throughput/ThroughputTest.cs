@@ -1,7 +1,8 @@
 using System.Diagnostics;
 using System.Globalization;
+using Native.Bench.Serve;
 
-namespace Native.Bench;
+namespace Native.Bench.Throughput;
 
 /// <summary>What is measured: B sequences with d tokens in the cache compute PP tokens of prompt each, then TG tokens one by one.</summary>
 /// <param name="Prompt">PP; 0 for none.</param>

@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Native.Kernels.Files;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 

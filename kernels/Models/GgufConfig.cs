@@ -1,3 +1,4 @@
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;

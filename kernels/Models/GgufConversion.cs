@@ -1,4 +1,5 @@
 using System.Globalization;
+using Native.Kernels.Files;
 using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.RegularExpressions;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Text;
 

@@ -1,3 +1,5 @@
+using Native.Kernels.Files;
+
 namespace Native.Kernels.Models;
 
 /// <summary>One layer's weights on a backend. Norms and biases a family lacks are empty.</summary>

@@ -1,4 +1,4 @@
-using Native.Kernels.Text;
+using Native.Kernels.Files;
 
 namespace Native.Kernels.Models;
 

@@ -1,4 +1,4 @@
-using Native.Kernels.Models;
+using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 

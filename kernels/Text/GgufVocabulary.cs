@@ -1,3 +1,4 @@
+
 namespace Native.Kernels.Text;
 
 /// <summary>A tokenizer as GGUF metadata (<c>tokenizer.ggml.*</c>). <see cref="GgufTokenizer"/> reads them.</summary>

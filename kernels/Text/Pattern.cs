@@ -1,4 +1,5 @@
 using System.Text;
+using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 

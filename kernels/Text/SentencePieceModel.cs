@@ -31,7 +31,7 @@ internal static class SentencePieceModel
     /// <param name="path">The file, for messages.</param>
     /// <param name="bytes">Its content.</param>
     /// <param name="config">What stands in the files beside it.</param>
-    public static TokenizerDefinition Read(string path, ReadOnlySpan<byte> bytes, HuggingFaceConfig config)
+    public static TokenizerDefinition Read(string path, ReadOnlySpan<byte> bytes, TokenizerConfig config)
     {
         var fields = new Fields();
         var message = new Message(path, bytes, 0);

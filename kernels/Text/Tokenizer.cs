@@ -2,7 +2,7 @@ using System.Buffers;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.RegularExpressions;
-using Native.Kernels.Models;
+using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
@@ -229,7 +229,7 @@ public sealed class Tokenizer
     }
 
     /// <summary>What a token adds to a text of which <paramref name="atStart"/> tells whether it is still empty.</summary>
-    internal ReadOnlySpan<byte> Visible(int id, bool skipSpecial, ref bool atStart)
+    public ReadOnlySpan<byte> Visible(int id, bool skipSpecial, ref bool atStart)
     {
         bool special = IsSpecial(id);
         if (special && skipSpecial) return [];
@@ -253,7 +253,7 @@ public sealed class Tokenizer
     private bool IsSpace(char c) => char.IsWhiteSpace(c) && (char.IsAscii(c) || !_ggufTokens);
 
     /// <summary>Replaces lone surrogates by U+FFFD.</summary>
-    internal static string WellFormed(string text)
+    public static string WellFormed(string text)
     {
         int first = text.AsSpan().IndexOfAnyInRange('\uD800', '\uDFFF');
         if (first < 0) return text;

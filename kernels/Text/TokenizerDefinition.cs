@@ -1,3 +1,4 @@
+
 namespace Native.Kernels.Text;
 
 /// <summary>What a vocabulary entry is, with GGUF's numbers (<c>tokenizer.ggml.token_type</c>).</summary>

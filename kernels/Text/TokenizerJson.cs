@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.RegularExpressions;
+using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
@@ -31,7 +32,7 @@ internal static class TokenizerJson
         public bool HasTemplate { get; set; }
     }
 
-    public static TokenizerDefinition Read(string path, ReadOnlyMemory<byte> bytes, HuggingFaceConfig config)
+    public static TokenizerDefinition Read(string path, ReadOnlyMemory<byte> bytes, TokenizerConfig config)
     {
         TokenizerDefinition? definition = null;
         JsonFile.Read(path, bytes, root => definition = Read(path, root, config));
@@ -46,7 +47,7 @@ internal static class TokenizerJson
         bool Flag(string name) => token.Optional(name)?.Boolean() ?? false;
     }
 
-    private static TokenizerDefinition Read(string path, JsonField root, HuggingFaceConfig config)
+    private static TokenizerDefinition Read(string path, JsonField root, TokenizerConfig config)
     {
         JsonField model = root.Required("model");
         string type = model.Optional("type")?.Text() ?? (model.Optional("merges") is null ? "none" : "BPE");

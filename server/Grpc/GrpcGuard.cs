@@ -6,8 +6,9 @@ using Grpc.Core.Interceptors;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 
-namespace Native.Server;
+namespace Native.Server.Grpc;
 
 /// <summary>Around every gRPC call: lets the right ones in, and turns what went wrong into a status.</summary>
 internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) : Interceptor

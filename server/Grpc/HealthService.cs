@@ -1,9 +1,10 @@
 using Grpc.Core;
 using Grpc.Health.V1;
 using Microsoft.Extensions.Hosting;
+using Native.Server.Serving;
 using static Grpc.Health.V1.HealthCheckResponse.Types;
 
-namespace Native.Server;
+namespace Native.Server.Grpc;
 
 /// <summary>gRPC's health protocol: serving while the model is loaded, nobody drains, and the engine's heart beats.</summary>
 internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lifetime) : Health.HealthBase

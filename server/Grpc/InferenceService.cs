@@ -2,15 +2,17 @@ using System.Diagnostics;
 using System.Text.Json;
 using Google.Protobuf;
 using Grpc.Core;
+using Native.Kernels.Text;
 using Native.Scheduling;
+using Native.Server.Http;
 using Native.Server.Metrics;
-using Native.Server.OpenAi;
+using Native.Server.Serving;
 using Native.V1;
 using FinishReason = Native.Scheduling.FinishReason;
 using SamplingParams = Native.Scheduling.SamplingParams;
 using TokenBias = Native.Kernels.Sampling.TokenBias;
 
-namespace Native.Server;
+namespace Native.Server.Grpc;
 
 /// <summary>The service of <c>native.v1</c>; the messages' own comments tell what they mean.</summary>
 internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, ServerOptions options) : Inference.InferenceBase

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using Native.Scheduling;
+using Native.Server.Serving;
 using Prometheus;
 using EngineHistogram = Native.Scheduling.Histogram;
 

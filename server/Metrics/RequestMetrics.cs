@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Native.Scheduling;
+using Native.Server.Serving;
 using Prometheus;
 using Histogram = Prometheus.Histogram;
 

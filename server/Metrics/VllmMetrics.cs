@@ -1,4 +1,5 @@
 using Native.Scheduling;
+using Native.Server.Serving;
 using Prometheus;
 using Histogram = Prometheus.Histogram;
 

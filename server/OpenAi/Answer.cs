@@ -1,5 +1,7 @@
 using System.Text.Json;
 using Microsoft.AspNetCore.Http;
+using Native.Server.Http;
+using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
 

@@ -2,7 +2,9 @@ using System.Diagnostics;
 using System.Text.Json;
 using Microsoft.AspNetCore.Http;
 using Native.Scheduling;
+using Native.Server.Http;
 using Native.Server.Metrics;
+using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
 

@@ -2,6 +2,7 @@ using System.Text;
 using System.Text.Json;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
+using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
 

@@ -1,6 +1,8 @@
 using System.Text.Json;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
+using Native.Server.Http;
+using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
 

@@ -1,4 +1,5 @@
 using Native.Bench;
+using Native.Bench.Serve;
 
 namespace Native.Tests.Bench;
 

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.RegularExpressions;
-using Native.Bench;
+using Native.Bench.Kernels;
 using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Formats;

@@ -3,6 +3,8 @@ using System.Globalization;
 using System.Text.Json;
 using System.Xml.Linq;
 using Native.Bench;
+using Native.Bench.Peers;
+using Native.Bench.Throughput;
 using Native.Kernels.Cpu;
 using Native.Tests.Scheduling;
 using Native.Tests.Server;

@@ -1,4 +1,4 @@
-using Native.Bench;
+using Native.Bench.Serve;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Tools;

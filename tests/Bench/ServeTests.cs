@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Text.Json;
 using System.Xml.Linq;
-using Native.Bench;
+using Native.Bench.Serve;
 using Native.Tests.Server;
 using Native.Tools;
 using static Native.Tests.Bench.BenchRun;

@@ -2,6 +2,7 @@ using System.Text;
 using System.Text.Json;
 using System.Xml.Linq;
 using Native.Bench;
+using Native.Bench.Serve;
 
 namespace Native.Tests.Bench;
 

@@ -5,7 +5,7 @@ using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
-using Native.Bench;
+using Native.Bench.Soak;
 using Native.Tests.Server;
 using Native.Tools;
 using static Native.Tests.Bench.BenchRun;

@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
 using System.Text.RegularExpressions;
-using Native.Bench;
+using Native.Bench.Throughput;
 using Native.Kernels;
 using Native.Tests.Scheduling;
 using Native.Tools;

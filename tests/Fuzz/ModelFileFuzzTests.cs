@@ -1,4 +1,5 @@
 using Native.Kernels;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Tests.Kernels;
 
@@ -145,7 +146,7 @@ internal sealed record GgufModel(IReadOnlyList<(string Key, object Value)> Metad
 
     public byte[] ToArray()
     {
-        GgufWriter writer = [];
+        GgufBytes writer = [];
         foreach ((string key, object value) in Metadata) writer.Add(key, value);
         foreach (GgufTensor t in Tensors) writer.Tensor(t.Name, t.Type, t.Dimensions, t.Data, t.Offset);
         return writer.ToArray();

@@ -9,6 +9,7 @@ using Grpc.Health.V1;
 using Native.Kernels.Models;
 using Native.Scheduling;
 using Native.Server;
+using Native.Server.Serving;
 using Native.Tests.Server;
 using Native.V1;
 using ReflectionRequest = Grpc.Reflection.V1Alpha.ServerReflectionRequest;

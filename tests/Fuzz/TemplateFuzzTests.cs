@@ -1,7 +1,7 @@
 using System.Text;
 using System.Text.Json;
-using Native.Server;
 using Native.Server.Jinja;
+using Native.Server.Serving;
 
 namespace Native.Tests.Fuzz;
 

@@ -1,7 +1,7 @@
 using System.Text;
 using System.Text.Json.Nodes;
 using Native.Kernels.Text;
-using Native.Server;
+using Native.Server.Serving;
 using Native.Tests.Kernels;
 
 namespace Native.Tests.Fuzz;

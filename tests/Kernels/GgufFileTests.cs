@@ -1,6 +1,7 @@
 using System.Buffers;
 using System.Buffers.Binary;
 using System.Text;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 
@@ -51,7 +52,7 @@ public sealed class GgufFileTests
     [Theory, InlineData("gemma2", 46u), InlineData("gemma3", 62u)]
     public void Config_WithoutHeads_IsRefused(string family, uint layers)
     {
-        using TemporaryFile file = new GgufWriter
+        using TemporaryFile file = new GgufBytes
         {
             { "general.architecture", family }, { $"{family}.context_length", 64u }, { $"{family}.embedding_length", 8u }, { $"{family}.block_count", layers }, { $"{family}.feed_forward_length", 16u },
             { $"{family}.attention.head_count", 0u }, { $"{family}.attention.key_length", 4u }, { $"{family}.attention.layer_norm_rms_epsilon", 1e-5f },
@@ -82,7 +83,7 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_ReadsEveryMetadataType()
     {
-        using TemporaryFile temporary = new GgufWriter
+        using TemporaryFile temporary = new GgufBytes
         {
             { "general.architecture", "llama" },
             { "u8", (byte)200 }, { "i8", (sbyte)-100 }, { "u16", (ushort)60000 }, { "i16", (short)-30000 }, { "u32", 4000000000u }, { "i32", -2000000000 },
@@ -131,7 +132,7 @@ public sealed class GgufFileTests
         float[] values = [.. Enumerable.Range(0, 24).Select(i => (float)i)];
         byte[] data = new byte[96];
         Buffer.BlockCopy(values, 0, data, 0, 96);
-        using TemporaryFile temporary = new GgufWriter().Tensor("v", [1f, 2f, 3f]).Tensor("t", TensorType.F32, [4, 3, 2], data).Tensor("s", TensorType.I32, [], [1, 0, 0, 0]).ToFile();
+        using TemporaryFile temporary = new GgufBytes().Tensor("v", [1f, 2f, 3f]).Tensor("t", TensorType.F32, [4, 3, 2], data).Tensor("s", TensorType.I32, [], [1, 0, 0, 0]).ToFile();
         using GgufFile file = GgufFile.Open(temporary.Path);
 
         TensorView tensor = file.GetTensor("t");
@@ -150,7 +151,7 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_ReadsVersion2_AndOtherAlignments()
     {
-        using TemporaryFile temporary = new GgufWriter { Version = 2, Alignment = 64 }.With("general.alignment", 64u).Tensor("a", [1f]).Tensor("b", [2f]).ToFile();
+        using TemporaryFile temporary = new GgufBytes { Version = 2, Alignment = 64 }.With("general.alignment", 64u).Tensor("a", [1f]).Tensor("b", [2f]).ToFile();
         using GgufFile file = GgufFile.Open(temporary.Path);
         Assert.Equal(2u, file.Version);
         Assert.Equal(64, file.GetTensor("b").Start - file.GetTensor("a").Start);
@@ -162,7 +163,7 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_ReplacesInvalidUtf8()
     {
-        byte[] bytes = new GgufWriter { { "general.architecture", "llama" }, { "general.name", "ab" } }.ToArray();
+        byte[] bytes = new GgufBytes { { "general.architecture", "llama" }, { "general.name", "ab" } }.ToArray();
         int at = bytes.AsSpan().LastIndexOf("ab"u8);
         (bytes[at], bytes[at + 1]) = (0xc3, 0x28);
         using var temporary = new TemporaryFile(bytes);
@@ -177,10 +178,10 @@ public sealed class GgufFileTests
         Refuses("GG"u8, "truncated");
         Refuses("GGUF"u8, "truncated");
         Refuses("ggml\u0003\0\0\0"u8, "offset 0", "magic", "0x6c6d6767");
-        Refuses(new GgufWriter { Version = 0 }.ToArray(), "version 2 or 3", "found 0");
-        Refuses(new GgufWriter { Version = 4 }.ToArray(), "version 2 or 3", "found 4");
-        Refuses(new GgufWriter { Version = 1 }.ToArray(), "GGUF v1");
-        Refuses(new GgufWriter { Version = 0x03000000 }.ToArray(), "big-endian");
+        Refuses(new GgufBytes { Version = 0 }.ToArray(), "version 2 or 3", "found 0");
+        Refuses(new GgufBytes { Version = 4 }.ToArray(), "version 2 or 3", "found 4");
+        Refuses(new GgufBytes { Version = 1 }.ToArray(), "GGUF v1");
+        Refuses(new GgufBytes { Version = 0x03000000 }.ToArray(), "big-endian");
         AssertSays(() => GgufFile.Open(Path.GetTempPath()), "found a folder");
         Assert.Throws<FileNotFoundException>(() => GgufFile.Open(Path.Combine(Path.GetTempPath(), "there-is-no-such-model.gguf")));
     }
@@ -188,48 +189,48 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_RefusesNamesThatRepeatOrAreEmpty()
     {
-        Refuses(new GgufWriter { { "a.b", 1 }, { "a.b", 1 } }.ToArray(), "every metadata key once", "\"a.b\" twice");
-        Refuses(new GgufWriter().Tensor("w", [1f]).Tensor("w", [1f]).ToArray(), "every tensor once", "\"w\" twice");
-        Refuses(new GgufWriter { { "", 1 } }.ToArray(), "1 to 65535 bytes");
-        Refuses(new GgufWriter { { new string('k', 65536), 1 } }.ToArray(), "1 to 65535 bytes", "found 65536");
-        Refuses(new GgufWriter().Tensor("", [1f]).ToArray(), "1 to 65535 bytes");
+        Refuses(new GgufBytes { { "a.b", 1 }, { "a.b", 1 } }.ToArray(), "every metadata key once", "\"a.b\" twice");
+        Refuses(new GgufBytes().Tensor("w", [1f]).Tensor("w", [1f]).ToArray(), "every tensor once", "\"w\" twice");
+        Refuses(new GgufBytes { { "", 1 } }.ToArray(), "1 to 65535 bytes");
+        Refuses(new GgufBytes { { new string('k', 65536), 1 } }.ToArray(), "1 to 65535 bytes", "found 65536");
+        Refuses(new GgufBytes().Tensor("", [1f]).ToArray(), "1 to 65535 bytes");
     }
 
     [Fact]
     public void Open_RefusesTensorsThatAreNotWhereTheyShouldBe()
     {
         byte[] four = new byte[4];
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [1], four, offset: 64).ToArray(), "\"w\"", "inside the 4 bytes", "data offset 64");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [1], four, offset: ulong.MaxValue - 31).ToArray(), "\"w\"", "inside");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [1], four, offset: 4).ToArray(), "\"w\"", "multiple of the alignment 32", "offset 4");
-        Refuses(new GgufWriter().Tensor("v", [1f]).Tensor("w", TensorType.F32, [1], four, offset: 0).ToArray(), "overlap", "data offset 0");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [2], four).ToArray(), "\"w\"", "inside the 4 bytes", "found 8 bytes");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [1], four, offset: 64).ToArray(), "\"w\"", "inside the 4 bytes", "data offset 64");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [1], four, offset: ulong.MaxValue - 31).ToArray(), "\"w\"", "inside");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [1], four, offset: 4).ToArray(), "\"w\"", "multiple of the alignment 32", "offset 4");
+        Refuses(new GgufBytes().Tensor("v", [1f]).Tensor("w", TensorType.F32, [1], four, offset: 0).ToArray(), "overlap", "data offset 0");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [2], four).ToArray(), "\"w\"", "inside the 4 bytes", "found 8 bytes");
         foreach (object alignment in new object[] { 0u, 4u, 12u, 33u, 32, "32", 32ul })
-            Refuses(new GgufWriter { { "general.alignment", alignment } }.Tensor("w", [1f]).ToArray(), "general.alignment", "power of two");
-        Refuses(new GgufWriter { { "general.alignment", 1u << 31 } }.Tensor("w", [1f]).ToArray(), "\"w\"", "inside the 0 bytes");
+            Refuses(new GgufBytes { { "general.alignment", alignment } }.Tensor("w", [1f]).ToArray(), "general.alignment", "power of two");
+        Refuses(new GgufBytes { { "general.alignment", 1u << 31 } }.Tensor("w", [1f]).ToArray(), "\"w\"", "inside the 0 bytes");
     }
 
     [Fact]
     public void Open_RefusesShapesThatCanNotBe()
     {
         byte[] data = new byte[144];
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [0], data).ToArray(), "\"w\"", "dimension 0 of 0");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [1, 1, 1, 1, 1], data).ToArray(), "\"w\"", "at most 4 dimensions", "found 5");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [ulong.MaxValue], data).ToArray(), "\"w\"", "dimension 0");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [1, 1ul << 62, 4], data).ToArray(), "\"w\"", "dimension 1");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [1ul << 33, 1ul << 33], data).ToArray(), "\"w\"");
-        Refuses(new GgufWriter().Tensor("w", TensorType.F32, [300, 300], data).ToArray(), "\"w\"", "300 x 300 values of F32");
-        Refuses(new GgufWriter().Tensor("w", TensorType.Q4_K, [128, 2], data).ToArray(), "\"w\"", "whole Q4_K blocks of 256", "128 columns");
-        Refuses(new GgufWriter().Tensor("w", TensorType.Q8_0, [33], data).ToArray(), "\"w\"", "whole Q8_0 blocks of 32", "33 columns");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [0], data).ToArray(), "\"w\"", "dimension 0 of 0");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [1, 1, 1, 1, 1], data).ToArray(), "\"w\"", "at most 4 dimensions", "found 5");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [ulong.MaxValue], data).ToArray(), "\"w\"", "dimension 0");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [1, 1ul << 62, 4], data).ToArray(), "\"w\"", "dimension 1");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [1ul << 33, 1ul << 33], data).ToArray(), "\"w\"");
+        Refuses(new GgufBytes().Tensor("w", TensorType.F32, [300, 300], data).ToArray(), "\"w\"", "300 x 300 values of F32");
+        Refuses(new GgufBytes().Tensor("w", TensorType.Q4_K, [128, 2], data).ToArray(), "\"w\"", "whole Q4_K blocks of 256", "128 columns");
+        Refuses(new GgufBytes().Tensor("w", TensorType.Q8_0, [33], data).ToArray(), "\"w\"", "whole Q8_0 blocks of 32", "33 columns");
     }
 
     [Fact]
     public void Open_NamesTheTensorType_WhenItIsNotSupported()
     {
         byte[] data = new byte[66];
-        Refuses(new GgufWriter().Tensor("w", TensorType.IQ2_XXS, [256], data).ToArray(), "\"w\"", "IQ2_XXS (16)", BlockFormat.SupportedNames);
-        Refuses(new GgufWriter().Tensor("w", (TensorType)31, [256], data).ToArray(), "\"w\"", "number 31", BlockFormat.SupportedNames);
-        Refuses(new GgufWriter().Tensor("w", (TensorType)(-1), [256], data).ToArray(), "number -1");
+        Refuses(new GgufBytes().Tensor("w", TensorType.IQ2_XXS, [256], data).ToArray(), "\"w\"", "IQ2_XXS (16)", BlockFormat.SupportedNames);
+        Refuses(new GgufBytes().Tensor("w", (TensorType)31, [256], data).ToArray(), "\"w\"", "number 31", BlockFormat.SupportedNames);
+        Refuses(new GgufBytes().Tensor("w", (TensorType)(-1), [256], data).ToArray(), "number -1");
     }
 
     [Theory, InlineData(8), InlineData(16)]
@@ -282,7 +283,7 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_RefusesEveryTruncation()
     {
-        GgufWriter writer = SoundWriter();
+        GgufBytes writer = SoundWriter();
         byte[] sound = writer.ToArray();
         IEnumerable<int> lengths = Enumerable.Range(0, 50).Select(i => sound.Length * i / 50).Concat(writer.Boundaries).Concat(writer.Boundaries.Select(b => b + 1)).Append(sound.Length - 1);
         foreach (int length in lengths.Where(n => n < sound.Length).Distinct())
@@ -344,13 +345,13 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_AllocatesNoMoreThanItPromises_ForFilesOfTheDensestKinds()
     {
-        var pairs = new GgufWriter();
+        var pairs = new GgufBytes();
         for (int i = 0; i < 20_000; i++) pairs.Add($"{i:x}", (byte)1);
-        var tensors = new GgufWriter { Alignment = 8 };
+        var tensors = new GgufBytes { Alignment = 8 };
         tensors.Add("general.alignment", 8u);
         for (int i = 0; i < 20_000; i++) tensors.Tensor($"{i:x}", TensorType.I8, [], [1]);
-        GgufWriter strings = new GgufWriter().With("s", Enumerable.Range(0, 100_000).Select(i => $"{(char)('a' + i % 26)}").ToArray());
-        foreach (GgufWriter writer in new[] { pairs, tensors, strings })
+        GgufBytes strings = new GgufBytes().With("s", Enumerable.Range(0, 100_000).Select(i => $"{(char)('a' + i % 26)}").ToArray());
+        foreach (GgufBytes writer in new[] { pairs, tensors, strings })
         {
             using TemporaryFile temporary = writer.ToFile();
             Assert.True(Survives(temporary.Path));
@@ -360,7 +361,7 @@ public sealed class GgufFileTests
     [Fact]
     public void Open_AllocatesNoMoreThanItPromises_ForTextThatIsNotUtf8()
     {
-        byte[] bytes = new GgufWriter { { "general.name", new string('x', 100_000) } }.ToArray();
+        byte[] bytes = new GgufBytes { { "general.name", new string('x', 100_000) } }.ToArray();
         bytes.AsSpan(^100_000..).Fill(0xff);
         using var temporary = new TemporaryFile(bytes);
         Assert.True(Survives(temporary.Path));
@@ -393,17 +394,17 @@ public sealed class GgufFileTests
 
     private static void WritePart(TemporaryFolder folder, int i, string tensor)
     {
-        var writer = new GgufWriter { { "split.no", (ushort)i }, { "split.count", (ushort)3 }, { "split.tensors.count", 3 } };
+        var writer = new GgufBytes { { "split.no", (ushort)i }, { "split.count", (ushort)3 }, { "split.tensors.count", 3 } };
         if (i == 0) writer.Add("general.architecture", "llama");
         File.WriteAllBytes(folder.File($"m-{i + 1:d5}-of-00003.gguf"), writer.Tensor(tensor, [i]).ToArray());
     }
 
-    private static GgufWriter SoundWriter()
+    private static GgufBytes SoundWriter()
     {
         var random = new Random(7);
         byte[] q8 = new byte[2 * 34];
         random.NextBytes(q8);
-        return new GgufWriter
+        return new GgufBytes
         {
             { "general.architecture", "llama" }, { "general.alignment", 32u }, { "llama.block_count", 2u }, { "llama.rope.freq_base", 10000f }, { "llama.flag", true },
             { "llama.tokens", new[] { "<s>", "</s>", "a", "" } }, { "llama.scores", new[] { 0f, 1f } }, { "llama.types", new[] { 1, 2, 3 } }, { "general.size", 12345678901ul },

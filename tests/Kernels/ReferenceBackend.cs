@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 using Native.Kernels;
-using Native.Kernels.Models;
+using Native.Kernels.Files;
 using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels;

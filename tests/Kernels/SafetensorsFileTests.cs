@@ -1,8 +1,8 @@
 using System.Buffers;
 using System.Buffers.Binary;
 using System.Text;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 
 namespace Native.Tests.Kernels;
 

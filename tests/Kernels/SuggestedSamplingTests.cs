@@ -1,3 +1,4 @@
+using Native.Kernels.Files;
 using Native.Kernels.Models;
 using Native.Scheduling;
 
@@ -5,9 +6,9 @@ namespace Native.Tests.Kernels;
 
 public sealed class SuggestedSamplingTests
 {
-    private static SuggestedSampling OfGguf(Action<GgufWriter> add)
+    private static SuggestedSampling OfGguf(Action<GgufBytes> add)
     {
-        var writer = new GgufWriter();
+        var writer = new GgufBytes();
         writer.Add("general.architecture", "llama");
         add(writer);
         using TemporaryFile file = writer.ToFile();

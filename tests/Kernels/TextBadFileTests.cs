@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json.Nodes;
+using Native.Kernels.Files;
 using Native.Kernels.Text;
 
 namespace Native.Tests.Kernels;

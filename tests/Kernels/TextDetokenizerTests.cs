@@ -1,4 +1,5 @@
 using Native.Kernels.Text;
+using Native.Server.Serving;
 
 namespace Native.Tests.Kernels;
 

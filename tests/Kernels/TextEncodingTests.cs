@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json.Nodes;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 
 namespace Native.Tests.Kernels;
 

@@ -1,5 +1,6 @@
-using Native.Kernels.Models;
+using Native.Kernels.Files;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 
 namespace Native.Tests.Kernels;
 
@@ -7,26 +8,26 @@ public sealed class TextGgufTests
 {
     private static readonly string[] Bytes = [.. Enumerable.Range(0, 256).Select(b => ByteAlphabet.Character((byte)b).ToString())];
 
-    private static GgufWriter BytePair(string pre, string[] more, params string[] merges) => new()
+    private static GgufBytes BytePair(string pre, string[] more, params string[] merges) => new()
     {
         { "general.architecture", "llama" }, { "tokenizer.ggml.model", "gpt2" }, { "tokenizer.ggml.pre", pre },
         { "tokenizer.ggml.tokens", Bytes.Concat(more).ToArray() }, { "tokenizer.ggml.merges", (string[])["y z", .. merges] }, // one at least: an empty array has no type to tell
     };
 
-    private static GgufWriter SentencePiece(string[] tokens, float[] scores, int[] types) => new()
+    private static GgufBytes SentencePiece(string[] tokens, float[] scores, int[] types) => new()
     {
         { "general.architecture", "llama" }, { "tokenizer.ggml.model", "llama" },
         { "tokenizer.ggml.tokens", tokens }, { "tokenizer.ggml.scores", scores }, { "tokenizer.ggml.token_type", types },
     };
 
-    private static Tokenizer Load(GgufWriter writer)
+    private static Tokenizer Load(GgufBytes writer)
     {
         using TemporaryFile content = writer.ToFile();
         using GgufFile file = GgufFile.Open(content.Path);
         return Tokenizer.FromGguf(file);
     }
 
-    private static string Refusal(GgufWriter writer) => Assert.Throws<InvalidDataException>(() => Load(writer)).Message;
+    private static string Refusal(GgufBytes writer) => Assert.Throws<InvalidDataException>(() => Load(writer)).Message;
 
     [Fact]
     public void UnknownPre_IsRefusedByName_WithTheKnownOnes()
@@ -38,10 +39,10 @@ public sealed class TextGgufTests
 
     [Fact]
     public void UnknownModel_IsRefusedByName()
-        => Assert.Contains("'bert'", Refusal(new GgufWriter { { "general.architecture", "bert" }, { "tokenizer.ggml.model", "bert" }, { "tokenizer.ggml.tokens", new[] { "a" } } }));
+        => Assert.Contains("'bert'", Refusal(new GgufBytes { { "general.architecture", "bert" }, { "tokenizer.ggml.model", "bert" }, { "tokenizer.ggml.tokens", new[] { "a" } } }));
 
     [Fact]
-    public void MissingModel_IsRefused() => Assert.Contains("tokenizer.ggml.model", Refusal(new GgufWriter { { "general.architecture", "llama" } }));
+    public void MissingModel_IsRefused() => Assert.Contains("tokenizer.ggml.model", Refusal(new GgufBytes { { "general.architecture", "llama" } }));
 
     [Theory, InlineData("ab"), InlineData(""), InlineData(" "), InlineData("a "), InlineData("  ")]
     public void MergeWithoutTwoTexts_IsRefused(string merge) => Assert.Contains("merges", Refusal(BytePair("gpt-2", [], merge)));
@@ -87,7 +88,7 @@ public sealed class TextGgufTests
     public void SentencePiece_PutsASpaceInFront_UnlessToldOtherwise()
     {
         string[] tokens = ["<unk>", "<s>", "</s>", "▁", "a", "▁a", "<0x62>"];
-        GgufWriter Writer() => SentencePiece(tokens, [0, 0, 0, -1, -2, -3, 0], [2, 3, 3, 1, 1, 1, 6]);
+        GgufBytes Writer() => SentencePiece(tokens, [0, 0, 0, -1, -2, -3, 0], [2, 3, 3, 1, 1, 1, 6]);
         Assert.Equal([1, 5, 4, 2, 5, 6], Load(Writer()).Encode("aa</s>ab", addSpecial: true, parseSpecial: true));
         Assert.Equal([4, 5], Load(Writer().With("tokenizer.ggml.add_space_prefix", false)).Encode("a a", addSpecial: false, parseSpecial: true));
     }
@@ -95,7 +96,7 @@ public sealed class TextGgufTests
     [Fact]
     public void Phi3s_TokensSwallowWhatFollows()
     {
-        GgufWriter writer = SentencePiece(["<unk>", "<s>", "</s>", "▁", "a", "▁a", "<|user|>"], [0, 0, 0, -1, -2, -3, 0], [2, 3, 3, 1, 1, 1, 3]).With("general.name", "Phi-3 mini");
+        GgufBytes writer = SentencePiece(["<unk>", "<s>", "</s>", "▁", "a", "▁a", "<|user|>"], [0, 0, 0, -1, -2, -3, 0], [2, 3, 3, 1, 1, 1, 3]).With("general.name", "Phi-3 mini");
         Assert.Equal([6, 5], Load(writer).Encode("<|user|>\n a", addSpecial: false, parseSpecial: true));
     }
 
@@ -104,7 +105,7 @@ public sealed class TextGgufTests
     {
         string[] tokens = ["<pad>", "<bos>", "a", "b", "▁", "▁a", "\n", .. Enumerable.Range(0, 256).Select(b => $"<0x{b:X2}>")];
         int[] types = [3, 3, 1, 1, 1, 1, 1, .. Enumerable.Repeat(6, 256)];
-        var writer = new GgufWriter
+        var writer = new GgufBytes
         {
             { "general.architecture", "gemma" }, { "tokenizer.ggml.model", "gemma4" }, { "tokenizer.ggml.tokens", tokens }, { "tokenizer.ggml.token_type", types },
             { "tokenizer.ggml.merges", new[] { "▁ a" } }, { "tokenizer.ggml.bos_token_id", 1u },
@@ -118,7 +119,7 @@ public sealed class TextGgufTests
     [Fact]
     public void Gemma4_BeginsWithBos_AndTakesNewlinesWhole_WhateverTheFileSays()
     {
-        var writer = new GgufWriter
+        var writer = new GgufBytes
         {
             { "general.architecture", "gemma" }, { "tokenizer.ggml.model", "gemma4" }, { "tokenizer.ggml.tokens", new[] { "<bos>", "a", "\n", "\n\n", "</s>", "<|tool_response>" } },
             { "tokenizer.ggml.token_type", new[] { 3, 1, 1, 1, 1, 3 } }, { "tokenizer.ggml.merges", new[] { "a a" } }, { "tokenizer.ggml.bos_token_id", 0u }, { "tokenizer.ggml.add_bos_token", false },

@@ -1,7 +1,8 @@
 using System.Text;
 using System.Text.Json;
-using Native.Kernels.Models;
+using Native.Kernels.Files;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 
 namespace Native.Tests.Kernels;
 

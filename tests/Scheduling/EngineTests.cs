@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using Native.Kernels.Sampling;
+using Native.Bench.Serve;
 using Native.Scheduling;
 using static Native.Tests.Scheduling.EngineHarness;
 

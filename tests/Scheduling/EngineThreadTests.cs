@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Bench.Serve;
 using Native.Scheduling;
 using static Native.Tests.Scheduling.EngineHarness;
 

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Bench.Serve;
 using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;

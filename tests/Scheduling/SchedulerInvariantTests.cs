@@ -1,3 +1,4 @@
+using Native.Bench.Serve;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
 

@@ -1,6 +1,6 @@
 using System.Text.Json;
 using Native.Kernels.Text;
-using Native.Server;
+using Native.Server.Serving;
 using Native.Tests.Kernels;
 
 namespace Native.Tests.Server;

@@ -1,8 +1,8 @@
 using Grpc.Core;
 using Grpc.Health.V1;
 using Grpc.Net.Client;
-using Native.Kernels.Text;
-using Native.Server;
+using Native.Bench.Serve;
+using Native.Server.Serving;
 using Native.V1;
 using static Grpc.Health.V1.HealthCheckResponse.Types;
 

@@ -1,5 +1,6 @@
 using System.Text.Json;
-using Native.Server;
+using Native.Server.Jinja;
+using Native.Server.Serving;
 
 namespace Native.Tests.Server;
 

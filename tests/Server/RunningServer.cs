@@ -5,6 +5,7 @@ using System.Text.Json;
 using Grpc.Net.Client;
 using Native.Scheduling;
 using Native.Server;
+using Native.Server.Serving;
 using Native.V1;
 
 namespace Native.Tests.Server;

@@ -1,6 +1,7 @@
 using Native.Kernels;
 using Native.Kernels.Sampling;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 
 namespace Native.Tests.Server;
 

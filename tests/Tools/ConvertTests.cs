@@ -2,9 +2,11 @@ using System.Globalization;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 using Native.Tests.Kernels;
 using Native.Tools;
 
@@ -141,7 +143,7 @@ public sealed class ConvertTests
         using TemporaryFolder folder = new();
         float[] values = new float[64];
         values[35] = 1e6f;
-        File.WriteAllBytes(folder.File("m.gguf"), new Kernels.GgufWriter { { "general.architecture", "llama" } }.Tensor("blk.0.attn_q.weight", values, columns: 32).ToArray());
+        File.WriteAllBytes(folder.File("m.gguf"), new Kernels.GgufBytes { { "general.architecture", "llama" } }.Tensor("blk.0.attn_q.weight", values, columns: 32).ToArray());
         (int exit, _, string error) = await Run("quantize", folder.File("m.gguf"), folder.File("out.gguf"), "--type", "F16");
         Assert.Equal(Cli.Failed, exit);
         Assert.Contains("blk.0.attn_q.weight, row 1, column 3: expected a value that F16 can hold, found 1000000", error, StringComparison.Ordinal);
@@ -223,7 +225,7 @@ public sealed class ConvertTests
         Tokenizer ReadBack(IReadOnlyList<KeyValuePair<string, object>> pairs)
         {
             using TemporaryFolder temporary = new();
-            using (Native.Kernels.Models.GgufWriter writer = new(temporary.File("v.gguf"), pairs, [])) writer.Complete();
+            using (Native.Kernels.Files.GgufWriter writer = new(temporary.File("v.gguf"), pairs, [])) writer.Complete();
             using GgufFile file = GgufFile.Open(temporary.File("v.gguf"));
             return Tokenizer.FromGguf(file);
         }

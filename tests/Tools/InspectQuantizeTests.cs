@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
 using Native.Tests.Kernels;
@@ -60,7 +61,7 @@ public sealed class InspectQuantizeTests
     [Fact]
     public async Task Inspect_ShowsWhatCannotBeRun_AndRefusesWhatIsBroken()
     {
-        using TemporaryFile strange = new Kernels.GgufWriter { { "general.architecture", "mamba9" }, { "general.name", "a\u001b[2Jb" }, { "mamba9.block_count", 3u } }
+        using TemporaryFile strange = new Kernels.GgufBytes { { "general.architecture", "mamba9" }, { "general.name", "a\u001b[2Jb" }, { "mamba9.block_count", 3u } }
             .Tensor("known", [1f, 2f]).Tensor("odd", TensorType.IQ2_XXS, [256, 2], new byte[132]).Tensor("odder", (TensorType)77, [5], new byte[9]).ToFile();
         (int exit, string output, _) = await Run("inspect", strange.Path);
         Assert.Equal(Cli.Success, exit);
@@ -124,7 +125,7 @@ public sealed class InspectQuantizeTests
         string source = folder.File("m.gguf");
         float[] values = new float[64];
         values[40] = float.NaN;
-        File.WriteAllBytes(source, new Kernels.GgufWriter { { "general.architecture", "llama" } }.Tensor("blk.0.attn_q.weight", values, columns: 32).ToArray());
+        File.WriteAllBytes(source, new Kernels.GgufBytes { { "general.architecture", "llama" } }.Tensor("blk.0.attn_q.weight", values, columns: 32).ToArray());
         (int exit, string output, string error) = await Run("quantize", source, folder.File("out.gguf"), "--type", "Q8_0");
         Assert.Equal((Cli.Failed, ""), (exit, output));
         Assert.Contains("blk.0.attn_q.weight, row 1, column 8: expected a finite value, found NaN", error, StringComparison.Ordinal);
@@ -179,7 +180,7 @@ public sealed class InspectQuantizeTests
         string path = folder.File("m.gguf");
         File.WriteAllText(path, "before");
         GgufTensorPlan[] plan = [new("a", TensorType.F32, [3]), new("b", TensorType.Q8_0, [32, 2])];
-        using (Native.Kernels.Models.GgufWriter writer = new(path, [], plan))
+        using (Native.Kernels.Files.GgufWriter writer = new(path, [], plan))
         {
             writer.Write(new byte[20]);
             Assert.Contains("tensor b has 8 of its 68 bytes", Assert.Throws<InvalidOperationException>(writer.Complete).Message, StringComparison.Ordinal);
@@ -189,7 +190,7 @@ public sealed class InspectQuantizeTests
         Assert.Single(Directory.GetFiles(folder.Path));
 
         byte[] bytes = [.. Enumerable.Range(0, 80).Select(i => (byte)i)];
-        using (Native.Kernels.Models.GgufWriter writer = new(path, [new("s", new[] { "x", "é" }), new("u", 5ul), new("none", Array.Empty<string>()), new("f", new[] { 1.5f }), new("b", true)], plan))
+        using (Native.Kernels.Files.GgufWriter writer = new(path, [new("s", new[] { "x", "é" }), new("u", 5ul), new("none", Array.Empty<string>()), new("f", new[] { 1.5f }), new("b", true)], plan))
         {
             foreach (byte[] piece in bytes.Chunk(7)) writer.Write(piece);
             writer.Complete();
@@ -201,8 +202,8 @@ public sealed class InspectQuantizeTests
         Assert.Equal((5ul, true), ((ulong)file.Metadata["u"], (bool)file.Metadata["b"]));
         Assert.Empty(file.GetStrings("none"));
         Assert.Single(Directory.GetFiles(folder.Path));
-        Assert.Throws<ArgumentException>(() => new Native.Kernels.Models.GgufWriter(path, [], [plan[0], plan[0]]));
-        Assert.Throws<ArgumentException>(() => new Native.Kernels.Models.GgufWriter(path, [], [new("c", TensorType.Q4_K, [255])]));
+        Assert.Throws<ArgumentException>(() => new Native.Kernels.Files.GgufWriter(path, [], [plan[0], plan[0]]));
+        Assert.Throws<ArgumentException>(() => new Native.Kernels.Files.GgufWriter(path, [], [new("c", TensorType.Q4_K, [255])]));
     }
 
     [Theory]

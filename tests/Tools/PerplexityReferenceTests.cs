@@ -1,8 +1,8 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 using Native.Tests.Kernels;
 using Native.Tools;
 
@@ -137,7 +137,7 @@ public sealed class PerplexityReferenceTests
             (int e, int t) = (Array.IndexOf(tokens, "e"), Array.IndexOf(tokens, "t"));
             (tokens[e], tokens[t]) = (tokens[t], tokens[e]);
             GgufTensorPlan[] plan = [.. header.TensorInfos.Select(info => new GgufTensorPlan(info.Name, info.Type, info.Shape))];
-            using Native.Kernels.Models.GgufWriter writer = new(other, [.. file.Metadata.Select(pair => pair.Key == "tokenizer.ggml.tokens" ? new(pair.Key, tokens) : pair)], plan);
+            using Native.Kernels.Files.GgufWriter writer = new(other, [.. file.Metadata.Select(pair => pair.Key == "tokenizer.ggml.tokens" ? new(pair.Key, tokens) : pair)], plan);
             foreach (GgufTensorPlan tensor in plan)
             {
                 TensorView view = file.Tensors[tensor.Name];

@@ -1,3 +1,5 @@
+using Native.Kernels.Files;
+using Native.Server.Serving;
 using TorchSharp.Modules;
 
 namespace Native.Tools.DemoModel;

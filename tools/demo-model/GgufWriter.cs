@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Native.Kernels.Files;
 
 namespace Native.Tools.DemoModel;
 

@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.RegularExpressions;
+using Native.Server.Serving;
 
 namespace Native.Tools.DemoModel;
 

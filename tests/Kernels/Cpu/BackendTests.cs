@@ -1,7 +1,7 @@
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels.Cpu;

@@ -1,8 +1,8 @@
 using System.Runtime.InteropServices;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
-using Native.Kernels.Models;
 
 namespace Native.Tests.Kernels.Cpu;
 

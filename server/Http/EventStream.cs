@@ -1,0 +1,88 @@
+using System.Buffers;
+using System.IO.Pipelines;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using Microsoft.AspNetCore.Http;
+using Native.Server.Serving;
+
+namespace Native.Server.Http;
+
+/// <summary>Server-sent events as OpenAI frames them: <c>data: {json}</c>, an empty line, and at the end <c>data: [DONE]</c>.</summary>
+internal sealed class EventStream : IDisposable
+{
+    private readonly HttpContext _http;
+    private readonly PipeWriter _output;
+    private readonly Utf8JsonWriter _json;
+
+    public EventStream(HttpResponse response)
+    {
+        response.ContentType = "text/event-stream; charset=utf-8";
+        response.Headers.CacheControl = "no-cache";
+        response.Headers["X-Accel-Buffering"] = "no"; // nginx would hold tokens back
+        _http = response.HttpContext;
+        _output = response.BodyWriter;
+        _json = new Utf8JsonWriter(_output, JsonText.Writing);
+    }
+
+    public void Write<T>(T state, Action<Utf8JsonWriter, T> write)
+    {
+        _output.Write("data: "u8);
+        write(_json, state);
+        _json.Flush();
+        _json.Reset();
+        _output.Write("\n\n"u8);
+    }
+
+    public void WriteDone() => _output.Write("data: [DONE]\n\n"u8);
+
+    /// <summary>Sends what was written. Waits while the client does not read, which slows this request alone, and hangs up where it never does.</summary>
+    public async ValueTask FlushAsync(CancellationToken ct)
+    {
+        ValueTask<FlushResult> flush = _output.FlushAsync(ct);
+        FlushResult result;
+        if (flush.IsCompleted) result = await flush;
+        else
+        {
+            Task<FlushResult> sending = flush.AsTask();
+            await SlowReader.WaitAsync(_http, sending);
+            result = await sending;
+        }
+        if (result.IsCanceled || result.IsCompleted) throw new OperationCanceledException("The client is gone.");
+    }
+
+    public void Dispose() => _json.Dispose();
+}
+
+/// <summary>How this API writes JSON.</summary>
+internal static class JsonText
+{
+    /// <summary>Text as UTF-8, not as escapes: it is never put into a page as it is.</summary>
+    public static readonly JsonWriterOptions Writing = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
+    /// <summary>Bytes that a client must take at a time, in as long as it may be slow.</summary>
+    private const int PieceBytes = 64 << 10;
+
+    public static async Task WriteAsync(HttpResponse response, int status, Action<Utf8JsonWriter> write, CancellationToken ct = default)
+    {
+        ArrayBufferWriter<byte> body = new();
+        using (Utf8JsonWriter json = new(body, Writing)) write(json);
+        response.StatusCode = status;
+        response.ContentType = "application/json; charset=utf-8";
+        response.ContentLength = body.WrittenCount;
+        for (ReadOnlyMemory<byte> rest = body.WrittenMemory; !rest.IsEmpty; rest = rest[Math.Min(PieceBytes, rest.Length)..])
+            await SlowReader.WaitAsync(response.HttpContext, response.Body.WriteAsync(rest[..Math.Min(PieceBytes, rest.Length)], ct).AsTask());
+    }
+
+    /// <summary><c>{"error":{"message","type","param","code"}}</c>.</summary>
+    public static void WriteError(Utf8JsonWriter json, RequestException error)
+    {
+        json.WriteStartObject();
+        json.WriteStartObject("error");
+        json.WriteString("message", error.Message);
+        json.WriteString("type", FailureStatus.Of(error.Failure).Type);
+        json.WriteString("param", error.Param);
+        json.WriteString("code", error.Code);
+        json.WriteEndObject();
+        json.WriteEndObject();
+    }
+}

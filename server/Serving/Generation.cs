@@ -1,0 +1,216 @@
+using System.Diagnostics;
+using Native.Kernels.Sampling;
+using Native.Kernels.Text;
+using Native.Scheduling;
+
+namespace Native.Server.Serving;
+
+/// <summary>A prompt on its way to the engine, whatever protocol it came by.</summary>
+internal sealed record GenerationCall
+{
+    public required ReadOnlyMemory<int> Ids { get; init; }
+
+    /// <summary>The field the prompt came in, for what is told about it.</summary>
+    public string PromptField { get; init; } = "prompt";
+
+    public required SamplingParams Sampling { get; init; }
+
+    /// <summary>Texts that end a choice. None of them is sent.</summary>
+    public IReadOnlyList<string> Stop { get; init; } = [];
+
+    /// <summary>When the request arrived, as a <see cref="Stopwatch"/> timestamp.</summary>
+    public required long Arrival { get; init; }
+
+    /// <summary>When it ends at the latest, as a <see cref="Stopwatch"/> timestamp; null never.</summary>
+    public long? Deadline { get; init; }
+}
+
+/// <summary>One token of one choice with the text it made certain, or a choice's end, or both.</summary>
+internal readonly record struct Piece
+{
+    /// <summary>Which of the n choices.</summary>
+    public required int Index { get; init; }
+
+    /// <summary>The id, or -1 where there is only an end.</summary>
+    public required int Token { get; init; }
+
+    /// <summary>Text that is certain now: whole characters, and no part of a stop text.</summary>
+    public required string Text { get; init; }
+
+    public float Logprob { get; init; }
+
+    public ReadOnlyMemory<TokenLogprob> Alternatives { get; init; }
+
+    /// <summary>Stop or Length with a choice's last piece; None before.</summary>
+    public FinishReason Finish { get; init; }
+
+    /// <summary>True for the end or stop id itself: counted, but no text.</summary>
+    public bool IsStopToken { get; init; }
+
+    public string? MatchedStop { get; init; }
+}
+
+/// <summary>
+/// The path every protocol shares: ids to the engine, tokens back, text out of them. Read like a <see cref="TokenStream"/>:
+/// <see cref="WaitAsync"/> until there is something, then <see cref="TryRead"/> until there is nothing. One reader at a time.
+/// </summary>
+internal sealed class Generation : IDisposable
+{
+    /// <summary>Most stop texts of a request: every character is compared with each. OpenAI allows 4; evaluation harnesses use more.</summary>
+    public const int MaxStops = 64;
+
+    /// <summary>Longest stop text, in characters.</summary>
+    public const int MaxStopLength = 1024;
+
+    /// <summary>OpenAI's word for a prompt that is too long.</summary>
+    public const string ContextLengthExceeded = "context_length_exceeded";
+
+    private readonly TokenStream _stream;
+    private readonly int _vocabulary; // a model may have rows past its tokenizer's last token
+    private readonly Detokenizer[] _texts;
+    private readonly bool[] _ended;
+    private readonly Action<TimeSpan> _firstToken;
+    private readonly long _arrival;
+    private bool _sawToken;
+
+    private Generation(TokenStream stream, ServedModel model, GenerationCall call, Action<TimeSpan> firstToken)
+    {
+        _stream = stream;
+        _arrival = call.Arrival;
+        _firstToken = firstToken;
+        Ids = call.Ids;
+        _vocabulary = model.Tokenizer.VocabularySize;
+        _texts = new Detokenizer[stream.N];
+        for (int i = 0; i < _texts.Length; i++) _texts[i] = new Detokenizer(model.Tokenizer, call.Stop);
+        _ended = new bool[stream.N];
+    }
+
+    /// <summary>The prompt.</summary>
+    public ReadOnlyMemory<int> Ids { get; }
+
+    /// <summary>Tokens read so far over all choices, stop ids among them; what the engine computed past a stop text is not counted.</summary>
+    public int CompletionTokens { get; private set; }
+
+    /// <summary>When things happened. Complete once <see cref="WaitAsync"/> has returned false.</summary>
+    public RequestTimings Timings => _stream.Timings;
+
+    /// <summary>As <see cref="TokenStream.PromptLogprobs"/>.</summary>
+    public ReadOnlySpan<float> PromptLogprobs => _stream.PromptLogprobs;
+
+    /// <summary>As <see cref="TokenStream.PromptAlternatives"/>.</summary>
+    public ReadOnlySpan<TokenLogprob> PromptAlternatives(int position) => _stream.PromptAlternatives(position);
+
+    /// <summary>Hands a prompt to the engine.</summary>
+    /// <exception cref="RequestException">The engine refuses it.</exception>
+    public static Generation Start(ServedModel model, GenerationCall call, Metrics.RequestMetrics metrics)
+    {
+        CheckStops(call.Stop);
+        GenerationRequest request = new() { Ids = call.Ids, Sampling = call.Sampling, ArrivalTimestamp = call.Arrival, Deadline = call.Deadline };
+        SubmitOutcome outcome = model.Engine.Submit(request, out TokenStream? stream);
+        if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, call, metrics.FirstToken);
+        metrics.Refused(outcome);
+        throw Refusal(model, request, call.PromptField, outcome);
+    }
+
+    /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is done with the request.</summary>
+    /// <exception cref="OperationCanceledException"><paramref name="ct"/> was cancelled; dispose of this then, which stops the computation.</exception>
+    public ValueTask<bool> WaitAsync(CancellationToken ct) => _stream.WaitAsync(ct);
+
+    /// <summary>Takes the next piece; false where there is none yet.</summary>
+    /// <exception cref="RequestException">The request failed: its deadline passed, the server shuts down, or the computation broke.</exception>
+    public bool TryRead(out Piece piece)
+    {
+        while (_stream.TryRead(out TokenEvent e))
+        {
+            if (_ended[e.Index]) continue; // computed before the engine heard of the stop text
+            if (!_sawToken && e.Token >= 0)
+            {
+                _sawToken = true;
+                _firstToken(Stopwatch.GetElapsedTime(_arrival));
+            }
+            piece = Read(e);
+            return true;
+        }
+        piece = default;
+        return false;
+    }
+
+    /// <summary>Stops the computation at the next step boundary where it has not ended.</summary>
+    public void Dispose() => _stream.Dispose();
+
+    private Piece Read(in TokenEvent e)
+    {
+        FinishReason finish = e.Finish;
+        switch (finish)
+        {
+            case FinishReason.None or FinishReason.Stop or FinishReason.Length: break;
+            case FinishReason.Deadline: throw new RequestException(Failure.DeadlineExceeded, "The request's deadline passed.", code: "deadline_exceeded");
+            case FinishReason.Aborted: throw new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining");
+            case FinishReason.Cancelled: throw new RequestException(Failure.Cancelled, "The request was cancelled.", code: "cancelled");
+            default: throw new RequestException(Failure.Internal, "The model's computation failed.", code: "step_failed");
+        }
+        Detokenizer detokenizer = _texts[e.Index];
+        string text = "";
+        if (e.Token >= 0)
+        {
+            CompletionTokens++;
+            if (!e.IsStopToken && e.Token < _vocabulary) text = detokenizer.Append(e.Token);
+        }
+        if (detokenizer.Stopped)
+        {
+            if (finish == FinishReason.None) _stream.Stop(e.Index);
+            finish = FinishReason.Stop;
+        }
+        else if (finish != FinishReason.None)
+        {
+            string rest = detokenizer.Flush();
+            text = text.Length == 0 ? rest : text + rest;
+        }
+        _ended[e.Index] = finish != FinishReason.None;
+        return new Piece
+        {
+            Index = e.Index,
+            Token = e.Token,
+            Text = text,
+            Logprob = e.Logprob,
+            Alternatives = e.Alternatives,
+            Finish = finish,
+            IsStopToken = e.IsStopToken,
+            MatchedStop = detokenizer.MatchedStop,
+        };
+    }
+
+    private static void CheckStops(IReadOnlyList<string> stops)
+    {
+        if (stops.Count > MaxStops) throw RequestException.Invalid($"stop has {stops.Count} texts; at most {MaxStops} are allowed.", "stop");
+        foreach (string stop in stops)
+            if (stop.Length is 0 or > MaxStopLength) throw RequestException.Invalid($"A stop text has {stop.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
+    }
+
+    private static RequestException Refusal(ServedModel model, GenerationRequest request, string promptField, SubmitOutcome outcome)
+    {
+        switch (outcome)
+        {
+            case SubmitOutcome.QueueFull:
+                return new RequestException(Failure.QueueFull, "The queue is full; try again later.", code: "queue_full") { RetryAfter = model.Engine.RetryAfter };
+            case SubmitOutcome.Draining:
+                return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining") { RetryAfter = TimeSpan.FromSeconds(1) };
+            case SubmitOutcome.TooLong:
+                return RequestException.Invalid($"The prompt has {request.Ids.Length} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output together.", promptField, ContextLengthExceeded);
+            case SubmitOutcome.NeverFits:
+                return RequestException.Invalid($"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} need more KV blocks than the {model.Info.BlockCount} of {model.Info.BlockSize} tokens there are.", "max_tokens", "kv_cache_exceeded");
+            default:
+                List<string> errors = [];
+                model.Engine.Validate(request, errors);
+                return RequestException.Invalid(string.Join(" ", errors.Take(10)), ParamOf(errors.FirstOrDefault(""), promptField));
+        }
+    }
+
+    /// <summary>The field a sentence speaks of: its first word where that is a field's name ("top_p is 2; ...").</summary>
+    private static string? ParamOf(string sentence, string promptField)
+    {
+        string word = sentence.Split(' ', 2)[0];
+        if (sentence.StartsWith("The prompt", StringComparison.Ordinal)) return promptField;
+        return word.Length > 0 && word.All(c => char.IsAsciiLetterLower(c) || c == '_') ? word : null;
+    }
+}
