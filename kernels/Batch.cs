@@ -2,11 +2,23 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels;
 
+/// <summary>One block's keys and values, copied in every layer before a step computes.</summary>
+/// <param name="Source">Block to copy from.</param>
+/// <param name="Destination">Block to copy to.</param>
+public readonly record struct BlockCopy(int Source, int Destination);
+
 /// <summary>One step's work, flat and ragged: S sequences with T tokens in all, R of whose rows are sampled or scored.</summary>
 /// <remarks>There is no prefill or decode in here, only tokens not yet computed; a decode is a sequence with one of them.</remarks>
 public readonly ref struct Batch
 {
-    /// <summary>Tokens to compute, sequence after sequence, shape [T].</summary>
+    /// <summary>As a token id: the token that this sequence's <see cref="Places">place</see> sampled last, wherever it lies.</summary>
+    /// <remarks>The id may not be known to the host yet. Only the <see cref="DecodeCount"/> leading sequences may use it.</remarks>
+    public const int LastSampled = -1;
+
+    /// <summary>Blocks to copy before anything is computed, in this order, shape [C].</summary>
+    public ReadOnlySpan<BlockCopy> Copies { get; init; }
+
+    /// <summary>Tokens to compute, sequence after sequence, shape [T]; ids, or <see cref="LastSampled"/>.</summary>
     public required ReadOnlySpan<int> TokenIds { get; init; }
 
     /// <summary>Position of each token in its own sequence, shape [T].</summary>
@@ -21,7 +33,15 @@ public readonly ref struct Batch
     /// <summary>Tokens of each sequence that exist after this step, shape [S]; its last row is at this minus one.</summary>
     public required ReadOnlySpan<int> ContextLengths { get; init; }
 
-    /// <summary>Blocks of each sequence in order, shape [S, <see cref="BlockTableStride"/>]; entries past a sequence's length are not read.</summary>
+    /// <summary>How many of the first sequences decode: one row each.</summary>
+    public int DecodeCount { get; init; }
+
+    /// <summary>Each sequence's own place, 0 to <see cref="ModelInfo.MaxSequences"/> - 1, the same in all its steps, shape [S].</summary>
+    /// <remarks>A device keeps there what the host need not send again: the token sampled last. Empty: no step asks for it.</remarks>
+    public ReadOnlySpan<int> Places { get; init; }
+
+    /// <summary>Blocks of each sequence in order, shape [S, <see cref="BlockTableStride"/>].</summary>
+    /// <remarks>Entries past a sequence's length are not read.</remarks>
     public required ReadOnlySpan<int> BlockTables { get; init; }
 
     /// <summary>Entries a row of <see cref="BlockTables"/> has.</summary>
@@ -38,4 +58,26 @@ public readonly ref struct Batch
 
     /// <summary>Logit biases of the rows that have some; see <see cref="RowSampling.BiasStart"/>.</summary>
     public ReadOnlySpan<TokenBias> Biases { get; init; }
+
+    /// <summary>Bits over the vocabulary, 32 tokens a word, of the rows that may choose some tokens only.</summary>
+    /// <remarks>A set bit allows its token. See <see cref="RowSampling.MaskStart"/>.</remarks>
+    public ReadOnlySpan<uint> Masks { get; init; }
+
+    /// <summary>Rows of the flat batch whose hidden state is wanted, ascending, shape [E]: the last layer's output after the final norm.</summary>
+    public ReadOnlySpan<int> HiddenRows { get; init; }
+
+    /// <summary>Entries that the step's list of best tokens has: up to the end of the last row's.</summary>
+    public int AlternativeCount
+    {
+        get
+        {
+            int count = 0;
+            foreach (ref readonly RowSampling row in Sampling)
+                if (row.Alternatives > 0) count = Math.Max(count, row.AlternativesStart + row.Alternatives);
+            return count;
+        }
+    }
+
+    /// <summary>Words that a mask over <paramref name="vocabulary"/> tokens has.</summary>
+    public static int MaskWords(int vocabulary) => (vocabulary + 31) / 32;
 }

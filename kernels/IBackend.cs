@@ -5,14 +5,18 @@ namespace Native.Kernels;
 
 /// <summary>The transformer's operations on one kind of hardware. The graph is written once over these.</summary>
 /// <remarks>
-/// Every operation works on the rows of the step given to <see cref="Begin"/>; calls may only enqueue, and
-/// <see cref="Sample"/> and <see cref="Read"/> alone wait. One row's result never depends on what other rows are in the batch: one reduction
-/// order per row, whatever the batch, the chunking and the thread count. Tensors are float32 unless said otherwise.
+/// Every operation works on the rows of the step launched last; calls may only enqueue, and <see cref="Collect"/> and
+/// <see cref="Read"/> alone wait. One row's result never depends on what other rows are in the batch: one reduction order per
+/// row, whatever the batch, the chunking and the thread count. Tensors are float32 or <see cref="BackendInfo.ScratchType"/>
+/// unless said otherwise.
 /// </remarks>
 public interface IBackend : IDisposable
 {
-    /// <summary>In words, e.g. <c>cpu (AVX2, 2 threads)</c>.</summary>
-    string Description { get; }
+    /// <summary>What it is, and what the graph must know of it.</summary>
+    BackendInfo Info { get; }
+
+    /// <summary>Bytes of its memory that may still be taken, now.</summary>
+    long FreeBytes { get; }
 
     /// <summary>A zeroed tensor that lives as long as the backend.</summary>
     Tensor Allocate(int rows, int columns, DType type);
@@ -22,17 +26,31 @@ public interface IBackend : IDisposable
 
     /// <summary>Takes weights into this backend's compute layout. The source may be closed afterwards.</summary>
     /// <param name="parts">Matrices of the same number of columns, of any formats; their rows are stacked in order (q, k, v or gate, up).</param>
-    /// <param name="fineActivations">For each part, whether a backend that rounds activations to eight bits for quantized weights keeps sixteen for it wherever eight lose much; empty is no for all.</param>
+    /// <param name="role">What the matrix is for. A backend chooses precision and layout by it.</param>
     /// <exception cref="NotSupportedException">A format this backend can't compute with, named with those it can.</exception>
-    Matrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default);
+    Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role);
+
+    /// <summary>Bytes that one block of one layer's keys and values takes.</summary>
+    long KvBlockBytes(KvShape shape);
+
+    /// <summary>Zeroed blocks for one layer's keys and values, in this backend's layout; they live as long as the backend.</summary>
+    /// <exception cref="NotSupportedException">An element type this backend can't keep, named with those it can.</exception>
+    KvLayer AllocateKv(KvShape shape, int blocks);
 
     /// <summary>Registers a table of rotary frequencies; the number returned is what <see cref="AttentionShape.Rope"/> refers to.</summary>
     /// <param name="inverseFrequencies">Radians a position, one for each pair of rotated dimensions.</param>
     /// <param name="magnitude">Multiplies sine and cosine (longrope's and yarn's attention factor; 1 without).</param>
     int AddRope(ReadOnlySpan<double> inverseFrequencies, float magnitude);
 
-    /// <summary>Makes a step's ids, positions and block tables known to the operations that follow. The spans are not kept.</summary>
-    void Begin(in Batch batch);
+    /// <summary>Takes a step in (one upload; the spans are not kept), copies its blocks, and enqueues its graph.</summary>
+    /// <param name="batch">The step, checked by the caller.</param>
+    /// <param name="graph">Enqueues the step's operations, or did so for an earlier step of the same shape.</param>
+    /// <remarks>What is thrown here leaves this step unlaunched and the earlier ones as they are.</remarks>
+    /// <exception cref="InvalidOperationException">As many steps are in flight as may be.</exception>
+    void Launch(in Batch batch, IStepGraph graph);
+
+    /// <summary>Waits for the oldest launched step; see <see cref="IModelRunner.Collect"/>.</summary>
+    void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default);
 
     /// <summary>x[t] = table[TokenIds[t]] * scale.</summary>
     void Embed(Matrix table, float scale, Tensor x);
@@ -71,20 +89,80 @@ public interface IBackend : IDisposable
     /// <summary>x = cap * tanh(x / cap), in place.</summary>
     void SoftCap(Tensor x, float cap);
 
-    /// <summary>Chooses or scores the tokens of sample rows <paramref name="first"/> and on, one for each row of <paramref name="logits"/>, and waits for them.</summary>
-    /// <param name="logits">Shape [rows, vocabulary]; overwritten.</param>
+    /// <summary>Chooses or scores the tokens of sample rows <paramref name="first"/> and on, one for each row of <paramref name="logits"/>.</summary>
+    /// <remarks>Only enqueues: the results are the step's, and <see cref="Collect"/> gives them.</remarks>
+    /// <param name="logits">Shape [rows, vocabulary] of float32; overwritten.</param>
     /// <param name="first">Index into the step's <see cref="Batch.SampleRows"/> of the first row.</param>
-    /// <param name="batch">The step given to <see cref="Begin"/>.</param>
-    /// <param name="sampled">The whole step's results; entries first.. are written.</param>
-    /// <param name="alternatives">The whole step's best tokens.</param>
-    void Sample(Tensor logits, int first, in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives);
+    void Sample(Tensor logits, int first);
 
-    /// <summary>Waits, and copies a float32 tensor's values out. For measurements: a step that serves reads nothing back but what <see cref="Sample"/> gives.</summary>
+    /// <summary>Keeps the normalized rows <see cref="Batch.HiddenRows"/> of <paramref name="x"/> as float32 for <see cref="Collect"/>.</summary>
+    void Hidden(Tensor x, RowNorm norm);
+
+    /// <summary>Waits, and copies a tensor's values out as float32. For measurements: a step that serves reads nothing back but what
+    /// <see cref="Collect"/> gives.</summary>
     void Read(Tensor x, Span<float> values);
-
-    /// <summary>Copies one block of one layer.</summary>
-    void CopyBlock(KvLayer cache, int source, int destination);
 }
+
+/// <summary>What a backend is.</summary>
+public sealed record BackendInfo
+{
+    /// <summary>In words, e.g. <c>cpu (AVX2, 2 threads)</c>.</summary>
+    public required string Description { get; init; }
+
+    /// <summary>Element type of what one operation hands to the next.</summary>
+    public DType ScratchType { get; init; } = DType.F32;
+
+    /// <summary>Rows that meet the head at a time, at least. Bounds the memory of logits where a prompt is scored.</summary>
+    public int HeadRows { get; init; } = 64;
+
+    /// <summary>See <see cref="ModelInfo.StepsInFlight"/>.</summary>
+    public int StepsInFlight { get; init; } = 1;
+}
+
+/// <summary>A step's sizes. A backend that records graphs may pad them up to few values.</summary>
+/// <param name="Tokens">Rows, T.</param>
+/// <param name="Sequences">Sequences, S.</param>
+/// <param name="SampleRows">Rows that meet the head, R.</param>
+/// <param name="HiddenRows">Rows whose hidden state is wanted, E.</param>
+/// <param name="DecodesOnly">True where every sequence has one row.</param>
+public readonly record struct StepShape(int Tokens, int Sequences, int SampleRows, int HiddenRows, bool DecodesOnly);
+
+/// <summary>What a step computes, as calls of a backend's operations.</summary>
+public interface IStepGraph
+{
+    /// <summary>Enqueues the operations. They depend on the shape and on nothing else, so that they can be recorded and replayed.</summary>
+    void Enqueue(in StepShape shape);
+}
+
+/// <summary>What a matrix is for.</summary>
+public enum MatrixUse : byte
+{
+    /// <summary>Rows are looked up by token.</summary>
+    Embedding,
+
+    /// <summary>Gives the logits.</summary>
+    Head,
+
+    /// <summary>Embedding and head are one matrix.</summary>
+    EmbeddingAndHead,
+
+    /// <summary>Three parts: queries, keys, values.</summary>
+    Qkv,
+
+    /// <summary>From attention back to the residual stream.</summary>
+    AttentionOutput,
+
+    /// <summary>Two parts: gate, up.</summary>
+    GateUp,
+
+    /// <summary>From the feed-forward back to the residual stream.</summary>
+    Down,
+}
+
+/// <summary>A matrix's use and place.</summary>
+/// <param name="Use">What it is for.</param>
+/// <param name="LastLayer">True in the last layer, whose errors nothing dampens.</param>
+public readonly record struct MatrixRole(MatrixUse Use, bool LastLayer = false);
 
 /// <summary>Weights in a backend's own compute layout.</summary>
 public abstract class Matrix(int rows, int columns, long byteLength)
@@ -99,12 +177,26 @@ public abstract class Matrix(int rows, int columns, long byteLength)
     public long ByteLength { get; } = byteLength;
 }
 
-/// <summary>One layer's paged keys and values: shape [blocks, Hkv * blockSize * d] each. Inside a block: keys [Hkv, d, blockSize], values [Hkv, blockSize, d].</summary>
-/// <remarks>With <see cref="DType.Q8_0"/> either's d * blockSize bytes of a head are followed by their scales, [ceil(d / 32), blockSize] of bfloat16.</remarks>
-/// <param name="Keys">Rotated keys.</param>
-/// <param name="Values">Values.</param>
+/// <summary>What one layer's keys and values are, whatever their layout.</summary>
+/// <param name="KvHeads">Key and value heads, Hkv.</param>
+/// <param name="HeadSize">Elements a head, d.</param>
 /// <param name="BlockSize">Tokens a block.</param>
-public readonly record struct KvLayer(Tensor Keys, Tensor Values, int BlockSize);
+/// <param name="Type">Element type.</param>
+public readonly record struct KvShape(int KvHeads, int HeadSize, int BlockSize, DType Type);
+
+/// <summary>One layer's paged keys and values in a backend's own layout (Kwon et al. 2023, arXiv:2309.06180).</summary>
+/// <remarks>Who owns which block is the scheduler's to know; here a block is a row of memory.</remarks>
+public abstract class KvLayer(KvShape shape, int blocks, long byteLength)
+{
+    /// <summary>What is kept.</summary>
+    public KvShape Shape { get; } = shape;
+
+    /// <summary>Blocks.</summary>
+    public int Blocks { get; } = blocks;
+
+    /// <summary>Bytes of all blocks.</summary>
+    public long ByteLength { get; } = byteLength;
+}
 
 /// <summary>An RMS norm of rows on their way into a product; the default value is none.</summary>
 /// <param name="Weight">Shape [1, n].</param>

@@ -1,133 +1,71 @@
-using System.Numerics;
 using Native.Kernels;
 using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
 
 /// <summary>Flattens a plan into one <see cref="Batch"/>, in arrays that are taken once and used for every step.</summary>
-/// <remarks>Three of them depend on what requests ask for and double when they are too small: alternatives, biases, and the histories that
-/// penalties need, which <see cref="Reserve"/> makes large enough before a request's first step.</remarks>
-internal sealed class BatchBuilder
+internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequences, IReadOnlyCollection<int> endIds)
 {
-    private readonly int _blockSize;
-    private readonly int[] _endIds;
-    private readonly int _stride;
-    private readonly int[] _tokenIds, _positions, _slotMapping; // [T]
-    private readonly int[] _queryStarts;                        // [S + 1]
-    private readonly int[] _contextLengths;                     // [S]
-    private readonly int[] _blockTables;                        // [S, stride]
-    private readonly int[] _sampleRows;                         // [T]: a scored prompt uses all of its rows
-    private readonly RowSampling[] _sampling;                   // [T]
-    private readonly SampledToken[] _sampled;                   // [T]
-    private TokenLogprob[] _alternatives = new TokenLogprob[64];
-    private TokenBias[] _biases = new TokenBias[64];
-    private int[] _history = new int[1024];
-    private int _tokens, _sequences, _rows, _alternativeCount, _biasCount, _historyLength;
+    private readonly int[] _endIds = [.. endIds];
+    private readonly BatchBuffers _buffers = new(model, maxTokens, maxSequences);
 
-    public BatchBuilder(int maxTokens, int maxSequences, int maxBlocksPerSequence, int blockSize, IReadOnlyCollection<int> endIds)
-    {
-        _blockSize = blockSize;
-        _endIds = [.. endIds];
-        _stride = maxBlocksPerSequence;
-        _tokenIds = new int[maxTokens];
-        _positions = new int[maxTokens];
-        _slotMapping = new int[maxTokens];
-        _queryStarts = new int[maxSequences + 1];
-        _contextLengths = new int[maxSequences];
-        // Zeroed pages that no sequence reaches are never touched, so the worst case costs address space, not memory.
-        _blockTables = new int[(long)maxSequences * maxBlocksPerSequence];
-        _sampleRows = new int[maxTokens];
-        _sampling = new RowSampling[maxTokens];
-        _sampled = new SampledToken[maxTokens];
-    }
+    /// <summary>The plan built last.</summary>
+    public Batch Batch => _buffers.Batch;
 
-    /// <summary>Tokens of the batch built last.</summary>
-    public int TokenCount => _tokens;
+    /// <summary>Where the runner puts what a plan samples, shape [R].</summary>
+    public Span<SampledToken> Sampled(StepPlan plan) => _buffers.SampledOf(plan.Rows);
 
-    public Batch Batch => new()
-    {
-        TokenIds = _tokenIds.AsSpan(0, _tokens),
-        Positions = _positions.AsSpan(0, _tokens),
-        SlotMapping = _slotMapping.AsSpan(0, _tokens),
-        QueryStarts = _queryStarts.AsSpan(0, _sequences + 1),
-        ContextLengths = _contextLengths.AsSpan(0, _sequences),
-        BlockTables = _blockTables.AsSpan(0, _sequences * _stride),
-        BlockTableStride = _stride,
-        SampleRows = _sampleRows.AsSpan(0, _rows),
-        Sampling = _sampling.AsSpan(0, _rows),
-        History = _history.AsSpan(0, _historyLength),
-        Biases = _biases.AsSpan(0, _biasCount),
-    };
-
-    /// <summary>Where the runner puts what it samples, shape [R].</summary>
-    public Span<SampledToken> Sampled => _sampled.AsSpan(0, _rows);
-
-    /// <summary>Where the runner puts alternatives, the rows' one after the other.</summary>
-    public Span<TokenLogprob> Alternatives => _alternatives.AsSpan(0, _alternativeCount);
+    /// <summary>Where the runner puts a plan's alternatives, the rows' one after the other.</summary>
+    public Span<TokenLogprob> Alternatives(StepPlan plan) => _buffers.AlternativesOf(plan.Alternatives);
 
     /// <summary>Makes room for whatever these sequences' decode steps need, so that none of them allocates.</summary>
     /// <remarks>Called when the set of running sequences grew. As for <see cref="TokenLog"/>, the room is for the tokens reserved at submission.</remarks>
-    public void Reserve(params ReadOnlySpan<SequenceQueue> running)
+    public void Reserve(LiveSequences live)
     {
-        int alternatives = 0, biases = 0;
+        int alternatives = 0, biases = 0, masked = 0;
         long history = 0;
-        foreach (SequenceQueue queue in running)
+        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
         {
             for (Sequence? s = queue.First; s is not null; s = s.Next)
             {
                 SamplingParams p = s.Stream.Sampling;
-                alternatives += (p.Logprobs ?? 0) * s.Slots;
-                biases += (p.LogitBias.Count + (p.MinTokens > 0 ? _endIds.Length + p.StopTokenIds.Length : 0)) * s.Slots;
-                if (p.HasPenalties) history += (long)(s.Prompt.Length + Math.Max(s.Stream.ReservedTokens, s.Output.Count)) * s.Slots;
+                int rows = s.ReservedPlaces;
+                alternatives += (p.Logprobs ?? 0) * rows;
+                biases += (p.LogitBias.Count + (p.MinTokens > 0 ? _endIds.Length + p.StopTokenIds.Length : 0)) * rows;
+                if (p.HasPenalties) history += (long)(s.Prompt.Length + Math.Max(s.Stream.ReservedTokens, s.Output.Count)) * rows;
+                if (s.Constraint is not null) masked += rows;
             }
         }
-        Ensure(ref _alternatives, alternatives);
-        Ensure(ref _biases, biases);
-        Ensure(ref _history, checked((int)history));
+        _buffers.Reserve(alternatives, biases, checked((int)history), masked);
     }
 
-    public void Build(ReadOnlySpan<ScheduledChunk> plan)
+    public void Build(StepPlan plan)
     {
-        _tokens = _sequences = _rows = _alternativeCount = _biasCount = _historyLength = 0;
-        foreach (ref readonly ScheduledChunk chunk in plan)
+        _buffers.Begin();
+        foreach (BlockCopy copy in plan.Copies) _buffers.AddCopy(copy);
+        for (int i = 0; i < plan.Chunks.Length; i++) Add(plan.Chunks[i], decodes: i < plan.Decodes);
+        plan.Rows = _buffers.Rows;
+        plan.Alternatives = _buffers.AlternativeCount;
+    }
+
+    private void Add(in ScheduledChunk chunk, bool decodes)
+    {
+        Sequence s = chunk.Sequence;
+        ReadOnlySpan<int> blocks = s.BlockTable.AsSpan(0, s.BlockCount);
+        Span<int> ids = _buffers.AddSequence(chunk.Count, chunk.Start, blocks, s.Place, decodes, out int row);
+        if (chunk.Start < s.Known) s.CopyTokens(chunk.Start, ids);
+        else ids.Fill(Batch.LastSampled); // the one token of a decode, sampled by a step in flight
+        for (int i = 0; i < chunk.ScoreCount; i++)
         {
-            Sequence s = chunk.Sequence;
-            int row = _tokens;
-            _queryStarts[_sequences] = row;
-            _contextLengths[_sequences] = chunk.Start + chunk.Count;
-            s.BlockTable.AsSpan(0, s.BlockCount).CopyTo(_blockTables.AsSpan(_sequences * _stride, _stride));
-            s.CopyTokens(chunk.Start, _tokenIds.AsSpan(row, chunk.Count));
-            for (int i = 0; i < chunk.Count; i++)
-            {
-                int position = chunk.Start + i;
-                (int block, int offset) = Math.DivRem(position, _blockSize);
-                _positions[row + i] = position;
-                _slotMapping[row + i] = s.BlockTable[block] * _blockSize + offset;
-            }
-            for (int i = 0; i < chunk.ScoreCount; i++)
-            {
-                int position = chunk.ScoreStart + i;
-                int alternatives = s.Stream.Sampling.PromptLogprobs!.Value;
-                AddRow(row + position - chunk.Start, new RowSampling { TargetPlusOne = s.Prompt[position + 1] + 1, Alternatives = alternatives });
-            }
-            if (chunk.Samples) AddRow(row + chunk.Count - 1, SamplingOf(s));
-            _tokens += chunk.Count;
-            _sequences++;
+            int position = chunk.ScoreStart + i;
+            int alternatives = s.Stream.Sampling.PromptLogprobs!.Value;
+            _buffers.AddSample(row + position - chunk.Start, new RowSampling { TargetPlusOne = s.Prompt[position + 1] + 1, Alternatives = alternatives });
         }
-        _queryStarts[_sequences] = _tokens;
-        Ensure(ref _alternatives, _alternativeCount);
+        if (chunk.Samples) _buffers.AddSample(row + chunk.Count - 1, SamplingOf(s, chunk.End));
     }
 
-    private void AddRow(int row, in RowSampling sampling)
-    {
-        _sampleRows[_rows] = row;
-        _sampling[_rows] = sampling;
-        _sampling[_rows].AlternativesStart = _alternativeCount;
-        _alternativeCount += sampling.Alternatives;
-        _rows++;
-    }
-
-    private RowSampling SamplingOf(Sequence s)
+    /// <summary>How the token at <paramref name="position"/> is chosen.</summary>
+    private RowSampling SamplingOf(Sequence s, int position)
     {
         SamplingParams p = s.Stream.Sampling;
         RowSampling row = new()
@@ -140,38 +78,31 @@ internal sealed class BatchBuilder
             PresencePenalty = p.PresencePenalty,
             FrequencyPenalty = p.FrequencyPenalty,
             Seed = s.Seed,
-            Position = s.Length,
+            Position = position,
             Alternatives = p.Logprobs ?? 0,
         };
-        if (p.HasPenalties)
+        if (p.HasPenalties) s.CopyTokens(0, _buffers.AddHistory(ref row, s.Prompt.Length, position));
+        for (int i = 0; i < p.LogitBias.Count; i++) _buffers.AddBias(ref row, p.LogitBias[i]);
+        if (position - s.Prompt.Length < p.MinTokens)
         {
-            row.HistoryStart = _historyLength;
-            row.HistoryPrompt = s.Prompt.Length;
-            row.HistoryLength = s.Length;
-            Ensure(ref _history, _historyLength + s.Length);
-            s.CopyTokens(0, _history.AsSpan(_historyLength, s.Length));
-            _historyLength += s.Length;
+            foreach (int id in _endIds) _buffers.AddBias(ref row, new TokenBias(id, float.NegativeInfinity));
+            foreach (int id in p.StopTokenIds) _buffers.AddBias(ref row, new TokenBias(id, float.NegativeInfinity));
         }
-        row.BiasStart = _biasCount;
-        for (int i = 0; i < p.LogitBias.Count; i++) AddBias(p.LogitBias[i]);
-        if (s.Output.Count < p.MinTokens)
-        {
-            foreach (int id in _endIds) AddBias(new TokenBias(id, float.NegativeInfinity));
-            foreach (int id in p.StopTokenIds) AddBias(new TokenBias(id, float.NegativeInfinity));
-        }
-        row.BiasLength = _biasCount - row.BiasStart;
+        if (s.Constraint is not null) FillMask(s, _buffers.AddMask(ref row));
         return row;
     }
 
-    private void AddBias(TokenBias bias)
+    /// <summary>A constraint that throws ends its own choice alone: the mask allows everything, and the token is not taken.</summary>
+    private static void FillMask(Sequence s, Span<uint> mask)
     {
-        Ensure(ref _biases, _biasCount + 1);
-        _biases[_biasCount++] = bias;
-    }
-
-    /// <summary>Grows to a power of two, keeping what is there.</summary>
-    private static void Ensure<T>(ref T[] array, int length)
-    {
-        if (length > array.Length) Array.Resize(ref array, (int)BitOperations.RoundUpToPowerOf2((uint)length));
+        try
+        {
+            if (!s.ConstraintFailed) s.Constraint!.Fill(mask);
+        }
+        catch (Exception)
+        {
+            s.ConstraintFailed = true;
+        }
+        if (s.ConstraintFailed) mask.Fill(uint.MaxValue);
     }
 }

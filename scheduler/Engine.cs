@@ -15,6 +15,8 @@ public sealed class Engine : IDisposable
     private readonly int[] _endIds;
     private readonly EngineOptions _options;
     private readonly int _maxRunning;
+    private readonly Admission _admission;
+    private readonly StepPlan[] _plans; // a ring of as many as may be in flight
     private readonly TimeSpan _idleBeat; // how long the idle thread sleeps before it shows its heartbeat again
     private readonly TimeProvider _clock; // the system's counts in Stopwatch ticks
     private readonly Scheduler _scheduler;
@@ -24,21 +26,20 @@ public sealed class Engine : IDisposable
 
     private readonly AutoResetEvent _wake = new(false);
     private readonly TaskCompletionSource<bool> _drained = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private PaddedLong _queued;  // submitted and neither scheduled nor ended
-    private PaddedLong _signals; // counts cancellations, stops and drains, so that a turn without news looks at one number
+    private readonly SignalStack _signals = new(); // streams cancelled or stopped
     private int _parked;
     private long _drainDeadline = long.MaxValue;
     private int _draining;
     private int _disposed;
     private int _stopped; // the thread takes no more from the inbox
     private long _heartbeat;
-    private long _retryTicks = Stopwatch.Frequency;
     private Exception? _lastFailure;
 
     // The engine thread's.
-    private long _seenSignals;
     private bool _abortedAll;
     private bool _decoded; // the turn's step was of decodes alone, and went well
+    private int _oldest;   // index in the ring of plans
+    private int _inFlight; // plans launched and not collected
 
     /// <summary>Starts the engine thread.</summary>
     /// <param name="runner">The model. The engine calls it from its own thread and does not dispose it; dispose the engine first.</param>
@@ -65,10 +66,12 @@ public sealed class Engine : IDisposable
         _maxRunning = Math.Min(options.MaxRunning, info.MaxSequences);
         int maxBatchedTokens = Math.Min(options.MaxBatchedTokens, info.MaxBatchedTokens);
         if (maxBatchedTokens < _maxRunning) throw new ArgumentException($"{maxBatchedTokens} tokens per step are fewer than {_maxRunning} sequences: a full batch could not decode one token each.", nameof(options));
-        int maxBlocks = (int)Math.Min(Sequence.BlocksFor(info.MaxModelLength, info.BlockSize), info.BlockCount);
         Metrics = new EngineMetrics(info.BlockCount);
-        _scheduler = new Scheduler(new BlockPool(info.BlockCount), Metrics, _endIds, info.BlockSize, _maxRunning, maxBatchedTokens, options.MaxPreemptions, options.Seed);
-        _batch = new BatchBuilder(maxBatchedTokens, _maxRunning, maxBlocks, info.BlockSize, _endIds);
+        _admission = new Admission(info, options, _maxRunning);
+        LiveSequences live = new(new BlockPool(info.BlockCount), _maxRunning);
+        _scheduler = new Scheduler(live, _admission, Metrics, _endIds, info.BlockSize, maxBatchedTokens, options.Seed);
+        _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);
+        _plans = [.. Enumerable.Range(0, Math.Max(1, info.StepsInFlight)).Select(_ => new StepPlan(_maxRunning))];
         _inbox = new Inbox<TokenStream>(options.MaxQueued);
         if (!startThread) return;
         _thread = new Thread(Run) { Name = "native-engine", IsBackground = true };
@@ -91,10 +94,10 @@ public sealed class Engine : IDisposable
     public bool IsDraining => Volatile.Read(ref _draining) != 0;
 
     /// <summary>Requests submitted that have not had their first step.</summary>
-    public int Queued => (int)Volatile.Read(ref _queued.Value);
+    public int Queued => _admission.Queued;
 
     /// <summary>When a refused caller had better try again: about when a place in the queue is free, from the mean time of recent requests. 0.1 to 60 seconds.</summary>
-    public TimeSpan RetryAfter => TimeSpan.FromSeconds(Math.Clamp((double)Volatile.Read(ref _retryTicks) / Stopwatch.Frequency, 0.1, 60));
+    public TimeSpan RetryAfter => _admission.RetryAfter;
 
     /// <summary>What the last failed step threw, for the log; <see cref="EngineMetrics.FailedSteps"/> counts them.</summary>
     public Exception? LastFailure => Volatile.Read(ref _lastFailure);
@@ -128,26 +131,13 @@ public sealed class Engine : IDisposable
         List<string> errors = [];
         Validate(request, errors);
         if (errors.Count > 0) return SubmitOutcome.Invalid;
-        ModelInfo info = Info;
-        int prompt = request.Ids.Length;
-        int? maxTokens = request.Sampling.MaxTokens;
-        if (prompt + (maxTokens == 0 ? 0 : 1) > info.MaxModelLength) return SubmitOutcome.TooLong;
-
-        // The last token of a choice is never computed, so it needs no slot.
-        int limit = Math.Min(maxTokens ?? int.MaxValue, info.MaxModelLength - prompt);
-        long slots = (long)info.BlockCount * info.BlockSize;
-        if (maxTokens is null) limit = (int)Math.Min(limit, slots - prompt + 1);
-        if (prompt + (long)Math.Max(limit - 1, 0) > slots) return SubmitOutcome.NeverFits;
-
-        if (Interlocked.Increment(ref _queued.Value) > _options.MaxQueued)
-        {
-            Interlocked.Decrement(ref _queued.Value);
-            return SubmitOutcome.QueueFull;
-        }
-        TokenStream created = new(this, request, _clock.GetTimestamp(), limit, info.BlockSize);
+        SubmitOutcome outcome = _admission.Check(request, out int limit);
+        if (outcome != SubmitOutcome.Accepted) return outcome;
+        if (!_admission.TryEnter()) return SubmitOutcome.QueueFull;
+        TokenStream created = new(this, request, _clock.GetTimestamp(), limit, Info.BlockSize);
         if (!_inbox.TryEnqueue(created)) // as many cells as may be queued, but one may not have been handed back yet
         {
-            Interlocked.Decrement(ref _queued.Value);
+            _admission.Exit(1);
             return SubmitOutcome.QueueFull;
         }
         Unpark();
@@ -172,7 +162,7 @@ public sealed class Engine : IDisposable
             before = seen;
         }
         Interlocked.Exchange(ref _draining, 1);
-        NoteSignal();
+        Unpark();
         return _drained.Task;
     }
 
@@ -186,10 +176,10 @@ public sealed class Engine : IDisposable
         _wake.Dispose();
     }
 
-    /// <summary>Tells the engine thread that a cancellation, a stop or a drain waits. Any thread.</summary>
-    internal void NoteSignal()
+    /// <summary>Tells the engine thread that a stream was cancelled, or a choice of it stopped. Any thread.</summary>
+    internal void Signal(TokenStream stream)
     {
-        Interlocked.Increment(ref _signals.Value);
+        _signals.Push(stream);
         Unpark();
     }
 
@@ -201,19 +191,10 @@ public sealed class Engine : IDisposable
         Volatile.Write(ref _heartbeat, now);
         _decoded = false;
 
-        // The count is read before the inbox: whoever was cancelled before this is in the inbox or known by now, or looked at when it is added.
-        long signals = Volatile.Read(ref _signals.Value);
-        while (_inbox.TryDequeue(out TokenStream? stream)) _scheduler.Add(stream, now);
-        if (signals != _seenSignals || now >= _scheduler.NextDeadline)
-        {
-            _seenSignals = signals;
-            _scheduler.Sweep(now);
-        }
+        TakeNews(now);
         if (IsDraining) ContinueDrain(now);
-
-        bool stepped = _scheduler.HasWork && Step(now);
-        int dequeued = _scheduler.TakeDequeued();
-        if (dequeued > 0) Interlocked.Add(ref _queued.Value, -dequeued);
+        bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
+        _admission.Exit(_scheduler.TakeDequeued());
         _scheduler.UpdateGauges();
         if (_decoded)
         {
@@ -232,63 +213,123 @@ public sealed class Engine : IDisposable
         Close();
     }
 
+    /// <summary>New requests, then who was cancelled or stopped, then who is late.</summary>
+    private void TakeNews(long now)
+    {
+        while (_inbox.TryDequeue(out TokenStream? stream)) _scheduler.Add(stream, now);
+        TokenStream? next;
+        for (TokenStream? stream = _signals.TakeAll(); stream is not null; stream = next)
+        {
+            next = SignalStack.Unlink(stream);
+            _scheduler.Apply(stream, now);
+        }
+        _scheduler.Expire(now);
+    }
+
+    /// <summary>Launches a step; collects the oldest where no other may be launched before, or there is nothing to launch.</summary>
     private bool Step(long now)
     {
-        bool decodes;
+        bool launched = false;
+        StepPlan plan = _plans[(_oldest + _inFlight) % _plans.Length];
         try
         {
-            ReadOnlySpan<ScheduledChunk> plan = _scheduler.Step(now);
-            if (plan.IsEmpty)
-            {
-                Debug.Assert(_scheduler.CheckIntegrity() is null, "work without a plan");
-                throw new InvalidOperationException("There is work, but the oldest sequence could not be scheduled.");
-            }
-            decodes = _scheduler.Prefilling.First is null; // whoever was admitted prefills
-            if (_scheduler.Admitted) _batch.Reserve(_scheduler.Decoding, _scheduler.Prefilling);
-            _batch.Build(plan);
-            foreach (BlockCopy copy in _scheduler.Copies) _runner.CopyBlock(copy.Source, copy.Destination);
-            _runner.Execute(_batch.Batch, _batch.Sampled, _batch.Alternatives);
+            launched = TryLaunch(plan, now);
         }
         catch (Exception e)
         {
-            Fail(e);
+            Fail(plan, e);
             return true;
         }
+        if (_inFlight > 0 && (!launched || _inFlight == _plans.Length)) Collect();
+        return true;
+    }
+
+    /// <summary>False where nobody can be computed before a step in flight is through.</summary>
+    private bool TryLaunch(StepPlan plan, long now)
+    {
+        _scheduler.Step(plan, now);
+        if (plan.IsEmpty)
+        {
+            if (_inFlight > 0) return false;
+            if (plan.AwaitsMask)
+            {
+                Thread.Yield(); // the mask is being computed on another thread
+                return false;
+            }
+            Debug.Assert(_scheduler.CheckIntegrity() is null, "work without a plan");
+            throw new InvalidOperationException("There is work, but the oldest sequence could not be scheduled.");
+        }
+        if (plan.Admitted) _batch.Reserve(_scheduler.Live);
+        _batch.Build(plan);
+        _runner.Launch(_batch.Batch);
+        _inFlight++;
+        return true;
+    }
+
+    /// <summary>Waits for the oldest step and takes in what it gave.</summary>
+    private void Collect()
+    {
+        StepPlan plan = _plans[_oldest];
+        try
+        {
+            _runner.Collect(_batch.Sampled(plan), _batch.Alternatives(plan));
+        }
+        catch (Exception e)
+        {
+            FailInFlight(e);
+            return;
+        }
+        _oldest = (_oldest + 1) % _plans.Length;
+        _inFlight--;
 
         long done = _clock.GetTimestamp();
         try
         {
-            _scheduler.Commit(_batch.Sampled, _batch.Alternatives, done);
+            _scheduler.Commit(plan, _batch.Sampled(plan), _batch.Alternatives(plan), done);
         }
         catch (Exception e)
         {
             FailEveryone(e);
-            return true;
+            return;
         }
-        foreach (ref readonly ScheduledChunk chunk in _scheduler.Plan)
+        foreach (ref readonly ScheduledChunk chunk in plan.Chunks)
             if (chunk.Samples) chunk.Sequence.Stream.Signal();
 
-        _decoded = decodes;
+        _decoded = plan.DecodesOnly;
         Metrics.Steps++;
-        Metrics.StepTokens.Observe(_batch.TokenCount);
-        Metrics.StepSequences.Observe(_scheduler.Plan.Length);
-        Metrics.StepTime.Observe(_clock.GetTimestamp() - now);
-        Volatile.Write(ref _retryTicks, (long)(_scheduler.MeanRequestTicks / _maxRunning));
-        return true;
+        Metrics.StepTokens.Observe(plan.Tokens);
+        Metrics.StepSequences.Observe(plan.Chunks.Length);
+        Metrics.StepTime.Observe(_clock.GetTimestamp() - plan.Decided);
+        _admission.Publish(_scheduler.MeanRequestTicks);
     }
 
-    /// <summary>Ends the failed step's sequences; everyone where there was no plan to blame, or the blocks don't add up any more.</summary>
-    private void Fail(Exception e)
+    /// <summary>Ends the sequences of a step that could not be launched; everyone where there was no plan to blame, or the blocks
+    /// don't add up any more.</summary>
+    private void Fail(StepPlan plan, Exception e)
     {
-        if (_scheduler.Plan.IsEmpty)
+        if (plan.IsEmpty)
         {
             FailEveryone(e);
             return;
         }
         Note(e);
+        FailSequences([plan], e);
+    }
+
+    /// <summary>Ends the sequences of the step whose collection failed, and of those launched after it: the runner has dropped them all.</summary>
+    private void FailInFlight(Exception e)
+    {
+        Note(e);
+        StepPlan[] launched = [.. Enumerable.Range(0, _inFlight).Select(i => _plans[(_oldest + i) % _plans.Length])];
+        _inFlight = 0;
+        FailSequences(launched, e);
+    }
+
+    private void FailSequences(ReadOnlySpan<StepPlan> plans, Exception e)
+    {
         try
         {
-            _scheduler.FailPlan(_clock.GetTimestamp());
+            foreach (StepPlan plan in plans) _scheduler.Fail(plan, _clock.GetTimestamp());
             if (_scheduler.CheckIntegrity() is { } contradiction) FailEveryone(new InvalidOperationException($"After a failed step: {contradiction}.", e));
         }
         catch (IndexOutOfRangeException broken) // block tables or counts that point nowhere
@@ -300,7 +341,25 @@ public sealed class Engine : IDisposable
     private void FailEveryone(Exception e)
     {
         Note(e);
-        _scheduler.FailEveryone(_clock.GetTimestamp());
+        DropInFlight();
+        _scheduler.FailEveryone(_plans, _clock.GetTimestamp());
+    }
+
+    /// <summary>Collects what was launched, without looking at it.</summary>
+    private void DropInFlight()
+    {
+        for (; _inFlight > 0; _inFlight--, _oldest = (_oldest + 1) % _plans.Length)
+        {
+            try
+            {
+                _runner.Collect(_batch.Sampled(_plans[_oldest]), _batch.Alternatives(_plans[_oldest]));
+            }
+            catch (Exception e) // the runner has dropped the others with it
+            {
+                Note(e);
+                _inFlight = 1;
+            }
+        }
     }
 
     private void Note(Exception e)
@@ -316,7 +375,7 @@ public sealed class Engine : IDisposable
             _abortedAll = true;
             _scheduler.FinishEveryone(FinishReason.Aborted, now);
         }
-        if (!_scheduler.HasWork && _inbox.IsEmpty) _drained.TrySetResult(!_abortedAll);
+        if (!_scheduler.HasWork && _inFlight == 0 && _inbox.IsEmpty) _drained.TrySetResult(!_abortedAll);
     }
 
     /// <summary>Ends everyone, and whoever slipped in last.</summary>
@@ -327,6 +386,7 @@ public sealed class Engine : IDisposable
         while (_inbox.TryDequeue(out TokenStream? stream)) _scheduler.Add(stream, now);
         _abortedAll |= _scheduler.HasWork;
         _scheduler.FinishEveryone(FinishReason.Aborted, now);
+        while (_inFlight > 0) Collect();
         _scheduler.UpdateGauges();
         _drained.TrySetResult(!_abortedAll);
     }
@@ -337,7 +397,9 @@ public sealed class Engine : IDisposable
         Interlocked.Exchange(ref _parked, 1);
         // A full fence lies between announcing the sleep and this last look, as one lies in Unpark between the news and its look at
         // _parked: one of the two sees the other (Dekker).
-        if (_inbox.IsEmpty && Volatile.Read(ref _signals.Value) == _seenSignals) _wake.WaitOne(_idleBeat);
+        if (_inbox.IsEmpty && _signals.IsEmpty && (!IsDraining || _drained.Task.IsCompleted)
+            && Volatile.Read(ref _disposed) == 0)
+            _wake.WaitOne(_idleBeat);
         Interlocked.Exchange(ref _parked, 0);
     }
 

@@ -16,6 +16,9 @@ public sealed record GenerationRequest
 
     /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
     public long? ArrivalTimestamp { get; init; }
+
+    /// <summary>What the output may be, e.g. by a grammar; null for anything. Belongs to the engine from <see cref="Engine.Submit"/> on.</summary>
+    public ITokenConstraint? Constraint { get; init; }
 }
 
 /// <summary>What became of a submission. All but <see cref="Accepted"/> leave no trace in the engine.</summary>
@@ -90,34 +93,34 @@ public readonly record struct TokenEvent
 }
 
 /// <summary>When things happened to a request, as <see cref="System.Diagnostics.Stopwatch"/> timestamps; 0 where they did not.</summary>
-public readonly record struct RequestTimings
+public record struct RequestTimings
 {
     /// <summary>It arrived at the front end.</summary>
-    public long Arrival { get; init; }
+    public long Arrival { get; internal set; }
 
     /// <summary>It entered its first step; the time before is queueing.</summary>
-    public long FirstScheduled { get; init; }
+    public long FirstScheduled { get; internal set; }
 
     /// <summary>Its first token, of any choice, was there; the time since <see cref="FirstScheduled"/> is prefill.</summary>
-    public long FirstToken { get; init; }
+    public long FirstToken { get; internal set; }
 
     /// <summary>Its last token was there; the time since <see cref="FirstToken"/> is decode.</summary>
-    public long LastToken { get; init; }
+    public long LastToken { get; internal set; }
 
     /// <summary>Its last choice ended.</summary>
-    public long Finished { get; init; }
+    public long Finished { get; internal set; }
 
     /// <summary>Prompt tokens.</summary>
-    public int PromptTokens { get; init; }
+    public int PromptTokens { get; internal set; }
 
     /// <summary>Tokens of all choices, stop ids among them.</summary>
-    public int OutputTokens { get; init; }
+    public int OutputTokens { get; internal set; }
 
     /// <summary>Prompt tokens that were not computed because their blocks were cached.</summary>
-    public int CachedTokens { get; init; }
+    public int CachedTokens { get; internal set; }
 
     /// <summary>How often its sequences lost their blocks and were computed again.</summary>
-    public int Preemptions { get; init; }
+    public int Preemptions { get; internal set; }
 }
 
 /// <summary>A request that ended, for monitoring.</summary>

@@ -1,241 +1,246 @@
 using System.Diagnostics;
+using Native.Kernels;
 using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
 
-/// <summary>What one sequence does in a step: tokens <see cref="Start"/> to <see cref="Start"/> + <see cref="Count"/> are computed, rows from <see cref="ScoreStart"/> score the prompt's next token, the last may sample.</summary>
-internal readonly record struct ScheduledChunk(Sequence Sequence, int Start, int Count, int ScoreStart, int ScoreCount, bool Samples)
-{
-    /// <summary>Rows of this chunk that reach the head.</summary>
-    public int Rows => ScoreCount + (Samples ? 1 : 0);
-}
-
-/// <summary>A block's contents to be copied before the step, because a forked sequence is about to write into it.</summary>
-internal readonly record struct BlockCopy(int Source, int Destination);
-
 /// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's alone.</summary>
 /// <remarks>
-/// There is one line, in the order of arrival, in three stretches: who decodes, who prefills, who waits. The oldest is served first, the
-/// youngest with blocks gives them up first, and nobody overtakes. Hence the oldest live sequence is computed in every step, and whoever
-/// waits becomes the oldest after at most the sum, over those before it, of ceil(length / budget) + tokens generated steps.
-/// A preempted sequence goes to the front of those who wait, which is its place in the line, and is computed again from its
+/// There is one line, in the order of the sequences' keys, in three stretches: who decodes, who prefills, who waits. The first is served
+/// first, the last with blocks gives them up first, and nobody overtakes. The key is the arrival. Hence the first live sequence
+/// is computed in every step, and whoever waits becomes the first after at most the sum, over those before it, of
+/// ceil(length / budget) + tokens generated steps.
+/// A preempted sequence goes back to its place in the line, and is computed again from its
 /// first token on: prompt and output so far, then the next token drawn with the same (seed, position), so its bits are the same.
-/// After <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all older ones can ever need is free;
-/// the younger ones give way before it, so it is never preempted again. That is the bound.
+/// After <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all before it can ever need is free;
+/// those behind it give way before it, so it is never preempted again. That is the bound.
+/// Steps may be planned while earlier ones are in flight: a sequence then goes on from a token that is promised, not known, unless the
+/// next row needs to know it; and a sequence that ends keeps its blocks until the last step that has it is through.
 /// </remarks>
 internal sealed class Scheduler
 {
-    private readonly BlockPool _pool;
+    private readonly LiveSequences _live;
+    private readonly Admission _admission;
+    private readonly Ending _ending;
     private readonly EngineMetrics _metrics;
+    private readonly StepBudget _budget;
     private readonly int[] _endIds;
     private readonly int _blockSize;
-    private readonly int _maxRunning;
-    private readonly int _maxBatchedTokens;
-    private readonly int _maxPreemptions;
     private readonly ulong _seed;
-
-    private readonly SequenceQueue _decoding = new("decoding");
-    private readonly SequenceQueue _prefilling = new("prefilling");
-    private readonly SequenceQueue _waiting = new("waiting");
-
-    private readonly ScheduledChunk[] _plan;
-    private readonly List<BlockCopy> _copies;
-    private int _planned;
-    private int _slots; // running sequences, a prompt that will fork counted as all its choices
     private int _dequeued;
     private long _requests;
-    private double _meanRequestTicks;
+    private long _visits;
 
-    public Scheduler(BlockPool pool, EngineMetrics metrics, IReadOnlyCollection<int> endIds, int blockSize, int maxRunning, int maxBatchedTokens, int maxPreemptions, ulong seed)
+    /// <summary>Starts without sequences.</summary>
+    /// <param name="live">The sequences' stages, blocks and places.</param>
+    /// <param name="admission">Who comes in.</param>
+    /// <param name="metrics">What is counted.</param>
+    /// <param name="endIds">Ids that end a choice.</param>
+    /// <param name="blockSize">Tokens a block.</param>
+    /// <param name="maxBatchedTokens">Tokens a step.</param>
+    /// <param name="seed">Where the seeds of requests that bring none come from.</param>
+    public Scheduler(
+        LiveSequences live, Admission admission, EngineMetrics metrics, IReadOnlyCollection<int> endIds,
+        int blockSize, int maxBatchedTokens, ulong seed)
     {
-        _pool = pool;
+        _live = live;
+        _admission = admission;
         _metrics = metrics;
+        _ending = new Ending(live, metrics);
+        _budget = new StepBudget(maxBatchedTokens);
         _endIds = [.. endIds];
         _blockSize = blockSize;
-        _maxRunning = maxRunning;
-        _maxBatchedTokens = maxBatchedTokens;
-        _maxPreemptions = maxPreemptions;
         _seed = seed;
-        _plan = new ScheduledChunk[maxRunning];
-        _copies = new List<BlockCopy>(maxRunning);
+        Plan = new StepPlan(0);
     }
 
-    /// <summary>What the last <see cref="Step"/> decided.</summary>
-    public ReadOnlySpan<ScheduledChunk> Plan => _plan.AsSpan(0, _planned);
+    /// <summary>What was planned last.</summary>
+    public StepPlan Plan { get; private set; }
 
-    /// <summary>To be copied, in this order, before the plan is executed.</summary>
-    public ReadOnlySpan<BlockCopy> Copies => System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_copies);
+    public LiveSequences Live => _live;
 
-    /// <summary>True where the last <see cref="Step"/> let somebody in.</summary>
-    public bool Admitted { get; private set; }
+    public BlockPool Pool => _live.Pool;
 
-    public SequenceQueue Decoding => _decoding;
-
-    public SequenceQueue Prefilling => _prefilling;
-
-    public SequenceQueue Waiting => _waiting;
-
-    public BlockPool Pool => _pool;
-
-    public bool HasWork => _decoding.Count + _prefilling.Count + _waiting.Count > 0;
-
-    /// <summary>The earliest deadline of anyone live, or <see cref="long.MaxValue"/>; may be of one that has ended since.</summary>
-    public long NextDeadline { get; private set; } = long.MaxValue;
+    public bool HasWork => _live.Any;
 
     /// <summary>Mean time from arrival to end of the requests that ended lately, in Stopwatch ticks.</summary>
-    public double MeanRequestTicks => _meanRequestTicks;
+    public double MeanRequestTicks => _ending.MeanRequestTicks;
+
+    /// <summary>Sequences, deadlines and heap entries looked at so far: what the turns cost beside the model.</summary>
+    public long Visits => _visits + _ending.Visits + _live.Visits;
 
     /// <summary>Requests that had their first step, or ended without one, since last asked.</summary>
     public int TakeDequeued()
     {
-        int count = _dequeued;
-        _dequeued = 0;
+        int count = _dequeued + _ending.NeverScheduled;
+        _dequeued = _ending.NeverScheduled = 0;
         return count;
     }
 
-    public string? CheckIntegrity() => _pool.CheckIntegrity(_decoding, _prefilling, _waiting);
+    public string? CheckIntegrity() => _live.CheckIntegrity();
 
-    /// <summary>Puts a request at the end of the line.</summary>
+    /// <summary>Puts a request into the line.</summary>
     public void Add(TokenStream stream, long now)
     {
         ulong number = (ulong)_requests++;
         ulong seed = stream.Sampling.Seed ?? Sequence.SeedOf(unchecked(_seed + number * 0xD1342543DE82EF95), 1);
         bool forks = stream.N > 1 && stream.Prompt.Length > 1; // a prompt of one token leaves nothing to share
+        stream.IsAdded = true;
         foreach (Sequence s in stream.Sequences)
         {
-            s.Order = (long)number * SamplingParams.MaxN + s.Index;
+            s.Key = ((long)number * SamplingParams.MaxN) + s.Index;
             s.Seed = Sequence.SeedOf(seed, s.Index);
             s.Forks = forks && s.Index == 0;
-            if (!forks || s.Index == 0) _waiting.AddLast(s);
+            if (!forks || s.Index == 0) _live.Wait(s);
         }
-        NextDeadline = Math.Min(NextDeadline, stream.Deadline);
-        // The reader may have gone, or the deadline passed, while this lay in the inbox. Nothing to compute ends at once, too.
-        if (stream.IsCancelled) FinishAll(stream, FinishReason.Cancelled, now);
-        else if (now >= stream.Deadline) FinishAll(stream, FinishReason.Deadline, now);
-        else if (stream.Limit == 0 && (stream.Sampling.PromptLogprobs is null || stream.Prompt.Length == 1)) FinishAll(stream, FinishReason.Length, now);
+        _ending.Add(stream, now);
     }
 
-    /// <summary>Ends whoever was cancelled or stopped by its reader, or is past its deadline.</summary>
-    public void Sweep(long now)
-    {
-        NextDeadline = long.MaxValue;
-        SweepQueue(_decoding, now);
-        SweepQueue(_prefilling, now);
-        SweepQueue(_waiting, now);
-    }
+    /// <summary>Ends what a reader cancelled or stopped.</summary>
+    public void Apply(TokenStream stream, long now) => _ending.Apply(stream, now);
+
+    /// <summary>Ends everyone whose deadline has passed.</summary>
+    public void Expire(long now) => _ending.Expire(now);
 
     /// <summary>Plans one step: decodes first, then prefill chunks under what is left of the budget, then admissions.</summary>
-    public ReadOnlySpan<ScheduledChunk> Step(long now)
+    public void Step(StepPlan plan, long now)
     {
-        _planned = 0;
-        _copies.Clear();
-        Admitted = false;
-        int budget = _maxBatchedTokens;
+        plan.Begin(now);
+        Plan = plan;
         bool preempted = false;
 
-        for (Sequence? s = _decoding.First; s is not null; s = s.Next)
+        for (Sequence? s = _live.Decoding.First; s is not null && plan.Tokens < _budget.Decodes; s = s.Next)
         {
-            while (!TryReserveNext(s))
+            _visits++;
+            if (!CanSample(plan, s)) continue;
+            while (!TryReserveNext(plan, s))
             {
-                Sequence youngest = (_prefilling.Last ?? _decoding.Last)!;
-                if (youngest == s) return Plan; // waits with its blocks for an older one to end; there is nobody behind it
+                Sequence youngest = _live.Youngest!;
+                // It waits with its blocks: for one before it to end, or for the step that still has the last one's blocks.
+                if (youngest == s || youngest.InFlight > 0) return;
                 Preempt(youngest);
                 preempted = true;
             }
-            Schedule(s, 1, ref budget);
+            Schedule(plan, s, 1, decodes: true);
         }
 
+        int budget = _budget.Prefill(plan.Tokens);
         // Those who prefill have had their blocks since they were admitted.
-        for (Sequence? s = _prefilling.First; s is not null && budget > 0; s = s.Next)
-            Schedule(s, Math.Min(s.Target - s.NumComputedTokens, budget), ref budget);
+        Sequence? next;
+        for (Sequence? s = _live.Prefilling.First; s is not null && budget > 0; s = next)
+        {
+            next = s.Next;
+            budget -= SchedulePrompt(plan, s, budget);
+        }
 
         // A step that evicts admits nobody, or the victim would come straight back and evict again.
-        while (!preempted && budget > 0 && _waiting.First is { } head && TryAdmit(head, now))
-            Schedule(head, Math.Min(head.Target - head.NumComputedTokens, budget), ref budget);
-        return Plan;
+        while (!preempted && budget > 0 && _live.FirstWaiting is { } head && _admission.Admits(head, _live))
+        {
+            Admit(head, now);
+            plan.Admitted = true;
+            budget -= SchedulePrompt(plan, head, budget);
+        }
     }
 
-    /// <summary>Takes in what the plan's execution gave: advances counters, appends tokens, ends and forks sequences. Publishes, but wakes nobody.</summary>
-    public void Commit(ReadOnlySpan<SampledToken> sampled, ReadOnlySpan<TokenLogprob> alternatives, long now)
+    /// <summary>Takes in what a step gave: appends tokens, ends and forks sequences. Publishes, but wakes nobody.</summary>
+    public void Commit(StepPlan plan, ReadOnlySpan<SampledToken> sampled, ReadOnlySpan<TokenLogprob> alternatives, long now)
     {
-        int row = 0;
-        int alternative = 0;
-        foreach (ref readonly ScheduledChunk chunk in Plan)
+        int row = 0, alternative = 0;
+        foreach (ref readonly ScheduledChunk chunk in plan.Chunks)
         {
+            _visits++;
             Sequence s = chunk.Sequence;
             TokenStream stream = s.Stream;
-            s.NumComputedTokens += chunk.Count;
-
-            int width = stream.Sampling.PromptLogprobs ?? 0;
-            bool poisoned = false;
-            for (int i = 0; i < chunk.ScoreCount; i++, alternative += width)
-            {
-                SampledToken score = sampled[row++];
-                poisoned |= score.Token < 0;
-                stream.AppendScore(score.Logprob, alternatives.Slice(alternative, width));
-            }
+            int scoreWidth = stream.Sampling.PromptLogprobs ?? 0, width = stream.Sampling.Logprobs ?? 0;
+            ReadOnlySpan<SampledToken> scores = sampled.Slice(row, chunk.ScoreCount);
+            ReadOnlySpan<TokenLogprob> scoreBest = alternatives.Slice(alternative, chunk.ScoreCount * scoreWidth);
+            row += chunk.ScoreCount;
+            alternative += scoreBest.Length;
             SampledToken next = default;
             ReadOnlySpan<TokenLogprob> best = default;
             if (chunk.Samples)
             {
                 next = sampled[row++];
-                width = stream.Sampling.Logprobs ?? 0;
                 best = alternatives.Slice(alternative, width);
                 alternative += width;
             }
 
-            if (poisoned) FinishAll(stream, FinishReason.Error, now);
+            bool over = s.Stage == SequenceStage.Leaving;
+            Land(chunk);
+            if (over) continue; // it ended while the step was in flight
+            if (!TakeScores(stream, scores, scoreBest, scoreWidth)) _ending.FinishAll(stream, FinishReason.Error, now);
             else if (chunk.Samples) CommitToken(s, next, best, now);
-            else if (s.NumComputedTokens < s.Target) continue;
-            else if (stream.Limit == 0) FinishAll(stream, FinishReason.Length, now);
+            else if (chunk.End < s.Target) continue;
+            else if (stream.Limit == 0) _ending.FinishAll(stream, FinishReason.Length, now);
             else if (s.Forks) Fork(s);
         }
         Debug.Assert(row == sampled.Length, "every sampled row has been taken in");
     }
 
-    /// <summary>Ends the sequences of the plan, whose execution failed.</summary>
-    public void FailPlan(long now)
+    /// <summary>Ends the sequences of a step that failed.</summary>
+    public void Fail(StepPlan plan, long now)
     {
-        foreach (ref readonly ScheduledChunk chunk in Plan)
+        foreach (ref readonly ScheduledChunk chunk in plan.Chunks)
         {
-            if (chunk.Sequence.Forks) FinishAll(chunk.Sequence.Stream, FinishReason.Error, now);
-            else Finish(chunk.Sequence, FinishReason.Error, now);
+            Sequence s = chunk.Sequence;
+            bool over = s.Stage == SequenceStage.Leaving;
+            Land(chunk);
+            if (over || s.Stage == SequenceStage.None) continue;
+            if (s.Forks) _ending.FinishAll(s.Stream, FinishReason.Error, now);
+            else _ending.Finish(s, FinishReason.Error, now);
         }
-        _planned = 0;
     }
 
     /// <summary>Ends everyone.</summary>
-    public void FinishEveryone(FinishReason reason, long now)
-    {
-        _planned = 0;
-        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[_decoding, _prefilling, _waiting])
-            while (queue.First is { } s)
-                FinishAll(s.Stream, reason, now);
-    }
+    public void FinishEveryone(FinishReason reason, long now) => _ending.FinishEveryone(reason, now);
 
     /// <summary>Ends everyone and frees every block without trusting who has which: after a contradiction nothing else is known to be safe.</summary>
-    public void FailEveryone(long now)
+    /// <param name="launched">The steps that were in flight and are forgotten.</param>
+    /// <param name="now">When.</param>
+    public void FailEveryone(ReadOnlySpan<StepPlan> launched, long now)
     {
-        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[_decoding, _prefilling, _waiting])
-            for (Sequence? s = queue.First; s is not null; s = s.Next)
-                s.AbandonBlocks();
-        _pool.Reset();
-        FinishEveryone(FinishReason.Error, now);
-        _slots = 0;
+        foreach (StepPlan plan in launched)
+            foreach (ref readonly ScheduledChunk chunk in plan.Chunks)
+                chunk.Sequence.InFlight = chunk.Sequence.Promised = 0;
+        _live.Abandon();
+        _ending.FinishEveryone(FinishReason.Error, now);
     }
 
     /// <summary>Shows the gauges what there is.</summary>
     public void UpdateGauges()
     {
-        _metrics.Running = _decoding.Count + _prefilling.Count;
-        _metrics.Waiting = _waiting.Count;
-        _metrics.FreeBlocks = _pool.FreeCount;
+        _metrics.Running = _live.Running;
+        _metrics.Waiting = _live.Waiting.Length;
+        _metrics.FreeBlocks = _live.Pool.FreeCount;
     }
 
-    private void Schedule(Sequence s, int count, ref int budget)
+    /// <summary>Plans as much of a prompt as fits; all but its last token where that can't be sampled from yet.</summary>
+    /// <returns>Tokens planned.</returns>
+    private int SchedulePrompt(StepPlan plan, Sequence s, int budget)
     {
-        int start = s.NumComputedTokens;
-        int end = start + count;
+        _visits++;
+        int target = s.Target;
+        if (target == s.Length && s.Stream.Limit > 0 && !CanSample(plan, s)) target--;
+        int count = Math.Min(target - s.NumComputedTokens, budget);
+        if (count <= 0) return 0;
+        Schedule(plan, s, count, decodes: false);
+        return count;
+    }
+
+    /// <summary>Whether a sequence's next token can be computed and chosen in this step.</summary>
+    /// <remarks>A row with penalties or a constraint needs every token before it; a promised one is not known yet.</remarks>
+    private static bool CanSample(StepPlan plan, Sequence s)
+    {
+        if (s.Output.Count + s.Promised >= s.Stream.Limit) return false;
+        if (s.Promised > 0) return s.Constraint is null && !s.Stream.Sampling.HasPenalties;
+        if (s.Constraint is null || s.ConstraintFailed || s.Constraint.IsReady) return true;
+        plan.AwaitsMask = true;
+        return false;
+    }
+
+    private void Schedule(StepPlan plan, Sequence s, int count, bool decodes)
+    {
+        int start = s.NumComputedTokens, end = start + count;
         bool samples = end == s.Length && s.Stream.Limit > 0;
         int scoreStart = 0, scoreCount = 0;
         if (s.Stream.Sampling.PromptLogprobs is not null && s.Stream.Scored < s.Prompt.Length - 1)
@@ -244,214 +249,138 @@ internal sealed class Scheduler
             scoreStart = Math.Max(start, s.Stream.Scored);
             scoreCount = Math.Max(0, Math.Min(end, s.Prompt.Length - 1) - scoreStart);
         }
-        _plan[_planned++] = new ScheduledChunk(s, start, count, scoreStart, scoreCount, samples);
-        budget -= count;
+        plan.Add(new ScheduledChunk(s, start, count, scoreStart, scoreCount, samples), decodes);
+        s.NumComputedTokens = end;
+        s.InFlight++;
+        if (!samples) return;
+        s.Promised++;
+        if (s.Stage == SequenceStage.Prefilling) _live.BeginDecoding(s);
+    }
+
+    /// <summary>A step no longer has this chunk.</summary>
+    private void Land(in ScheduledChunk chunk)
+    {
+        if (chunk.Samples) chunk.Sequence.Promised--;
+        _live.Landed(chunk.Sequence);
     }
 
     /// <summary>A slot for the one token this sequence computes next: in its last block, in a copy of it where others read it too, or in a new one.</summary>
-    private bool TryReserveNext(Sequence s)
+    private bool TryReserveNext(StepPlan plan, Sequence s)
     {
         int index = s.NumComputedTokens / _blockSize;
         int block;
         if (index == s.BlockCount)
         {
-            if (!_pool.TryAllocate(out block)) return false;
+            if (!Pool.TryAllocate(out block)) return false;
             s.AddBlock(block);
             return true;
         }
         int shared = s.BlockTable[index];
-        if (_pool.References(shared) == 1) return true;
-        if (!_pool.TryAllocate(out block)) return false;
+        if (Pool.References(shared) == 1) return true;
+        if (!Pool.TryAllocate(out block)) return false;
         // The source stays as it is until all copies are made: whoever else reads it writes only in the step, or, if it is freed and
         // taken again while this step is planned, is filled by a later copy.
-        _copies.Add(new BlockCopy(shared, block));
+        plan.Add(new BlockCopy(shared, block));
         _metrics.CopiedBlocks++;
         s.BlockTable[index] = block;
-        _pool.Release(shared);
+        Pool.Release(shared);
         return true;
     }
 
-    private bool TryAdmit(Sequence s, long now)
+    private void Admit(Sequence s, long now)
     {
-        if (_slots + s.Slots > _maxRunning) return false;
-        int running = _decoding.Count + _prefilling.Count;
-        int blocks = Sequence.BlocksFor(s.Target, _blockSize);
-        // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up again.
-        int needed = running == 0 ? blocks : blocks + 1 + running / _blockSize;
-        if (s.Preemptions >= _maxPreemptions && running > 0 && _pool.FreeCount < s.WorstBlocks + GrowthOfRunning()) return false;
-        if (_pool.FreeCount < needed) return false;
-
-        Admitted = true;
-        _waiting.Remove(s);
-        _prefilling.AddLast(s);
-        _slots += s.Slots;
-        while (s.BlockCount < blocks)
+        _live.Admit(s);
+        for (int blocks = Sequence.BlocksFor(s.Target, _blockSize); s.BlockCount < blocks;)
         {
-            bool allocated = _pool.TryAllocate(out int block);
+            bool allocated = Pool.TryAllocate(out int block);
             Debug.Assert(allocated, "as many were counted");
             s.AddBlock(block);
         }
-        if (s.Stream.Timings.FirstScheduled == 0)
-        {
-            s.Stream.Timings = s.Stream.Timings with { FirstScheduled = now };
-            _metrics.PromptTokens += s.Prompt.Length;
-            _dequeued++;
-        }
-        return true;
-    }
-
-    /// <summary>Blocks that those who run can still ask for before they end.</summary>
-    private long GrowthOfRunning()
-    {
-        long growth = 0;
-        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[_decoding, _prefilling])
-        {
-            for (Sequence? s = queue.First; s is not null; s = s.Next)
-            {
-                if (s.Forks)
-                {
-                    int full = s.Target / _blockSize;
-                    growth += (long)s.Stream.N * (s.WorstBlocks - full) + full - s.BlockCount;
-                    continue;
-                }
-                growth += s.WorstBlocks - s.BlockCount;
-                int next = s.NumComputedTokens / _blockSize;
-                if (next < s.BlockCount && _pool.References(s.BlockTable[next]) > 1) growth++; // to be copied
-            }
-        }
-        return growth;
+        if (s.Stream.Clock.FirstScheduled != 0) return;
+        s.Stream.Clock.FirstScheduled = now;
+        _metrics.PromptTokens += s.Prompt.Length;
+        _dequeued++;
     }
 
     private void Preempt(Sequence s)
     {
-        s.Queue!.Remove(s);
-        _slots -= s.Slots;
-        s.ReleaseBlocks(_pool);
+        _live.Preempt(s);
         s.Preemptions++;
-        s.Stream.Timings = s.Stream.Timings with { Preemptions = s.Stream.Timings.Preemptions + 1 };
+        s.Stream.Clock.Preemptions++;
         _metrics.Preemptions++;
-        _waiting.AddFirst(s);
+    }
+
+    /// <summary>Stores the scores of prompt tokens. False where one is no number.</summary>
+    private static bool TakeScores(TokenStream stream, ReadOnlySpan<SampledToken> scores, ReadOnlySpan<TokenLogprob> best, int width)
+    {
+        bool sound = true;
+        for (int i = 0; i < scores.Length; i++)
+        {
+            sound &= scores[i].Token >= 0;
+            stream.AppendScore(scores[i].Logprob, best.Slice(i * width, width));
+        }
+        return sound;
     }
 
     private void CommitToken(Sequence s, SampledToken next, ReadOnlySpan<TokenLogprob> best, long now)
     {
         TokenStream stream = s.Stream;
-        if (next.Token < 0)
+        if (next.Token < 0 || s.ConstraintFailed)
         {
-            Finish(s, FinishReason.Error, now);
+            _ending.Finish(s, FinishReason.Error, now);
             return;
         }
         s.Output.Append(next.Token, next.Logprob, best);
         _metrics.GeneratedTokens++;
         if (s.LastTokenTimestamp != 0) _metrics.InterTokenLatency.Observe(now - s.LastTokenTimestamp);
         s.LastTokenTimestamp = now;
-        stream.Timings = stream.Timings with
-        {
-            FirstToken = stream.Timings.FirstToken == 0 ? now : stream.Timings.FirstToken,
-            LastToken = now,
-            OutputTokens = stream.Timings.OutputTokens + 1,
-        };
+        ref RequestTimings clock = ref stream.Clock;
+        if (clock.FirstToken == 0) clock.FirstToken = now;
+        clock.LastToken = now;
+        clock.OutputTokens++;
 
         bool stops = (!stream.Sampling.IgnoreEos && _endIds.AsSpan().Contains(next.Token)) || stream.Sampling.StopTokenIds.AsSpan().Contains(next.Token);
-        if (stops) Finish(s, FinishReason.Stop, now, lastIsStopToken: true);
-        else if (s.Output.Count == stream.Limit) Finish(s, FinishReason.Length, now);
-        else
+        if (stops) _ending.Finish(s, FinishReason.Stop, now, lastIsStopToken: true);
+        else if (!TryAccept(s, next.Token)) _ending.Finish(s, FinishReason.Error, now);
+        else if (s.Output.Count == stream.Limit) _ending.Finish(s, FinishReason.Length, now);
+        else s.Output.Publish();
+    }
+
+    /// <summary>Tells the choice's constraint its token. A constraint that throws ends its own choice alone.</summary>
+    private static bool TryAccept(Sequence s, int token)
+    {
+        if (s.Constraint is null) return true;
+        try
         {
-            s.Output.Publish();
-            if (s.Queue != _prefilling) return;
-            _prefilling.Remove(s);
-            _decoding.AddLast(s);
+            s.Constraint.Accept(token);
+            return true;
+        }
+        catch (Exception)
+        {
+            return false;
         }
     }
 
-    /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its blocks, a partly filled one until they write into it.</summary>
+    /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its blocks, a partly
+    /// filled one until they write into it.</summary>
     private void Fork(Sequence parent)
     {
-        TokenStream stream = parent.Stream;
-        _slots -= parent.Slots;
         parent.Forks = false;
-        _prefilling.Remove(parent);
-        foreach (Sequence s in stream.Sequences)
+        _live.Unplace(parent);
+        foreach (Sequence s in parent.Stream.Sequences)
         {
             if (s.Output.IsFinished) continue; // its reader stopped it already
             if (s != parent)
             {
                 foreach (int block in parent.BlockTable.AsSpan(0, parent.BlockCount))
                 {
-                    _pool.Share(block);
+                    Pool.Share(block);
                     s.AddBlock(block);
                 }
                 s.NumComputedTokens = parent.NumComputedTokens;
             }
-            _slots++;
-            _decoding.AddLast(s);
+            _live.PlaceForked(s);
         }
-        if (parent.Output.IsFinished) parent.ReleaseBlocks(_pool);
-    }
-
-    private void SweepQueue(SequenceQueue queue, long now)
-    {
-        Sequence? next;
-        for (Sequence? s = queue.First; s is not null; s = next)
-        {
-            next = s.Next;
-            TokenStream stream = s.Stream;
-            FinishReason reason = stream.IsCancelled ? FinishReason.Cancelled : now >= stream.Deadline ? FinishReason.Deadline : FinishReason.None;
-            if (reason != FinishReason.None)
-            {
-                // Its siblings, in whichever queue, meet the same fate when the sweep comes to them; those not yet forked are in none.
-                if (s.Forks) FinishAll(stream, reason, now);
-                else Finish(s, reason, now);
-                continue;
-            }
-            if (s.Forks)
-            {
-                foreach (Sequence choice in stream.Sequences)
-                    if (!choice.Output.IsFinished && stream.IsStopped(choice.Index)) FinishOutput(choice, FinishReason.Stop, now);
-                if (stream.Unfinished == 0) Leave(s);
-            }
-            else if (stream.IsStopped(s.Index)) Finish(s, FinishReason.Stop, now);
-            if (s.Queue is not null) NextDeadline = Math.Min(NextDeadline, stream.Deadline);
-        }
-    }
-
-    /// <summary>Ends all choices of a request that have not ended.</summary>
-    private void FinishAll(TokenStream stream, FinishReason reason, long now)
-    {
-        foreach (Sequence s in stream.Sequences)
-        {
-            if (s.Queue is not null) Leave(s);
-            if (!s.Output.IsFinished) FinishOutput(s, reason, now);
-        }
-    }
-
-    private void Finish(Sequence s, FinishReason reason, long now, bool lastIsStopToken = false)
-    {
-        Leave(s);
-        FinishOutput(s, reason, now, lastIsStopToken);
-    }
-
-    /// <summary>Gives back the sequence's place and blocks.</summary>
-    private void Leave(Sequence s)
-    {
-        if (s.Queue != _waiting) _slots -= s.Slots;
-        s.Queue!.Remove(s);
-        s.ReleaseBlocks(_pool);
-    }
-
-    /// <summary>Tells the reader the end, and the monitor where it was the last choice's.</summary>
-    private void FinishOutput(Sequence s, FinishReason reason, long now, bool lastIsStopToken = false)
-    {
-        TokenStream stream = s.Stream;
-        stream.Gravest = reason > stream.Gravest ? reason : stream.Gravest;
-        if (--stream.Unfinished == 0)
-        {
-            if (stream.Timings.FirstScheduled == 0) _dequeued++;
-            stream.Timings = stream.Timings with { Finished = now }; // before the end is published: the reader may look right after
-            _meanRequestTicks += ((now - stream.Timings.Arrival) - _meanRequestTicks) * 0.1;
-            _metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit));
-        }
-        s.Output.Publish(reason, lastIsStopToken);
-        stream.Signal();
+        if (parent.Output.IsFinished) parent.ReleaseBlocks(Pool);
     }
 }

@@ -2,12 +2,14 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
-/// <summary>One choice of one request while the engine computes it: known tokens, how many of them are computed, and its blocks. The engine thread's alone.</summary>
-internal sealed class Sequence
+/// <summary>One choice of one request while the engine computes it: its tokens, how many of them are computed, and its blocks.
+/// The engine thread's alone.</summary>
+internal sealed class Sequence : IHeapEntry
 {
-    public Sequence(TokenStream stream, int index, int blockSize)
+    public Sequence(TokenStream stream, int index, int blockSize, ITokenConstraint? constraint)
     {
         Stream = stream;
+        Constraint = constraint;
         Index = index;
         Output = stream.Log(index);
         WorstBlocks = BlocksFor(stream.Prompt.Length + Math.Max(stream.Limit - 1, 0), blockSize);
@@ -19,8 +21,8 @@ internal sealed class Sequence
 
     public int Index { get; }
 
-    /// <summary>Place in the one line of first come, first served. Smaller is older.</summary>
-    public long Order { get; set; }
+    /// <summary>Its place in every line, computed once. The smallest is served first, the largest loses its blocks first.</summary>
+    public long Key { get; set; }
 
     /// <summary>Key of this choice's random draws.</summary>
     public ulong Seed { get; set; }
@@ -35,8 +37,26 @@ internal sealed class Sequence
 
     public int BlockCount { get; private set; }
 
-    /// <summary>Tokens whose keys and values are in its blocks.</summary>
+    /// <summary>Tokens whose keys and values are in its blocks once the launched steps are through.</summary>
     public int NumComputedTokens { get; set; }
+
+    /// <summary>Tokens that launched steps sample and nobody has seen yet.</summary>
+    public int Promised { get; set; }
+
+    /// <summary>Launched steps that have this sequence.</summary>
+    public int InFlight { get; set; }
+
+    /// <summary>Its own place among the running, see <see cref="Native.Kernels.Batch.Places"/>; -1 for none.</summary>
+    public int Place { get; set; } = -1;
+
+    /// <summary>Places it keeps from others: all its choices' while it will fork.</summary>
+    public int ReservedPlaces { get; set; }
+
+    /// <summary>What it may say; null for everything.</summary>
+    public ITokenConstraint? Constraint { get; }
+
+    /// <summary>True where its constraint threw: the choice fails with its next token.</summary>
+    public bool ConstraintFailed { get; set; }
 
     /// <summary>How often it lost its blocks.</summary>
     public int Preemptions { get; set; }
@@ -49,18 +69,22 @@ internal sealed class Sequence
 
     public int[] Prompt => Stream.Prompt;
 
-    /// <summary>Tokens that exist, prompt and output.</summary>
-    public int Length => Prompt.Length + Output.Count;
+    /// <summary>Tokens whose ids are known, prompt and output.</summary>
+    public int Known => Prompt.Length + Output.Count;
 
-    /// <summary>Tokens that are to be computed before something happens to it: a token is sampled, it forks, or its prompt is scored.</summary>
-    /// <remarks>The last prompt token's row samples and scores nothing of the prompt. So forking before it gives every choice its own row
-    /// to sample from, and a prompt that is only scored does not need it.</remarks>
+    /// <summary>Tokens that exist, known or promised.</summary>
+    public int Length => Known + Promised;
+
+    /// <summary>Where computing pauses: at <see cref="Length"/> to sample; one before the prompt's end to fork (each choice then samples
+    /// from its own row), or when the prompt is only scored.</summary>
     public int Target => Forks || Stream.Limit == 0 ? Prompt.Length - 1 : Length;
 
-    /// <summary>Running sequences it counts as.</summary>
-    public int Slots => Forks ? Stream.N : 1;
+    /// <summary>Where it is in its life. <see cref="LiveSequences"/> sets it.</summary>
+    public SequenceStage Stage { get; set; }
 
-    public SequenceQueue? Queue { get; set; }
+    long IHeapEntry.HeapKey => Key;
+
+    int IHeapEntry.HeapIndex { get; set; } = -1;
 
     public Sequence? Next { get; set; }
 
@@ -78,8 +102,6 @@ internal sealed class Sequence
         z = unchecked((z ^ z >> 27) * 0x94D049BB133111EB);
         return z ^ z >> 31;
     }
-
-    public int TokenAt(int position) => position < Prompt.Length ? Prompt[position] : Output.Tokens[position - Prompt.Length];
 
     /// <summary>Copies tokens <paramref name="start"/> and on, of prompt and output alike.</summary>
     public void CopyTokens(int start, Span<int> destination)
@@ -102,8 +124,12 @@ internal sealed class Sequence
         BlockTable[BlockCount++] = block;
     }
 
-    /// <summary>Leaves its blocks to a pool that is about to be reset.</summary>
-    public void AbandonBlocks() => BlockCount = NumComputedTokens = 0;
+    /// <summary>Leaves its blocks and place to a pool that is about to be reset.</summary>
+    public void Abandon()
+    {
+        BlockCount = NumComputedTokens = ReservedPlaces = 0;
+        Place = -1;
+    }
 
     public void ReleaseBlocks(BlockPool pool)
     {
@@ -113,8 +139,8 @@ internal sealed class Sequence
     }
 }
 
-/// <summary>A line of sequences in their <see cref="Sequence.Order"/>; a sequence is in one such line at most, because the links are its own.</summary>
-internal sealed class SequenceQueue(string name)
+/// <summary>Sequences of one stage in the order of their keys; a sequence is in one such queue at most, because the links are its own.</summary>
+internal sealed class SequenceQueue(SequenceStage stage)
 {
     public Sequence? First { get; private set; }
 
@@ -122,41 +148,33 @@ internal sealed class SequenceQueue(string name)
 
     public int Count { get; private set; }
 
-    public void AddLast(Sequence s)
+    /// <summary>Puts a sequence where its key belongs. Searched from the end: most come last.</summary>
+    public void Insert(Sequence s)
     {
-        Debug.Assert(s.Queue is null, "a sequence is in one queue");
-        Debug.Assert(Last is null || Last.Order < s.Order, "nobody overtakes");
-        s.Queue = this;
-        s.Previous = Last;
-        if (Last is null) First = s;
-        else Last.Next = s;
-        Last = s;
-        Count++;
-    }
-
-    public void AddFirst(Sequence s)
-    {
-        Debug.Assert(s.Queue is null, "a sequence is in one queue");
-        Debug.Assert(First is null || First.Order > s.Order, "nobody overtakes");
-        s.Queue = this;
-        s.Next = First;
-        if (First is null) Last = s;
-        else First.Previous = s;
-        First = s;
+        Debug.Assert(s.Stage == SequenceStage.None, "a sequence is in one stage");
+        Sequence? before = Last;
+        while (before is not null && before.Key > s.Key) before = before.Previous;
+        s.Stage = stage;
+        s.Previous = before;
+        s.Next = before is null ? First : before.Next;
+        if (s.Next is null) Last = s;
+        else s.Next.Previous = s;
+        if (before is null) First = s;
+        else before.Next = s;
         Count++;
     }
 
     public void Remove(Sequence s)
     {
-        Debug.Assert(s.Queue == this, "a sequence leaves the queue it is in");
+        Debug.Assert(s.Stage == stage, "a sequence leaves the queue it is in");
         if (s.Previous is null) First = s.Next;
         else s.Previous.Next = s.Next;
         if (s.Next is null) Last = s.Previous;
         else s.Next.Previous = s.Previous;
-        s.Queue = null;
+        s.Stage = SequenceStage.None;
         s.Next = s.Previous = null;
         Count--;
     }
 
-    public override string ToString() => $"{name}: {Count}";
+    public override string ToString() => $"{stage}: {Count}";
 }

@@ -13,7 +13,7 @@ namespace Native.Scheduling;
 /// One thread reads at a time. A reader that stops early calls <see cref="Cancel"/> (or disposes the stream), and its blocks are free at
 /// the next step boundary. A slow reader slows nobody: see <see cref="TokenLog"/>.
 /// </remarks>
-public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
+public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposable
 {
     private const int Idle = 0;
     private const int Waiting = 1;
@@ -43,7 +43,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
         Limit = limit;
-        Timings = new RequestTimings { Arrival = request.ArrivalTimestamp ?? now, PromptTokens = Prompt.Length };
+        Clock = new RequestTimings { Arrival = request.ArrivalTimestamp ?? now, PromptTokens = Prompt.Length };
         int n = Sampling.N;
         _unread = n;
         Unfinished = n;
@@ -55,7 +55,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
         for (int i = 0; i < n; i++)
         {
             _logs[i] = new TokenLog(ReservedTokens, Sampling.Logprobs ?? 0);
-            Sequences[i] = new Sequence(this, i, blockSize);
+            ITokenConstraint? constraint = i == 0 ? request.Constraint : request.Constraint?.Copy();
+            Sequences[i] = new Sequence(this, i, blockSize, constraint);
         }
         _promptLogprobs = Sampling.PromptLogprobs is null ? [] : new float[Prompt.Length - 1];
         _promptAlternatives = new TokenLogprob[(long)_promptLogprobs.Length * (Sampling.PromptLogprobs ?? 0)];
@@ -65,7 +66,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
     public int N => _logs.Length;
 
     /// <summary>When things happened. Complete once <see cref="WaitAsync"/> has returned false.</summary>
-    public RequestTimings Timings { get; internal set; }
+    public RequestTimings Timings => Clock;
 
     /// <summary>Natural log-probability of every prompt token after the first, given those before it; empty where
     /// <see cref="SamplingParams.PromptLogprobs"/> is null. Complete once an event with a token, or with the end <see cref="FinishReason.Length"/>, was read.</summary>
@@ -79,6 +80,18 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
         int width = Sampling.PromptLogprobs ?? 0;
         return _promptAlternatives.AsSpan((position - 1) * width, width);
     }
+
+    /// <summary>What <see cref="Timings"/> copies. The engine thread's.</summary>
+    internal RequestTimings Clock;
+
+    /// <summary>1 while the stream is in the engine's <see cref="SignalStack"/>, which sets it.</summary>
+    internal int Signalled;
+
+    /// <summary>The stream below in that stack.</summary>
+    internal TokenStream? NextSignalled { get; set; }
+
+    /// <summary>True once the scheduler has it. The engine thread's.</summary>
+    internal bool IsAdded { get; set; }
 
     internal int[] Prompt { get; }
 
@@ -147,7 +160,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
     /// <summary>Ends every choice with <see cref="FinishReason.Cancelled"/> at the next step boundary. Any thread, any number of times.</summary>
     public void Cancel()
     {
-        if (Interlocked.Exchange(ref _cancelled, 1) == 0) _engine.NoteSignal();
+        if (Interlocked.Exchange(ref _cancelled, 1) == 0) _engine.Signal(this);
     }
 
     /// <summary>Ends choice <paramref name="index"/> with <see cref="FinishReason.Stop"/> at the next step boundary, because its text has come to a stop string. Any thread.</summary>
@@ -155,7 +168,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)index, (uint)_logs.Length, nameof(index));
         Interlocked.Or(ref _stopped, 1L << index);
-        _engine.NoteSignal();
+        _engine.Signal(this);
     }
 
     /// <summary>The reader's last call: cancels what has not ended. Nothing else needs to be freed.</summary>
@@ -178,6 +191,10 @@ public sealed class TokenStream : IValueTaskSource<bool>, IDisposable
         alternatives.CopyTo(_promptAlternatives.AsSpan(Scored * alternatives.Length));
         _promptLogprobs[Scored++] = logprob;
     }
+
+    long IHeapEntry.HeapKey => Deadline;
+
+    int IHeapEntry.HeapIndex { get; set; } = -1;
 
     bool IValueTaskSource<bool>.GetResult(short token)
     {

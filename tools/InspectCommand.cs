@@ -62,7 +62,7 @@ internal sealed class InspectCommand : ToolCommand
         double? keys = Number("attention.key_length") ?? width / heads, values = Number("attention.value_length") ?? keys;
         double? kvHeads = Number("attention.head_count_kv") ?? heads;
         double? head = (keys is { } k ? Columns(k) : null) + (values is { } v ? Columns(v) : null), bytes = layers * kvHeads * head;
-        double? Columns(double headSize) => headSize is > 0 and < 1 << 20 ? (double)KvCache.HeadColumns((int)headSize, kvType) * Tensor.SizeOf(kvType) : null;
+        double? Columns(double headSize) => headSize is > 0 and < 1 << 20 ? BackendFactory.CpuKvBytes(1, (int)headSize, kvType) / 2.0 : null;
         // Some architectures have their own number of heads in every layer.
         if (file.Metadata.GetValueOrDefault($"{architecture}.attention.head_count_kv") is int[] each) bytes = each.Sum(h => (double)h) * head;
         string[] types = [.. file.TensorInfos.Where(t => !BlockFormat.TryGet(t.Type, out _)).Select(t => BlockFormat.Name(t.Type)).Distinct()];
@@ -120,7 +120,7 @@ internal sealed class InspectCommand : ToolCommand
         return new ModelDescription(path, "Hugging Face folder", shape?.Architecture ?? family, shape?.Name, metadata, tensors)
         {
             ContextLength = shape?.ContextLength,
-            KvBytesPerToken = shape?.KvBytesPerToken(kvType),
+            KvBytesPerToken = shape is null ? null : shape.LayerCount * BackendFactory.CpuKvBytes(shape.KvHeads, shape.HeadSize, kvType),
             Obstacle = obstacle,
             Tokenizer = tokenizer,
             HasChatTemplate = template,

@@ -91,20 +91,11 @@ internal sealed class ModelComparison
     private static void Step(ModelRunner runner, int[] ids, int from, int to, int firstScored, int rows, float[] logits)
     {
         int blockSize = runner.Info.BlockSize;
-        int[] positions = [.. Enumerable.Range(from, to - from)], blocks = [.. Enumerable.Range(0, (to + blockSize - 1) / blockSize)];
-        runner.Logits(
-            new Batch
-            {
-                TokenIds = ids.AsSpan(from, to - from),
-                Positions = positions,
-                SlotMapping = positions, // blocks in their order
-                QueryStarts = [0, to - from],
-                ContextLengths = [to],
-                BlockTables = blocks,
-                BlockTableStride = blocks.Length,
-                SampleRows = [.. Enumerable.Range(firstScored - from, rows)],
-                Sampling = new RowSampling[rows],
-            },
-            logits);
+        int[] blocks = [.. Enumerable.Range(0, (to + blockSize - 1) / blockSize)];
+        BatchBuffers buffers = new(runner.Info);
+        buffers.Begin();
+        int first = buffers.AddSequence(ids.AsSpan(from, to - from), from, blocks, place: 0);
+        for (int row = 0; row < rows; row++) buffers.AddSample(first + firstScored - from + row, default);
+        runner.Logits(buffers.Batch, logits);
     }
 }

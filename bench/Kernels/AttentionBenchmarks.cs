@@ -16,7 +16,7 @@ namespace Native.Bench.Kernels;
 public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Rows, int Depth, DType Cache = DType.F16) : Workload
 {
     /// <summary>Keys and values.</summary>
-    public override double Bytes => 2.0 * KvHeads * KvCache.HeadColumns(HeadSize, Cache) * Tensor.SizeOf(Cache) * Depth;
+    public override double Bytes => 2.0 * KvHeads * CpuKvLayer.HeadColumns(HeadSize, Cache) * Tensor.SizeOf(Cache) * Depth;
 
     /// <summary>Products with keys and with values.</summary>
     public override double Operations => 4.0 * Heads * HeadSize * Rows * (Depth - ((Rows - 1) / 2.0));
@@ -36,7 +36,7 @@ public unsafe class AttentionBenchmarks
     private StepRotations? _rotations;
     private PagedAttention? _attention;
     private AttentionShape _shape = null!;
-    private KvLayer _cache;
+    private CpuKvLayer? _cache;
     private Tensor _qkv, _y;
 
     /// <summary>The shape.</summary>
@@ -56,14 +56,14 @@ public unsafe class AttentionBenchmarks
     [Benchmark]
     public void Definition()
     {
-        PagedAttention.Job job = _attention!.Prepare(_step!, _rotations!, _qkv, _shape, _cache, _y);
+        PagedAttention.Job job = _attention!.Prepare(_step!, _rotations!, _qkv, _shape, _cache!, _y);
         if (!job.StoresInItems) PagedAttention.Store(&job, 0, job.Stores, 0);
         for (int item = 0; item < job.Items; item++) PagedAttention.AttendScalar(&job, item, 0);
     }
 
     /// <summary>What this processor runs.</summary>
     [Benchmark]
-    public void Fastest() => _attention!.Run(_step!, _rotations!, _qkv, _shape, _cache, _y);
+    public void Fastest() => _attention!.Run(_step!, _rotations!, _qkv, _shape, _cache!, _y);
 
     /// <summary>What the last call computed.</summary>
     internal ReadOnlySpan<float> Output => new((float*)_y.Address, _y.Rows * _y.Columns);
@@ -76,24 +76,31 @@ public unsafe class AttentionBenchmarks
         _pool = new WorkerPool(1);
         _step = new CpuStep();
         int blocks = (Case.Depth + BlockSize - 1) / BlockSize;
-        int[] table = [.. Enumerable.Range(0, blocks).Reverse()], positions = [.. Enumerable.Range(Case.Depth - Case.Rows, Case.Rows)];
-        _step.Load(new Batch
+        int[] order = [.. Enumerable.Range(0, blocks).Reverse()];
+        BatchBuffers buffers = new(new ModelInfo
         {
-            TokenIds = new int[Case.Rows],
-            Positions = positions,
-            SlotMapping = positions.Select(p => (table[p / BlockSize] * BlockSize) + (p % BlockSize)).ToArray(),
-            QueryStarts = [0, Case.Rows],
-            ContextLengths = [Case.Depth],
-            BlockTables = table,
-            BlockTableStride = blocks,
-            SampleRows = [0],
-            Sampling = new RowSampling[1],
+            Name = "attention",
+            Architecture = "",
+            Backend = "",
+            ParameterCount = 0,
+            WeightBytes = 0,
+            KvCacheBytes = 0,
+            KvCacheType = Case.Cache,
+            VocabularySize = 1,
+            MaxModelLength = Case.Depth,
+            BlockSize = BlockSize,
+            BlockCount = blocks,
+            MaxBatchedTokens = Case.Rows,
+            MaxSequences = 1,
         });
+        buffers.Begin();
+        buffers.AddSequence(new int[Case.Rows], Case.Depth - Case.Rows, order, place: 0);
+        _step.Load(buffers.Batch);
         _rotations = new StepRotations([.. Enumerable.Range(0, Case.HeadSize / 2).Select(i => Math.Pow(10000, -2.0 * i / Case.HeadSize))], 1);
         _rotations.Begin(Case.Rows);
         _rotations.Compute(_step, 0, Case.Rows);
         _shape = new AttentionShape { Heads = Case.Heads, KvHeads = Case.KvHeads, HeadSize = Case.HeadSize, Rope = 0, Pairing = RopePairing.HalfSplit, Scale = 1 / MathF.Sqrt(Case.HeadSize) };
-        _cache = new KvLayer(Filled(blocks), Filled(blocks), BlockSize);
+        _cache = new CpuKvLayer(new KvShape(Case.KvHeads, Case.HeadSize, BlockSize, Case.Cache), Filled(blocks), Filled(blocks));
         _qkv = Floats((Case.Heads + 2 * Case.KvHeads) * Case.HeadSize);
         _y = Floats(Case.Heads * Case.HeadSize);
         _attention = new PagedAttention(_pool, _heap);
@@ -118,7 +125,7 @@ public unsafe class AttentionBenchmarks
 
     private Tensor Filled(int blocks)
     {
-        int headColumns = KvCache.HeadColumns(Case.HeadSize, Case.Cache), columns = Case.KvHeads * BlockSize * headColumns;
+        int headColumns = CpuKvLayer.HeadColumns(Case.HeadSize, Case.Cache), columns = Case.KvHeads * BlockSize * headColumns;
         Tensor tensor = new(_heap!.Allocate((long)blocks * columns * Tensor.SizeOf(Case.Cache), zeroed: false), blocks, columns, Case.Cache);
         Random random = new(3);
         if (Case.Cache == DType.F16)

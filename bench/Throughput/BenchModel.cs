@@ -42,13 +42,13 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
         int sequences = tests.Max(test => test.Batch);
         ModelOptions options = new() { Path = path, MaxModelLength = tests.Max(test => test.Length), MaxSequences = sequences, KvCacheType = kvCacheType };
         long blocks = tests.Max(test => (test.Length + options.BlockSize - 1) / options.BlockSize * (long)test.Batch);
-        long kvBytesPerToken = file.Config.KvBytesPerToken(options.KvCacheType);
+        CpuBackend backend = new(new CpuOptions { Threads = threads });
+        long kvBytesPerToken = file.Config.LayerCount * backend.KvBlockBytes(file.Config.KvShape(1, options.KvCacheType));
         options = options with
         {
             KvCacheBytes = blocks * options.BlockSize * kvBytesPerToken,
             MaxBatchedTokens = Math.Max(options.MaxBatchedTokens, sequences),
         };
-        CpuBackend backend = new(new CpuOptions { Threads = threads });
         try
         {
             ModelRunner runner = new(file, backend, options, progress);

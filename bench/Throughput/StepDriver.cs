@@ -12,9 +12,8 @@ internal sealed class StepDriver
     private readonly int _stride; // blocks a sequence
     private readonly int[] _prompts; // [sequences, length]
     private readonly int[] _next; // the token each sequence goes on with
-    private readonly int[] _ids, _positions, _slots, _starts, _contexts, _tables, _rows, _tableOf;
-    private readonly RowSampling[] _sampling;
-    private readonly SampledToken[] _sampled;
+    private readonly int[] _tables;  // [sequences, stride]: sequence s owns blocks s * stride and on
+    private readonly BatchBuffers _buffers;
 
     /// <summary>Sequences of at most <paramref name="length"/> tokens.</summary>
     /// <exception cref="CommandException">They don't fit the model's memory or limits.</exception>
@@ -30,11 +29,8 @@ internal sealed class StepDriver
         for (int i = 0; i < _prompts.Length; i++) _prompts[i] = random.Next(info.VocabularySize);
         _next = new int[sequences];
         for (int s = 0; s < sequences; s++) _next[s] = _prompts[s * length];
-        _tables = [.. Enumerable.Range(0, sequences * _stride)]; // sequence s owns blocks s * stride and on
-        int tokens = info.MaxBatchedTokens;
-        (_ids, _positions, _slots) = (new int[tokens], new int[tokens], new int[tokens]);
-        (_starts, _contexts, _rows, _tableOf) = (new int[sequences + 1], new int[sequences], new int[sequences], new int[sequences * _stride]);
-        (_sampling, _sampled) = (new RowSampling[sequences], new SampledToken[sequences]);
+        _tables = [.. Enumerable.Range(0, sequences * _stride)];
+        _buffers = new BatchBuffers(info, maxSequences: sequences);
     }
 
     /// <summary>Computes <paramref name="count"/> tokens of prompt of each of the first <paramref name="sequences"/> sequences, in as few steps as the model allows; each one's last token is sampled.</summary>
@@ -49,22 +45,18 @@ internal sealed class StepDriver
         for (int s = 0, done = 0; s < sequences && count > 0; steps++)
         {
             ct.ThrowIfCancellationRequested();
-            int tokens = 0, inStep = 0, rows = 0, first = s;
-            while (s < sequences && tokens < _ids.Length)
+            _buffers.Begin();
+            int first = s;
+            while (s < sequences && _buffers.Tokens < _runner.Info.MaxBatchedTokens)
             {
-                int take = Math.Min(count - done, _ids.Length - tokens);
-                _starts[inStep] = tokens;
-                for (int i = 0; i < take; i++) Place(tokens++, s, from + done + i, _prompts[s * _length + from + done + i]);
+                int take = Math.Min(count - done, _runner.Info.MaxBatchedTokens - _buffers.Tokens);
+                Add(s, from + done, _prompts.AsSpan((s * _length) + from + done, take), samples: done + take == count);
                 done += take;
-                _contexts[inStep++] = from + done;
                 if (done < count) break;
-                _rows[rows++] = tokens - 1;
                 s++;
                 done = 0;
             }
-            _starts[inStep] = tokens;
-            Execute(tokens, first, inStep, rows);
-            for (int r = 0; r < rows; r++) _next[first + r] = _sampled[r].Token; // whatever ended in this step began with its first sequence
+            Compute(first); // whatever ended in this step began with its first sequence
         }
         return steps;
     }
@@ -79,44 +71,29 @@ internal sealed class StepDriver
         for (int step = 0; step < count; step++)
         {
             ct.ThrowIfCancellationRequested();
-            for (int s = 0; s < sequences; s++)
-            {
-                Place(s, s, from + step, _next[s]);
-                _starts[s] = s;
-                _contexts[s] = from + step + 1;
-                _rows[s] = s;
-            }
-            _starts[sequences] = sequences;
-            Execute(sequences, 0, sequences, sequences);
-            for (int s = 0; s < sequences; s++) _next[s] = _sampled[s].Token;
+            _buffers.Begin();
+            for (int s = 0; s < sequences; s++) Add(s, from + step, _next.AsSpan(s, 1), samples: true, decodes: true);
+            Compute(0);
         }
     }
 
-    private void Place(int row, int sequence, int position, int id)
+    /// <summary>Adds a sequence's tokens from <paramref name="start"/> on; greedy where the last one is sampled.</summary>
+    private void Add(int sequence, int start, ReadOnlySpan<int> ids, bool samples, bool decodes = false)
     {
-        int blockSize = _runner.Info.BlockSize;
-        _ids[row] = id;
-        _positions[row] = position;
-        _slots[row] = _tables[sequence * _stride + position / blockSize] * blockSize + position % blockSize;
+        int row = _buffers.AddSequence(ids, start, _tables.AsSpan(sequence * _stride, _stride), sequence, decodes);
+        if (samples) _buffers.AddSample(row + ids.Length - 1, new RowSampling { Position = start + ids.Length });
     }
 
-    private void Execute(int tokens, int first, int sequences, int rows)
+    /// <summary>Computes the step; its samples are the next tokens of sequence <paramref name="first"/> and those after it.</summary>
+    private void Compute(int first)
     {
-        for (int r = 0; r < rows; r++) _sampling[r] = new RowSampling { Position = _positions[_rows[r]] + 1 }; // all else as it is by default: greedy
-        Array.Copy(_tables, first * _stride, _tableOf, 0, sequences * _stride);
-        _runner.Execute(new Batch
+        _runner.Launch(_buffers.Batch);
+        Span<SampledToken> sampled = _buffers.Sampled;
+        _runner.Collect(sampled, []);
+        for (int r = 0; r < sampled.Length; r++)
         {
-            TokenIds = _ids.AsSpan(0, tokens),
-            Positions = _positions.AsSpan(0, tokens),
-            SlotMapping = _slots.AsSpan(0, tokens),
-            QueryStarts = _starts.AsSpan(0, sequences + 1),
-            ContextLengths = _contexts.AsSpan(0, sequences),
-            BlockTables = _tableOf.AsSpan(0, sequences * _stride),
-            BlockTableStride = _stride,
-            SampleRows = _rows.AsSpan(0, rows),
-            Sampling = _sampling.AsSpan(0, rows),
-        }, _sampled.AsSpan(0, rows), []);
-        for (int r = 0; r < rows; r++)
-            if (_sampled[r].Token < 0) throw new CommandException($"{_runner.Info.Name} gave logits that are no numbers");
+            if (sampled[r].Token < 0) throw new CommandException($"{_runner.Info.Name} gave logits that are no numbers");
+            _next[first + r] = sampled[r].Token;
+        }
     }
 }

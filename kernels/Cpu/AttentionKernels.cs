@@ -45,7 +45,7 @@ internal interface IKvElement<V>
     /// <summary>What <see cref="Load"/>'s results are to be multiplied by: a power of two, so that queries and weights can be instead, once, with no bit's difference.</summary>
     static abstract float Scale { get; }
 
-    /// <summary>Whether elements have scales of their own, <see cref="KvCache.ScaleGroup"/> to one.</summary>
+    /// <summary>Whether elements have scales of their own, <see cref="CpuKvLayer.ScaleGroup"/> to one.</summary>
     static abstract bool Scaled { get; }
 
     /// <param name="address">The first lane's.</param>
@@ -275,7 +275,7 @@ internal static unsafe class AttentionKernels<S, V>
         float* keyScales = tile->KeyScales + lane;
         for (nint j = 0; j < d; j++)
         {
-            float* scales = keyScales + (j / KvCache.ScaleGroup * TileSize);
+            float* scales = keyScales + (j / CpuKvLayer.ScaleGroup * TileSize);
             V x0 = E.Load(k0 + offset, Scales<E>(scales)), x1 = E.Load(k1 + offset, Scales<E>(scales + S.Count)), x2 = E.Load(k2 + offset, Scales<E>(scales + (2 * S.Count))), x3 = E.Load(k3 + offset, Scales<E>(scales + (3 * S.Count)));
             V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
@@ -344,7 +344,7 @@ internal static unsafe class AttentionKernels<S, V>
         float* keyScales = tile->KeyScales + lane;
         for (nint j = 0; j < d; j++)
         {
-            float* scales = keyScales + (j / KvCache.ScaleGroup * TileSize);
+            float* scales = keyScales + (j / CpuKvLayer.ScaleGroup * TileSize);
             V x0 = E.Load(k0 + offset, Scales<E>(scales)), x1 = E.Load(k1 + offset, Scales<E>(scales + S.Count));
             V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
@@ -471,7 +471,7 @@ internal static unsafe class AttentionKernels<S, V>
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
         nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
-        float* scales = tile->ValueScales + (dimension / KvCache.ScaleGroup * TileSize), highScales = tile->ValueScales + ((dimension + (2 * S.Count)) / KvCache.ScaleGroup * TileSize);
+        float* scales = tile->ValueScales + (dimension / CpuKvLayer.ScaleGroup * TileSize), highScales = tile->ValueScales + ((dimension + (2 * S.Count)) / CpuKvLayer.ScaleGroup * TileSize);
         while (from < to)
         {
             int group = from / KvTile.Group, offset = from % KvTile.Group;
@@ -545,7 +545,7 @@ internal static unsafe class AttentionKernels<S, V>
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
         nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
-        float* scales = tile->ValueScales + (dimension / KvCache.ScaleGroup * TileSize);
+        float* scales = tile->ValueScales + (dimension / CpuKvLayer.ScaleGroup * TileSize);
         while (from < to)
         {
             int group = from / KvTile.Group, offset = from % KvTile.Group;
@@ -623,7 +623,7 @@ internal static unsafe class AttentionKernels<S, V>
         nint offset = 0, ahead = 0, step = S.Count * E.Size;
         for (int j = 0; j < d; j++, keys += TileSize, offset += tile->KeyStride, ahead += KvTile.Group * E.Size)
         {
-            float* scales = tile->KeyScales + (j / KvCache.ScaleGroup * TileSize);
+            float* scales = tile->KeyScales + (j / CpuKvLayer.ScaleGroup * TileSize);
             for (int i = 0; i < KvTile.Group / S.Count; i++, scales += S.Count)
             {
                 S.Store(S.Multiply(E.Load(k0 + offset + (i * step), Scales<E>(scales)), scale), keys + (i * S.Count));
@@ -645,7 +645,7 @@ internal static unsafe class AttentionKernels<S, V>
                 for (int j = 0; j < d; j += 2 * S.Count, values += 2 * S.Count)
                 {
                     nint from = v + (j * E.Size);
-                    V own = E.Scaled ? S.Create(tile->ValueScales[(j / KvCache.ScaleGroup * TileSize) + (group * KvTile.Group) + p]) : scale;
+                    V own = E.Scaled ? S.Create(tile->ValueScales[(j / CpuKvLayer.ScaleGroup * TileSize) + (group * KvTile.Group) + p]) : scale;
                     S.Store(S.Multiply(E.Load(from, own), scale), values);
                     S.Store(S.Multiply(E.Load(from + step, own), scale), values + S.Count);
                 }

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.InteropServices;
 using Native.Kernels.Files;
 using Native.Kernels.Models;
@@ -19,16 +20,22 @@ public sealed unsafe class CpuBackend : IBackend
     private readonly PagedAttention _attention;
     private readonly CpuStep _step = new();
     private readonly List<StepRotations> _ropes = [];
+    private readonly List<CpuKvLayer> _kvLayers = [];
     private readonly GCHandle _self;
     private readonly Sampler?[] _samplers;
     private int _samplersVocabulary;
     private int[] _sampleRows = [];
+    private readonly CpuResults _results = new();
+    private SamplingInputs* _inputs; // of the step being launched; null between launches
+    private int[] _lastSampled = []; // by place
+    private bool _inFlight;
     private bool _disposed;
 
     // Operands of the operation at hand, for the workers: a context pointer can't hold references.
     private Tensor _x, _w, _y;
     private CpuMatrix _table = null!;
     private float _number;
+    private int _first;
 
     /// <summary>Starts the workers.</summary>
     /// <exception cref="ArgumentException">The options are wrong; the message tells everything that is.</exception>
@@ -52,11 +59,15 @@ public sealed unsafe class CpuBackend : IBackend
             CpuVariant.Avx2 => "AVX2",
             _ => variant.ToString(),
         };
-        Description = $"cpu ({name}{(options.FloatActivations ? ", float activations" : "")}, {_pool.Threads} thread{(_pool.Threads == 1 ? "" : "s")})";
+        string description = $"cpu ({name}{(options.FloatActivations ? ", float activations" : "")}, {_pool.Threads} thread{(_pool.Threads == 1 ? "" : "s")})";
+        Info = new BackendInfo { Description = description };
     }
 
     /// <inheritdoc/>
-    public string Description { get; }
+    public BackendInfo Info { get; }
+
+    /// <inheritdoc/>
+    public long FreeBytes => HostMemory.Free();
 
     /// <summary>Parallel loops so far; each ends in a barrier.</summary>
     internal long Loops => _pool.Loops;
@@ -79,11 +90,41 @@ public sealed unsafe class CpuBackend : IBackend
         return tensor;
     }
 
-    /// <inheritdoc/>
-    public Matrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default)
+    /// <summary>Activations that meet quantized weights are rounded to eight bits; some keep sixteen.</summary>
+    /// <remarks>Sixteen are kept where eight lose most for the multiplications they save: keys and values, the head, and the last
+    /// layer's feed-forward, whose error nothing after it dampens.</remarks>
+    public Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role)
+    {
+        ReadOnlySpan<bool> fine = role.Use switch
+        {
+            MatrixUse.Embedding or MatrixUse.Head or MatrixUse.EmbeddingAndHead => [true],
+            MatrixUse.Qkv => [false, true, true],
+            MatrixUse.GateUp => [role.LastLayer, role.LastLayer],
+            MatrixUse.Down => [role.LastLayer],
+            _ => [false],
+        };
+        return Load(parts, fine);
+    }
+
+    /// <summary>The same with the choice of precision spelled out, for tests and measurements.</summary>
+    /// <param name="parts">As above.</param>
+    /// <param name="fineActivations">For each part whether activations keep sixteen bits; empty is no for all.</param>
+    internal CpuMatrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         return CpuMatrix.Load(parts, fineActivations, _formats, _heap, _pool);
+    }
+
+    /// <inheritdoc/>
+    public long KvBlockBytes(KvShape shape) => CpuKvLayer.BlockBytes(shape);
+
+    /// <inheritdoc/>
+    public KvLayer AllocateKv(KvShape shape, int blocks)
+    {
+        int columns = CpuKvLayer.BlockColumns(shape);
+        CpuKvLayer layer = new(shape, Allocate(blocks, columns, shape.Type), Allocate(blocks, columns, shape.Type));
+        _kvLayers.Add(layer);
+        return layer;
     }
 
     /// <inheritdoc/>
@@ -93,11 +134,66 @@ public sealed unsafe class CpuBackend : IBackend
         return _ropes.Count - 1;
     }
 
+    /// <summary>Computes the step before it returns.</summary>
+    public void Launch(in Batch batch, IStepGraph graph)
+    {
+        if (_inFlight) throw new InvalidOperationException("a step is in flight; collect it first");
+        Begin(batch);
+        foreach (CpuKvLayer layer in _kvLayers)
+            foreach (BlockCopy copy in batch.Copies)
+                CopyBlock(layer, copy);
+        _results.Begin(batch);
+        int sequences = batch.ContextLengths.Length;
+        fixed (RowSampling* rows = batch.Sampling)
+        fixed (int* history = batch.History)
+        fixed (TokenBias* biases = batch.Biases)
+        fixed (uint* masks = batch.Masks)
+        {
+            SamplingInputs inputs = new()
+            {
+                Rows = rows,
+                History = history,
+                HistoryLength = batch.History.Length,
+                Biases = biases,
+                BiasesLength = batch.Biases.Length,
+                Masks = masks,
+                MasksLength = batch.Masks.Length,
+            };
+            _inputs = &inputs;
+            try
+            {
+                bool decodesOnly = batch.DecodeCount == sequences;
+                graph.Enqueue(new StepShape(_step.Tokens, sequences, batch.SampleRows.Length, batch.HiddenRows.Length, decodesOnly));
+            }
+            finally
+            {
+                _inputs = null;
+            }
+        }
+        NoteLastSampled(batch);
+        _inFlight = true;
+    }
+
     /// <inheritdoc/>
-    public void Begin(in Batch batch)
+    public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
+    {
+        if (!_inFlight) throw new InvalidOperationException("no step is in flight");
+        _results.CopyTo(sampled, alternatives, hidden);
+        _inFlight = false;
+    }
+
+    /// <summary>Makes a step's ids, positions and block tables known to the operations that follow.</summary>
+    internal void Begin(in Batch batch)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         _step.Load(batch);
+        for (int s = 0; s < batch.DecodeCount; s++)
+        {
+            if (_step.TokenIds[s] != Batch.LastSampled) continue;
+            // A place that sampled nothing, or no number, computes token 0: whoever owns it discards the result.
+            int place = batch.Places[s];
+            _step.TokenIds[s] = place < _lastSampled.Length ? Math.Max(_lastSampled[place], 0) : 0;
+        }
         if (_sampleRows.Length < batch.SampleRows.Length) _sampleRows = new int[batch.SampleRows.Length];
         batch.SampleRows.CopyTo(_sampleRows);
         foreach (StepRotations rope in _ropes) rope.Begin(_step.Tokens);
@@ -107,6 +203,22 @@ public sealed unsafe class CpuBackend : IBackend
         {
             CpuBackend b = Self(self);
             foreach (StepRotations rope in b._ropes) rope.Compute(b._step, first, last);
+        }
+    }
+
+    /// <summary>Remembers, by place, what each sequence's last row sampled.</summary>
+    private void NoteLastSampled(in Batch batch)
+    {
+        int row = 0;
+        for (int s = 0; s < batch.Places.Length; s++)
+        {
+            int last = batch.QueryStarts[s + 1] - 1;
+            while (row < batch.SampleRows.Length && batch.SampleRows[row] < last) row++;
+            if (row == batch.SampleRows.Length) break;
+            if (batch.SampleRows[row] != last || batch.Sampling[row].Scores) continue;
+            int place = batch.Places[s];
+            if (place >= _lastSampled.Length) Array.Resize(ref _lastSampled, (int)BitOperations.RoundUpToPowerOf2((uint)place + 1));
+            _lastSampled[place] = _results.Sampled(row).Token;
         }
     }
 
@@ -176,9 +288,10 @@ public sealed unsafe class CpuBackend : IBackend
     /// <inheritdoc/>
     public void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
     {
-        CheckAttention(qkv, shape, cache);
+        CpuKvLayer layer = cache as CpuKvLayer ?? throw new ArgumentException("the cache is another backend's", nameof(cache));
+        CheckAttention(qkv, shape, layer);
         CheckFloats(y, _step.Tokens, shape.Heads * shape.HeadSize, nameof(y));
-        _attention.Run(_step, _ropes[shape.Rope], qkv, shape, cache, y);
+        _attention.Run(_step, _ropes[shape.Rope], qkv, shape, layer, y);
     }
 
     /// <inheritdoc/>
@@ -222,51 +335,49 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void Sample(Tensor logits, int first, in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    public void Sample(Tensor logits, int first)
     {
         CheckFloats(logits, logits.Rows, logits.Columns, nameof(logits));
-        if (first < 0 || (long)first + logits.Rows > Math.Min(batch.Sampling.Length, sampled.Length))
-            throw new ArgumentOutOfRangeException(nameof(first), first, $"{logits.Rows} rows from there, of {batch.Sampling.Length} with places for {sampled.Length}");
+        if (_inputs is null) throw new InvalidOperationException("rows are sampled within a launch");
+        if (first < 0 || (long)first + logits.Rows > _results.Rows)
+            throw new ArgumentOutOfRangeException(nameof(first), first, $"{logits.Rows} rows from there, of {_results.Rows}");
         if (logits.Columns != _samplersVocabulary)
         {
             for (int i = 0; i < _samplers.Length; i++) _samplers[i] = new Sampler(logits.Columns);
             _samplersVocabulary = logits.Columns;
         }
-        fixed (RowSampling* sampling = batch.Sampling)
-        fixed (int* history = batch.History)
-        fixed (TokenBias* biases = batch.Biases)
-        fixed (SampledToken* tokens = sampled)
-        fixed (TokenLogprob* best = alternatives)
-        {
-            Sampling job = new()
-            {
-                Self = (void*)GCHandle.ToIntPtr(_self),
-                Logits = logits,
-                Rows = sampling + first,
-                History = history,
-                HistoryLength = batch.History.Length,
-                Biases = biases,
-                BiasesLength = batch.Biases.Length,
-                Sampled = tokens + first,
-                Alternatives = best,
-                AlternativesLength = alternatives.Length,
-            };
-            _pool.For(logits.Rows, 1, &Rows, &job);
-        }
+        (_x, _first) = (logits, first);
+        For(logits.Rows, 1, &Rows);
 
-        static void Rows(void* context, int first, int last, int worker)
+        static void Rows(void* self, int first, int last, int worker)
         {
-            Sampling* job = (Sampling*)context;
-            Sampler sampler = Self(job->Self)._samplers[worker]!;
+            CpuBackend b = Self(self);
+            SamplingInputs* inputs = b._inputs;
             for (int i = first; i < last; i++)
             {
-                job->Sampled[i] = sampler.Sample(
-                    new ReadOnlySpan<float>((float*)job->Logits.Address + (long)i * job->Logits.Columns, job->Logits.Columns),
-                    job->Rows[i],
-                    new ReadOnlySpan<int>(job->History, job->HistoryLength),
-                    new ReadOnlySpan<TokenBias>(job->Biases, job->BiasesLength),
-                    new Span<TokenLogprob>(job->Alternatives, job->AlternativesLength));
+                int row = b._first + i;
+                b._results.Sampled(row) = b._samplers[worker]!.Sample(
+                    new ReadOnlySpan<float>((float*)b._x.Address + ((long)i * b._x.Columns), b._x.Columns),
+                    inputs->Rows[row],
+                    new ReadOnlySpan<int>(inputs->History, inputs->HistoryLength),
+                    new ReadOnlySpan<TokenBias>(inputs->Biases, inputs->BiasesLength),
+                    b._results.Alternatives,
+                    new ReadOnlySpan<uint>(inputs->Masks, inputs->MasksLength));
             }
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Hidden(Tensor x, RowNorm norm)
+    {
+        CheckFloats(x, _step.Tokens, x.Columns, nameof(x));
+        CheckFloats(norm.Weight, 1, x.Columns, nameof(norm));
+        Tensor rows = _results.Hidden(x.Columns);
+        for (int i = 0; i < rows.Rows; i++)
+        {
+            Tensor row = new(x.Address + ((nint)_results.HiddenRow(i) * x.Columns * sizeof(float)), 1, x.Columns, DType.F32);
+            Tensor y = new(rows.Address + ((nint)i * x.Columns * sizeof(float)), 1, x.Columns, DType.F32);
+            Elementwise.RmsNorm(row, norm.Weight, norm.Epsilon, y, 0, 1);
         }
     }
 
@@ -277,18 +388,17 @@ public sealed unsafe class CpuBackend : IBackend
         new ReadOnlySpan<float>((float*)x.Address, checked(x.Rows * x.Columns)).CopyTo(values);
     }
 
-    /// <inheritdoc/>
-    public void CopyBlock(KvLayer cache, int source, int destination)
+    private static void CopyBlock(CpuKvLayer layer, BlockCopy copy)
     {
-        Copy(cache.Keys, source, destination);
-        Copy(cache.Values, source, destination);
+        Copy(layer.Keys, copy);
+        Copy(layer.Values, copy);
 
-        static void Copy(Tensor blocks, int source, int destination)
+        static void Copy(Tensor blocks, BlockCopy copy)
         {
-            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)source, (uint)blocks.Rows, nameof(source));
-            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)destination, (uint)blocks.Rows, nameof(destination));
+            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)copy.Source, (uint)blocks.Rows, nameof(copy));
+            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)copy.Destination, (uint)blocks.Rows, nameof(copy));
             long bytes = (long)blocks.Columns * blocks.ElementSize;
-            Buffer.MemoryCopy((byte*)blocks.Address + source * bytes, (byte*)blocks.Address + destination * bytes, bytes, bytes);
+            Buffer.MemoryCopy((byte*)blocks.Address + (copy.Source * bytes), (byte*)blocks.Address + (copy.Destination * bytes), bytes, bytes);
         }
     }
 
@@ -300,6 +410,7 @@ public sealed unsafe class CpuBackend : IBackend
         _pool.Dispose();
         foreach (StepRotations rope in _ropes) rope.Dispose();
         _step.Dispose();
+        _results.Dispose();
         _heap.Dispose();
         _self.Free();
     }
@@ -326,7 +437,7 @@ public sealed unsafe class CpuBackend : IBackend
         if (!norm.Weight.IsEmpty) CheckFloats(norm.Weight, 1, w.Columns, nameof(norm));
     }
 
-    private void CheckAttention(Tensor qkv, AttentionShape shape, KvLayer cache)
+    private void CheckAttention(Tensor qkv, AttentionShape shape, CpuKvLayer cache)
     {
         if (shape.KvHeads < 1 || shape.Heads < shape.KvHeads || shape.Heads % shape.KvHeads != 0 || shape.HeadSize < 1)
             throw new ArgumentException($"{shape.Heads} query heads can't share {shape.KvHeads} key heads of {shape.HeadSize}", nameof(shape));
@@ -335,22 +446,20 @@ public sealed unsafe class CpuBackend : IBackend
             throw new ArgumentException($"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
         if (!shape.QueryNorm.IsEmpty) CheckFloats(shape.QueryNorm, 1, shape.HeadSize, nameof(shape));
         if (!shape.KeyNorm.IsEmpty) CheckFloats(shape.KeyNorm, 1, shape.HeadSize, nameof(shape));
-        long columns = (long)shape.KvHeads * cache.BlockSize * KvCache.HeadColumns(shape.HeadSize, cache.Keys.Type);
-        if (cache.BlockSize < 1 || cache.Keys.Address == 0 || cache.Keys.Columns != columns || cache.Values != cache.Keys with { Address = cache.Values.Address } || cache.Values.Address == 0)
-            throw new ArgumentException($"the cache has blocks of {cache.Keys.Columns} and {cache.Values.Columns} elements, expected {columns}", nameof(cache));
+        KvShape kept = cache.Shape;
+        if (kept.KvHeads != shape.KvHeads || kept.HeadSize != shape.HeadSize || kept.BlockSize < 1)
+            throw new ArgumentException($"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of {shape.HeadSize}", nameof(cache));
     }
 
-    private struct Sampling
+    /// <summary>Where the step's sampling parameters lie while it is launched.</summary>
+    private struct SamplingInputs
     {
-        public void* Self;
-        public Tensor Logits;
         public RowSampling* Rows;
         public int* History;
         public int HistoryLength;
         public TokenBias* Biases;
         public int BiasesLength;
-        public SampledToken* Sampled;
-        public TokenLogprob* Alternatives;
-        public int AlternativesLength;
+        public uint* Masks;
+        public int MasksLength;
     }
 }

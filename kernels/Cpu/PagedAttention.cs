@@ -58,7 +58,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     private long _pendingInts;
 
     /// <summary>Rotates, stores and attends for all rows of the step; shapes have been checked.</summary>
-    public void Run(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
+    public void Run(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, CpuKvLayer cache, Tensor y)
     {
         Job job = Prepare(step, rotations, qkv, shape, cache, y);
         if (!job.StoresInItems) pool.For(job.Stores, StoreGrain, &Store, &job);
@@ -68,7 +68,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     }
 
     /// <summary>What <see cref="Run"/> hands to its workers: first <see cref="Store"/> unless items store, then <see cref="Attend"/>.</summary>
-    internal Job Prepare(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
+    internal Job Prepare(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, CpuKvLayer cache, Tensor y)
     {
         int padded = (shape.HeadSize + Padding - 1) / Padding * Padding, group = shape.Heads / shape.KvHeads;
         Job job = new()
@@ -89,7 +89,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             Heads = shape.Heads,
             KvHeads = shape.KvHeads,
             HeadSize = shape.HeadSize,
-            HeadColumns = KvCache.HeadColumns(shape.HeadSize, cache.Keys.Type),
+            HeadColumns = CpuKvLayer.HeadColumns(shape.HeadSize, cache.Keys.Type),
             Padded = padded,
             Group = group,
             Scale = shape.Scale,
@@ -100,7 +100,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             NormEpsilon = shape.NormEpsilon,
             Keys = cache.Keys,
             Values = cache.Values,
-            BlockSize = cache.BlockSize,
+            BlockSize = cache.Shape.BlockSize,
             StoresInItems = step.TilesAreSequences,
             Parts = 1,
             PartSegments = int.MaxValue,
@@ -136,7 +136,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         job.Stores = step.Tokens * shape.KvHeads;
 
         // Queries, a segment's sums and all segments' sums; a tile's keys and values, and their scales; logits; maxima and sums of both.
-        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (2 * TileSize * KvCache.ScaleCount(padded)) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
+        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (2 * TileSize * CpuKvLayer.ScaleCount(padded)) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
         long scratch = job.ScratchStride * pool.Threads;
         job.Scratch = heap.Reserve(ref _scratch, ref _scratchFloats, scratch, scratch / 2);
         return job;
@@ -250,7 +250,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         float* outputs = segment + ((long)count * padded);    // [count, padded], of all segments so far
         float* keys = outputs + ((long)count * padded);       // [padded, TileSize]
         float* values = keys + ((long)TileSize * padded);     // [TileSize, padded]
-        int scales = KvCache.ScaleCount(d);
+        int scales = CpuKvLayer.ScaleCount(d);
         float* keyScales = values + ((long)TileSize * padded); // [scales, TileSize]
         float* valueScales = keyScales + (scales * TileSize); // [scales, TileSize]
         float* logits = valueScales + (scales * TileSize);    // [4, TileSize], then weights
@@ -409,7 +409,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             if (job->Keys.Type != DType.Q8_0) continue;
             (tile->NarrowKeyScales[g], tile->NarrowValueScales[g]) = ((long)job->Scales(job->Keys, slot, kvHead), (long)job->Scales(job->Values, slot, kvHead));
             if (!Sse.IsSupported) continue;
-            for (int i = 0; i < KvCache.ScaleCount(job->HeadSize); i++)
+            for (int i = 0; i < CpuKvLayer.ScaleCount(job->HeadSize); i++)
             {
                 Sse.Prefetch0((byte*)tile->NarrowKeyScales[g] + (i * tile->ScaleStride));
                 Sse.Prefetch0((byte*)tile->NarrowValueScales[g] + (i * tile->ScaleStride));
@@ -501,9 +501,9 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         {
             sbyte* target = (sbyte*)job->Keys.Address + element, narrow = (sbyte*)scratch, values = (sbyte*)job->Values.Address + job->ValueIndex(slot, kvHead);
             ushort* keyScale = job->Scales(job->Keys, slot, kvHead), valueScale = job->Scales(job->Values, slot, kvHead);
-            for (int j = 0; j < d; j += KvCache.ScaleGroup, keyScale += blockSize, valueScale += blockSize)
+            for (int j = 0; j < d; j += CpuKvLayer.ScaleGroup, keyScale += blockSize, valueScale += blockSize)
             {
-                int n = Math.Min(KvCache.ScaleGroup, d - j);
+                int n = Math.Min(CpuKvLayer.ScaleGroup, d - j);
                 *keyScale = Q8Block.Quantize(key + j, n, narrow);
                 for (int i = 0; i < n; i++, target += blockSize) *target = narrow[i];
                 *valueScale = Q8Block.Quantize(value + j, n, values + j);
@@ -531,7 +531,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         DType.F32 => ((float*)tensor.Address)[index],
         DType.F16 => BitConverter.Int32BitsToSingle((((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
         DType.BF16 => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
-        _ => ((sbyte*)tensor.Address)[index] * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / KvCache.ScaleGroup) * job->BlockSize]),
+        _ => ((sbyte*)tensor.Address)[index] * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / CpuKvLayer.ScaleGroup) * job->BlockSize]),
     };
 
     /// <summary>One call's operands and plan, for the workers.</summary>

@@ -11,7 +11,7 @@ namespace Native.Kernels.Cpu;
 /// </remarks>
 internal static unsafe class Q8Block
 {
-    private const int Size = KvCache.ScaleGroup;
+    private const int Size = CpuKvLayer.ScaleGroup;
 
     /// <summary>What a block with an infinity or NaN has for a scale: all of it reads as NaN, and nothing else does.</summary>
     private const ushort NotANumber = 0x7fc0;

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Native.Kernels.Sampling;
@@ -70,23 +71,26 @@ public sealed unsafe class Sampler
     /// <param name="history"><see cref="Batch.History"/>, whole.</param>
     /// <param name="biases"><see cref="Batch.Biases"/>, whole.</param>
     /// <param name="alternatives">The step's best tokens, whole; this row's are written from <see cref="RowSampling.AlternativesStart"/> on. Where the vocabulary is smaller, the rest is token -1.</param>
+    /// <param name="masks"><see cref="Batch.Masks"/>, whole.</param>
     /// <returns>Token -1 where the logits hold a NaN or positive infinity, or nothing is left to choose from.</returns>
     /// <exception cref="ArgumentException">A row of another vocabulary.</exception>
     /// <exception cref="IndexOutOfRangeException">A token in the history or the biases is not in the vocabulary.</exception>
     public SampledToken Sample(
-        ReadOnlySpan<float> logits, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases, Span<TokenLogprob> alternatives)
+        ReadOnlySpan<float> logits, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases,
+        Span<TokenLogprob> alternatives, ReadOnlySpan<uint> masks = default)
     {
         if (logits.Length != _vocabulary) throw new ArgumentException($"a row of {logits.Length} logits for a vocabulary of {_vocabulary}", nameof(logits));
         fixed (float* pointer = logits)
         {
-            if (Vector512.IsHardwareAccelerated) return Sample<Simd512, Vector512<float>>(pointer, row, history, biases, alternatives);
-            if (Vector256.IsHardwareAccelerated) return Sample<Simd256, Vector256<float>>(pointer, row, history, biases, alternatives);
-            return Sample<Simd128, Vector128<float>>(pointer, row, history, biases, alternatives);
+            if (Vector512.IsHardwareAccelerated) return Sample<Simd512, Vector512<float>>(pointer, row, history, biases, alternatives, masks);
+            if (Vector256.IsHardwareAccelerated) return Sample<Simd256, Vector256<float>>(pointer, row, history, biases, alternatives, masks);
+            return Sample<Simd128, Vector128<float>>(pointer, row, history, biases, alternatives, masks);
         }
     }
 
     internal SampledToken Sample<S, V>(
-        float* logits, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases, Span<TokenLogprob> alternatives)
+        float* logits, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases,
+        Span<TokenLogprob> alternatives, ReadOnlySpan<uint> masks = default)
         where S : struct, ISimd<V>
         where V : struct
     {
@@ -112,7 +116,7 @@ public sealed unsafe class Sampler
         }
         else
         {
-            if (Penalize(row, history, biases)) best = Maxima<S, V>(_scores);
+            if (Penalize(row, history, biases) | Mask(row, masks)) best = Maxima<S, V>(_scores);
             if (!float.IsFinite(best)) return new SampledToken(-1, float.NaN);
             token = row.Temperature > 0 ? Draw<S, V>(row, best) : First(best);
         }
@@ -159,6 +163,22 @@ public sealed unsafe class Sampler
             _scores[bias.Token] += bias.Bias;
         }
         return penalizes || row.BiasLength > 0;
+    }
+
+    /// <summary>Forbids the tokens whose bit is not set. False where the row has no mask.</summary>
+    private bool Mask(in RowSampling row, ReadOnlySpan<uint> masks)
+    {
+        if (!row.Masked) return false;
+        ReadOnlySpan<uint> words = masks.Slice(row.MaskStart, Batch.MaskWords(_vocabulary));
+        for (int i = 0; i < words.Length; i++)
+        {
+            for (uint forbidden = ~words[i]; forbidden != 0; forbidden &= forbidden - 1)
+            {
+                int token = (32 * i) + BitOperations.TrailingZeroCount(forbidden);
+                if (token < _vocabulary) _scores[token] = float.NegativeInfinity;
+            }
+        }
+        return true;
     }
 
     /// <summary>Draws in proportion to the weights of the tokens that min-p, top-k and top-p leave.</summary>

@@ -1,4 +1,3 @@
-using Native.Kernels.Cpu;
 using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
@@ -10,21 +9,23 @@ namespace Native.Kernels.Models;
 /// <param name="Suggested">How its makers recommend to sample.</param>
 public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config, SuggestedSampling Suggested) : IDisposable
 {
-    /// <summary>Loads a model onto the CPU.</summary>
-    /// <param name="options">Validated.</param>
+    /// <summary>Loads a model onto the backend that the options name.</summary>
+    /// <param name="options">How; every value that can't be is told at once.</param>
     /// <param name="progress">Told after each matrix.</param>
     /// <exception cref="FileNotFoundException">Nothing at the path.</exception>
     /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>
-    /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer or variant of instructions that isn't supported, with those that are.</exception>
+    /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer, backend or variant of instructions that isn't
+    /// supported, with those that are.</exception>
     /// <exception cref="ModelOptionsException">The options can't be met.</exception>
     public static LoadedModel Load(ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
-        CpuOptions cpu = new() { Threads = options.Threads, FloatActivations = options.FloatActivations, Variant = options.Variant };
-        if (cpu.Validate() is { Count: > 0 } errors) throw new NotSupportedException(string.Join(" ", errors));
+        List<string> errors = [];
+        options.Validate(errors);
+        if (errors.Count > 0) throw new ModelOptionsException(string.Join(" ", errors));
         using ModelFile file = ModelFile.Open(options.Path);
         Tokenizer tokenizer = file.OpenTokenizer();
         SuggestedSampling suggested = file.ReadSuggestedSampling();
-        var backend = new CpuBackend(cpu);
+        IBackend backend = BackendFactory.Create(options);
         try
         {
             return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config, suggested);

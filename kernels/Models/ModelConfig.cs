@@ -69,8 +69,8 @@ public sealed record ModelConfig
     /// <summary>Norms after attention and feed-forward too, before their sum with the residual (gemma2, gemma3).</summary>
     public bool PostNorms { get; init; }
 
-    /// <summary>Bytes of keys and values a token takes over all layers.</summary>
-    public long KvBytesPerToken(DType type) => 2L * LayerCount * KvHeads * KvCache.HeadColumns(HeadSize, type) * Tensor.SizeOf(type);
+    /// <summary>What one layer's keys and values are.</summary>
+    public KvShape KvShape(int blockSize, DType type) => new(KvHeads, HeadSize, blockSize, type);
 
     /// <summary>Throws, naming what is wrong, where the shape can't be a model's.</summary>
     /// <param name="path">Named in the error.</param>

@@ -26,6 +26,9 @@ public sealed record ModelOptions
     /// <summary>Sequences one step may have. Default 64.</summary>
     public int MaxSequences { get; init; } = 64;
 
+    /// <summary>What computes, by name: one of <see cref="BackendFactory.Names"/>.</summary>
+    public string Backend { get; init; } = BackendFactory.Auto;
+
     /// <summary>Threads that compute; 0 is one for each physical core.</summary>
     public int Threads { get; init; }
 
@@ -49,29 +52,31 @@ public sealed record ModelOptions
         Within(nameof(MaxBatchedTokens), MaxBatchedTokens, 1, 1 << 16);
         Within(nameof(MaxSequences), MaxSequences, 1, 1 << 14);
         Within(nameof(Threads), Threads, 0, 1024);
+        if (BackendFactory.Error(Backend) is { } error) errors.Add($"Backend is {error}");
         if (!Enum.IsDefined(KvCacheType)) errors.Add($"KvCacheType is {KvCacheType}, expected one of {string.Join(", ", Enum.GetNames<DType>())}.");
         if (MaxBatchedTokens < MaxSequences) errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}, below MaxSequences ({MaxSequences}): a full batch could not decode one token each.");
     }
 
     /// <summary>Refuses a KV cache that can't be had beside weights that are yet to be loaded, before the minutes that loading may take.</summary>
     /// <exception cref="ModelOptionsException">There is not that much memory.</exception>
-    internal void CheckKvCache(long weightBytes)
+    internal void CheckKvCache(long freeBytes, long weightBytes)
     {
-        long free = Math.Max(FreeMemory() - weightBytes, 0);
+        long free = Math.Max(freeBytes - weightBytes, 0);
         if (KvCacheBytes > free)
-            throw new ModelOptionsException($"a KV cache of {KvCacheBytes >> 20} MiB was asked for, but only {free >> 20} MiB of memory are free beside {weightBytes >> 20} MiB of weights");
+            throw new ModelOptionsException($"a KV cache of {KvCacheBytes >> 20} MiB was asked for, but only {free >> 20} MiB of memory are free "
+                + $"beside {weightBytes >> 20} MiB of weights");
     }
 
     /// <summary>Length limit and number of blocks for a model, called when its weights are in memory.</summary>
     /// <exception cref="ModelOptionsException">One sequence of the length asked for doesn't fit.</exception>
-    internal (int MaxModelLength, int BlockCount) FitKvCache(ModelConfig config)
+    internal (int MaxModelLength, int BlockCount) FitKvCache(ModelConfig config, IBackend backend)
     {
-        long blockBytes = config.KvBytesPerToken(KvCacheType) * BlockSize;
+        long blockBytes = config.LayerCount * backend.KvBlockBytes(config.KvShape(BlockSize, KvCacheType)), free = backend.FreeBytes;
         int wanted = Math.Min(MaxModelLength ?? config.ContextLength, 1 << 28);
         long BlocksOf(long tokens) => (tokens + BlockSize - 1) / BlockSize;
 
-        CheckKvCache(weightBytes: 0);
-        long budget = KvCacheBytes ?? Math.Min(4L << 30, FreeMemory() / 2);
+        CheckKvCache(free, weightBytes: 0);
+        long budget = KvCacheBytes ?? Math.Min(4L << 30, free / 2);
         long blocks = Math.Min(budget / blockBytes, KvCacheBytes is null ? BlocksOf(wanted) * MaxSequences : long.MaxValue);
         blocks = Math.Min(blocks, int.MaxValue / BlockSize); // slots are 32-bit numbers
         if (blocks < 1)
@@ -83,17 +88,6 @@ public sealed record ModelOptions
             wanted = (int)(blocks * BlockSize);
         }
         return (wanted, (int)blocks);
-    }
-
-    /// <summary>Bytes this process may still take: what its container or machine has beside it, and no more than others leave.</summary>
-    private static long FreeMemory()
-    {
-        long free = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes - Environment.WorkingSet; // knows the limits of containers
-        const string Line = "MemAvailable:";
-        if (OperatingSystem.IsLinux() && File.ReadLines("/proc/meminfo").FirstOrDefault(line => line.StartsWith(Line, StringComparison.Ordinal)) is { } line
-            && long.TryParse(line.AsSpan(Line.Length).Trim().TrimEnd("kB").Trim(), out long kilobytes))
-            free = Math.Min(free, kilobytes << 10);
-        return Math.Max(free, 0);
     }
 }
 

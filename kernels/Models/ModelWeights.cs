@@ -3,9 +3,36 @@ using Native.Kernels.Files;
 namespace Native.Kernels.Models;
 
 /// <summary>One layer's weights on a backend. Norms and biases a family lacks are empty.</summary>
-internal sealed record LayerWeights(
-    Tensor AttentionNorm, Matrix Qkv, Tensor QkvBias, Tensor QueryNorm, Tensor KeyNorm, Matrix Output, Tensor OutputBias, Tensor PostAttentionNorm,
-    Tensor FeedForwardNorm, Matrix GateUp, Tensor GateUpBias, Matrix Down, Tensor DownBias, Tensor PostFeedForwardNorm);
+internal sealed record LayerWeights
+{
+    public required Tensor AttentionNorm { get; init; }
+
+    public required Matrix Qkv { get; init; }
+
+    public Tensor QkvBias { get; init; }
+
+    public Tensor QueryNorm { get; init; }
+
+    public Tensor KeyNorm { get; init; }
+
+    public required Matrix Output { get; init; }
+
+    public Tensor OutputBias { get; init; }
+
+    public Tensor PostAttentionNorm { get; init; }
+
+    public required Tensor FeedForwardNorm { get; init; }
+
+    public required Matrix GateUp { get; init; }
+
+    public Tensor GateUpBias { get; init; }
+
+    public required Matrix Down { get; init; }
+
+    public Tensor DownBias { get; init; }
+
+    public Tensor PostFeedForwardNorm { get; init; }
+}
 
 /// <summary>A model's weights in a backend's memory and layout.</summary>
 internal sealed class ModelWeights
@@ -24,11 +51,15 @@ internal sealed class ModelWeights
         _total = file.Tensors.Values.Sum(t => t.ByteLength);
         ParameterCount = file.Tensors.Values.Sum(t => t.Rows * t.Columns);
 
-        if (!file.TryFind("token_embd.weight", out TensorView embedding)) throw new InvalidDataException($"{file.Path}: tensor token_embd.weight is missing");
-        if (embedding.Rows is < 1 or > 1 << 24) throw new InvalidDataException($"{file.Path}: tensor {embedding.Name} has {embedding.Rows} rows, expected a vocabulary of 1 to {1 << 24}");
+        if (!file.TryFind("token_embd.weight", out TensorView embedding))
+            throw new InvalidDataException($"{file.Path}: tensor token_embd.weight is missing");
+        if (embedding.Rows is < 1 or > 1 << 24)
+            throw new InvalidDataException($"{file.Path}: tensor {embedding.Name} has {embedding.Rows} rows, expected a vocabulary of 1 to {1 << 24}");
         VocabularySize = (int)embedding.Rows;
-        Embedding = Load([true], file.Find("token_embd.weight", VocabularySize, _config.HiddenSize));
-        Head = file.TryFind("output.weight", out _) ? Load([true], file.Find("output.weight", VocabularySize, _config.HiddenSize)) : Embedding;
+        bool tied = !file.TryFind("output.weight", out _);
+        Embedding = Load(
+            new MatrixRole(tied ? MatrixUse.EmbeddingAndHead : MatrixUse.Embedding), file.Find("token_embd.weight", VocabularySize, _config.HiddenSize));
+        Head = tied ? Embedding : Load(new MatrixRole(MatrixUse.Head), file.Find("output.weight", VocabularySize, _config.HiddenSize));
         OutputNorm = Norm("output_norm.weight", _config.HiddenSize, required: true);
 
         Layers = new LayerWeights[_config.LayerCount];
@@ -50,41 +81,54 @@ internal sealed class ModelWeights
 
     public long ByteLength { get; private set; }
 
-    /// <summary>One layer. Activations are kept in sixteen bits where eight lose most for the multiplications they save: keys and values, the head, and the last layer's feed-forward, whose error nothing after it dampens.</summary>
     private LayerWeights Layer(string at, bool last)
     {
-        ReadOnlySpan<bool> fineKeysAndValues = [false, true, true];
         ModelConfig c = _config;
-        int hidden = c.HiddenSize, feedForward = c.FeedForwardSize;
-        int queries = c.Heads * c.HeadSize, keys = c.KvHeads * c.HeadSize;
-        bool fusedQkv = _file.TryFind(at + "attn_qkv.weight", out _);
-        bool fusedGate = !_file.TryFind(at + "ffn_gate.weight", out _);
-        return new LayerWeights(
-            Norm(at + "attn_norm.weight", hidden, required: true),
-            fusedQkv
-                ? Load(fineKeysAndValues, Rows("attn_qkv.weight", queries + 2 * keys, 0, queries), Rows("attn_qkv.weight", queries + 2 * keys, queries, keys), Rows("attn_qkv.weight", queries + 2 * keys, queries + keys, keys))
-                : Load(fineKeysAndValues, _file.Find(at + "attn_q.weight", queries, hidden), _file.Find(at + "attn_k.weight", keys, hidden), _file.Find(at + "attn_v.weight", keys, hidden)),
-            fusedQkv ? Bias((at + "attn_qkv.bias", queries + 2 * keys)) : Bias((at + "attn_q.bias", queries), (at + "attn_k.bias", keys), (at + "attn_v.bias", keys)),
-            Norm(at + "attn_q_norm.weight", c.HeadSize, required: false),
-            Norm(at + "attn_k_norm.weight", c.HeadSize, required: false),
-            Load([false], _file.Find(at + "attn_output.weight", hidden, queries)),
-            Bias((at + "attn_output.bias", hidden)),
-            c.PostNorms ? Norm(at + "post_attention_norm.weight", hidden, required: true) : default,
-            Norm(at + "ffn_norm.weight", hidden, required: true),
-            fusedGate
-                ? Load([last, last], Rows("ffn_up.weight", 2 * feedForward, 0, feedForward), Rows("ffn_up.weight", 2 * feedForward, feedForward, feedForward))
-                : Load([last, last], _file.Find(at + "ffn_gate.weight", feedForward, hidden), _file.Find(at + "ffn_up.weight", feedForward, hidden)),
-            fusedGate ? default : Bias((at + "ffn_gate.bias", feedForward), (at + "ffn_up.bias", feedForward)),
-            Load([last], _file.Find(at + "ffn_down.weight", hidden, feedForward)),
-            Bias((at + "ffn_down.bias", hidden)),
-            c.PostNorms ? Norm(at + "post_ffw_norm.weight", hidden, required: true) : default);
-
-        TensorView Rows(string fused, int all, int first, int rows) => _file.Find(at + fused, all, hidden).Slice(first, rows);
+        int hidden = c.HiddenSize, feedForward = c.FeedForwardSize, queries = c.Heads * c.HeadSize, keys = c.KvHeads * c.HeadSize;
+        (string, int)[] qkv = [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)];
+        (string, int)[] gateUp = [("ffn_gate", feedForward), ("ffn_up", feedForward)];
+        bool fusedQkv = _file.TryFind(at + "attn_qkv.weight", out _), fusedGate = !_file.TryFind(at + "ffn_gate.weight", out _);
+        return new LayerWeights
+        {
+            AttentionNorm = Norm(at + "attn_norm.weight", hidden, required: true),
+            Qkv = Projections(MatrixUse.Qkv, at, fusedQkv ? "attn_qkv" : null, qkv, last),
+            QkvBias = fusedQkv ? Bias(at, ("attn_qkv", queries + (2 * keys))) : Bias(at, qkv),
+            QueryNorm = Norm(at + "attn_q_norm.weight", c.HeadSize, required: false),
+            KeyNorm = Norm(at + "attn_k_norm.weight", c.HeadSize, required: false),
+            Output = Load(new MatrixRole(MatrixUse.AttentionOutput, last), _file.Find(at + "attn_output.weight", hidden, queries)),
+            OutputBias = Bias(at, ("attn_output", hidden)),
+            PostAttentionNorm = c.PostNorms ? Norm(at + "post_attention_norm.weight", hidden, required: true) : default,
+            FeedForwardNorm = Norm(at + "ffn_norm.weight", hidden, required: true),
+            GateUp = Projections(MatrixUse.GateUp, at, fusedGate ? "ffn_up" : null, gateUp, last),
+            GateUpBias = fusedGate ? default : Bias(at, gateUp),
+            Down = Load(new MatrixRole(MatrixUse.Down, last), _file.Find(at + "ffn_down.weight", hidden, feedForward)),
+            DownBias = Bias(at, ("ffn_down", hidden)),
+            PostFeedForwardNorm = c.PostNorms ? Norm(at + "post_ffw_norm.weight", hidden, required: true) : default,
+        };
     }
 
-    private Matrix Load(ReadOnlySpan<bool> fineActivations, params ReadOnlySpan<TensorView> parts)
+    /// <summary>Several projections of the residual stream as one matrix, from tensors of their own or from one that has them all.</summary>
+    /// <param name="use">What they are for.</param>
+    /// <param name="at">The layer's prefix.</param>
+    /// <param name="fused">The tensor that has all of them, one after the other; null where each has its own.</param>
+    /// <param name="parts">Names and rows.</param>
+    /// <param name="last">True in the last layer.</param>
+    private Matrix Projections(MatrixUse use, string at, string? fused, (string Name, int Rows)[] parts, bool last)
     {
-        Matrix matrix = _backend.Load(parts, fineActivations);
+        int all = parts.Sum(part => part.Rows), first = 0;
+        var views = new TensorView[parts.Length];
+        for (int i = 0; i < parts.Length; first += parts[i++].Rows)
+        {
+            views[i] = fused is null
+                ? _file.Find($"{at}{parts[i].Name}.weight", parts[i].Rows, _config.HiddenSize)
+                : _file.Find($"{at}{fused}.weight", all, _config.HiddenSize).Slice(first, parts[i].Rows);
+        }
+        return Load(new MatrixRole(use, last), views);
+    }
+
+    private Matrix Load(MatrixRole role, params ReadOnlySpan<TensorView> parts)
+    {
+        Matrix matrix = _backend.Load(parts, role);
         ByteLength += matrix.ByteLength;
         foreach (TensorView part in parts) _done += part.ByteLength;
         _progress?.Report(new LoadProgress(_done, _total));
@@ -100,21 +144,21 @@ internal sealed class ModelWeights
     }
 
     /// <summary>Stacked as the matrices are; empty where no part has a bias, zeros for a part that lacks one.</summary>
-    private Tensor Bias(params ReadOnlySpan<(string Name, int Length)> parts)
+    private Tensor Bias(string at, params ReadOnlySpan<(string Name, int Length)> parts)
     {
         int length = 0;
         bool any = false;
         foreach ((string name, int n) in parts)
         {
             length += n;
-            any |= _file.TryFind(name, out _);
+            any |= _file.TryFind($"{at}{name}.bias", out _);
         }
         if (!any) return default;
         float[] stacked = new float[length];
         int start = 0;
         foreach ((string name, int n) in parts)
         {
-            _file.TryDecode(name, n)?.CopyTo(stacked, start);
+            _file.TryDecode($"{at}{name}.bias", n)?.CopyTo(stacked, start);
             start += n;
         }
         return _backend.Upload(stacked);

@@ -3,25 +3,25 @@ using Native.Kernels.Sampling;
 namespace Native.Kernels.Models;
 
 /// <summary>The decoder, written once over <see cref="IBackend"/>. Families differ in the weights they have and in <see cref="ModelConfig"/>.</summary>
-internal sealed class Transformer
+internal sealed class Transformer : IStepGraph
 {
-    /// <summary>Rows that meet the head at a time. Bounds the logits' memory (a scored prompt wants every row) and is wide enough that the head's weights are read seldom.</summary>
-    private const int HeadRows = 64;
-
     private readonly ModelConfig _config;
     private readonly ModelWeights _weights;
-    private readonly KvCache _cache;
+    private readonly KvLayer[] _cache;  // by layer
     private readonly IBackend _backend;
     private readonly AttentionShape[] _attention;
+    private readonly int _headRows;     // rows that meet the head at a time
     private readonly Tensor _x;         // [T, hidden] the residual stream
     private readonly Tensor _h;         // [T, hidden] what leaves a sublayer, where it is normalized
     private readonly Tensor _qkv;       // [T, (H + 2 Hkv) d]
     private readonly Tensor _attended;  // [T, H d]
     private readonly Tensor _gated;     // [T, f]
-    private readonly Tensor _last;      // [HeadRows, hidden]
-    private readonly Tensor _logits;    // [HeadRows, vocabulary]
+    private readonly Tensor _last;      // [head rows, hidden]
+    private readonly Tensor _logits;    // [head rows, vocabulary]
 
-    public Transformer(ModelConfig config, ModelWeights weights, KvCache cache, IBackend backend, int maxBatchedTokens, int maxModelLength)
+    /// <summary>Takes scratch for the largest step.</summary>
+    public Transformer(
+        ModelConfig config, ModelWeights weights, KvLayer[] cache, IBackend backend, ModelOptions options, int maxModelLength)
     {
         (_config, _weights, _cache, _backend) = (config, weights, cache, backend);
 
@@ -46,47 +46,56 @@ internal sealed class Transformer
             };
         }
 
-        Tensor Scratch(int columns) => backend.Allocate(maxBatchedTokens, columns, DType.F32);
+        Tensor Scratch(int columns) => backend.Allocate(options.MaxBatchedTokens, columns, backend.Info.ScratchType);
         _x = Scratch(config.HiddenSize);
         _h = Scratch(config.HiddenSize);
         _qkv = Scratch((config.Heads + 2 * config.KvHeads) * config.HeadSize);
         _attended = Scratch(config.Heads * config.HeadSize);
         _gated = Scratch(config.FeedForwardSize);
-        _last = backend.Allocate(HeadRows, config.HiddenSize, DType.F32);
-        _logits = backend.Allocate(HeadRows, weights.VocabularySize, DType.F32);
+        // All decodes meet the head in one go, so that its weights are read once; a scored prompt comes in parts.
+        _headRows = Math.Max(backend.Info.HeadRows, options.MaxSequences);
+        _last = backend.Allocate(_headRows, config.HiddenSize, backend.Info.ScratchType);
+        _logits = backend.Allocate(_headRows, weights.VocabularySize, DType.F32);
     }
 
-    /// <summary>Computes a step and chooses or scores the tokens of its sample rows.</summary>
-    public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    /// <summary>A step that samples: all layers, then the head for the rows that want a token or a score.</summary>
+    public void Enqueue(in StepShape shape)
     {
-        Tensor x = Layers(batch);
-        for (int first = 0; first < batch.SampleRows.Length; first += HeadRows)
-            _backend.Sample(Head(x, first, batch.SampleRows.Length), first, batch, sampled, alternatives);
+        Tensor x = Layers(shape);
+        for (int first = 0; first < shape.SampleRows; first += _headRows)
+            _backend.Sample(Head(x, first, shape.SampleRows), first);
+        if (shape.HiddenRows > 0) _backend.Hidden(x, new RowNorm(_weights.OutputNorm, _config.NormEpsilon));
     }
 
-    /// <summary>Computes a step and gives the logits of its sample rows, shape [R, vocabulary].</summary>
+    /// <summary>Computes a step and gives the logits of its sample rows, shape [R, vocabulary]. For measurements.</summary>
     public void Logits(in Batch batch, Span<float> logits)
     {
-        Tensor x = Layers(batch);
-        for (int first = 0; first < batch.SampleRows.Length; first += HeadRows)
+        _backend.Launch(batch, new LayersAlone(this));
+        Tensor x = _x.Take(batch.TokenIds.Length);
+        for (int first = 0; first < batch.SampleRows.Length; first += _headRows)
             _backend.Read(Head(x, first, batch.SampleRows.Length), logits[(first * _weights.VocabularySize)..]);
+        _backend.Collect(new SampledToken[batch.SampleRows.Length], new TokenLogprob[batch.AlternativeCount]);
+    }
+
+    private sealed class LayersAlone(Transformer transformer) : IStepGraph
+    {
+        public void Enqueue(in StepShape shape) => transformer.Layers(shape);
     }
 
     /// <summary>All layers; returns the residual stream that leaves them.</summary>
-    private Tensor Layers(in Batch batch)
+    private Tensor Layers(in StepShape shape)
     {
-        int tokens = batch.TokenIds.Length;
+        int tokens = shape.Tokens;
         Tensor x = _x.Take(tokens), qkv = _qkv.Take(tokens);
         Tensor attended = _attended.Take(tokens), gated = _gated.Take(tokens);
         float epsilon = _config.NormEpsilon;
 
-        _backend.Begin(batch);
         _backend.Embed(_weights.Embedding, _config.EmbeddingScale, x);
         for (int i = 0; i < _weights.Layers.Length; i++)
         {
             LayerWeights layer = _weights.Layers[i];
             AttentionShape attention = _attention[i];
-            KvLayer cache = _cache.Layers[i];
+            KvLayer cache = _cache[i];
 
             _backend.MatMul(x, layer.Qkv, layer.QkvBias, qkv, new RowNorm(layer.AttentionNorm, epsilon));
             _backend.Attend(qkv, attention, cache, attended);
@@ -97,10 +106,10 @@ internal sealed class Transformer
         return x;
     }
 
-    /// <summary>Logits of up to <see cref="HeadRows"/> sample rows from <paramref name="first"/> on: only rows whose next token is wanted meet the head.</summary>
+    /// <summary>Logits of the sample rows from <paramref name="first"/> on, as many as fit.</summary>
     private Tensor Head(Tensor x, int first, int sampleRows)
     {
-        int rows = Math.Min(HeadRows, sampleRows - first);
+        int rows = Math.Min(_headRows, sampleRows - first);
         Tensor last = _last.Take(rows), logits = _logits.Take(rows);
         _backend.Gather(x, first, last);
         _backend.MatMul(last, _weights.Head, default, logits, new RowNorm(_weights.OutputNorm, _config.NormEpsilon));

@@ -2,7 +2,7 @@ namespace Native.Kernels.Sampling;
 
 /// <summary>How the next token of one row is chosen. The default value is greedy, without alternatives.</summary>
 /// <remarks>
-/// Order of the steps, as vLLM has it: penalties and biases on the raw logits, temperature, min-p, top-k, top-p, then one
+/// Order of the steps, as vLLM has it: penalties, biases and mask on the raw logits, temperature, min-p, top-k, top-p, then one
 /// draw from the Philox generator keyed by (<see cref="Seed"/>, <see cref="Position"/>). Reported log-probabilities are
 /// those of the raw logits, so they compare across engines and settings.
 /// </remarks>
@@ -64,6 +64,12 @@ public struct RowSampling
 
     /// <summary>How many biases this row has.</summary>
     public int BiasLength;
+
+    /// <summary>True where only tokens of a mask may be chosen.</summary>
+    public bool Masked;
+
+    /// <summary>Where in <see cref="Batch.Masks"/> this row's <see cref="Batch.MaskWords"/> words begin.</summary>
+    public int MaskStart;
 }
 
 /// <summary>What is added to one token's raw logit; negative infinity forbids it.</summary>

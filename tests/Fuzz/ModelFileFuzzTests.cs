@@ -89,18 +89,11 @@ public sealed class ModelFileFuzzTests
             int[] slots = [0, 1, 2, 3];
             var sampled = new SampledToken[1];
             var best = new TokenLogprob[2];
-            model.Runner.Execute(new Batch
-            {
-                TokenIds = prompt,
-                Positions = slots,
-                SlotMapping = slots,
-                QueryStarts = [0, 4],
-                ContextLengths = [4],
-                BlockTables = [0, 1],
-                BlockTableStride = 2,
-                SampleRows = [3],
-                Sampling = [new RowSampling { Position = 4, Alternatives = 2 }],
-            }, sampled, best);
+            BatchBuffers buffers = new(model.Runner.Info);
+            buffers.Begin();
+            buffers.AddSample(buffers.AddSequence(prompt, 0, [0], place: 0) + 3, new RowSampling { Position = 4, Alternatives = 2 });
+            model.Runner.Launch(buffers.Batch);
+            model.Runner.Collect(sampled, best);
             if (sampled[0].Token >= model.Runner.Info.VocabularySize) throw new InvalidOperationException($"token {sampled[0].Token} of {model.Runner.Info.VocabularySize} was sampled");
         })
         {

@@ -32,7 +32,7 @@ public abstract class GoldenModelTests
     private ModelRunner Open(string path, DType kv, int? maxModelLength = null, int blocks = 80, bool exact = false)
     {
         using ModelFile file = ModelFile.Open(path);
-        var options = new ModelOptions { Path = path, KvCacheType = kv, MaxModelLength = maxModelLength, KvCacheBytes = file.Config.KvBytesPerToken(kv) * 16 * blocks };
+        var options = new ModelOptions { Path = path, KvCacheType = kv, MaxModelLength = maxModelLength, KvCacheBytes = TestModels.KvBytesPerToken(file.Config, kv) * 16 * blocks };
         return new ModelRunner(file, exact ? CreateExactBackend() : CreateBackend(), options);
     }
 

@@ -11,6 +11,14 @@ internal sealed unsafe class ReferenceBackend : IBackend
     private readonly List<nint> _owned = [];
     private readonly List<(double[] Frequencies, double Magnitude)> _ropes = [];
     private int[] _ids = [], _positions = [], _slots = [], _starts = [], _contexts = [], _tables = [], _rows = [];
+    private readonly List<Paged> _layers = [];
+    private RowSampling[] _sampling = [];
+    private SampledToken[] _sampled = [];
+    private TokenLogprob[] _alternatives = [];
+    private int[] _hiddenRows = [];
+    private float[] _hidden = [];
+    private int[] _lastSampled = [];
+    private bool _inFlight;
     private int _stride;
 
     private sealed class Decoded(int rows, int columns, float[] values) : Matrix(rows, columns, 4L * rows * columns)
@@ -18,7 +26,19 @@ internal sealed unsafe class ReferenceBackend : IBackend
         public float[] Values { get; } = values;
     }
 
-    public string Description => "reference";
+    /// <summary>Keys and values as the CPU's textbook layout: shape [blocks, Hkv * blockSize * columns] each.</summary>
+    private sealed class Paged(KvShape shape, Tensor keys, Tensor values) : KvLayer(shape, keys.Rows, keys.ByteLength + values.ByteLength)
+    {
+        public Tensor Keys { get; } = keys;
+
+        public Tensor Values { get; } = values;
+
+        public int BlockSize => Shape.BlockSize;
+    }
+
+    public BackendInfo Info { get; init; } = new() { Description = "reference" };
+
+    public long FreeBytes => 4L << 30;
 
     public Tensor Allocate(int rows, int columns, DType type)
     {
@@ -35,7 +55,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
         return tensor;
     }
 
-    public Matrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default)
+    public Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role)
     {
         int columns = (int)parts[0].Columns, rows = 0;
         foreach (TensorView part in parts) rows += (int)part.Rows;
@@ -52,9 +72,53 @@ internal sealed unsafe class ReferenceBackend : IBackend
         return _ropes.Count - 1;
     }
 
-    public void Begin(in Batch batch)
+    public long KvBlockBytes(KvShape shape) => 2L * Columns(shape) * Tensor.SizeOf(shape.Type);
+
+    public KvLayer AllocateKv(KvShape shape, int blocks)
     {
+        Paged layer = new(shape, Allocate(blocks, Columns(shape), shape.Type), Allocate(blocks, Columns(shape), shape.Type));
+        _layers.Add(layer);
+        return layer;
+    }
+
+    public void Launch(in Batch batch, IStepGraph graph)
+    {
+        if (_inFlight) throw new InvalidOperationException("a step is in flight");
+        Begin(batch);
+        foreach (Paged layer in _layers)
+            foreach (BlockCopy copy in batch.Copies)
+                CopyBlock(layer, copy);
+        graph.Enqueue(new StepShape(
+            batch.TokenIds.Length, batch.ContextLengths.Length, _rows.Length, _hiddenRows.Length, batch.DecodeCount == batch.ContextLengths.Length));
+        for (int r = 0; r < _rows.Length; r++)
+        {
+            int s = Array.IndexOf(_starts, _rows[r] + 1) - 1;
+            if (s < 0 || batch.Places.IsEmpty || _sampling[r].Scores) continue;
+            if (batch.Places[s] >= _lastSampled.Length) Array.Resize(ref _lastSampled, batch.Places[s] + 1);
+            _lastSampled[batch.Places[s]] = _sampled[r].Token;
+        }
+        _inFlight = true;
+    }
+
+    public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
+    {
+        if (!_inFlight) throw new InvalidOperationException("no step is in flight");
+        _inFlight = false;
+        _sampled.CopyTo(sampled);
+        _alternatives.CopyTo(alternatives);
+        _hidden.CopyTo(hidden);
+    }
+
+    private void Begin(in Batch batch)
+    {
+        _sampling = batch.Sampling.ToArray();
+        _sampled = new SampledToken[batch.SampleRows.Length];
+        _alternatives = new TokenLogprob[batch.AlternativeCount];
+        _hiddenRows = batch.HiddenRows.ToArray();
+        _hidden = [];
         _ids = batch.TokenIds.ToArray();
+        for (int s = 0; s < batch.DecodeCount; s++)
+            if (_ids[s] == Batch.LastSampled) _ids[s] = _lastSampled[batch.Places[s]];
         _positions = batch.Positions.ToArray();
         _slots = batch.SlotMapping.ToArray();
         _starts = batch.QueryStarts.ToArray();
@@ -96,7 +160,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
         }
     }
 
-    private void RotateAndStore(Tensor qkv, AttentionShape shape, KvLayer cache)
+    private void RotateAndStore(Tensor qkv, AttentionShape shape, Paged cache)
     {
         (double[] frequencies, double magnitude) = _ropes[shape.Rope];
         int d = shape.HeadSize, n = frequencies.Length;
@@ -124,8 +188,9 @@ internal sealed unsafe class ReferenceBackend : IBackend
         }
     }
 
-    public void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
+    public void Attend(Tensor qkv, AttentionShape shape, KvLayer layer, Tensor y)
     {
+        var cache = (Paged)layer;
         RotateAndStore(qkv, shape, cache);
         int d = shape.HeadSize;
         for (int s = 0; s < _contexts.Length; s++)
@@ -196,30 +261,40 @@ internal sealed unsafe class ReferenceBackend : IBackend
         for (long i = 0; i < (long)x.Rows * x.Columns; i++) ((float*)x.Address)[i] = (float)(cap * Math.Tanh(((float*)x.Address)[i] / cap));
     }
 
-    public void Sample(Tensor logits, int first, in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    public void Hidden(Tensor x, RowNorm norm)
+    {
+        _hidden = new float[_hiddenRows.Length * x.Columns];
+        for (int i = 0; i < _hiddenRows.Length; i++)
+            fixed (float* y = &_hidden[i * x.Columns]) Normalize(Row(x, _hiddenRows[i]), Row(norm.Weight, 0), x.Columns, norm.Epsilon, y);
+    }
+
+    public void Sample(Tensor logits, int first)
     {
         for (int row = 0; row < logits.Rows; row++)
         {
-            RowSampling sampling = batch.Sampling[first + row];
+            RowSampling sampling = _sampling[first + row];
             float[] x = new Span<float>(Row(logits, row), logits.Columns).ToArray();
             double max = x.Max(), sum = 0;
             foreach (float l in x) sum += Math.Exp(l - max);
             float Logprob(int id) => (float)(x[id] - max - Math.Log(sum));
             int[] best = [.. Enumerable.Range(0, x.Length).OrderByDescending(id => x[id]).ThenBy(id => id).Take(Math.Max(1, sampling.Alternatives))];
             int token = sampling.Scores ? sampling.Target : best[0];
-            sampled[first + row] = new SampledToken(token, Logprob(token));
-            for (int i = 0; i < sampling.Alternatives; i++) alternatives[sampling.AlternativesStart + i] = new TokenLogprob(best[i], Logprob(best[i]));
+            _sampled[first + row] = new SampledToken(token, Logprob(token));
+            for (int i = 0; i < sampling.Alternatives; i++) _alternatives[sampling.AlternativesStart + i] = new TokenLogprob(best[i], Logprob(best[i]));
         }
     }
 
     public void Read(Tensor x, Span<float> values) => new Span<float>(Row(x, 0), x.Rows * x.Columns).CopyTo(values);
 
-    public void CopyBlock(KvLayer cache, int source, int destination)
+    private static int Columns(KvShape shape) =>
+        shape.KvHeads * shape.BlockSize * (shape.Type == DType.Q8_0 ? shape.HeadSize + ((shape.HeadSize + 31) / 32 * 2) : shape.HeadSize);
+
+    private static void CopyBlock(Paged cache, BlockCopy copy)
     {
         foreach (Tensor t in (Tensor[])[cache.Keys, cache.Values])
         {
             long bytes = (long)t.Columns * t.ElementSize;
-            Buffer.MemoryCopy((byte*)t.Address + source * bytes, (byte*)t.Address + destination * bytes, bytes, bytes);
+            Buffer.MemoryCopy((byte*)t.Address + copy.Source * bytes, (byte*)t.Address + copy.Destination * bytes, bytes, bytes);
         }
     }
 
@@ -240,28 +315,28 @@ internal sealed unsafe class ReferenceBackend : IBackend
     }
 
     /// <summary>Where element i of a slot's key of one head is: blocks are [Hkv, d, blockSize].</summary>
-    private static long KeyIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i) =>
+    private static long KeyIndex(Paged cache, AttentionShape shape, int slot, int head, int i) =>
         HeadIndex(cache, shape, slot, head) + (long)i * cache.BlockSize + slot % cache.BlockSize;
 
     /// <summary>Likewise of its value: blocks are [Hkv, blockSize, d].</summary>
-    private static long ValueIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i) =>
+    private static long ValueIndex(Paged cache, AttentionShape shape, int slot, int head, int i) =>
         HeadIndex(cache, shape, slot, head) + (long)(slot % cache.BlockSize) * shape.HeadSize + i;
 
-    private static long HeadIndex(KvLayer cache, AttentionShape shape, int slot, int head)
+    private static long HeadIndex(Paged cache, AttentionShape shape, int slot, int head)
     {
         int columns = cache.Keys.Type == DType.Q8_0 ? shape.HeadSize + (shape.HeadSize + 31) / 32 * 2 : shape.HeadSize;
         return ((long)(slot / cache.BlockSize) * shape.KvHeads + head) * columns * cache.BlockSize;
     }
 
-    private static ushort* ScaleAddress(KvLayer cache, Tensor t, AttentionShape shape, int slot, int head, int i) =>
+    private static ushort* ScaleAddress(Paged cache, Tensor t, AttentionShape shape, int slot, int head, int i) =>
         (ushort*)((byte*)t.Address + HeadIndex(cache, shape, slot, head) + (long)shape.HeadSize * cache.BlockSize) + i / 32 * cache.BlockSize + slot % cache.BlockSize;
 
-    private static double Scale(KvLayer cache, Tensor t, AttentionShape shape, int slot, int head, int i) =>
+    private static double Scale(Paged cache, Tensor t, AttentionShape shape, int slot, int head, int i) =>
         t.Type == DType.Q8_0 ? BitConverter.UInt32BitsToSingle((uint)*ScaleAddress(cache, t, shape, slot, head, i) << 16) : 1;
 
-    private delegate long ElementIndex(KvLayer cache, AttentionShape shape, int slot, int head, int i);
+    private delegate long ElementIndex(Paged cache, AttentionShape shape, int slot, int head, int i);
 
-    private static void StoreHead(KvLayer cache, Tensor t, AttentionShape shape, int slot, int head, float* x, ElementIndex index)
+    private static void StoreHead(Paged cache, Tensor t, AttentionShape shape, int slot, int head, float* x, ElementIndex index)
     {
         for (int i = 0; i < shape.HeadSize; i++)
         {

@@ -32,57 +32,42 @@ internal static class RunnerDriver
         List<float>[] logprobs = [.. prompts.Select(_ => new List<float>())];
         List<float>[] outLogprobs = [.. prompts.Select(_ => new List<float>())];
         var top = new TokenLogprob[count][];
+        BatchBuffers buffers = new(runner.Info);
         while (true)
         {
-            List<int> tokens = [], positions = [], slots = [], starts = [0], contexts = [], tables = [], rows = [], owners = [];
+            buffers.Begin();
+            List<int> owners = [];
             List<RowSampling> sampling = [];
-            int alternatives = 0;
             for (int s = 0; s < count; s++)
             {
                 int wanted = prompts[s].Length + Math.Max(outputs - 1, 0);
-                int take = Math.Min(Math.Min(chunk, ids[s].Count - computed[s]), runner.Info.MaxBatchedTokens - tokens.Count);
+                int take = Math.Min(Math.Min(chunk, ids[s].Count - computed[s]), runner.Info.MaxBatchedTokens - buffers.Tokens);
                 if (computed[s] >= wanted || take <= 0) continue;
+                int first = buffers.AddSequence([.. ids[s].Skip(computed[s]).Take(take)], computed[s], blocks[s], place: s);
                 for (int i = 0; i < take; i++)
                 {
                     int p = computed[s] + i;
                     bool known = p + 1 < prompts[s].Length;
                     bool last = p + 1 == prompts[s].Length;
-                    rows.Add(tokens.Count);
+                    sampling.Add(new RowSampling { TargetPlusOne = known ? prompts[s][p + 1] + 1 : 0, Alternatives = last ? 20 : 0, Position = p + 1 });
+                    buffers.AddSample(first + i, sampling[^1]);
                     owners.Add(s);
-                    sampling.Add(new RowSampling { TargetPlusOne = known ? prompts[s][p + 1] + 1 : 0, Alternatives = last ? 20 : 0, AlternativesStart = alternatives, Position = p + 1 });
-                    if (last) alternatives += 20;
-                    tokens.Add(ids[s][p]);
-                    positions.Add(p);
-                    slots.Add(blocks[s][p / blockSize] * blockSize + p % blockSize);
                 }
                 computed[s] += take;
-                starts.Add(tokens.Count);
-                contexts.Add(computed[s]);
-                tables.AddRange(blocks[s]);
-                tables.AddRange(new int[stride - blocks[s].Length]);
             }
-            if (tokens.Count == 0) break;
-            SampledToken[] sampled = new SampledToken[rows.Count];
-            TokenLogprob[] best = new TokenLogprob[alternatives];
-            runner.Execute(new Batch
-            {
-                TokenIds = tokens.ToArray(),
-                Positions = positions.ToArray(),
-                SlotMapping = slots.ToArray(),
-                QueryStarts = starts.ToArray(),
-                ContextLengths = contexts.ToArray(),
-                BlockTables = tables.ToArray(),
-                BlockTableStride = stride,
-                SampleRows = rows.ToArray(),
-                Sampling = sampling.ToArray(),
-            }, sampled, best);
-            for (int r = 0; r < rows.Count; r++)
+            if (buffers.Tokens == 0) break;
+            runner.Launch(buffers.Batch);
+            SampledToken[] sampled = new SampledToken[buffers.Rows];
+            TokenLogprob[] best = new TokenLogprob[buffers.AlternativeCount];
+            runner.Collect(sampled, best);
+            int alternative = 0;
+            for (int r = 0; r < sampled.Length; alternative += sampling[r++].Alternatives)
             {
                 int s = owners[r];
                 if (sampling[r].Scores) logprobs[s].Add(sampled[r].Logprob);
                 else
                 {
-                    if (sampling[r].Alternatives > 0) top[s] = best[sampling[r].AlternativesStart..(sampling[r].AlternativesStart + 20)];
+                    if (sampling[r].Alternatives > 0) top[s] = best[alternative..(alternative + 20)];
                     ids[s].Add(sampled[r].Token);
                     outLogprobs[s].Add(sampled[r].Logprob);
                 }

@@ -24,9 +24,9 @@ internal sealed class EngineHarness : IDisposable
     /// <summary>Called after each turn, for what must hold then.</summary>
     public Action? AfterTurn { get; set; }
 
-    public Reading Submit(int[] prompt, SamplingParams? sampling = null, long? deadline = null)
+    public Reading Submit(int[] prompt, SamplingParams? sampling = null, long? deadline = null, ITokenConstraint? constraint = null)
     {
-        GenerationRequest request = new() { Ids = prompt, Sampling = sampling ?? Greedy(8), Deadline = deadline };
+        GenerationRequest request = new() { Ids = prompt, Sampling = sampling ?? Greedy(8), Deadline = deadline, Constraint = constraint };
         SubmitOutcome outcome = Engine.Submit(request, out TokenStream? stream);
         Assert.Equal(SubmitOutcome.Accepted, outcome);
         Reading reading = new(prompt, request.Sampling, stream!);

@@ -56,7 +56,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Requests_AreServedInTheOrderTheyCame_NoSmallOneOvertakesALargeOne()
+    public void Requests_AreServedFirstByKey_NoSmallOneOvertakesALargeOne()
     {
         using EngineHarness harness = new(new FakeModelRunner(blockCount: 12, blockSize: 4, maxModelLength: 48));
         Reading running = harness.Submit(Prompt(20), Greedy(12));
@@ -432,11 +432,11 @@ public sealed class EngineTests
         Func<bool> there = stage switch
         {
             Stage.Submitted => () => true,
-            Stage.Waiting => () => sequence.Queue == harness.Engine.Scheduler.Waiting,
-            Stage.Prefilling or Stage.BeforeFork => () => sequence.Queue == harness.Engine.Scheduler.Prefilling && sequence.NumComputedTokens > 0,
+            Stage.Waiting => () => sequence.Stage == SequenceStage.Waiting,
+            Stage.Prefilling or Stage.BeforeFork => () => sequence.Stage == SequenceStage.Prefilling && sequence.NumComputedTokens > 0,
             Stage.Decoding => () => reading.Tokens().Length > 1,
-            Stage.Preempted => () => sequence.Queue == harness.Engine.Scheduler.Waiting && sequence.Preemptions > 0,
-            Stage.Forked => () => reading.Tokens(2).Length > 0 || reading.Stream.Sequences[2].Queue is not null,
+            Stage.Preempted => () => sequence.Stage == SequenceStage.Waiting && sequence.Preemptions > 0,
+            Stage.Forked => () => reading.Tokens(2).Length > 0 || reading.Stream.Sequences[2].Stage != SequenceStage.None,
             _ => throw new ArgumentOutOfRangeException(nameof(stage)),
         };
         while (!there())

@@ -18,7 +18,14 @@ internal sealed class FakeModelRunner : IModelRunner
 
     private readonly (int Token, int Position, ulong Chain)[] _slots;
 
-    public FakeModelRunner(int blockCount = 64, int blockSize = 4, int maxModelLength = 128, int maxBatchedTokens = 2048, int maxSequences = 256)
+    private readonly Queue<LaunchedStep> _launched = [];
+    private readonly int[] _lastSampled;
+    private SampledToken[] _sampled = [];
+    private TokenLogprob[] _alternatives = [];
+    private int _rows, _alternativeCount;
+
+    public FakeModelRunner(
+        int blockCount = 64, int blockSize = 4, int maxModelLength = 128, int maxBatchedTokens = 2048, int maxSequences = 256, int stepsInFlight = 1)
     {
         Info = new ModelInfo
         {
@@ -35,7 +42,9 @@ internal sealed class FakeModelRunner : IModelRunner
             BlockCount = blockCount,
             MaxBatchedTokens = maxBatchedTokens,
             MaxSequences = maxSequences,
+            StepsInFlight = stepsInFlight,
         };
+        _lastSampled = new int[maxSequences];
         _slots = new (int, int, ulong)[blockCount * blockSize];
         Array.Fill(_slots, (-1, -1, 0UL));
     }
@@ -50,13 +59,81 @@ internal sealed class FakeModelRunner : IModelRunner
 
     public int Copies { get; private set; }
 
+    /// <summary>Steps launched before the one before was collected.</summary>
+    public int Overlapped { get; private set; }
+
+    /// <summary>Rows whose token was not known when they were launched.</summary>
+    public int Promised { get; private set; }
+
     /// <summary>Called on the engine's thread before a step is computed; what it throws fails the step.</summary>
+    /// <remarks>A step is computed when it is launched where only one may be in flight, else when it is collected.</remarks>
     public ExecuteHook? OnExecute { get; set; }
 
     /// <summary>What a batch contradicted; the engine catches exceptions, so they are kept here.</summary>
     public List<string> Violations { get; } = [];
 
-    public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    public void Launch(in Batch batch)
+    {
+        if (_launched.Count == Info.StepsInFlight) throw new InvalidOperationException("too many steps in flight");
+        if (_launched.Count > 0) Overlapped++;
+        if (Info.StepsInFlight > 1)
+        {
+            _launched.Enqueue(new LaunchedStep(batch));
+            return;
+        }
+        // Computed at once in arrays that stay: what a decode step allocates is then the engine's.
+        if (_sampled.Length < batch.SampleRows.Length) _sampled = new SampledToken[batch.SampleRows.Length];
+        if (_alternatives.Length < batch.AlternativeCount) _alternatives = new TokenLogprob[batch.AlternativeCount];
+        (_rows, _alternativeCount) = (batch.SampleRows.Length, batch.AlternativeCount);
+        foreach (BlockCopy copy in batch.Copies) CopyBlock(copy.Source, copy.Destination);
+        Execute(batch, _sampled.AsSpan(0, _rows), _alternatives.AsSpan(0, _alternativeCount));
+    }
+
+    public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
+    {
+        if (Info.StepsInFlight == 1)
+        {
+            Expect(sampled.Length == _rows && alternatives.Length == _alternativeCount, "room for exactly what was asked for");
+            _sampled.AsSpan(0, _rows).CopyTo(sampled);
+            _alternatives.AsSpan(0, _alternativeCount).CopyTo(alternatives);
+            return;
+        }
+        LaunchedStep step = _launched.Dequeue();
+        try
+        {
+            Compute(step);
+        }
+        catch
+        {
+            _launched.Clear();
+            throw;
+        }
+        Expect(sampled.Length == step.Sampled.Length, "one place per sampled row");
+        Expect(alternatives.Length == step.Alternatives.Length, "room for exactly the alternatives asked for");
+        step.Sampled.CopyTo(sampled);
+        step.Alternatives.CopyTo(alternatives);
+    }
+
+    private void Compute(LaunchedStep step)
+    {
+        foreach (BlockCopy copy in step.Copies) CopyBlock(copy.Source, copy.Destination);
+        for (int s = 0; s < step.DecodeCount; s++)
+        {
+            if (step.TokenIds[s] != Batch.LastSampled) continue;
+            Promised++;
+            step.TokenIds[s] = _lastSampled[step.Places[s]];
+        }
+        Expect(!step.TokenIds.Contains(Batch.LastSampled), "only decodes go on from a promised token");
+        Expect(step.Places.Distinct().Count() == step.Places.Length, "every sequence has a place of its own");
+        Execute(step.Batch, step.Sampled, step.Alternatives);
+        for (int r = 0; r < step.SampleRows.Length; r++)
+        {
+            int s = Array.IndexOf(step.QueryStarts, step.SampleRows[r] + 1) - 1;
+            if (s >= 0 && !step.Sampling[r].Scores) _lastSampled[step.Places[s]] = step.Sampled[r].Token;
+        }
+    }
+
+    private void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
     {
         Steps++;
         OnExecute?.Invoke(batch);
@@ -104,7 +181,10 @@ internal sealed class FakeModelRunner : IModelRunner
             else if (sampling.Scores) sampled[r] = new SampledToken(sampling.Target, Oracle.Score(context, sampling.Target));
             else
             {
-                sampled[r] = Oracle.Next(context, sampling, batch.History.Slice(sampling.HistoryStart, sampling.HistoryLength), batch.Biases.Slice(sampling.BiasStart, sampling.BiasLength));
+                ReadOnlySpan<int> history = batch.History.Slice(sampling.HistoryStart, sampling.HistoryLength);
+                ReadOnlySpan<TokenBias> biases = batch.Biases.Slice(sampling.BiasStart, sampling.BiasLength);
+                ReadOnlySpan<uint> mask = sampling.Masked ? batch.Masks.Slice(sampling.MaskStart, Batch.MaskWords(Vocabulary)) : [];
+                sampled[r] = Oracle.Next(context, sampling, history, biases, mask);
                 Expect(sampling.Position == batch.Positions[row] + 1, "the draw is keyed by the new token's position");
             }
             for (int a = 0; a < sampling.Alternatives; a++) alternatives[alternative++] = Oracle.Alternative(sampled[r], a);
@@ -112,7 +192,7 @@ internal sealed class FakeModelRunner : IModelRunner
         Expect(alternative == alternatives.Length, "room for exactly the alternatives asked for");
     }
 
-    public void CopyBlock(int source, int destination)
+    private void CopyBlock(int source, int destination)
     {
         Copies++;
         Expect(source != destination, "a block is not copied onto itself");
@@ -122,6 +202,46 @@ internal sealed class FakeModelRunner : IModelRunner
 
     public void Dispose()
     {
+    }
+
+    /// <summary>A batch as it was launched, whatever its spans became.</summary>
+    private sealed class LaunchedStep(in Batch batch)
+    {
+        public readonly BlockCopy[] Copies = batch.Copies.ToArray();
+        public readonly int[] TokenIds = batch.TokenIds.ToArray();
+        public readonly int[] QueryStarts = batch.QueryStarts.ToArray();
+        public readonly int[] SampleRows = batch.SampleRows.ToArray();
+        public readonly int[] Places = batch.Places.ToArray();
+        public readonly int DecodeCount = batch.DecodeCount;
+        public readonly RowSampling[] Sampling = batch.Sampling.ToArray();
+        public readonly SampledToken[] Sampled = new SampledToken[batch.SampleRows.Length];
+        public readonly TokenLogprob[] Alternatives = new TokenLogprob[batch.AlternativeCount];
+        private readonly int[] _positions = batch.Positions.ToArray();
+        private readonly int[] _slotMapping = batch.SlotMapping.ToArray();
+        private readonly int[] _contextLengths = batch.ContextLengths.ToArray();
+        private readonly int[] _blockTables = batch.BlockTables.ToArray();
+        private readonly int _stride = batch.BlockTableStride;
+        private readonly int[] _history = batch.History.ToArray();
+        private readonly TokenBias[] _biases = batch.Biases.ToArray();
+        private readonly uint[] _masks = batch.Masks.ToArray();
+
+        public Batch Batch => new()
+        {
+            TokenIds = TokenIds,
+            Positions = _positions,
+            SlotMapping = _slotMapping,
+            QueryStarts = QueryStarts,
+            ContextLengths = _contextLengths,
+            DecodeCount = DecodeCount,
+            Places = Places,
+            BlockTables = _blockTables,
+            BlockTableStride = _stride,
+            SampleRows = SampleRows,
+            Sampling = Sampling,
+            History = _history,
+            Biases = _biases,
+            Masks = _masks,
+        };
     }
 
     private int Slot(ReadOnlySpan<int> table, int position) => table[position / Info.BlockSize] * Info.BlockSize + position % Info.BlockSize;

@@ -1,3 +1,4 @@
+using Native.Kernels;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
 
@@ -9,7 +10,7 @@ internal static class Oracle
     public sealed record Choice(int[] Tokens, float[] Logprobs, FinishReason Finish);
 
     /// <summary>One choice from start to end, without blocks, batches or chunks.</summary>
-    public static Choice Generate(ReadOnlySpan<int> prompt, SamplingParams p, int index, int limit)
+    public static Choice Generate(ReadOnlySpan<int> prompt, SamplingParams p, int index, int limit, ITokenConstraint? constraint = null)
     {
         List<int> known = [.. prompt];
         List<float> logprobs = [];
@@ -39,7 +40,10 @@ internal static class Oracle
                 Position = known.Count,
                 HistoryPrompt = prompt.Length,
             };
-            SampledToken next = Next(context, row, penalties ? known.ToArray() : [], biases.ToArray());
+            uint[] mask = constraint is null ? [] : new uint[Batch.MaskWords(FakeModelRunner.Vocabulary)];
+            constraint?.Fill(mask);
+            SampledToken next = Next(context, row, penalties ? known.ToArray() : [], biases.ToArray(), mask);
+            constraint?.Accept(next.Token);
             known.Add(next.Token);
             logprobs.Add(next.Logprob);
             context = Hash.Mix(context, (ulong)next.Token);
@@ -64,7 +68,8 @@ internal static class Oracle
         return scores;
     }
 
-    public static SampledToken Next(ulong context, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases)
+    public static SampledToken Next(
+        ulong context, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases, ReadOnlySpan<uint> mask = default)
     {
         ulong key = context;
         if (row.Temperature > 0)
@@ -87,13 +92,15 @@ internal static class Oracle
         foreach (TokenBias bias in biases)
             if (float.IsFinite(bias.Bias)) key = Hash.Mix(Hash.Mix(key, (ulong)bias.Token), BitConverter.SingleToUInt32Bits(bias.Bias));
         int chosen = (int)(key % FakeModelRunner.PoisonToken);
-        while (Forbidden(chosen, biases)) chosen = (chosen + 1) % FakeModelRunner.PoisonToken;
+        while (Forbidden(chosen, biases) || Forbidden(chosen, mask)) chosen = (chosen + 1) % FakeModelRunner.PoisonToken;
         return new SampledToken(chosen, -(float)(key >> 20 & 1023) / 1024);
     }
 
     public static float Score(ulong context, int target) => -(float)(Hash.Mix(context, (ulong)target) & 1023) / 1024;
 
     public static TokenLogprob Alternative(SampledToken token, int rank) => new((token.Token + rank) % FakeModelRunner.Vocabulary, token.Logprob - rank);
+
+    private static bool Forbidden(int token, ReadOnlySpan<uint> mask) => !mask.IsEmpty && (mask[token / 32] >> token % 32 & 1) == 0;
 
     private static bool Forbidden(int token, ReadOnlySpan<TokenBias> biases)
     {

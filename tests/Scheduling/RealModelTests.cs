@@ -62,7 +62,7 @@ public sealed class RealModelTests
         if (surroundings.Blocks is { } blocks)
         {
             using ModelFile file = ModelFile.Open(path);
-            cache = blocks * 16L * file.Config.KvBytesPerToken(DType.F16);
+            cache = blocks * 16L * Kernels.TestModels.KvBytesPerToken(file.Config, DType.F16);
         }
         using LoadedModel model = LoadedModel.Load(new ModelOptions
         {
@@ -143,9 +143,10 @@ public sealed class RealModelTests
 
         public ModelInfo Info => inner.Info;
 
-        public void CopyBlock(int source, int destination) => inner.CopyBlock(source, destination);
+        public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default) =>
+            inner.Collect(sampled, alternatives, hidden);
 
-        public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+        public void Launch(in Batch batch)
         {
             bool decodes = batch.TokenIds.Length == 8 && batch.ContextLengths.Length == 8 && ++_steps > 20; // all of them, and warm
             long now = GC.GetAllocatedBytesForCurrentThread();
@@ -155,7 +156,7 @@ public sealed class RealModelTests
                 MeasuredSteps++;
             }
             _before = decodes ? now : -1;
-            inner.Execute(batch, sampled, alternatives);
+            inner.Launch(batch);
         }
 
         public void Dispose() => Debug.Fail("the engine does not own its runner");

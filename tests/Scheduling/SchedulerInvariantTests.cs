@@ -4,8 +4,15 @@ using Native.Scheduling;
 
 namespace Native.Tests.Scheduling;
 
+/// <summary>What must hold where a step is collected before the next is launched.</summary>
+public sealed class SchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 1);
+
+/// <summary>What must hold where a step is planned and launched while the one before is in flight.</summary>
+public sealed class OverlappedSchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 2);
+
 /// <summary>What must hold for any workload: 200 random ones each.</summary>
-public sealed class SchedulerInvariantTests
+/// <param name="stepsInFlight">Steps that the runner lets be launched before the first is collected.</param>
+public abstract class AnyWorkloadTests(int stepsInFlight)
 {
     private const int Workloads = 200;
 
@@ -65,7 +72,7 @@ public sealed class SchedulerInvariantTests
         {
             Random random = new(seed);
             int bound = random.Next(1, 4);
-            FakeModelRunner runner = new(blockCount: 12, blockSize: 2, maxModelLength: 24);
+            FakeModelRunner runner = new(blockCount: 12, blockSize: 2, maxModelLength: 24, stepsInFlight: stepsInFlight);
             using EngineHarness harness = new(runner, new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 16, MaxPreemptions = bound });
             HashSet<Sequence> seen = [];
             harness.AfterTurn = () =>
@@ -86,18 +93,21 @@ public sealed class SchedulerInvariantTests
     }
 
     [Fact]
-    public void TheOldest_IsComputedInEveryStep()
+    public void TheFirstByKey_IsComputedInEveryStep()
     {
         for (int seed = 0; seed < Workloads; seed++)
         {
             Random random = new(seed);
             using EngineHarness harness = RandomEngine(random);
             Sequence? oldest = null;
-            int computed = 0, output = 0;
+            int computed = 0, output = 0, still = 0;
             harness.AfterTurn = () =>
             {
                 Sequence? now = Live(harness.Engine.Scheduler).FirstOrDefault();
-                if (now is not null && now == oldest) Assert.True(now.NumComputedTokens > computed || now.Output.Count > output, "the oldest stood still");
+                bool moved = now is null || now != oldest || now.NumComputedTokens > computed || now.Output.Count > output;
+                // It may have to wait for a step in flight twice: to fork or to know its token, then for the blocks of one behind it.
+                still = moved ? 0 : still + 1;
+                Assert.True(still <= 2 * (stepsInFlight - 1), "the oldest stood still");
                 oldest = now;
                 computed = now?.NumComputedTokens ?? 0;
                 output = now?.Output.Count ?? 0;
@@ -131,23 +141,29 @@ public sealed class SchedulerInvariantTests
                 int limit = Math.Min(reading.Sampling.MaxTokens!.Value, harness.Runner.Info.MaxModelLength - reading.Prompt.Length);
                 int longest = reading.Prompt.Length + limit;
                 bound += reading.Sampling.N * ((longest + budget - 1) / budget + limit) + 2;
-                Assert.InRange(ended[reading], 1, bound);
+                Assert.InRange(ended[reading], 1, bound * stepsInFlight); // a turn launches a step, collects one, or both
             }
         }
     }
 
     internal static IEnumerable<Sequence> Live(Scheduler scheduler)
     {
-        foreach (SequenceQueue queue in new[] { scheduler.Decoding, scheduler.Prefilling, scheduler.Waiting })
-            for (Sequence? s = queue.First; s is not null; s = s.Next) yield return s;
+        LiveSequences live = scheduler.Live;
+        Sequence[] waiting = [.. live.Waiting];
+        return Members(live.Decoding).Concat(Members(live.Prefilling)).OrderBy(s => s.Key).Concat(waiting.OrderBy(s => s.Key));
     }
 
-    private static EngineHarness RandomEngine(Random random)
+    private static IEnumerable<Sequence> Members(SequenceQueue queue)
+    {
+        for (Sequence? s = queue.First; s is not null; s = s.Next) yield return s;
+    }
+
+    private EngineHarness RandomEngine(Random random)
     {
         int blockSize = new[] { 1, 2, 3, 4, 8, 16 }[random.Next(6)];
         const int maxModelLength = 40;
         int least = (maxModelLength + blockSize - 1) / blockSize;
-        FakeModelRunner runner = new(blockCount: least + random.Next(0, 3 * least), blockSize, maxModelLength);
+        FakeModelRunner runner = new(least + random.Next(0, 3 * least), blockSize, maxModelLength, stepsInFlight: stepsInFlight);
         int maxRunning = random.Next(5, 17);
         return new EngineHarness(runner, new EngineOptions { MaxRunning = maxRunning, MaxBatchedTokens = maxRunning + random.Next(0, 60), MaxPreemptions = random.Next(1, 5) });
     }
@@ -194,16 +210,22 @@ public sealed class SchedulerInvariantTests
         foreach (Sequence s in Live(scheduler))
         {
             Assert.True(once.Add(s));
-            Assert.True(s.Order > last, "nobody overtakes");
-            last = s.Order;
-            if (s.Queue == scheduler.Waiting) Assert.Equal(0, s.BlockCount);
+            Assert.True(s.Key > last, "nobody overtakes");
+            last = s.Key;
+            if (s.Stage == SequenceStage.Waiting) Assert.Equal(0, s.BlockCount);
             else Assert.True(s.BlockCount * harness.Runner.Info.BlockSize >= s.NumComputedTokens);
         }
-        Assert.InRange(scheduler.Decoding.Count + scheduler.Prefilling.Count, 0, options.MaxRunning);
+        foreach (SequenceQueue queue in new[] { scheduler.Live.Decoding, scheduler.Live.Prefilling })
+            Assert.Equal(Members(queue).Select(s => s.Key).Order(), Members(queue).Select(s => s.Key));
+        // Where no other step is in flight, whoever decodes came before whoever prefills.
+        if (harness.Runner.Info.StepsInFlight == 1 && scheduler.Live.Decoding.Last is { } decoding && scheduler.Live.Prefilling.First is { } prefilling)
+            Assert.True(decoding.Key < prefilling.Key, "nobody overtakes");
+        Assert.InRange(scheduler.Live.Running, 0, options.MaxRunning);
+        Assert.InRange(scheduler.Live.ReservedPlaces, scheduler.Live.Running, options.MaxRunning);
 
         int planned = 0;
         HashSet<Sequence> scheduled = [];
-        foreach (ScheduledChunk chunk in scheduler.Plan)
+        foreach (ScheduledChunk chunk in scheduler.Plan.Chunks)
         {
             Assert.True(scheduled.Add(chunk.Sequence));
             Assert.True(chunk.Count > 0);

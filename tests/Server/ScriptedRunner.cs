@@ -43,6 +43,9 @@ internal sealed class ScriptedRunner : IModelRunner
         };
     }
 
+    private SampledToken[] _sampled = [];
+    private TokenLogprob[] _alternatives = [];
+
     public ModelInfo Info { get; }
 
     /// <summary>Steps wait here while it is reset.</summary>
@@ -75,11 +78,24 @@ internal sealed class ScriptedRunner : IModelRunner
         });
     }
 
-    public void Execute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    public void Launch(in Batch batch)
     {
         Interlocked.Increment(ref _steps);
         Gate.Wait();
         if (StepTime > TimeSpan.Zero) Thread.Sleep(StepTime);
+        _sampled = new SampledToken[batch.SampleRows.Length];
+        _alternatives = new TokenLogprob[batch.AlternativeCount];
+        Compute(batch, _sampled, _alternatives);
+    }
+
+    public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
+    {
+        _sampled.CopyTo(sampled);
+        _alternatives.CopyTo(alternatives);
+    }
+
+    private void Compute(in Batch batch, Span<SampledToken> sampled, Span<TokenLogprob> alternatives)
+    {
         for (int r = 0; r < sampled.Length; r++)
         {
             ref readonly RowSampling sampling = ref batch.Sampling[r];
@@ -88,10 +104,6 @@ internal sealed class ScriptedRunner : IModelRunner
             sampled[r] = new SampledToken(next, sampling.Scores ? -0.25f : -0.5f);
             for (int a = 0; a < sampling.Alternatives; a++) alternatives[sampling.AlternativesStart + a] = new TokenLogprob((next + a) % 128, -0.5f - a);
         }
-    }
-
-    public void CopyBlock(int source, int destination)
-    {
     }
 
     public void Dispose()

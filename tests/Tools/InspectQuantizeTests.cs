@@ -21,8 +21,8 @@ public sealed class InspectQuantizeTests
         Assert.Equal("llama", told.GetProperty("architecture").GetString());
         Assert.Equal(file.Tensors.Values.Sum(t => t.Rows * t.Columns), told.GetProperty("parameters").GetInt64());
         Assert.Equal(file.Tensors.Values.Sum(t => t.ByteLength), told.GetProperty("weight_bytes").GetInt64());
-        Assert.Equal(file.Config.KvBytesPerToken(Native.Kernels.DType.F32), told.GetProperty("kv_bytes_per_token").GetInt64());
-        Assert.Equal(file.Config.KvBytesPerToken(Native.Kernels.DType.F32) * 512d * 8, told.GetProperty("kv_memory").EnumerateArray().Last().GetProperty("bytes").GetDouble());
+        Assert.Equal(TestModels.KvBytesPerToken(file.Config, Native.Kernels.DType.F32), told.GetProperty("kv_bytes_per_token").GetInt64());
+        Assert.Equal(TestModels.KvBytesPerToken(file.Config, Native.Kernels.DType.F32) * 512d * 8, told.GetProperty("kv_memory").EnumerateArray().Last().GetProperty("bytes").GetDouble());
         Assert.Equal(512, told.GetProperty("tokenizer").GetProperty("tokens").GetInt32());
         Assert.Equal(512, told.GetProperty("metadata").GetProperty("tokenizer.ggml.tokens").GetArrayLength());
         Assert.Equal(JsonValueKind.Null, told.GetProperty("unsupported").ValueKind);

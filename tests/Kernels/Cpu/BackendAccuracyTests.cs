@@ -16,7 +16,7 @@ public sealed class BackendAccuracyTests
         string path = TestData.Path("models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
         using JsonDocument golden = JsonDocument.Parse(File.ReadAllText(TestData.Path("models/SmolLM2-135M-Instruct/golden.json")));
         using ModelFile file = ModelFile.Open(path);
-        var options = new ModelOptions { Path = path, KvCacheType = DType.F16, MaxModelLength = 1024, KvCacheBytes = file.Config.KvBytesPerToken(DType.F16) * 1024 };
+        var options = new ModelOptions { Path = path, KvCacheType = DType.F16, MaxModelLength = 1024, KvCacheBytes = TestModels.KvBytesPerToken(file.Config, DType.F16) * 1024 };
         using var runner = new ModelRunner(file, new CpuBackend(new CpuOptions { Threads = 2, FloatActivations = floatActivations }), options);
         var differences = new List<double>();
         foreach (JsonElement run in golden.RootElement.GetProperty("runs").EnumerateArray())

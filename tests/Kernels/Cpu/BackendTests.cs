@@ -113,13 +113,14 @@ public sealed unsafe class BackendTests
         Matrix gateUp = backend.Load([half, half]), down = backend.Load([MatMulTests.View(headWeights, TensorType.Q8_0, Hidden, Hidden / 2) with { ByteLength = Hidden * Hidden / 64 * 34 }]);
         Tensor norm = backend.Upload(Enumerable.Repeat(1f, Hidden).ToArray());
         var shape = new AttentionShape { Heads = Heads, KvHeads = 2, HeadSize = D, Rope = backend.AddRope([1, 0.1, 0.01], 1), Pairing = RopePairing.HalfSplit, Scale = 0.17f };
-        var cache = new KvLayer(backend.Allocate(1, 2 * 16 * D, DType.F16), backend.Allocate(1, 2 * 16 * D, DType.F16), 16);
+        KvLayer cache = backend.AllocateKv(new KvShape(2, D, 16, DType.F16), 1);
         Tensor x = backend.Allocate(Tokens, Hidden, DType.F32), qkv = backend.Allocate(Tokens, (Heads + 4) * D, DType.F32), attended = backend.Allocate(Tokens, Heads * D, DType.F32);
         Tensor gated = backend.Allocate(Tokens, Hidden / 2, DType.F32), last = backend.Allocate(2, Hidden, DType.F32), logits = backend.Allocate(2, Vocabulary, DType.F32);
         int[] ids = [1, 2, 3, 4, 5, 6, 7, 8, 299], positions = [.. Enumerable.Range(0, Tokens)], starts = [0, Tokens], lengths = [Tokens], table = [0], rows = [3, 8];
         var sampling = new RowSampling[] { default, new() { Temperature = 1, TopP = 0.9f, Alternatives = 3 } };
         var sampled = new SampledToken[2];
         var best = new TokenLogprob[3];
+        var graph = new TestGraph(Enqueue);
 
         void Step()
         {
@@ -135,7 +136,12 @@ public sealed unsafe class BackendTests
                 SampleRows = rows,
                 Sampling = sampling,
             };
-            backend.Begin(batch);
+            backend.Launch(batch, graph);
+            backend.Collect(sampled, best);
+        }
+
+        void Enqueue(StepShape step)
+        {
             backend.Embed(head, 1, x);
             backend.RmsNorm(x, norm, 1e-5f, x);
             backend.MatMul(x, qkvMatrix, default, qkv, new RowNorm(norm, 1e-5f));
@@ -146,7 +152,7 @@ public sealed unsafe class BackendTests
             backend.Gather(x, 0, last);
             backend.MatMul(last, head, default, logits);
             backend.SoftCap(logits, 30);
-            backend.Sample(logits, 0, batch, sampled, best);
+            backend.Sample(logits, 0);
         }
 
         for (int i = 0; i < 3; i++) Step();

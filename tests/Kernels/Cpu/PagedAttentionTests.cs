@@ -196,13 +196,15 @@ public sealed unsafe class PagedAttentionTests
                 KeyNorm = norms ? backend.Upload(Values(D, 2)) : default,
                 NormEpsilon = 1e-5f,
             };
-            int columns = KvHeads * BlockSize * KvCache.HeadColumns(D, type);
-            var cache = new KvLayer(backend.Allocate(Blocks, columns, type), backend.Allocate(Blocks, columns, type), BlockSize);
+            KvLayer cache = backend.AllocateKv(new KvShape(KvHeads, D, BlockSize, type), Blocks);
             var output = new List<float>();
             foreach ((int first, int count) in new[] { (0, Rows), (Rows, 1), (Rows + 1, 3) }) // chunk, decode, and several tokens at once
             {
                 int[] positions = [.. Enumerable.Range(first, count)], table = [4, 2, 5, 0, 1];
-                backend.Begin(new Batch
+                Tensor qkv = backend.Allocate(count, (Heads + (2 * KvHeads)) * D, DType.F32), y = backend.Allocate(count, Heads * D, DType.F32);
+                Values(qkv.Rows * qkv.Columns, 3).CopyTo(new Span<float>((float*)qkv.Address, qkv.Rows * qkv.Columns));
+                var attend = new TestGraph(_ => backend.Attend(qkv, shape, cache, y));
+                backend.Launch(new Batch
                 {
                     TokenIds = new int[count],
                     Positions = positions,
@@ -213,10 +215,8 @@ public sealed unsafe class PagedAttentionTests
                     BlockTableStride = table.Length,
                     SampleRows = [],
                     Sampling = [],
-                });
-                Tensor qkv = backend.Allocate(count, (Heads + (2 * KvHeads)) * D, DType.F32), y = backend.Allocate(count, Heads * D, DType.F32);
-                Values(qkv.Rows * qkv.Columns, 3).CopyTo(new Span<float>((float*)qkv.Address, qkv.Rows * qkv.Columns));
-                backend.Attend(qkv, shape, cache, y);
+                }, attend);
+                backend.Collect([], []);
                 output.AddRange(new ReadOnlySpan<float>((float*)y.Address, y.Rows * y.Columns));
             }
             outputs.Add([.. output]);
@@ -274,15 +274,17 @@ public sealed unsafe class PagedAttentionTests
                 SoftCap = softCap,
             };
             Stride = (Length + blockSize - 1) / blockSize;
-            int blocks = (Sequences * Stride) + 1, columns = kvHeads * blockSize * KvCache.HeadColumns(d, type);
+            int blocks = (Sequences * Stride) + 1, columns = kvHeads * blockSize * CpuKvLayer.HeadColumns(d, type);
             int[] order = [.. Enumerable.Range(0, blocks)];
             new Random(1).Shuffle(order);
             BlockTables = order[..(Sequences * Stride)];
 
             _keys = new GuardedMemory<byte>(blocks * columns * Tensor.SizeOf(type));
             _values = new GuardedMemory<byte>(blocks * columns * Tensor.SizeOf(type));
-            Cache = new KvLayer(
-                new Tensor((nint)_keys.Pointer, blocks, columns, type), new Tensor((nint)_values.Pointer, blocks, columns, type), blockSize);
+            Cache = new CpuKvLayer(
+                new KvShape(kvHeads, d, blockSize, type),
+                new Tensor((nint)_keys.Pointer, blocks, columns, type),
+                new Tensor((nint)_values.Pointer, blocks, columns, type));
             _exactKeys = Random(2);
             _exactValues = Random(3);
         }
@@ -291,7 +293,7 @@ public sealed unsafe class PagedAttentionTests
 
         public AttentionShape Shape { get; }
 
-        public KvLayer Cache { get; }
+        public CpuKvLayer Cache { get; }
 
         public int Stride { get; }
 
@@ -306,7 +308,7 @@ public sealed unsafe class PagedAttentionTests
             return new StepUnderTest(this, chunks, workers);
         }
 
-        public int Slot(int sequence, int position) => (BlockTables[(sequence * Stride) + (position / Cache.BlockSize)] * Cache.BlockSize) + (position % Cache.BlockSize);
+        public int Slot(int sequence, int position) => (BlockTables[(sequence * Stride) + (position / Cache.Shape.BlockSize)] * Cache.Shape.BlockSize) + (position % Cache.Shape.BlockSize);
 
         public float Query(int sequence, int position, int head, int j)
         {
@@ -360,7 +362,7 @@ public sealed unsafe class PagedAttentionTests
         {
             _keys.Span.Fill(0xff);
             _values.Span.Fill(0xff);
-            int blockSize = Cache.BlockSize, d = Shape.HeadSize;
+            int blockSize = Cache.Shape.BlockSize, d = Shape.HeadSize;
             foreach ((int sequence, int positions) in sequences)
             {
                 for (int p = 0; p < positions; p++)
@@ -368,7 +370,7 @@ public sealed unsafe class PagedAttentionTests
                     for (int h = 0; h < Shape.KvHeads; h++)
                     {
                         int slot = Slot(sequence, p), exact = Index(sequence, p, h);
-                        long head = (((long)slot / blockSize * Shape.KvHeads) + h) * KvCache.HeadColumns(d, Cache.Keys.Type) * blockSize;
+                        long head = (((long)slot / blockSize * Shape.KvHeads) + h) * CpuKvLayer.HeadColumns(d, Cache.Keys.Type) * blockSize;
                         for (int j = 0; j < d; j++)
                         {
                             float scale = Scale(exact + (j / 32 * 32));
@@ -450,7 +452,7 @@ public sealed unsafe class PagedAttentionTests
             {
                 (int sequence, int first, int count) = chunks[s];
                 // Blocks that a sequence has no use for yet are none of its own.
-                int blocks = (first + count + layer.Cache.BlockSize - 1) / layer.Cache.BlockSize;
+                int blocks = (first + count + layer.Cache.Shape.BlockSize - 1) / layer.Cache.Shape.BlockSize;
                 _tables.AsSpan(s * layer.Stride, layer.Stride).Fill(int.MinValue);
                 layer.BlockTables.AsSpan(sequence * layer.Stride, blocks).CopyTo(_tables.AsSpan(s * layer.Stride));
                 for (int i = 0; i < count; i++, row++)

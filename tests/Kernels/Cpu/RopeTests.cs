@@ -64,7 +64,10 @@ public sealed unsafe class RopeTests
         using GuardedMemory<byte> keys = new(Blocks * cacheColumns * (type == DType.F32 ? 4 : 2)), values = new(keys.Count);
         keys.Span.Fill(0xff); // NaN in every type
         values.Span.Fill(0xff);
-        var cache = new KvLayer(new Tensor((nint)keys.Pointer, Blocks, cacheColumns, type), new Tensor((nint)values.Pointer, Blocks, cacheColumns, type), BlockSize);
+        var cache = new CpuKvLayer(
+            new KvShape(KvHeads, d, BlockSize, type),
+            new Tensor((nint)keys.Pointer, Blocks, cacheColumns, type),
+            new Tensor((nint)values.Pointer, Blocks, cacheColumns, type));
         var shape = new AttentionShape
         {
             Heads = Heads,

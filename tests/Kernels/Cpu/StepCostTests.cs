@@ -15,7 +15,7 @@ public sealed class StepCostTests
         string path = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
         using ModelFile file = ModelFile.Open(path);
         var backend = new CpuBackend(new CpuOptions { Threads = 2 });
-        using var runner = new ModelRunner(file, backend, new ModelOptions { Path = path, KvCacheBytes = file.Config.KvBytesPerToken(DType.F16) * 16 * 64 });
+        using var runner = new ModelRunner(file, backend, new ModelOptions { Path = path, KvCacheBytes = TestModels.KvBytesPerToken(file.Config, DType.F16) * 16 * 64 });
         int[][] prompts = [.. Enumerable.Range(0, sequences).Select(s => new[] { 5 + s, 6, 7 })];
         const int Outputs = 20;
 

@@ -1,0 +1,84 @@
+using System.Diagnostics;
+using Native.Kernels;
+
+namespace Native.Scheduling;
+
+/// <summary>Who comes in: at the door, when a request is submitted, and into a step, when its turn has come.</summary>
+internal sealed class Admission(ModelInfo model, EngineOptions options, int maxRunning)
+{
+    private PaddedLong _queued; // submitted and neither scheduled nor ended
+    private long _retryTicks = Stopwatch.Frequency;
+
+    /// <summary>Requests submitted that have not had their first step. Any thread.</summary>
+    public int Queued => (int)Volatile.Read(ref _queued.Value);
+
+    /// <summary>When a refused caller had better try again: about when a place in the queue is free. 0.1 to 60 seconds. Any thread.</summary>
+    public TimeSpan RetryAfter => TimeSpan.FromSeconds(Math.Clamp((double)Volatile.Read(ref _retryTicks) / Stopwatch.Frequency, 0.1, 60));
+
+    /// <summary>Whether a request can ever be served, and how many tokens each of its choices may have. Any thread.</summary>
+    public SubmitOutcome Check(GenerationRequest request, out int limit)
+    {
+        int prompt = request.Ids.Length;
+        int? maxTokens = request.Sampling.MaxTokens;
+        limit = 0;
+        if (prompt + (maxTokens == 0 ? 0 : 1) > model.MaxModelLength) return SubmitOutcome.TooLong;
+
+        // The last token of a choice is never computed, so it needs no slot.
+        limit = Math.Min(maxTokens ?? int.MaxValue, model.MaxModelLength - prompt);
+        long slots = (long)model.BlockCount * model.BlockSize;
+        if (maxTokens is null) limit = (int)Math.Min(limit, slots - prompt + 1);
+        return prompt + (long)Math.Max(limit - 1, 0) > slots ? SubmitOutcome.NeverFits : SubmitOutcome.Accepted;
+    }
+
+    /// <summary>Takes a place in the queue; false where it is full. Any thread.</summary>
+    public bool TryEnter()
+    {
+        if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued) return true;
+        Exit(1);
+        return false;
+    }
+
+    /// <summary>Gives back places in the queue. Any thread.</summary>
+    public void Exit(int requests)
+    {
+        if (requests > 0) Interlocked.Add(ref _queued.Value, -requests);
+    }
+
+    /// <summary>Tells the door how long requests take: in that time as many end as run together. The engine thread.</summary>
+    /// <param name="meanRequestTicks">From arrival to end, lately.</param>
+    public void Publish(double meanRequestTicks) => Volatile.Write(ref _retryTicks, (long)(meanRequestTicks / maxRunning));
+
+    /// <summary>Whether a waiting sequence can start now. The engine thread.</summary>
+    public bool Admits(Sequence s, LiveSequences live)
+    {
+        if (live.ReservedPlaces + (s.Forks ? s.Stream.N : 1) > maxRunning) return false;
+        int free = live.Pool.FreeCount, running = live.Running;
+        // After its last preemption it waits until nothing can take its blocks again.
+        if (s.Preemptions >= options.MaxPreemptions && running > 0 && free < s.WorstBlocks + GrowthOfRunning(live)) return false;
+        // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up again.
+        int blocks = Sequence.BlocksFor(s.Target, model.BlockSize);
+        return free >= (running == 0 ? blocks : blocks + 1 + (running / model.BlockSize));
+    }
+
+    /// <summary>Blocks that those who run can still ask for before they end.</summary>
+    private long GrowthOfRunning(LiveSequences live)
+    {
+        long growth = 0;
+        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
+        {
+            for (Sequence? s = queue.First; s is not null; s = s.Next)
+            {
+                if (s.Forks)
+                {
+                    int full = s.Target / model.BlockSize;
+                    growth += ((long)s.Stream.N * (s.WorstBlocks - full)) + full - s.BlockCount;
+                    continue;
+                }
+                growth += s.WorstBlocks - s.BlockCount;
+                int next = s.NumComputedTokens / model.BlockSize;
+                if (next < s.BlockCount && live.Pool.References(s.BlockTable[next]) > 1) growth++; // to be copied
+            }
+        }
+        return growth;
+    }
+}

@@ -1,0 +1,204 @@
+using System.Diagnostics;
+
+namespace Native.Scheduling;
+
+/// <summary>Where in its life a sequence is.</summary>
+internal enum SequenceStage : byte
+{
+    /// <summary>Not known to the scheduler, or ended.</summary>
+    None,
+
+    /// <summary>Without blocks: new or preempted.</summary>
+    Waiting,
+
+    /// <summary>Has blocks for all of its tokens and computes them.</summary>
+    Prefilling,
+
+    /// <summary>One token a step.</summary>
+    Decoding,
+
+    /// <summary>Ended, but a step in flight still writes into its blocks.</summary>
+    Leaving,
+}
+
+/// <summary>All sequences that are not over, each in exactly one stage, with the blocks and places they hold. The engine thread's alone.</summary>
+/// <remarks>Blocks and places of a sequence that ends are free once no launched step has it any more.</remarks>
+internal sealed class LiveSequences
+{
+    private readonly SequenceQueue _leaving = new(SequenceStage.Leaving);
+    private readonly IndexedHeap<Sequence> _waiting = new();
+    private readonly int[] _freePlaces; // a stack
+    private int _freePlaceCount;
+
+    public LiveSequences(BlockPool pool, int maxRunning)
+    {
+        Pool = pool;
+        _freePlaces = new int[maxRunning];
+        FreeAllPlaces();
+    }
+
+    public BlockPool Pool { get; }
+
+    /// <summary>Those that decode, by key.</summary>
+    public SequenceQueue Decoding { get; } = new(SequenceStage.Decoding);
+
+    /// <summary>Those whose prompt is computed, by key.</summary>
+    public SequenceQueue Prefilling { get; } = new(SequenceStage.Prefilling);
+
+    /// <summary>Those that ended and are still in a launched step.</summary>
+    public SequenceQueue Leaving => _leaving;
+
+    /// <summary>The first of those that wait, by key.</summary>
+    public Sequence? FirstWaiting => _waiting.First;
+
+    /// <summary>Those that wait, in no order.</summary>
+    public ReadOnlySpan<Sequence> Waiting => _waiting.Entries;
+
+    /// <summary>Sequences with blocks that are computed in turn.</summary>
+    public int Running => Decoding.Count + Prefilling.Count;
+
+    /// <summary>Places taken; a prompt that will fork counts as all its choices.</summary>
+    public int ReservedPlaces { get; private set; }
+
+    /// <summary>Places there are.</summary>
+    public int MaxRunning => _freePlaces.Length;
+
+    public bool Any => Running + _waiting.Count > 0;
+
+    /// <summary>Steps of the waiting line's heap so far.</summary>
+    public long Visits => _waiting.Visits;
+
+    /// <summary>The running sequence with the largest key: it gives up its blocks first.</summary>
+    public Sequence? Youngest
+    {
+        get
+        {
+            Sequence? a = Prefilling.Last, b = Decoding.Last;
+            return a is null || (b is not null && b.Key > a.Key) ? b : a;
+        }
+    }
+
+    /// <summary>Puts a sequence into the waiting line, at the place its key gives it.</summary>
+    public void Wait(Sequence s)
+    {
+        Debug.Assert(s.Stage == SequenceStage.None, "a sequence is in one stage");
+        s.Stage = SequenceStage.Waiting;
+        _waiting.Add(s);
+    }
+
+    /// <summary>From waiting to prefilling, with places.</summary>
+    public void Admit(Sequence s)
+    {
+        _waiting.Remove(s);
+        s.Stage = SequenceStage.None;
+        Place(s, s.Forks ? s.Stream.N : 1);
+        Prefilling.Insert(s);
+    }
+
+    /// <summary>From prefilling to decoding.</summary>
+    public void BeginDecoding(Sequence s)
+    {
+        Prefilling.Remove(s);
+        Decoding.Insert(s);
+    }
+
+    /// <summary>Back to the line, without blocks.</summary>
+    public void Preempt(Sequence s)
+    {
+        Debug.Assert(s.InFlight == 0, "blocks that a launched step writes into are not given away");
+        QueueOf(s).Remove(s);
+        Release(s);
+        Wait(s);
+    }
+
+    /// <summary>Takes a forking sequence out of prefilling; its choices, itself among them, are placed one by one.</summary>
+    public void Unplace(Sequence s)
+    {
+        Prefilling.Remove(s);
+        FreePlace(s);
+    }
+
+    /// <summary>Lets a forked choice decode.</summary>
+    public void PlaceForked(Sequence s)
+    {
+        Place(s, 1);
+        Decoding.Insert(s);
+    }
+
+    /// <summary>The sequence is over: it gives up its blocks and place, now or with the last step in flight.</summary>
+    public void Leave(Sequence s)
+    {
+        if (s.Stage == SequenceStage.Waiting)
+        {
+            _waiting.Remove(s);
+            s.Stage = SequenceStage.None;
+            return;
+        }
+        QueueOf(s).Remove(s);
+        if (s.InFlight > 0) _leaving.Insert(s);
+        else Release(s);
+    }
+
+    /// <summary>One launched step fewer has this sequence.</summary>
+    public void Landed(Sequence s)
+    {
+        if (--s.InFlight > 0 || s.Stage != SequenceStage.Leaving) return;
+        _leaving.Remove(s);
+        Release(s);
+    }
+
+    /// <summary>Frees every block and place without trusting who has which.</summary>
+    public void Abandon()
+    {
+        while (_leaving.First is { } s)
+        {
+            _leaving.Remove(s);
+            s.Abandon();
+        }
+        for (Sequence? s = Decoding.First; s is not null; s = s.Next) s.Abandon();
+        for (Sequence? s = Prefilling.First; s is not null; s = s.Next) s.Abandon();
+        Pool.Reset();
+        FreeAllPlaces();
+    }
+
+    /// <summary>Gives up blocks and place of a sequence that is in no queue.</summary>
+    public void Release(Sequence s)
+    {
+        s.ReleaseBlocks(Pool);
+        FreePlace(s);
+    }
+
+    /// <summary>The first contradiction between block tables and pool, or null.</summary>
+    public string? CheckIntegrity()
+    {
+        foreach (Sequence s in Waiting)
+            if (s.BlockCount > 0) return $"a waiting sequence holds {s.BlockCount} blocks";
+        return Pool.CheckIntegrity(Decoding, Prefilling, _leaving);
+    }
+
+    private SequenceQueue QueueOf(Sequence s) => s.Stage == SequenceStage.Decoding ? Decoding : Prefilling;
+
+    private void Place(Sequence s, int reserved)
+    {
+        Debug.Assert(s.Place < 0 && ReservedPlaces + reserved <= MaxRunning, "as many places were counted");
+        s.Place = _freePlaces[--_freePlaceCount];
+        s.ReservedPlaces = reserved;
+        ReservedPlaces += reserved;
+    }
+
+    private void FreePlace(Sequence s)
+    {
+        if (s.Place < 0) return;
+        _freePlaces[_freePlaceCount++] = s.Place;
+        ReservedPlaces -= s.ReservedPlaces;
+        s.Place = -1;
+        s.ReservedPlaces = 0;
+    }
+
+    private void FreeAllPlaces()
+    {
+        _freePlaceCount = _freePlaces.Length;
+        for (int i = 0; i < _freePlaceCount; i++) _freePlaces[i] = _freePlaceCount - 1 - i;
+        ReservedPlaces = 0;
+    }
+}
