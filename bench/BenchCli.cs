@@ -1,6 +1,4 @@
 using System.CommandLine;
-using System.CommandLine.Parsing;
-using System.Globalization;
 using Native.Bench.Kernels;
 using Native.Bench.Peers;
 using Native.Bench.Serve;
@@ -24,36 +22,5 @@ internal static class BenchCli
         root.Add(new SoakCommand(terminal));
         root.Add(new KernelsCommand(terminal));
         return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf", "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "kernels --filter Q4_0", "serve --help");
-    }
-
-    /// <summary>An option that takes whole numbers with commas between them, each in a range; repeated, the numbers follow each other.</summary>
-    public static Option<int[]> Integers(string name, string? alias, string helpName, string description, int least, int most, params int[] defaults) =>
-        Numbers(name, alias, helpName, description, text => int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) ? value : null, least, most, defaults);
-
-    /// <summary>The same for numbers that need not be whole.</summary>
-    public static Option<double[]> Reals(string name, string helpName, string description, double least, double most, params double[] defaults) =>
-        Numbers(name, null, helpName, description, text => double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) ? value : null, least, most, defaults);
-
-    private static Option<T[]> Numbers<T>(string name, string? alias, string helpName, string description, Func<string, T?> parse, T least, T most, T[] defaults)
-        where T : struct, IComparable<T>, IFormattable
-    {
-        Option<T[]> option = new(name, alias is null ? [] : [alias])
-        {
-            HelpName = helpName,
-            Description = description,
-            CustomParser = result =>
-            {
-                List<T> values = [];
-                foreach (string part in result.Tokens.SelectMany(token => token.Value.Split(',', StringSplitOptions.TrimEntries)))
-                {
-                    if (parse(part) is not { } value) result.AddError($"{name} has '{part}'; numbers with commas between them are expected.");
-                    else if (!(value.CompareTo(least) >= 0 && value.CompareTo(most) <= 0)) result.AddError(string.Create(CultureInfo.InvariantCulture, $"{name} is {value}; it must be from {least} to {most}."));
-                    else values.Add(value);
-                }
-                return [.. values];
-            },
-        };
-        if (defaults.Length > 0) option.DefaultValueFactory = _ => defaults;
-        return option;
     }
 }

@@ -5,12 +5,13 @@ using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
-using Native.Server.Grpc;
 using Native.Server.Http;
 using Native.Server.Metrics;
 using Native.Server.Serving;
@@ -47,6 +48,9 @@ internal sealed class NativeServer : IAsyncDisposable
 
     /// <summary>Where gRPC is served.</summary>
     public Uri GrpcAddress => Addresses()[1];
+
+    /// <summary>Every route there is.</summary>
+    public IEnumerable<Endpoint> Endpoints => ((IEndpointRouteBuilder)_app).DataSources.SelectMany(source => source.Endpoints);
 
     /// <summary>Begins to listen. Until <see cref="ModelHost.Serve"/>, everything but health and metrics is refused as unavailable.</summary>
     /// <exception cref="IOException">A port is in use or may not be bound, or the address is not this machine's.</exception>
@@ -120,29 +124,19 @@ internal sealed class NativeServer : IAsyncDisposable
         });
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = LastBytes);
         builder.Services.AddRoutingCore();
-        builder.Services.AddGrpc(grpc =>
-        {
-            grpc.Interceptors.Add<GrpcGuard>();
-            grpc.IgnoreUnknownServices = true; // its catch-all would hide which methods an HTTP address takes; clients read 404 as UNIMPLEMENTED
-            grpc.MaxReceiveMessageSize = RequestBody.MaxBytes;
-        });
-        builder.Services.AddGrpcReflection();
         builder.Services.AddSingleton<IHostLifetime, NoLifetime>();
-        builder.Services.AddSingleton(Options);
         builder.Services.AddSingleton(Host);
         builder.Services.AddSingleton(_metrics);
+        builder.Services.AddSingleton(new RequestEvents(_metrics.FirstToken, _metrics.Refused));
         builder.Services.AddSingleton(RuntimeMetrics.OfThisProcess);
         builder.Services.AddSingleton<Exposition>();
-        builder.Services.AddSingleton<GrpcGuard>();
-        builder.Services.AddSingleton<InferenceService>();
-        builder.Services.AddSingleton<HealthService>();
+        builder.Services.AddSingleton(new ApiKey(Options.ApiKey));
+        builder.Services.AddSingleton(new SlowReader(Options.ReaderPatience));
+        builder.Services.AddSingleton(Options.ToEngineOptions());
+        foreach (IProtocol protocol in Protocols.All) protocol.AddServices(builder.Services);
 
         WebApplication app = builder.Build();
-        HttpServer.Map(app, Host, _metrics, app.Services.GetRequiredService<Exposition>(), Options);
-        app.Use(GrpcGuard.TellOutside);
-        app.MapGrpcService<InferenceService>();
-        app.MapGrpcService<HealthService>();
-        app.MapGrpcReflectionService(); // v1 and v1alpha
+        HttpServer.Map(app);
         return app;
     }
 
@@ -160,7 +154,7 @@ internal sealed class NativeServer : IAsyncDisposable
         kestrel.Listen(address, Options.GrpcPort, listen => listen.Protocols = HttpProtocols.Http2);
     }
 
-    /// <summary>Connections at once, HTTP and gRPC together; more are closed as they come. Where the process may open fewer files, fewer: past that, accepting fails, again and again and without a word.</summary>
+    /// <summary>Connection limit, HTTP and gRPC together: 16,384, or the file limit less 256. Above the file limit accept() fails silently.</summary>
     private static long MaxConnections()
     {
         const int Most = 16384, OwnFiles = 256;

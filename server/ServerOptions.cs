@@ -26,7 +26,7 @@ public sealed record ServerOptions
     /// <summary>Port of gRPC (HTTP/2 without TLS). Default 50051, gRPC's customary one. 0 lets the system choose.</summary>
     public int GrpcPort { get; init; } = 50051;
 
-    /// <summary>Bearer token that /v1 and gRPC want. Null: none.</summary>
+    /// <summary>Bearer token that every request must have but health and metrics. Null: none.</summary>
     public string? ApiKey { get; init; }
 
     /// <summary>What computes: auto or cpu.</summary>

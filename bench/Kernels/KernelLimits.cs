@@ -1,4 +1,5 @@
 using System.Globalization;
+using Native.Bench.Common;
 using Native.Bench.Throughput;
 using Native.Kernels.Cpu;
 

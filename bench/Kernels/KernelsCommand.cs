@@ -11,6 +11,7 @@ using BenchmarkDotNet.Loggers;
 using BenchmarkDotNet.Reports;
 using BenchmarkDotNet.Running;
 using BenchmarkDotNet.Toolchains.InProcess.Emit;
+using Native.Bench.Common;
 using Native.Kernels.Cpu;
 using Native.Server;
 using Native.Server.OpenAi;

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
+using Native.Bench.Common;
 using Native.Bench.Serve;
 using Native.Bench.Throughput;
 using Native.Tools;

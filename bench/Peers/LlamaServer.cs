@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
 using System.Text;
+using Native.Bench.Common;
 using Native.Tools;
 
 namespace Native.Bench.Peers;

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using Native.Bench.Common;
 using Native.Bench.Serve;
 using Native.Bench.Throughput;
 using Native.Tools;

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text.Json;
+using Native.Bench.Common;
 using Native.Tools;
 
 namespace Native.Bench.Peers;

@@ -1,3 +1,5 @@
+using Native.Bench.Common;
+
 namespace Native.Bench.Serve;
 
 /// <summary>An SVG picture of latency against load: time to first token above, time per output token below.</summary>

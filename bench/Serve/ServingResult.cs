@@ -1,3 +1,5 @@
+using Native.Bench.Common;
+
 namespace Native.Bench.Serve;
 
 /// <summary>Latencies in seconds that a request must keep, to be counted as good; null for any.</summary>

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Native.Bench.Common;
 
 namespace Native.Bench.Soak;
 

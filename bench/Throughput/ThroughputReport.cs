@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using Native.Bench.Common;
 using Native.Bench.Serve;
 using Native.Kernels;
 using Native.Server.Http;

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Native.Bench.Common;
 using Native.Bench.Serve;
 
 namespace Native.Bench.Throughput;

@@ -3,23 +3,23 @@ using System.Globalization;
 using Google.Protobuf;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
-using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
+using Native.Server.Http;
 using Native.Server.Serving;
 
 namespace Native.Server.Grpc;
 
 /// <summary>Around every gRPC call: lets the right ones in, and turns what went wrong into a status.</summary>
-internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) : Interceptor
+internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Interceptor
 {
     /// <summary>Trailer that tells clients when to retry, in milliseconds (gRFC A6).</summary>
     private const string PushbackTrailer = "grpc-retry-pushback-ms";
 
     /// <summary>Longest message in a header, in characters.</summary>
-    private const int MaxMessage = 500;
+    public const int MaxMessage = 500;
 
-    private const string Unreadable = "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.";
+    public const string Unreadable = "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.";
 
     public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
     {
@@ -34,29 +34,6 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
     public override Task DuplexStreamingServerHandler<TRequest, TResponse>(IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream, ServerCallContext context, DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
         Guard(context, () => continuation(requestStream, responseStream, context));
 
-    /// <summary>Around every HTTP request: tells gRPC clients in gRPC's own way what went wrong outside of a call, where no interceptor is asked.</summary>
-    public static async Task TellOutside(HttpContext http, RequestDelegate next)
-    {
-        await next(http);
-        HttpResponse response = http.Response;
-        if (response.HasStarted || http.Request.ContentType?.StartsWith("application/grpc", StringComparison.Ordinal) != true) return;
-        if (response.StatusCode == StatusCodes.Status404NotFound)
-        {
-            response.StatusCode = StatusCodes.Status200OK;
-            response.ContentType = "application/grpc";
-            Tell(StatusCode.Unimplemented, $"There is no method {http.Request.Path.ToUriComponent()} here; reflection lists those there are.");
-        }
-        // Calls that began have another status: what was thrown before they did was a message that could not be read.
-        else if (response.Headers.GrpcStatus == ((int)StatusCode.Unknown).ToString(CultureInfo.InvariantCulture))
-            Tell(StatusCode.InvalidArgument, Unreadable);
-
-        void Tell(StatusCode status, string message)
-        {
-            response.Headers.GrpcStatus = ((int)status).ToString(CultureInfo.InvariantCulture);
-            response.Headers.GrpcMessage = message.Length <= MaxMessage ? message : message[..MaxMessage];
-        }
-    }
-
     private async Task Guard(ServerCallContext context, Func<Task> call)
     {
         long start = Stopwatch.GetTimestamp();
@@ -64,7 +41,7 @@ internal sealed class GrpcGuard(ServerOptions options, ILogger<GrpcGuard> log) :
         try
         {
             // Health is for probes, which have no keys.
-            if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal) && !HttpServer.IsAuthorized(context.RequestHeaders.GetValue("authorization"), options.ApiKey))
+            if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal) && !key.Accepts(context.RequestHeaders.GetValue("authorization")))
                 throw new RequestException(Failure.Unauthenticated, "The metadata 'authorization: Bearer KEY' is missing or has a wrong key.");
             await call();
         }

@@ -5,7 +5,6 @@ using Grpc.Core;
 using Native.Kernels.Text;
 using Native.Scheduling;
 using Native.Server.Http;
-using Native.Server.Metrics;
 using Native.Server.Serving;
 using Native.V1;
 using FinishReason = Native.Scheduling.FinishReason;
@@ -15,7 +14,7 @@ using TokenBias = Native.Kernels.Sampling.TokenBias;
 namespace Native.Server.Grpc;
 
 /// <summary>The service of <c>native.v1</c>; the messages' own comments tell what they mean.</summary>
-internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, ServerOptions options) : Inference.InferenceBase
+internal sealed class InferenceService(ModelHost host, RequestEvents events, EngineOptions limits) : Inference.InferenceBase
 {
     public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
@@ -75,8 +74,8 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
             Version = ServerInfo.Version,
             UptimeSeconds = Stopwatch.GetElapsedTime(host.StartedAt).TotalSeconds,
             State = host.State.ToString().ToLowerInvariant(),
-            MaxNumSeqs = (uint)options.MaxRunning,
-            MaxNumBatchedTokens = (uint)options.MaxBatchedTokens,
+            MaxNumSeqs = (uint)limits.MaxRunning,
+            MaxNumBatchedTokens = (uint)limits.MaxBatchedTokens,
         };
         if (host.Model is not { } model) return Task.FromResult(response);
         EngineMetrics engine = model.Engine.Metrics;
@@ -113,7 +112,7 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
             Arrival = arrival,
             Deadline = DeadlineOf(context),
         };
-        using Generation generation = Generation.Start(model, call, metrics);
+        using Generation generation = Generation.Start(model, call, events);
         int[] tokens = new int[call.Sampling.N];
         bool opened = false;
         while (await generation.WaitAsync(ct))
@@ -161,7 +160,7 @@ internal sealed class InferenceService(ModelHost host, RequestMetrics metrics, S
     }
 
     private RequestId Enter(string given, ServerCallContext context) =>
-        host.Enter(given.Length > 0 ? given : context.RequestHeaders.GetValue(HttpServer.RequestIdHeader));
+        host.Enter(given.Length > 0 ? given : context.RequestHeaders.GetValue(RequestIdHeader.Name));
 
     private static Prompt Open(ServedModel model, RequestId id, Generation generation, SamplingParams sampling)
     {

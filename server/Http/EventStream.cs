@@ -72,17 +72,4 @@ internal static class JsonText
         for (ReadOnlyMemory<byte> rest = body.WrittenMemory; !rest.IsEmpty; rest = rest[Math.Min(PieceBytes, rest.Length)..])
             await SlowReader.WaitAsync(response.HttpContext, response.Body.WriteAsync(rest[..Math.Min(PieceBytes, rest.Length)], ct).AsTask());
     }
-
-    /// <summary><c>{"error":{"message","type","param","code"}}</c>.</summary>
-    public static void WriteError(Utf8JsonWriter json, RequestException error)
-    {
-        json.WriteStartObject();
-        json.WriteStartObject("error");
-        json.WriteString("message", error.Message);
-        json.WriteString("type", FailureStatus.Of(error.Failure).Type);
-        json.WriteString("param", error.Param);
-        json.WriteString("code", error.Code);
-        json.WriteEndObject();
-        json.WriteEndObject();
-    }
 }

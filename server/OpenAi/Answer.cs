@@ -93,7 +93,7 @@ internal sealed class Answer(HttpContext http, ServedModel model, Parameters par
         await events.FlushAsync(ct);
         await Task.WhenAll(Enumerable.Range(0, generations.Count).Select(g => Pump(events, g, turn, failed)));
 
-        if (_failure is { } failure) events.Write(failure, static (json, error) => JsonText.WriteError(json, error));
+        if (_failure is { } failure) events.Write(failure, static (json, error) => OpenAiProtocol.WriteError(json, error));
         else if (parameters.IncludeUsage)
         {
             events.Write(this, static (json, answer) =>

@@ -3,7 +3,6 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Http;
 using Native.Scheduling;
 using Native.Server.Http;
-using Native.Server.Metrics;
 using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
@@ -11,14 +10,14 @@ namespace Native.Server.OpenAi;
 /// <summary><c>POST /v1/chat/completions</c>: answers a conversation.</summary>
 internal static class Chats
 {
-    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestMetrics metrics)
+    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestEvents events)
     {
         long arrival = Stopwatch.GetTimestamp();
         CancellationToken ct = http.RequestAborted;
         Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
         ServedModel model = host.Require(body.String("model"));
         Parameters parameters = Parameters.Read(body, model.Defaults);
-        using RequestId id = HttpServer.Enter(http, host);
+        using RequestId id = RequestIdHeader.Enter(http, host);
 
         bool logprobs = body.Bool("logprobs") ?? false;
         int topLogprobs = body.Int("top_logprobs") ?? 0;
@@ -34,7 +33,7 @@ internal static class Chats
         JsonElement? extra = body.Object("chat_template_kwargs") is null ? null : body.Any("chat_template_kwargs");
         int[] ids = ChatPrompt.Encode(model, messages, ReadTools(body), body.Bool("add_generation_prompt") ?? true, extra, ct);
 
-        using Generation generation = Generation.Start(model, new GenerationCall { Ids = ids, PromptField = "messages", Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, metrics);
+        using Generation generation = Generation.Start(model, new GenerationCall { Ids = ids, PromptField = "messages", Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, events);
         await new Answer(http, model, parameters, $"chatcmpl-{id}", new Format(logprobs, parameters.ReturnTokenIds), [generation]).SendAsync(ct);
     }
 

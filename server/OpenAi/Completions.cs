@@ -3,7 +3,6 @@ using System.Text.Json;
 using Microsoft.AspNetCore.Http;
 using Native.Scheduling;
 using Native.Server.Http;
-using Native.Server.Metrics;
 using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
@@ -17,14 +16,14 @@ internal static class Completions
     /// <summary>Prompts one request may bring; evaluation harnesses send a few dozen.</summary>
     private const int MaxPrompts = 512;
 
-    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestMetrics metrics)
+    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestEvents events)
     {
         long arrival = Stopwatch.GetTimestamp();
         CancellationToken ct = http.RequestAborted;
         Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
         ServedModel model = host.Require(body.String("model"));
         Parameters parameters = Parameters.Read(body, model.Defaults);
-        using RequestId id = HttpServer.Enter(http, host);
+        using RequestId id = RequestIdHeader.Enter(http, host);
 
         if (!string.IsNullOrEmpty(body.String("suffix"))) throw RequestException.Unsupported("'suffix' is not supported.", "suffix");
         bool echo = body.Bool("echo") ?? false;
@@ -41,7 +40,7 @@ internal static class Completions
         try
         {
             foreach ((int[] ids, _) in prompts)
-                generations.Add(Generation.Start(model, new GenerationCall { Ids = ids, Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, metrics));
+                generations.Add(Generation.Start(model, new GenerationCall { Ids = ids, Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, events));
             Answer answer = new(http, model, parameters, $"cmpl-{id}", new Format(logprobs is not null, parameters.ReturnTokenIds), generations);
             if (echo)
                 foreach (Choice choice in answer.Choices)

@@ -69,11 +69,11 @@ internal sealed class Generation : IDisposable
     private readonly int _vocabulary; // a model may have rows past its tokenizer's last token
     private readonly Detokenizer[] _texts;
     private readonly bool[] _ended;
-    private readonly Action<TimeSpan> _firstToken;
+    private readonly Action<TimeSpan>? _firstToken;
     private readonly long _arrival;
     private bool _sawToken;
 
-    private Generation(TokenStream stream, ServedModel model, GenerationCall call, Action<TimeSpan> firstToken)
+    private Generation(TokenStream stream, ServedModel model, GenerationCall call, Action<TimeSpan>? firstToken)
     {
         _stream = stream;
         _arrival = call.Arrival;
@@ -102,13 +102,13 @@ internal sealed class Generation : IDisposable
 
     /// <summary>Hands a prompt to the engine.</summary>
     /// <exception cref="RequestException">The engine refuses it.</exception>
-    public static Generation Start(ServedModel model, GenerationCall call, Metrics.RequestMetrics metrics)
+    public static Generation Start(ServedModel model, GenerationCall call, RequestEvents? events)
     {
         CheckStops(call.Stop);
         GenerationRequest request = new() { Ids = call.Ids, Sampling = call.Sampling, ArrivalTimestamp = call.Arrival, Deadline = call.Deadline };
         SubmitOutcome outcome = model.Engine.Submit(request, out TokenStream? stream);
-        if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, call, metrics.FirstToken);
-        metrics.Refused(outcome);
+        if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, call, events?.FirstToken);
+        events?.Refused(outcome);
         throw Refusal(model, request, call.PromptField, outcome);
     }
 
@@ -126,7 +126,7 @@ internal sealed class Generation : IDisposable
             if (!_sawToken && e.Token >= 0)
             {
                 _sawToken = true;
-                _firstToken(Stopwatch.GetElapsedTime(_arrival));
+                _firstToken?.Invoke(Stopwatch.GetElapsedTime(_arrival));
             }
             piece = Read(e);
             return true;

@@ -1,4 +1,4 @@
-namespace Native.Bench;
+namespace Native.Bench.Common;
 
 /// <summary>What is said of a list of measurements. Of none, everything is 0.</summary>
 internal static class Statistics

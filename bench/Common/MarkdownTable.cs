@@ -1,6 +1,6 @@
 using System.Text;
 
-namespace Native.Bench;
+namespace Native.Bench.Common;
 
 /// <summary>One column of a table.</summary>
 /// <param name="Name">Its heading.</param>

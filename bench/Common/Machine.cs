@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using Native.Kernels.Cpu;
 
-namespace Native.Bench;
+namespace Native.Bench.Common;
 
 /// <summary>What is said of the machine that measured.</summary>
 internal static partial class Machine

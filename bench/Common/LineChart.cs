@@ -2,7 +2,7 @@ using System.Globalization;
 using System.Security;
 using System.Text;
 
-namespace Native.Bench;
+namespace Native.Bench.Common;
 
 /// <summary>One line of a panel.</summary>
 /// <param name="Name">In the legend.</param>

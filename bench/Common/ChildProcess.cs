@@ -2,7 +2,7 @@ using System.ComponentModel;
 using System.Diagnostics;
 using Native.Tools;
 
-namespace Native.Bench;
+namespace Native.Bench.Common;
 
 /// <summary>Programs that are run beside this one.</summary>
 internal static class ChildProcess
