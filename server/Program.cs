@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Native.Kernels.Models;
+using Native.Scheduling;
 using Native.Server;
 using Native.Server.Http;
 using Native.Server.Hub;
@@ -10,8 +11,8 @@ using Native.Server.Serving;
 SteadyOutput.Install();
 if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;
 
-// The first signal drains, a second one cuts off what runs, and a third does not wait for that either. Who signals a process and its group,
-// as timeout and some shells do, signals it twice at once, and means it once.
+// First signal: drain. Second: cut off. Third: exit. Signals within 0.5 s count as one, because timeout(1) and some shells
+// signal both the process and its group.
 TaskCompletionSource asked = new(TaskCreationOptions.RunContinuationsAsynchronously);
 TaskCompletionSource<int> hurried = new(TaskCreationOptions.RunContinuationsAsynchronously);
 long firstSignal = 0;
@@ -90,7 +91,10 @@ static string? Load(NativeServer server)
         LoadedModel loaded = LoadedModel.Load(server.Options.ToModelOptions(path), progress);
         string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
         name ??= Directory.Exists(full) ? Path.GetFileName(full) : Path.GetFileNameWithoutExtension(full);
-        server.Host.Serve(new ServedModel(name, loaded.Runner, loaded.Tokenizer, server.Options.ToSamplingDefaults(loaded.Suggested), server.Options.ToEngineOptions()));
+        SamplingParams defaults = server.Options.ToSamplingDefaults(loaded.Suggested);
+        ServedModel served = new(name, loaded.Runner, loaded.Tokenizer, defaults, server.Options.ToEngineOptions());
+        _ = (served.Template, served.ToolTemplate); // a template that does not parse is told now, not to the first client
+        server.Host.Serve(served);
         return null;
     }
     catch (ModelOptionsException e)

@@ -1,11 +1,7 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Text.Json;
-using Native.Kernels.Text;
 using Native.Scheduling;
-using Native.Server;
-using Native.Server.Jinja;
-using Native.Server.Serving;
 
 namespace Native.Tools;
 
@@ -34,11 +30,11 @@ internal sealed class ChatCommand : ToolCommand
         string? system = arguments.GetValue(_system);
         using ModelSession session = await ModelSession.OpenAsync(_model.Read(arguments), Terminal);
         SamplingParams sampling = _sampling.Read(arguments, session.Suggested);
-        if (session.Tokenizer.ChatTemplate is not { } source) throw new CommandException($"{session.Engine.Info.Name} has no chat template; generate continues texts with it");
-        ChatTemplate template = ChatTemplate.Parse(source);
+        if (session.Model.Template is null)
+            throw new CommandException($"{session.Info.Name} has no chat template; generate continues texts with it");
 
         bool somebodyTypes = Terminal.InIsTerminal && Terminal.OutIsTerminal;
-        if (somebodyTypes) Terminal.Out.WriteLine($"{session.Engine.Info.Name} on {session.Engine.Info.Backend}. /reset forgets, /exit ends, Ctrl-C stops an answer.");
+        if (somebodyTypes) Terminal.Out.WriteLine($"{session.Info.Name} on {session.Info.Backend}. /reset forgets, /exit ends, Ctrl-C stops an answer.");
         List<Message> messages = [];
         void Reset()
         {
@@ -72,12 +68,12 @@ internal sealed class ChatCommand : ToolCommand
                 long started = Stopwatch.GetTimestamp();
                 // A new draw for every turn, and the same conversation from the same seed.
                 SamplingParams turn = sampling with { Seed = sampling.Seed + (ulong)messages.Count };
-                Completion answer = await Terminal.InterruptibleAsync(ct => session.CompleteAsync(Encode(session.Tokenizer, template, messages), turn, stops, Show, ct));
+                Completion answer = await Terminal.InterruptibleAsync(ct => session.CompleteAsync(Encode(session, messages), turn, stops, Show, ct));
                 Terminal.Out.WriteLine();
                 messages.Add(new Message("assistant", answer.Text));
                 Terminal.Remark((answer.Finish == FinishReason.Cancelled ? "stopped; " : "") + ModelSession.Speed(answer.Ids.Length, started));
             }
-            catch (Exception e) when (e is CommandException or TemplateException)
+            catch (CommandException e)
             {
                 // What can't be answered is as if it had not been said: the conversation goes on.
                 messages.RemoveAt(messages.Count - 1);
@@ -94,15 +90,8 @@ internal sealed class ChatCommand : ToolCommand
         }
     }
 
-    private static int[] Encode(Tokenizer tokenizer, ChatTemplate template, List<Message> messages)
-    {
-        JsonElement conversation = JsonSerializer.SerializeToElement(messages.Select(message => new { role = message.Role, content = message.Content }));
-        string text = template.Render(conversation, tools: null, addGenerationPrompt: true,
-            tokenizer.BosId is { } bos ? tokenizer.Piece(bos) : "", tokenizer.EosId is { } eos ? tokenizer.Piece(eos) : "");
-        int[] ids = tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
-        // Most templates write the begin token themselves.
-        return tokenizer.AddsBos && (ids.Length == 0 || ids[0] != tokenizer.BosId) ? [tokenizer.BosId!.Value, .. ids] : ids;
-    }
+    private static int[] Encode(ModelSession session, List<Message> messages) =>
+        session.EncodeChat(JsonSerializer.SerializeToElement(messages.Select(message => new { role = message.Role, content = message.Content })));
 
     private sealed record Message(string Role, string Content);
 }

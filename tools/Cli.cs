@@ -89,8 +89,8 @@ internal static class Cli
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Misused;
         }
-        catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException or Native.Kernels.Text.TextEncodingException or ModelOptionsException
-            or UnauthorizedAccessException or OutOfMemoryException or TemplateException or TextEncodingException)
+        catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException
+            or UnauthorizedAccessException or OutOfMemoryException or ModelOptionsException or TextEncodingException or TemplateException)
         {
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Failed;

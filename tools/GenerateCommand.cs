@@ -42,7 +42,7 @@ internal sealed class GenerateCommand : ToolCommand
         bool json = arguments.GetValue(_json);
         long started = Stopwatch.GetTimestamp();
         Completion completion = await Terminal.InterruptibleAsync(ct =>
-            session.CompleteAsync(ids ?? ModelSession.EncodePrompt(session.Tokenizer, text!), sampling, stops, Show, ct));
+            session.CompleteAsync(ids ?? session.EncodePrompt(text!), sampling, stops, Show, ct));
         void Show(string piece)
         {
             if (json) return;

@@ -31,11 +31,11 @@ internal sealed class LogitsCommand : ToolCommand
         (string? text, int[]? ids) = _prompt.Read(arguments);
         if (text is null && ids is null) throw new UsageException("logits needs --prompt or --ids.");
         using ModelSession session = await ModelSession.OpenAsync(_model.Read(arguments), Terminal);
-        ids ??= ModelSession.EncodePrompt(session.Tokenizer, text!);
+        ids ??= session.EncodePrompt(text!);
 
-        int top = Math.Min(arguments.GetValue(_top) ?? 8, session.Engine.Info.VocabularySize);
-        using TokenStream stream = session.Submit(ids, new SamplingParams { Temperature = 0, MaxTokens = 1, Logprobs = top, PromptLogprobs = 0 });
-        TokenEvent next = await Terminal.InterruptibleAsync(ct => session.FinishAsync(stream, ct));
+        int top = Math.Min(arguments.GetValue(_top) ?? 8, session.Info.VocabularySize);
+        using Generation generation = session.Start(ids, new SamplingParams { Temperature = 0, MaxTokens = 1, Logprobs = top, PromptLogprobs = 0 });
+        Piece next = await Terminal.InterruptibleAsync(ct => session.FinishAsync(generation, ct));
 
         if (arguments.GetValue(_json))
         {
@@ -44,7 +44,7 @@ internal sealed class LogitsCommand : ToolCommand
                 writer.WriteStartObject();
                 writer.Numbers("ids", ids);
                 writer.WriteStartArray("logprob_of_next");
-                foreach (float logprob in stream.PromptLogprobs) writer.Logprob(logprob);
+                foreach (float logprob in generation.PromptLogprobs) writer.Logprob(logprob);
                 writer.WriteEndArray();
                 writer.WriteStartArray("last_top");
                 foreach (TokenLogprob best in next.Alternatives.Span)
@@ -63,7 +63,7 @@ internal sealed class LogitsCommand : ToolCommand
         void Line(int id, float? logprob) => Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{logprob,10:0.0000}  {id,7}  {session.Piece(id)}"));
         Terminal.Out.WriteLine("   logprob       id  token");
         Line(ids[0], null);
-        for (int i = 1; i < ids.Length; i++) Line(ids[i], stream.PromptLogprobs[i - 1]);
+        for (int i = 1; i < ids.Length; i++) Line(ids[i], generation.PromptLogprobs[i - 1]);
         Terminal.Out.WriteLine("next:");
         foreach (TokenLogprob best in next.Alternatives.Span) Line(best.Token, best.Logprob);
         return Cli.Success;

@@ -1,4 +1,7 @@
 using System.Diagnostics;
+using System.Text;
+using System.Text.Json;
+using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Scheduling;
@@ -15,26 +18,25 @@ internal sealed record Completion(int[] Ids, string Text, FinishReason Finish);
 /// <summary>A loaded model with its engine: the same path a request to the server takes, without the network.</summary>
 internal sealed class ModelSession : IDisposable
 {
-    private readonly LoadedModel _model;
+    private readonly LoadedModel _loaded;
 
-    private ModelSession(LoadedModel model)
+    private ModelSession(LoadedModel loaded)
     {
-        _model = model;
-        Engine = new Engine(model.Runner, model.Tokenizer.EndIds, new EngineOptions());
+        _loaded = loaded;
+        Model = new ServedModel(loaded.Runner.Info.Name, loaded.Runner, loaded.Tokenizer, new SamplingParams(), new EngineOptions());
     }
 
-    public Engine Engine { get; }
+    /// <summary>The model as the server serves it.</summary>
+    public ServedModel Model { get; }
 
-    public Tokenizer Tokenizer => _model.Tokenizer;
+    public ModelInfo Info => Model.Info;
 
-    public SuggestedSampling Suggested => _model.Suggested;
+    public Tokenizer Tokenizer => Model.Tokenizer;
+
+    public SuggestedSampling Suggested => _loaded.Suggested;
 
     /// <summary>Loads a model, downloading it before where it is the hub's and not here, with progress bars where somebody looks.</summary>
-    public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal)
-    {
-        LoadedModel model = await LoadAsync(options, terminal);
-        return new ModelSession(model);
-    }
+    public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) => new(await LoadAsync(options, terminal));
 
     /// <summary>The same without an engine, for what drives the runner itself.</summary>
     public static async Task<LoadedModel> LoadAsync(ModelOptions options, Terminal terminal)
@@ -43,88 +45,97 @@ internal sealed class ModelSession : IDisposable
         return await terminal.LoadingAsync(options.Path, progress => LoadedModel.Load(options, progress));
     }
 
-    /// <summary>A prompt's ids as the server has them: special tokens are read, the begin token is added where the model wants one.</summary>
-    public static int[] EncodePrompt(Tokenizer tokenizer, string text)
-    {
-        // What goes on from a prompt must not follow an end token, so only the beginning is added.
-        int[] ids = tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
-        return tokenizer.AddsBos ? [tokenizer.BosId!.Value, .. ids] : ids;
-    }
-
     /// <summary>A token as the vocabulary writes it; a model may have rows past its tokenizer's last token.</summary>
     public string Piece(int id) => id < Tokenizer.VocabularySize ? Tokenizer.Piece(id) : $"<{id}>";
+
+    /// <summary>A prompt's ids, as the server makes them.</summary>
+    /// <exception cref="CommandException">It is too long for the model.</exception>
+    public int[] EncodePrompt(string text) => Told(() => Model.EncodePrompt(text));
+
+    /// <summary>A conversation's ids, as the server makes them.</summary>
+    /// <exception cref="CommandException">The template refuses it, or it is too long for the model.</exception>
+    public int[] EncodeChat(JsonElement messages) =>
+        Told(() => ChatPrompt.Encode(Model, messages, tools: null, addGenerationPrompt: true, extra: null, CancellationToken.None));
 
     /// <summary>Hands a prompt to the engine.</summary>
     /// <exception cref="UsageException">Parameters or ids are out of range.</exception>
     /// <exception cref="CommandException">It doesn't fit the model.</exception>
-    public TokenStream Submit(int[] ids, SamplingParams sampling)
+    public Generation Start(int[] ids, SamplingParams sampling, IReadOnlyList<string>? stops = null)
     {
-        GenerationRequest request = new() { Ids = ids, Sampling = sampling };
-        SubmitOutcome outcome = Engine.Submit(request, out TokenStream? stream);
-        switch (outcome)
-        {
-            case SubmitOutcome.Accepted:
-                return stream!;
-            case SubmitOutcome.Invalid:
-                List<string> errors = [];
-                Engine.Validate(request, errors);
-                throw new UsageException(string.Join(" ", errors));
-            case SubmitOutcome.TooLong:
-                throw new CommandException($"the prompt has {ids.Length} tokens, but a sequence may have {Engine.Info.MaxModelLength}, prompt and output together (--max-model-len)");
-            default:
-                throw new CommandException($"{ids.Length} tokens of prompt and {sampling.MaxTokens} to generate need more memory than the KV cache of {Engine.Info.BlockCount * (long)Engine.Info.BlockSize} tokens has");
-        }
+        GenerationRequest tokens = new() { Ids = ids, Sampling = sampling };
+        return Told(() => Generation.Start(Model, new TextRequest { Tokens = tokens, Stop = stops ?? [] }));
     }
 
     /// <summary>Continues a prompt. Each piece of text goes to <paramref name="write"/> once it is certain; <paramref name="ct"/> ends the output where it is.</summary>
     public async Task<Completion> CompleteAsync(int[] ids, SamplingParams sampling, IReadOnlyList<string> stops, Action<string> write, CancellationToken ct)
     {
-        using TokenStream stream = Submit(ids, sampling);
-        Detokenizer detokenizer = new(Tokenizer, stops);
+        using Generation generation = Start(ids, sampling, stops);
         List<int> output = [];
-        System.Text.StringBuilder text = new();
+        StringBuilder text = new();
         FinishReason finish = FinishReason.None;
-        void Add(string piece)
-        {
-            if (piece.Length == 0) return;
-            text.Append(piece);
-            write(piece);
-        }
         try
         {
-            while (finish == FinishReason.None && await stream.WaitAsync(ct))
+            await ReadAsync(generation, piece =>
             {
-                while (finish == FinishReason.None && stream.TryRead(out TokenEvent e))
-                {
-                    if (e.Token >= 0) output.Add(e.Token);
-                    if (e.Token >= 0 && !e.IsStopToken && e.Token < Tokenizer.VocabularySize) Add(detokenizer.Append(e.Token));
-                    finish = detokenizer.Stopped ? FinishReason.Stop : e.Finish;
-                }
-            }
+                if (piece.Token >= 0) output.Add(piece.Token);
+                finish = piece.Finish;
+                if (piece.Content.Length == 0) return;
+                text.Append(piece.Content);
+                write(piece.Content);
+            }, ct);
         }
         catch (OperationCanceledException)
         {
             finish = FinishReason.Cancelled;
         }
-        Add(detokenizer.Flush());
-        if (finish is FinishReason.Error or FinishReason.Aborted) throw new CommandException($"the computation failed: {Engine.LastFailure?.Message ?? "the model gave no numbers"}");
         return new Completion([.. output], text.ToString(), finish);
     }
 
     /// <summary>Runs a request to its end without keeping what it generates.</summary>
-    /// <returns>Its last event that had a token; the default where none had.</returns>
-    public async Task<TokenEvent> FinishAsync(TokenStream stream, CancellationToken ct)
+    /// <returns>Its last piece that had a token; the default where none had.</returns>
+    public async Task<Piece> FinishAsync(Generation generation, CancellationToken ct)
     {
-        TokenEvent last = default;
-        while (await stream.WaitAsync(ct))
+        Piece last = default;
+        await ReadAsync(generation, piece =>
         {
-            while (stream.TryRead(out TokenEvent e))
-            {
-                if (e.Token >= 0) last = e;
-                if (e.Finish is FinishReason.Error or FinishReason.Aborted) throw new CommandException($"the computation failed: {Engine.LastFailure?.Message ?? "the model gave no numbers"}");
-            }
-        }
+            if (piece.Token >= 0) last = piece;
+        }, ct);
         return last;
+    }
+
+    /// <exception cref="CommandException">The computation failed.</exception>
+    private async Task ReadAsync(Generation generation, Action<Piece> read, CancellationToken ct)
+    {
+        try
+        {
+            while (await generation.WaitAsync(ct))
+                while (generation.TryRead(out Piece piece)) read(piece);
+        }
+        catch (RequestException)
+        {
+            throw new CommandException($"the computation failed: {Model.Engine.LastFailure?.Message ?? "the model gave no numbers"}");
+        }
+    }
+
+    /// <summary>Tells a refusal in the tools' way: what does not fit the model is no fault of the command line.</summary>
+    private static T Told<T>(Func<T> work)
+    {
+        try
+        {
+            return work();
+        }
+        catch (RequestException e) when (e.Code == Generation.ContextLengthExceeded)
+        {
+            throw new CommandException($"{e.Message} (--max-model-len)");
+        }
+        catch (RequestException e) when (e.Code is Generation.KvCacheExceeded or ChatPrompt.TemplateError)
+        {
+            throw new CommandException(e.Message);
+        }
+        catch (RequestException e)
+        {
+            throw new UsageException(e.Message);
+        }
     }
 
     /// <summary>How fast it went, for people.</summary>
@@ -136,7 +147,6 @@ internal sealed class ModelSession : IDisposable
 
     public void Dispose()
     {
-        Engine.Dispose();
-        _model.Dispose();
+        Model.Dispose();
     }
 }

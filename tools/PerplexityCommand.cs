@@ -6,6 +6,7 @@ using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Scheduling;
+using Native.Server.Serving;
 
 namespace Native.Tools;
 
@@ -50,7 +51,7 @@ internal sealed class PerplexityCommand : ToolCommand
             return Cli.Success;
         }
         using ModelSession session = await ModelSession.OpenAsync(options, Terminal);
-        Perplexity.CheckWindow(context, session.Engine.Info);
+        Perplexity.CheckWindow(context, session.Info);
         Perplexity measured = await MeasureAsync<Perplexity>(arguments, soFar => Perplexity.Text(soFar.Value), after => Perplexity.OfAsync(Terminal, session, text, context, arguments.GetValue(_chunks), after));
         if (arguments.GetValue(_json))
         {
@@ -180,9 +181,10 @@ internal sealed class Perplexity
             Perplexity perplexity = new();
             for (int window = 0; window < windows; window++)
             {
-                using TokenStream stream = session.Submit(Window(session.Tokenizer, ids, window, context), new SamplingParams { Temperature = 0, MaxTokens = 0, PromptLogprobs = 0 });
-                await session.FinishAsync(stream, ct);
-                perplexity.Add(stream.PromptLogprobs[(context / 2)..]); // [i] is of token i + 1
+                using Generation generation = session.Start(
+                    Window(session.Tokenizer, ids, window, context), new SamplingParams { Temperature = 0, MaxTokens = 0, PromptLogprobs = 0 });
+                await session.FinishAsync(generation, ct);
+                perplexity.Add(generation.PromptLogprobs[(context / 2)..]); // [i] is of token i + 1
                 if (!double.IsFinite(perplexity.Value)) throw new CommandException($"window {window + 1} has a token that the model holds for impossible: there is no perplexity");
                 after(window + 1, windows, perplexity);
             }

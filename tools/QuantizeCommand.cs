@@ -102,7 +102,7 @@ internal sealed class QuantizeCommand : ToolCommand
         using ModelSession session = await ModelSession.OpenAsync(new ModelOptions { Path = model, MaxSequences = 1, Threads = arguments.GetValue(_threads) ?? 0 }, Terminal);
         return await Terminal.ProgressAsync($"{when}: scoring", async report =>
         {
-            int context = Math.Min(512, session.Engine.Info.MaxModelLength);
+            int context = Math.Min(512, session.Info.MaxModelLength);
             return await Perplexity.OfAsync(Terminal, session, await File.ReadAllTextAsync(text), context, arguments.GetValue(_chunks), (done, all, soFar) => report?.Invoke((double)done / all, Perplexity.Text(soFar.Value)));
         });
     }

@@ -1,15 +1,12 @@
 using System.Diagnostics;
-using System.Text.Json;
 using Google.Protobuf;
 using Grpc.Core;
-using Native.Kernels.Text;
 using Native.Scheduling;
 using Native.Server.Http;
 using Native.Server.Serving;
 using Native.V1;
 using FinishReason = Native.Scheduling.FinishReason;
 using SamplingParams = Native.Scheduling.SamplingParams;
-using TokenBias = Native.Kernels.Sampling.TokenBias;
 
 namespace Native.Server.Grpc;
 
@@ -21,13 +18,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         long arrival = Stopwatch.GetTimestamp();
         ServedModel model = host.Require(request.Model);
         using RequestId id = Enter(request.RequestId, context);
-        ReadOnlyMemory<int> ids = request.PromptCase switch
-        {
-            GenerateRequest.PromptOneofCase.Text => model.EncodePrompt(request.Text),
-            GenerateRequest.PromptOneofCase.TokenIds => request.TokenIds.Ids.ToArray(),
-            _ => throw RequestException.Invalid("The prompt is missing: text or token_ids must be set.", "prompt"),
-        };
-        await Stream(model, id, ids, request.Sampling, arrival, responses, context);
+        await Stream(model, id, MessageReader.Read(request, model), arrival, responses, context);
     }
 
     public override async Task Chat(ChatRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
@@ -35,12 +26,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         long arrival = Stopwatch.GetTimestamp();
         ServedModel model = host.Require(request.Model);
         using RequestId id = Enter(request.RequestId, context);
-        JsonElement messages = JsonSerializer.SerializeToElement(request.Messages.Select(message => new Dictionary<string, string> { ["role"] = message.Role, ["content"] = message.Content }));
-        JsonElement? extra = Parse(request.TemplateArgumentsJson, "template_arguments_json", JsonValueKind.Object);
-        JsonElement? tools = Parse(request.ToolsJson, "tools_json", JsonValueKind.Array);
-        bool open = !request.HasAddGenerationPrompt || request.AddGenerationPrompt;
-        int[] ids = ChatPrompt.Encode(model, messages, tools, open, extra, context.CancellationToken);
-        await Stream(model, id, ids, request.Sampling, arrival, responses, context);
+        await Stream(model, id, MessageReader.Read(request, model, context.CancellationToken), arrival, responses, context);
     }
 
     public override Task<TokenizeResponse> Tokenize(TokenizeRequest request, ServerCallContext context)
@@ -101,30 +87,24 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         HasChatTemplate = model.Template is not null,
     };
 
-    private async Task Stream(ServedModel model, RequestId id, ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, long arrival, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    private async Task Stream(
+        ServedModel model, RequestId id, TextRequest request, long arrival, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
         CancellationToken ct = context.CancellationToken;
-        GenerationCall call = new()
-        {
-            Ids = ids,
-            Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
-            Stop = sampling?.Stop.ToArray() ?? [],
-            Arrival = arrival,
-            Deadline = DeadlineOf(context),
-        };
-        using Generation generation = Generation.Start(model, call, events);
-        int[] tokens = new int[call.Sampling.N];
+        SamplingParams sampling = request.Tokens.Sampling;
+        using Generation generation = Generation.Start(model, request.At(arrival, DeadlineOf(context)), events);
+        int[] tokens = new int[sampling.N];
         bool opened = false;
         while (await generation.WaitAsync(ct))
         {
             while (generation.TryRead(out Piece piece))
             {
-                if (!opened) await Send(new GenerateResponse { Prompt = Open(model, id, generation, call.Sampling) });
+                if (!opened) await Send(new GenerateResponse { Prompt = Open(model, id, generation, sampling) });
                 opened = true;
                 if (piece.Token >= 0)
                 {
                     tokens[piece.Index]++;
-                    await Send(new GenerateResponse { Index = (uint)piece.Index, Token = TokenOf(model, piece, call.Sampling) });
+                    await Send(new GenerateResponse { Index = (uint)piece.Index, Token = TokenOf(model, piece, sampling) });
                 }
                 if (piece.Finish == FinishReason.None) continue;
                 await Send(new GenerateResponse
@@ -133,7 +113,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
                     Finished = new Finished
                     {
                         Reason = piece.Finish == FinishReason.Length ? V1.FinishReason.Length : V1.FinishReason.Stop,
-                        Text = piece.Token >= 0 ? "" : piece.Text,
+                        Text = piece.Token >= 0 ? "" : piece.Content,
                         MatchedStop = piece.MatchedStop ?? "",
                         CompletionTokens = (uint)tokens[piece.Index],
                     },
@@ -145,7 +125,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         {
             Summary = new Summary
             {
-                Usage = new Usage { PromptTokens = (uint)ids.Length, CompletionTokens = (uint)generation.CompletionTokens },
+                Usage = new Usage { PromptTokens = (uint)generation.Ids.Length, CompletionTokens = (uint)generation.CompletionTokens },
                 Timings = new Timings
                 {
                     QueueSeconds = Seconds(t.Arrival, t.FirstScheduled),
@@ -183,7 +163,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
 
     private static Token TokenOf(ServedModel model, in Piece piece, SamplingParams sampling)
     {
-        Token token = new() { Id = piece.Token, Text = piece.Text };
+        Token token = new() { Id = piece.Token, Text = piece.Content };
         if (sampling.Logprobs is null) return token;
         token.Logprob = piece.Logprob;
         foreach (Kernels.Sampling.TokenLogprob alternative in piece.Alternatives.Span) token.Alternatives.Add(Describe(model, alternative));
@@ -192,46 +172,6 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
 
     private static TokenLogprob Describe(ServedModel model, Kernels.Sampling.TokenLogprob alternative) =>
         new() { Id = alternative.Token, Logprob = alternative.Logprob, Bytes = ByteString.CopyFrom(model.BytesOf(alternative.Token)) };
-
-    private static SamplingParams Read(V1.SamplingParams p, SamplingParams defaults)
-    {
-        return defaults with
-        {
-            Temperature = p.HasTemperature ? p.Temperature : defaults.Temperature,
-            TopK = p.HasTopK ? p.TopK : defaults.TopK,
-            TopP = p.HasTopP ? p.TopP : defaults.TopP,
-            MinP = p.HasMinP ? p.MinP : defaults.MinP,
-            RepetitionPenalty = p.HasRepetitionPenalty ? p.RepetitionPenalty : defaults.RepetitionPenalty,
-            PresencePenalty = p.HasPresencePenalty ? p.PresencePenalty : defaults.PresencePenalty,
-            FrequencyPenalty = p.HasFrequencyPenalty ? p.FrequencyPenalty : defaults.FrequencyPenalty,
-            Seed = p.HasSeed ? p.Seed : null,
-            N = p.HasN ? Int(p.N) : defaults.N,
-            MaxTokens = p.HasMaxTokens ? Int(p.MaxTokens) : null,
-            MinTokens = p.HasMinTokens ? Int(p.MinTokens) : defaults.MinTokens,
-            IgnoreEos = p.HasIgnoreEos && p.IgnoreEos,
-            StopTokenIds = [.. p.StopTokenIds],
-            LogitBias = [.. p.LogitBias.Select(bias => new TokenBias(bias.Key, bias.Value))],
-            Logprobs = p.HasLogprobs ? Int(p.Logprobs) : null,
-            PromptLogprobs = p.HasPromptLogprobs ? Int(p.PromptLogprobs) : null,
-        };
-    }
-
-    private static int Int(uint value) => (int)Math.Min(value, int.MaxValue);
-
-    private static JsonElement? Parse(string json, string param, JsonValueKind kind)
-    {
-        if (json.Length == 0) return null;
-        JsonElement element;
-        try
-        {
-            element = RequestBody.Parse(System.Text.Encoding.UTF8.GetBytes(json));
-        }
-        catch (RequestException e)
-        {
-            throw RequestException.Invalid($"{param}: {e.Message}", param);
-        }
-        return element.ValueKind == kind ? element : throw RequestException.Invalid($"{param} must be a JSON {kind.ToString().ToLowerInvariant()}.", param);
-    }
 
     /// <summary>The call's deadline by the clock that the engine reads.</summary>
     private static long? DeadlineOf(ServerCallContext context)

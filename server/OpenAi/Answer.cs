@@ -8,6 +8,9 @@ namespace Native.Server.OpenAi;
 /// <summary>How completions and chats differ in what they send.</summary>
 internal interface IAnswerFormat
 {
+    /// <summary>What an answer's id begins with.</summary>
+    string IdPrefix { get; }
+
     /// <summary>Value of <c>object</c> in an answer of one piece.</summary>
     string Object { get; }
 
@@ -44,19 +47,19 @@ internal enum ChunkKind
 }
 
 /// <summary>Sends what a request's generations produce, in one piece or as it comes.</summary>
-internal sealed class Answer(HttpContext http, ServedModel model, Parameters parameters, string id, IAnswerFormat format, IReadOnlyList<Generation> generations)
+internal sealed class Answer(HttpContext http, ServedModel model, Call call, RequestId id, IReadOnlyList<Generation> generations)
 {
+    private readonly IAnswerFormat _format = call.Format;
+    private readonly string _id = $"{call.Format.IdPrefix}{id}";
     private readonly long _created = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
     private readonly List<Choice> _choices = [.. generations.SelectMany((generation, g) =>
-        Enumerable.Range(0, parameters.Sampling.N).Select(i => new Choice(model, generation, g * parameters.Sampling.N + i)))];
+        Enumerable.Range(0, call.N).Select(i => new Choice(model, generation, g * call.N + i) { Echo = call.Echo?[g] }))];
 
     private RequestException? _failure;
 
-    public IReadOnlyList<Choice> Choices => _choices;
-
     /// <exception cref="RequestException">A generation failed before anything was sent; later failures are told in the stream.</exception>
     /// <exception cref="OperationCanceledException">The client is gone.</exception>
-    public Task SendAsync(CancellationToken ct) => parameters.Stream ? StreamAsync(ct) : WholeAsync(ct);
+    public Task SendAsync(CancellationToken ct) => call.Parameters.Stream ? StreamAsync(ct) : WholeAsync(ct);
 
     private async Task WholeAsync(CancellationToken ct)
     {
@@ -68,12 +71,12 @@ internal sealed class Answer(HttpContext http, ServedModel model, Parameters par
         await JsonText.WriteAsync(http.Response, StatusCodes.Status200OK, json =>
         {
             json.WriteStartObject();
-            WriteHead(json, format.Object);
+            WriteHead(json, _format.Object);
             json.WriteStartArray("choices");
-            foreach (Choice choice in _choices) format.WriteChoice(json, choice, ChunkKind.Whole);
+            foreach (Choice choice in _choices) _format.WriteChoice(json, choice, ChunkKind.Whole);
             json.WriteEndArray();
             WriteUsage(json);
-            format.WriteMembers(json, _choices);
+            _format.WriteMembers(json, _choices);
             json.WriteEndObject();
         }, ct);
     }
@@ -87,19 +90,19 @@ internal sealed class Answer(HttpContext http, ServedModel model, Parameters par
         using EventStream events = new(http.Response);
         using SemaphoreSlim turn = new(1);
         using CancellationTokenSource failed = CancellationTokenSource.CreateLinkedTokenSource(ct);
-        if (format.HasOpening)
+        if (_format.HasOpening)
             foreach (Choice choice in _choices) Send(events, choice, ChunkKind.Opening);
         Add(events, 0, first);
         await events.FlushAsync(ct);
         await Task.WhenAll(Enumerable.Range(0, generations.Count).Select(g => Pump(events, g, turn, failed)));
 
         if (_failure is { } failure) events.Write(failure, static (json, error) => OpenAiProtocol.WriteError(json, error));
-        else if (parameters.IncludeUsage)
+        else if (call.Parameters.IncludeUsage)
         {
             events.Write(this, static (json, answer) =>
             {
                 json.WriteStartObject();
-                answer.WriteHead(json, answer.Format.ChunkObject);
+                answer.WriteHead(json, answer._format.ChunkObject);
                 json.WriteStartArray("choices");
                 json.WriteEndArray();
                 answer.WriteUsage(json);
@@ -109,8 +112,6 @@ internal sealed class Answer(HttpContext http, ServedModel model, Parameters par
         events.WriteDone();
         await events.FlushAsync(ct);
     }
-
-    private IAnswerFormat Format => format;
 
     /// <summary>Passes one generation's pieces on; several take turns at the stream.</summary>
     private async Task Pump(EventStream events, int g, SemaphoreSlim turn, CancellationTokenSource failed)
@@ -147,7 +148,7 @@ internal sealed class Answer(HttpContext http, ServedModel model, Parameters par
         Choice choice = ChoiceOf(g, piece);
         choice.Add(piece);
         if (!choice.HasNews) return;
-        bool closing = format.HasClosing && choice.Finish != Scheduling.FinishReason.None;
+        bool closing = _format.HasClosing && choice.Finish != Scheduling.FinishReason.None;
         if (!closing || choice.Text.Length > 0 || choice.HasTokens)
         {
             Send(events, choice, ChunkKind.Delta);
@@ -162,22 +163,22 @@ internal sealed class Answer(HttpContext http, ServedModel model, Parameters par
     {
         Answer answer = chunk.Answer;
         json.WriteStartObject();
-        answer.WriteHead(json, answer.Format.ChunkObject);
+        answer.WriteHead(json, answer._format.ChunkObject);
         json.WriteStartArray("choices");
-        answer.Format.WriteChoice(json, chunk.choice, chunk.kind);
+        answer._format.WriteChoice(json, chunk.choice, chunk.kind);
         json.WriteEndArray();
-        if (answer.Parameters.IncludeUsage) json.WriteNull("usage");
-        if (chunk.kind == ChunkKind.Opening) answer.Format.WriteMembers(json, [chunk.choice]);
+        if (answer.IncludeUsage) json.WriteNull("usage");
+        if (chunk.kind == ChunkKind.Opening) answer._format.WriteMembers(json, [chunk.choice]);
         json.WriteEndObject();
     });
 
-    private Parameters Parameters => parameters;
+    private bool IncludeUsage => call.Parameters.IncludeUsage;
 
-    private Choice ChoiceOf(int generation, in Piece piece) => _choices[generation * parameters.Sampling.N + piece.Index];
+    private Choice ChoiceOf(int generation, in Piece piece) => _choices[generation * call.N + piece.Index];
 
     private void WriteHead(Utf8JsonWriter json, string type)
     {
-        json.WriteString("id", id);
+        json.WriteString("id", _id);
         json.WriteString("object", type);
         json.WriteNumber("created", _created);
         json.WriteString("model", model.Name);

@@ -45,7 +45,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
 
     public void Add(in Piece piece)
     {
-        _text.Append(piece.Text);
+        foreach (Part part in piece.Parts.Span)
+            if (part.Channel == Channel.Content) _text.Append(part.Text);
         if (piece.Token >= 0) _tokens.Add(piece);
         Finish = piece.Finish;
     }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
@@ -20,8 +21,8 @@ internal sealed class OpenAiProtocol : IProtocol
         ModelHost host = app.Services.GetRequiredService<ModelHost>();
         RequestEvents events = app.Services.GetRequiredService<RequestEvents>();
         RouteGroupBuilder v1 = app.MapGroup(Prefix);
-        v1.MapPost("/completions", (RequestDelegate)(http => Completions.HandleAsync(http, host, events)));
-        v1.MapPost("/chat/completions", (RequestDelegate)(http => Chats.HandleAsync(http, host, events)));
+        v1.MapPost("/completions", (RequestDelegate)(http => AnswerAsync(http, host, events, CompletionCall.Read)));
+        v1.MapPost("/chat/completions", (RequestDelegate)(http => AnswerAsync(http, host, events, ChatCall.Read)));
         v1.MapMethods("/models", Routes.Reading, (RequestDelegate)(http => ListModelsAsync(http, host)));
         v1.MapMethods("/models/{**id}", Routes.Reading, (RequestDelegate)(http => DescribeModelAsync(http, host)));
     }
@@ -40,6 +41,28 @@ internal sealed class OpenAiProtocol : IProtocol
         json.WriteString("code", error.Code);
         json.WriteEndObject();
         json.WriteEndObject();
+    }
+
+    /// <summary>Reads a request, runs it and writes its answer.</summary>
+    private static async Task AnswerAsync(
+        HttpContext http, ModelHost host, RequestEvents events, Func<Fields, ServedModel, CancellationToken, Call> read)
+    {
+        long arrival = Stopwatch.GetTimestamp();
+        CancellationToken ct = http.RequestAborted;
+        Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
+        ServedModel model = host.Require(body.String("model"));
+        using RequestId id = RequestIdHeader.Enter(http, host);
+        Call call = read(body, model, ct);
+        List<Generation> generations = [];
+        try
+        {
+            foreach (TextRequest request in call.Requests) generations.Add(Generation.Start(model, request.At(arrival), events));
+            await new Answer(http, model, call, id, generations).SendAsync(ct);
+        }
+        finally
+        {
+            foreach (Generation generation in generations) generation.Dispose();
+        }
     }
 
     private static Task ListModelsAsync(HttpContext http, ModelHost host)

@@ -7,6 +7,9 @@ namespace Native.Server.Serving;
 /// <summary>A conversation becomes a prompt: checked, rendered by the model's chat template, encoded.</summary>
 internal static class ChatPrompt
 {
+    /// <summary>The code of a conversation that the model's template refused.</summary>
+    public const string TemplateError = "chat_template_error";
+
     /// <summary>The ids of OpenAI's <paramref name="messages"/>, with <paramref name="tools"/> and further variables (chat_template_kwargs) told to the template.</summary>
     /// <exception cref="RequestException">A message is malformed or holds what is no text, the model has no template, or the template refused.</exception>
     public static int[] Encode(ServedModel model, JsonElement messages, JsonElement? tools, bool addGenerationPrompt, JsonElement? extra, CancellationToken ct)
@@ -22,7 +25,7 @@ internal static class ChatPrompt
         }
         catch (TemplateException e)
         {
-            throw RequestException.Invalid($"The chat template refused the conversation: {e.Message}", "messages", "chat_template_error");
+            throw RequestException.Invalid($"The chat template refused the conversation: {e.Message}", "messages", TemplateError);
         }
 
         model.CheckLength(text, "messages");

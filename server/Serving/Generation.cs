@@ -1,31 +1,10 @@
 using System.Diagnostics;
 using Native.Kernels.Sampling;
-using Native.Kernels.Text;
 using Native.Scheduling;
 
 namespace Native.Server.Serving;
 
-/// <summary>A prompt on its way to the engine, whatever protocol it came by.</summary>
-internal sealed record GenerationCall
-{
-    public required ReadOnlyMemory<int> Ids { get; init; }
-
-    /// <summary>The field the prompt came in, for what is told about it.</summary>
-    public string PromptField { get; init; } = "prompt";
-
-    public required SamplingParams Sampling { get; init; }
-
-    /// <summary>Texts that end a choice. None of them is sent.</summary>
-    public IReadOnlyList<string> Stop { get; init; } = [];
-
-    /// <summary>When the request arrived, as a <see cref="Stopwatch"/> timestamp.</summary>
-    public required long Arrival { get; init; }
-
-    /// <summary>When it ends at the latest, as a <see cref="Stopwatch"/> timestamp; null never.</summary>
-    public long? Deadline { get; init; }
-}
-
-/// <summary>One token of one choice with the text it made certain, or a choice's end, or both.</summary>
+/// <summary>One token of one choice with the parts it made certain, or a choice's end, or both.</summary>
 internal readonly record struct Piece
 {
     /// <summary>Which of the n choices.</summary>
@@ -34,8 +13,11 @@ internal readonly record struct Piece
     /// <summary>The id, or -1 where there is only an end.</summary>
     public required int Token { get; init; }
 
-    /// <summary>Text that is certain now: whole characters, and no part of a stop text.</summary>
-    public required string Text { get; init; }
+    /// <summary>What is certain now. Read it before the next piece of the same choice, which may overwrite it.</summary>
+    public required ReadOnlyMemory<Part> Parts { get; init; }
+
+    /// <summary>The content among the parts.</summary>
+    public string Content => Parts.Length == 0 ? "" : Parts.Span[0].Text;
 
     public float Logprob { get; init; }
 
@@ -65,23 +47,24 @@ internal sealed class Generation : IDisposable
     /// <summary>OpenAI's word for a prompt that is too long.</summary>
     public const string ContextLengthExceeded = "context_length_exceeded";
 
+    /// <summary>The code of a request that the whole KV cache could not hold.</summary>
+    public const string KvCacheExceeded = "kv_cache_exceeded";
+
     private readonly TokenStream _stream;
-    private readonly int _vocabulary; // a model may have rows past its tokenizer's last token
-    private readonly Detokenizer[] _texts;
+    private readonly OutputParser[] _outputs; // one for each choice
     private readonly bool[] _ended;
     private readonly Action<TimeSpan>? _firstToken;
     private readonly long _arrival;
     private bool _sawToken;
 
-    private Generation(TokenStream stream, ServedModel model, GenerationCall call, Action<TimeSpan>? firstToken)
+    private Generation(TokenStream stream, ServedModel model, TextRequest request, Action<TimeSpan>? firstToken)
     {
         _stream = stream;
-        _arrival = call.Arrival;
+        _arrival = request.Tokens.ArrivalTimestamp ?? Stopwatch.GetTimestamp();
         _firstToken = firstToken;
-        Ids = call.Ids;
-        _vocabulary = model.Tokenizer.VocabularySize;
-        _texts = new Detokenizer[stream.N];
-        for (int i = 0; i < _texts.Length; i++) _texts[i] = new Detokenizer(model.Tokenizer, call.Stop);
+        Ids = request.Tokens.Ids;
+        _outputs = new OutputParser[stream.N];
+        for (int i = 0; i < _outputs.Length; i++) _outputs[i] = new OutputParser(model.Tokenizer, request.Stop);
         _ended = new bool[stream.N];
     }
 
@@ -101,15 +84,17 @@ internal sealed class Generation : IDisposable
     public ReadOnlySpan<TokenLogprob> PromptAlternatives(int position) => _stream.PromptAlternatives(position);
 
     /// <summary>Hands a prompt to the engine.</summary>
+    /// <param name="model">Whose engine.</param>
+    /// <param name="request">What is wanted.</param>
+    /// <param name="events">Who hears of its first token or refusal, if anybody.</param>
     /// <exception cref="RequestException">The engine refuses it.</exception>
-    public static Generation Start(ServedModel model, GenerationCall call, RequestEvents? events)
+    public static Generation Start(ServedModel model, TextRequest request, RequestEvents? events = null)
     {
-        CheckStops(call.Stop);
-        GenerationRequest request = new() { Ids = call.Ids, Sampling = call.Sampling, ArrivalTimestamp = call.Arrival, Deadline = call.Deadline };
-        SubmitOutcome outcome = model.Engine.Submit(request, out TokenStream? stream);
-        if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, call, events?.FirstToken);
+        CheckStops(request.Stop);
+        SubmitOutcome outcome = model.Engine.Submit(request.Tokens, out TokenStream? stream);
+        if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, request, events?.FirstToken);
         events?.Refused(outcome);
-        throw Refusal(model, request, call.PromptField, outcome);
+        throw Refusal(model, request.Tokens, request.PromptField, outcome);
     }
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is done with the request.</summary>
@@ -149,34 +134,25 @@ internal sealed class Generation : IDisposable
             case FinishReason.Cancelled: throw new RequestException(Failure.Cancelled, "The request was cancelled.", code: "cancelled");
             default: throw new RequestException(Failure.Internal, "The model's computation failed.", code: "step_failed");
         }
-        Detokenizer detokenizer = _texts[e.Index];
-        string text = "";
-        if (e.Token >= 0)
-        {
-            CompletionTokens++;
-            if (!e.IsStopToken && e.Token < _vocabulary) text = detokenizer.Append(e.Token);
-        }
-        if (detokenizer.Stopped)
+        if (e.Token >= 0) CompletionTokens++;
+        OutputParser output = _outputs[e.Index];
+        ReadOnlyMemory<Part> parts = output.Take(e.IsStopToken ? -1 : e.Token, ends: finish != FinishReason.None);
+        if (output.Stopped)
         {
             if (finish == FinishReason.None) _stream.Stop(e.Index);
             finish = FinishReason.Stop;
-        }
-        else if (finish != FinishReason.None)
-        {
-            string rest = detokenizer.Flush();
-            text = text.Length == 0 ? rest : text + rest;
         }
         _ended[e.Index] = finish != FinishReason.None;
         return new Piece
         {
             Index = e.Index,
             Token = e.Token,
-            Text = text,
+            Parts = parts,
             Logprob = e.Logprob,
             Alternatives = e.Alternatives,
             Finish = finish,
             IsStopToken = e.IsStopToken,
-            MatchedStop = detokenizer.MatchedStop,
+            MatchedStop = output.MatchedStop,
         };
     }
 
@@ -198,7 +174,7 @@ internal sealed class Generation : IDisposable
             case SubmitOutcome.TooLong:
                 return RequestException.Invalid($"The prompt has {request.Ids.Length} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output together.", promptField, ContextLengthExceeded);
             case SubmitOutcome.NeverFits:
-                return RequestException.Invalid($"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} need more KV blocks than the {model.Info.BlockCount} of {model.Info.BlockSize} tokens there are.", "max_tokens", "kv_cache_exceeded");
+                return RequestException.Invalid($"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} need more KV blocks than the {model.Info.BlockCount} of {model.Info.BlockSize} tokens there are.", "max_tokens", KvCacheExceeded);
             default:
                 List<string> errors = [];
                 model.Engine.Validate(request, errors);

@@ -10,16 +10,16 @@ internal sealed class ServedModel : IDisposable
 {
     private readonly IModelRunner _runner;
     private readonly int _longestToken; // in characters
+    private readonly Lazy<ChatTemplate?> _template, _toolTemplate;
 
-    /// <exception cref="TemplateException">The model's chat template does not parse.</exception>
     public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, SamplingParams defaults, EngineOptions options)
     {
         Name = name;
         Defaults = defaults;
         _runner = runner;
         Tokenizer = tokenizer;
-        Template = tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : null;
-        ToolTemplate = tokenizer.ToolUseTemplate is { } toolSource ? ChatTemplate.Parse(toolSource) : null;
+        _template = new(() => tokenizer.ChatTemplate is { } source ? ChatTemplate.Parse(source) : null);
+        _toolTemplate = new(() => tokenizer.ToolUseTemplate is { } source ? ChatTemplate.Parse(source) : null);
         BosText = tokenizer.BosId is { } bos ? tokenizer.Piece(bos) : "";
         EosText = tokenizer.EosId is { } eos ? tokenizer.Piece(eos) : "";
         ControlTexts = new ControlTexts(tokenizer);
@@ -42,11 +42,13 @@ internal sealed class ServedModel : IDisposable
 
     public Tokenizer Tokenizer { get; }
 
-    /// <summary>The model's chat template, or null where it brings none.</summary>
-    public ChatTemplate? Template { get; }
+    /// <summary>The model's chat template, or null where it brings none. It is parsed when it is first asked for.</summary>
+    /// <exception cref="TemplateException">It does not parse.</exception>
+    public ChatTemplate? Template => _template.Value;
 
     /// <summary>The template for conversations with tools, where the model brings one beside the other.</summary>
-    public ChatTemplate? ToolTemplate { get; }
+    /// <exception cref="TemplateException">It does not parse.</exception>
+    public ChatTemplate? ToolTemplate => _toolTemplate.Value;
 
     public string BosText { get; }
 

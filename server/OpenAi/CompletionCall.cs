@@ -1,6 +1,4 @@
-using System.Diagnostics;
 using System.Text.Json;
-using Microsoft.AspNetCore.Http;
 using Native.Scheduling;
 using Native.Server.Http;
 using Native.Server.Serving;
@@ -8,7 +6,7 @@ using Native.Server.Serving;
 namespace Native.Server.OpenAi;
 
 /// <summary><c>POST /v1/completions</c>: continues a text, or ids, or several of either.</summary>
-internal static class Completions
+internal static class CompletionCall
 {
     /// <summary>OpenAI's default.</summary>
     private const int DefaultMaxTokens = 16;
@@ -16,15 +14,11 @@ internal static class Completions
     /// <summary>Prompts one request may bring; evaluation harnesses send a few dozen.</summary>
     private const int MaxPrompts = 512;
 
-    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestEvents events)
+    /// <summary>Reads a request. Depends on its arguments alone.</summary>
+    /// <exception cref="RequestException">A field is wrong or not supported.</exception>
+    public static Call Read(Fields body, ServedModel model, CancellationToken ct = default)
     {
-        long arrival = Stopwatch.GetTimestamp();
-        CancellationToken ct = http.RequestAborted;
-        Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
-        ServedModel model = host.Require(body.String("model"));
         Parameters parameters = Parameters.Read(body, model.Defaults);
-        using RequestId id = RequestIdHeader.Enter(http, host);
-
         if (!string.IsNullOrEmpty(body.String("suffix"))) throw RequestException.Unsupported("'suffix' is not supported.", "suffix");
         bool echo = body.Bool("echo") ?? false;
         int? logprobs = body.Int("logprobs");
@@ -34,29 +28,20 @@ internal static class Completions
             Logprobs = logprobs,
             PromptLogprobs = echo ? logprobs : null,
         };
-        List<(int[] Ids, string? Text)> prompts = ReadPrompts(model, body);
-
-        List<Generation> generations = [];
-        try
+        List<(int[] Ids, string? Text)> prompts = ReadPrompts(model, body, ct);
+        TextRequest[] requests = [.. prompts.Select(prompt => new TextRequest
         {
-            foreach ((int[] ids, _) in prompts)
-                generations.Add(Generation.Start(model, new GenerationCall { Ids = ids, Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, events));
-            Answer answer = new(http, model, parameters, $"cmpl-{id}", new Format(logprobs is not null, parameters.ReturnTokenIds), generations);
-            if (echo)
-                foreach (Choice choice in answer.Choices)
-                {
-                    (int[] ids, string? text) = prompts[choice.Index / sampling.N];
-                    choice.Echo = text ?? model.Tokenizer.Decode([.. ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)]);
-                }
-            await answer.SendAsync(ct);
-        }
-        finally
-        {
-            foreach (Generation generation in generations) generation.Dispose();
-        }
+            Tokens = new GenerationRequest { Ids = prompt.Ids, Sampling = sampling },
+            Stop = parameters.Stop,
+        })];
+        string[]? texts = echo ? [.. prompts.Select(prompt => prompt.Text ?? TextOf(model, prompt.Ids))] : null;
+        return new Call(parameters, requests, new Format(logprobs is not null, parameters.ReturnTokenIds), texts);
     }
 
-    private static List<(int[] Ids, string? Text)> ReadPrompts(ServedModel model, Fields body)
+    private static string TextOf(ServedModel model, int[] ids) =>
+        model.Tokenizer.Decode([.. ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)]);
+
+    private static List<(int[] Ids, string? Text)> ReadPrompts(ServedModel model, Fields body, CancellationToken ct)
     {
         JsonElement prompt = body.Any("prompt") ?? throw RequestException.Invalid("'prompt' is missing.", "prompt", "missing_field");
         if (prompt.ValueKind == JsonValueKind.String) return [Encoded(model, prompt)];
@@ -68,6 +53,7 @@ internal static class Completions
         List<(int[], string?)> prompts = [];
         foreach (JsonElement item in prompt.EnumerateArray())
         {
+            ct.ThrowIfCancellationRequested();
             prompts.Add(item.ValueKind switch
             {
                 JsonValueKind.String => Encoded(model, item),
@@ -84,6 +70,8 @@ internal static class Completions
 
     private sealed class Format(bool logprobs, bool tokenIds) : IAnswerFormat
     {
+        public string IdPrefix => "cmpl-";
+
         public string Object => "text_completion";
 
         public string ChunkObject => "text_completion";

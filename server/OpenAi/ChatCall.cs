@@ -1,6 +1,4 @@
-using System.Diagnostics;
 using System.Text.Json;
-using Microsoft.AspNetCore.Http;
 using Native.Scheduling;
 using Native.Server.Http;
 using Native.Server.Serving;
@@ -8,33 +6,47 @@ using Native.Server.Serving;
 namespace Native.Server.OpenAi;
 
 /// <summary><c>POST /v1/chat/completions</c>: answers a conversation.</summary>
-internal static class Chats
+internal static class ChatCall
 {
-    public static async Task HandleAsync(HttpContext http, ModelHost host, RequestEvents events)
+    /// <summary>Reads a request. Depends on its arguments alone.</summary>
+    /// <exception cref="RequestException">A field is wrong or not supported, or the template refuses the conversation.</exception>
+    public static Call Read(Fields body, ServedModel model, CancellationToken ct = default)
     {
-        long arrival = Stopwatch.GetTimestamp();
-        CancellationToken ct = http.RequestAborted;
-        Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
-        ServedModel model = host.Require(body.String("model"));
         Parameters parameters = Parameters.Read(body, model.Defaults);
-        using RequestId id = RequestIdHeader.Enter(http, host);
-
         bool logprobs = body.Bool("logprobs") ?? false;
-        int topLogprobs = body.Int("top_logprobs") ?? 0;
-        if (topLogprobs is < 0 or > SamplingParams.MaxLogprobs) throw RequestException.Invalid($"'top_logprobs' is {topLogprobs}; it must be from 0 to {SamplingParams.MaxLogprobs}.", "top_logprobs");
-        if (topLogprobs != 0 && !logprobs) throw RequestException.Invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs");
+        SamplingParams sampling = parameters.Sampling with
+        {
+            MaxTokens = ReadMaxTokens(body),
+            Logprobs = ReadTopLogprobs(body, logprobs),
+        };
         if (body.Bool("echo") == true) throw RequestException.Unsupported("'echo' is not supported in chats.", "echo");
-        string limit = body.Any("max_completion_tokens") is null ? "max_tokens" : "max_completion_tokens"; // the second is the first's new name
-        int? maxTokens = body.Int(limit);
-        if (maxTokens < 1) throw RequestException.Invalid($"'{limit}' is {maxTokens}; it must be at least 1.", limit);
-        SamplingParams sampling = parameters.Sampling with { MaxTokens = maxTokens, Logprobs = logprobs ? topLogprobs : null };
 
         JsonElement messages = body.Any("messages") ?? throw RequestException.Invalid("'messages' is missing.", "messages", "missing_field");
         JsonElement? extra = body.Object("chat_template_kwargs") is null ? null : body.Any("chat_template_kwargs");
         int[] ids = ChatPrompt.Encode(model, messages, ReadTools(body), body.Bool("add_generation_prompt") ?? true, extra, ct);
+        TextRequest request = new()
+        {
+            Tokens = new GenerationRequest { Ids = ids, Sampling = sampling },
+            PromptField = "messages",
+            Stop = parameters.Stop,
+        };
+        return new Call(parameters, [request], new Format(logprobs, parameters.ReturnTokenIds));
+    }
 
-        using Generation generation = Generation.Start(model, new GenerationCall { Ids = ids, PromptField = "messages", Sampling = sampling, Stop = parameters.Stop, Arrival = arrival }, events);
-        await new Answer(http, model, parameters, $"chatcmpl-{id}", new Format(logprobs, parameters.ReturnTokenIds), [generation]).SendAsync(ct);
+    private static int? ReadTopLogprobs(Fields body, bool logprobs)
+    {
+        int top = body.Int("top_logprobs") ?? 0;
+        if (top is < 0 or > SamplingParams.MaxLogprobs)
+            throw RequestException.Invalid($"'top_logprobs' is {top}; it must be from 0 to {SamplingParams.MaxLogprobs}.", "top_logprobs");
+        if (top != 0 && !logprobs) throw RequestException.Invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs");
+        return logprobs ? top : null;
+    }
+
+    private static int? ReadMaxTokens(Fields body)
+    {
+        string limit = body.Any("max_completion_tokens") is null ? "max_tokens" : "max_completion_tokens"; // the second is the first's new name
+        int? most = body.Int(limit);
+        return most < 1 ? throw RequestException.Invalid($"'{limit}' is {most}; it must be at least 1.", limit) : most;
     }
 
     /// <summary>The tools for the template to tell the model about. What it answers is text: calls in it are the client's to find.</summary>
@@ -53,6 +65,8 @@ internal static class Chats
 
     private sealed class Format(bool logprobs, bool tokenIds) : IAnswerFormat
     {
+        public string IdPrefix => "chatcmpl-";
+
         public string Object => "chat.completion";
 
         public string ChunkObject => "chat.completion.chunk";

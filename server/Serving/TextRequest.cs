@@ -1,0 +1,23 @@
+using System.Diagnostics;
+using Native.Scheduling;
+
+namespace Native.Server.Serving;
+
+/// <summary>A prompt for the engine, and what the text that continues it is held to. Every protocol reads its requests into these.</summary>
+internal sealed record TextRequest
+{
+    /// <summary>The prompt's ids, and how they are continued.</summary>
+    public required GenerationRequest Tokens { get; init; }
+
+    /// <summary>The field the prompt came in, for what is told about it.</summary>
+    public string PromptField { get; init; } = "prompt";
+
+    /// <summary>Texts that end a choice. None of them is sent.</summary>
+    public IReadOnlyList<string> Stop { get; init; } = [];
+
+    /// <summary>The same request with its times, as <see cref="Stopwatch"/> timestamps.</summary>
+    /// <param name="arrival">When it arrived.</param>
+    /// <param name="deadline">When it ends at the latest; null never.</param>
+    public TextRequest At(long arrival, long? deadline = null) =>
+        this with { Tokens = Tokens with { ArrivalTimestamp = arrival, Deadline = deadline } };
+}
