@@ -21,12 +21,14 @@ public sealed class CallTests : IDisposable
 
     public void Dispose() => _model.Dispose();
 
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
     private static Fields Body(string json) => Fields.Of(JsonSerializer.Deserialize<JsonElement>(json), "");
 
     [Fact]
     public void AChat_IsReadTheSameWayByEveryProtocol()
     {
-        Call call = ChatCall.Read(Body("""{"messages":[{"role":"user","content":"hi"}],"max_completion_tokens":5,"stop":["a","b"],"top_k":3,"n":2,"stream":true}"""), _model);
+        Call call = ChatCall.Read(Body("""{"messages":[{"role":"user","content":"hi"}],"max_completion_tokens":5,"stop":["a","b"],"top_k":3,"n":2,"stream":true}"""), _model, Token);
         TextRequest request = Assert.Single(call.Requests);
         Assert.Equal(("messages", 5, 3, 2), (request.PromptField, request.Tokens.Sampling.MaxTokens, request.Tokens.Sampling.TopK, request.Tokens.Sampling.N));
         Assert.Equal(["a", "b"], request.Stop);
@@ -34,7 +36,7 @@ public sealed class CallTests : IDisposable
         Assert.Null(call.Echo);
 
         ChatRequest message = new() { Messages = { new ChatMessage { Role = "user", Content = "hi" } }, Sampling = new SamplingParams { MaxTokens = 5, Stop = { "a", "b" }, TopK = 3, N = 2 } };
-        TextRequest same = MessageReader.Read(message, _model);
+        TextRequest same = MessageReader.Read(message, _model, Token);
         Assert.Equal(request.Tokens.Ids.ToArray(), same.Tokens.Ids.ToArray());
         Assert.Equal(request.Stop, same.Stop);
         Assert.Equal((5, 3, 2), (same.Tokens.Sampling.MaxTokens, same.Tokens.Sampling.TopK, same.Tokens.Sampling.N));
@@ -43,7 +45,7 @@ public sealed class CallTests : IDisposable
     [Fact]
     public void ACompletion_HasARequestForEachPrompt()
     {
-        Call call = CompletionCall.Read(Body("""{"prompt":["y",[65,66]],"echo":true,"logprobs":1}"""), _model);
+        Call call = CompletionCall.Read(Body("""{"prompt":["y",[65,66]],"echo":true,"logprobs":1}"""), _model, Token);
         Assert.Equal([[ScriptedRunner.Bos, 'y'], [65, 66]], call.Requests.Select(request => request.Tokens.Ids.ToArray()));
         Assert.Equal(["y", "AB"], call.Echo);
         Assert.All(call.Requests, request => Assert.Equal((16, 1, 1), (request.Tokens.Sampling.MaxTokens, request.Tokens.Sampling.Logprobs, request.Tokens.Sampling.PromptLogprobs)));
@@ -53,8 +55,8 @@ public sealed class CallTests : IDisposable
     [Fact]
     public void WhatIsWrong_IsThrown_BeforeAnythingRuns()
     {
-        Assert.Equal("top_logprobs", Assert.Throws<RequestException>(() => ChatCall.Read(Body("""{"messages":[{"role":"user","content":"hi"}],"top_logprobs":1}"""), _model)).Param);
-        Assert.Equal("prompt", Assert.Throws<RequestException>(() => CompletionCall.Read(Body("{}"), _model)).Param);
+        Assert.Equal("top_logprobs", Assert.Throws<RequestException>(() => ChatCall.Read(Body("""{"messages":[{"role":"user","content":"hi"}],"top_logprobs":1}"""), _model, Token)).Param);
+        Assert.Equal("prompt", Assert.Throws<RequestException>(() => CompletionCall.Read(Body("{}"), _model, Token)).Param);
         Assert.Equal("prompt", Assert.Throws<RequestException>(() => MessageReader.Read(new GenerateRequest(), _model)).Param);
         Assert.Equal((0L, 0L), (_model.Engine.Metrics.Running, _model.Engine.Metrics.Waiting));
     }
