@@ -1,6 +1,5 @@
 using System.Globalization;
 using System.Text;
-using Native.Scheduling;
 using Native.Server.Serving;
 using Prometheus;
 using EngineHistogram = Native.Scheduling.Histogram;
@@ -17,22 +16,20 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
     {
         metrics.Collect();
         runtime.Collect();
-        await WriteRegistry(metrics.Registry, output, "", ct);
+        await WriteRegistry(metrics.Native.Registry, output, metrics.Native.Prefix, ct);
         await WriteRegistry(runtime.Registry, output, "", ct);
-        if (metrics.Vllm is { } vllm) await WriteRegistry(vllm.Registry, output, VllmMetrics.Prefix, ct);
+        if (metrics.Vllm is { } vllm) await WriteRegistry(vllm.Registry, output, vllm.Prefix, ct);
         if (host.Model is not { } model) return;
 
-        EngineMetrics engine = model.Engine.Metrics;
         StringBuilder text = new();
-        Append(text, "native_step_seconds", "Time of a step, planning to publishing.", "", engine.StepTime, engine.StepTime.Bounds);
-        Append(text, "native_step_tokens", "Tokens computed per step.", "", engine.StepTokens, engine.StepTokens.Bounds);
-        Append(text, "native_step_sequences", "Sequences computed per step: the batch size.", "", engine.StepSequences, engine.StepSequences.Bounds);
-        Append(text, "native_inter_token_latency_seconds", "Time between two tokens of one sequence.", "", engine.InterTokenLatency, engine.InterTokenLatency.Bounds);
-        if (metrics.Vllm is not null)
+        string[] values = MetricTable.VllmLabelsOf(model);
+        string labels = string.Join(',', MetricTable.VllmLabels.Select((label, i) => $"{label}=\"{Escape(values[i])}\""));
+        foreach (EngineRow row in MetricTable.Engine)
         {
-            string labels = $"model_name=\"{Escape(model.Name)}\",engine=\"{VllmMetrics.EngineLabel}\"";
-            Append(text, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.", labels, engine.InterTokenLatency, VllmMetrics.TokenTime);
-            Append(text, "vllm:iteration_tokens_total", "Tokens computed per step.", labels, engine.StepTokens, engine.StepTokens.Bounds);
+            EngineHistogram histogram = row.Read(model.Engine.Metrics);
+            Append(text, row.Native, "", histogram, histogram.Bounds);
+            if (metrics.Vllm is not null && row.Vllm is { } other)
+                Append(text, other, labels, histogram, row.VllmBuckets is { } bounds ? bounds : histogram.Bounds);
         }
         await output.WriteAsync(Encoding.UTF8.GetBytes(text.ToString()), ct);
     }
@@ -56,13 +53,14 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
     }
 
     /// <summary>Writes one histogram by <paramref name="bounds"/> that are all the histogram's own, ascending.</summary>
-    private static void Append(StringBuilder text, string name, string help, string labels, EngineHistogram histogram, ReadOnlySpan<double> bounds)
+    private static void Append(StringBuilder text, Exposed exposed, string labels, EngineHistogram histogram, ReadOnlySpan<double> bounds)
     {
         Span<long> counts = stackalloc long[histogram.Bounds.Length + 1];
         long total = histogram.Read(counts, out double sum);
         string separator = labels.Length == 0 ? "" : ",";
         string set = labels.Length == 0 ? "" : $"{{{labels}}}";
-        text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} histogram\n");
+        string name = exposed.Name;
+        text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {exposed.Help}\n# TYPE {name} histogram\n");
         long below = 0;
         int own = 0;
         foreach (double bound in bounds)
