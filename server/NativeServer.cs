@@ -24,9 +24,12 @@ internal sealed class NativeServer : IAsyncDisposable
     /// <summary>How long connections may take to end once nothing is computed any more.</summary>
     private static readonly TimeSpan LastBytes = TimeSpan.FromSeconds(5);
 
+    /// <summary>How often the engine's records and heartbeat are looked at.</summary>
+    private static readonly TimeSpan LookEvery = TimeSpan.FromMilliseconds(250);
+
     private readonly WebApplication _app;
     private readonly RequestMetrics _metrics;
-    private readonly Timer _collecting;
+    private readonly Timer _looking;
     private int _disposed;
 
     private NativeServer(ServerOptions options)
@@ -36,7 +39,7 @@ internal sealed class NativeServer : IAsyncDisposable
         _metrics = new RequestMetrics(Host, options.VllmMetrics);
         _app = Build();
         // The engine keeps a few thousand records of ended requests; at this rate nothing is lost, whoever scrapes or not.
-        _collecting = new Timer(_ => _metrics.Collect(), null, TimeSpan.FromMilliseconds(250), TimeSpan.FromMilliseconds(250));
+        _looking = new Timer(_ => Look(), null, LookEvery, LookEvery);
     }
 
     public ServerOptions Options { get; }
@@ -88,7 +91,7 @@ internal sealed class NativeServer : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         if (Interlocked.Exchange(ref _disposed, 1) != 0) return;
-        await _collecting.DisposeAsync();
+        await _looking.DisposeAsync();
         using CancellationTokenSource patience = new(LastBytes);
         try
         {
@@ -100,6 +103,12 @@ internal sealed class NativeServer : IAsyncDisposable
         }
         await _app.DisposeAsync();
         Host.Dispose();
+    }
+
+    private void Look()
+    {
+        _metrics.Collect();
+        Host.CheckHeartbeat();
     }
 
     private WebApplication Build()

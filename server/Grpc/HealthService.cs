@@ -9,9 +9,6 @@ namespace Native.Server.Grpc;
 /// <summary>gRPC's health protocol: serving while the model is loaded, nobody drains, and the engine's heart beats.</summary>
 internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lifetime) : Health.HealthBase
 {
-    /// <summary>How often a watched status is looked at; the heartbeat itself stalls for half a minute before it counts.</summary>
-    private static readonly TimeSpan LookEvery = TimeSpan.FromMilliseconds(100);
-
     /// <summary>The server as a whole, and its services that depend on the model.</summary>
     private static readonly string[] Services = ["", "native.v1.Inference"];
 
@@ -33,17 +30,16 @@ internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lif
         bool known = Services.Contains(request.Service);
         using CancellationTokenSource end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping);
         ServingStatus told = ServingStatus.Unknown;
-        using PeriodicTimer timer = new(LookEvery);
         try
         {
-            do
+            while (true)
             {
+                Task changed = host.Changed;
                 ServingStatus status = known ? Status : ServingStatus.ServiceUnknown;
-                if (status == told) continue;
+                if (status != told) await responses.WriteAsync(new HealthCheckResponse { Status = status }, end.Token);
                 told = status;
-                await responses.WriteAsync(new HealthCheckResponse { Status = status }, end.Token);
+                await changed.WaitAsync(end.Token);
             }
-            while (await timer.WaitForNextTickAsync(end.Token));
         }
         catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested)
         {

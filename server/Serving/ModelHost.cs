@@ -28,6 +28,8 @@ internal sealed class ModelHost : IDisposable
     private readonly ConcurrentDictionary<string, byte> _ids = new(StringComparer.Ordinal);
     private ServedModel? _model;
     private int _state = (int)HostState.Loading;
+    private TaskCompletionSource _changed = NewSignal();
+    private bool _wasServing;
 
     public long StartedAt { get; } = Stopwatch.GetTimestamp();
 
@@ -39,20 +41,38 @@ internal sealed class ModelHost : IDisposable
     /// <summary>Whether a request sent now would be served: ready, and the engine's heart beats.</summary>
     public bool IsServing => State == HostState.Ready && Stopwatch.GetElapsedTime(_model!.Engine.Heartbeat) < StallAfter;
 
+    /// <summary>Completes when the state or <see cref="IsServing"/> changes. Take it before reading them, so that no change is missed.</summary>
+    public Task Changed => Volatile.Read(ref _changed).Task;
+
+    /// <summary>Looks whether the engine's heart stands still, which nothing else would tell. Called a few times a second.</summary>
+    public void CheckHeartbeat()
+    {
+        bool serving = IsServing;
+        if (serving == _wasServing) return;
+        _wasServing = serving;
+        SignalChange();
+    }
+
     /// <summary>Begins to serve <paramref name="model"/>, which is this host's to dispose of.</summary>
     public void Serve(ServedModel model)
     {
         Volatile.Write(ref _model, model);
         Interlocked.CompareExchange(ref _state, (int)HostState.Ready, (int)HostState.Loading);
+        SignalChange();
     }
 
-    public void Fail() => Volatile.Write(ref _state, (int)HostState.Failed);
+    public void Fail()
+    {
+        Volatile.Write(ref _state, (int)HostState.Failed);
+        SignalChange();
+    }
 
     /// <summary>Refuses what is new, lets what runs end, and aborts the rest after <paramref name="timeout"/>.</summary>
     /// <returns>True where everything ended by itself.</returns>
     public Task<bool> DrainAsync(TimeSpan timeout)
     {
         Volatile.Write(ref _state, (int)HostState.Draining);
+        SignalChange();
         return Model?.Engine.Drain(timeout) ?? Task.FromResult(true);
     }
 
@@ -84,6 +104,10 @@ internal sealed class ModelHost : IDisposable
     }
 
     public void Dispose() => Model?.Dispose();
+
+    private static TaskCompletionSource NewSignal() => new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    private void SignalChange() => Interlocked.Exchange(ref _changed, NewSignal()).SetResult();
 }
 
 /// <summary>A request's id, in use until disposed of.</summary>
