@@ -48,7 +48,10 @@ internal static class CommandLine
         new("Network", "--host", "ADDRESS", "Address to listen on: an IP address, localhost, or * for every address. Default: 127.0.0.1, so that nobody else reaches a server without --api-key.", (o, v) => o with { Host = v }),
         new("Network", "--port", "PORT", "HTTP/1.1: the OpenAI API, /healthz, /readyz, /metrics. 0 lets the system choose. Default: 8080.", (o, v) => o with { Port = Int(v) }),
         new("Network", "--grpc-port", "PORT", "gRPC (HTTP/2 without TLS). 0 lets the system choose. Default: 50051.", (o, v) => o with { GrpcPort = Int(v) }),
-        new("Network", "--api-key", "KEY", "Clients must send 'Authorization: Bearer KEY', over HTTP and gRPC; health and metrics need none. Prefer the environment: other users of the machine see command lines. Default: none.", (o, v) => o with { ApiKey = v }),
+        new("Network", "--api-key", "KEY",
+            "Clients must send 'Authorization: Bearer KEY', over HTTP and gRPC; health and metrics need none. "
+            + "Prefer the environment: other users of the machine see command lines. Default: none.",
+            (o, v) => o with { ApiKey = v }),
         new("Network", "--shutdown-timeout", "SECONDS", "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal cuts them off. Default: 30, Kubernetes' grace period.", (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
         new("Compute", "--backend", "auto|cpu", "What computes. Default: auto, which takes the fastest there is.", (o, v) => o with { Backend = v.ToLowerInvariant() }),

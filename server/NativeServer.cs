@@ -53,7 +53,8 @@ internal sealed class NativeServer : IAsyncDisposable
     public Uri GrpcAddress => Addresses()[1];
 
     /// <summary>Every route there is.</summary>
-    public IEnumerable<Endpoint> Endpoints => ((IEndpointRouteBuilder)_app).DataSources.SelectMany(source => source.Endpoints);
+    public IEnumerable<Endpoint> Endpoints =>
+        ((IEndpointRouteBuilder)_app).DataSources.SelectMany(source => source.Endpoints);
 
     /// <summary>Begins to listen. Until <see cref="ModelHost.Serve"/>, everything but health and metrics is refused as unavailable.</summary>
     /// <exception cref="IOException">A port is in use or may not be bound, or the address is not this machine's.</exception>
@@ -163,7 +164,10 @@ internal sealed class NativeServer : IAsyncDisposable
         kestrel.Listen(address, Options.GrpcPort, listen => listen.Protocols = HttpProtocols.Http2);
     }
 
-    /// <summary>Connection limit, HTTP and gRPC together: 16,384, or the file limit less 256. Above the file limit accept() fails silently.</summary>
+    /// <summary>
+    /// Connection limit, HTTP and gRPC together: 16,384, or the file limit less 256. Above the file limit accept()
+    /// fails silently.
+    /// </summary>
     private static long MaxConnections()
     {
         const int Most = 16384, OwnFiles = 256;

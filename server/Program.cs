@@ -11,8 +11,8 @@ using Native.Server.Serving;
 SteadyOutput.Install();
 if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;
 
-// First signal: drain. Second: cut off. Third: exit. Signals within 0.5 s count as one, because timeout(1) and some shells
-// signal both the process and its group.
+// First signal: drain. Second: cut off. Third: exit. Signals within 0.5 s count as one, because timeout(1) and some
+// shells signal both the process and its group.
 TaskCompletionSource asked = new(TaskCreationOptions.RunContinuationsAsynchronously);
 TaskCompletionSource<int> hurried = new(TaskCreationOptions.RunContinuationsAsynchronously);
 long firstSignal = 0;
@@ -93,7 +93,8 @@ static string? Load(NativeServer server)
         name ??= Directory.Exists(full) ? Path.GetFileName(full) : Path.GetFileNameWithoutExtension(full);
         SamplingParams defaults = server.Options.ToSamplingDefaults(loaded.Suggested);
         ServedModel served = new(name, loaded.Runner, loaded.Tokenizer, defaults, server.Options.ToEngineOptions());
-        _ = (served.Template, served.ToolTemplate); // a template that does not parse is told now, not to the first client
+        // A template that does not parse is told now, not to the first client.
+        _ = (served.Template, served.ToolTemplate);
         server.Host.Serve(served);
         return null;
     }

@@ -34,7 +34,11 @@ internal sealed class ChatCommand : ToolCommand
             throw new CommandException($"{session.Info.Name} has no chat template; generate continues texts with it");
 
         bool somebodyTypes = Terminal.InIsTerminal && Terminal.OutIsTerminal;
-        if (somebodyTypes) Terminal.Out.WriteLine($"{session.Info.Name} on {session.Info.Backend}. /reset forgets, /exit ends, Ctrl-C stops an answer.");
+        if (somebodyTypes)
+        {
+            Terminal.Out.Write($"{session.Info.Name} on {session.Info.Backend}. ");
+            Terminal.Out.WriteLine("/reset forgets, /exit ends, Ctrl-C stops an answer.");
+        }
         List<Message> messages = [];
         void Reset()
         {
@@ -68,7 +72,8 @@ internal sealed class ChatCommand : ToolCommand
                 long started = Stopwatch.GetTimestamp();
                 // A new draw for every turn, and the same conversation from the same seed.
                 SamplingParams turn = sampling with { Seed = sampling.Seed + (ulong)messages.Count };
-                Completion answer = await Terminal.InterruptibleAsync(ct => session.CompleteAsync(Encode(session, messages), turn, stops, Show, ct));
+                Completion answer = await Terminal.InterruptibleAsync(ct =>
+                    session.CompleteAsync(Encode(session, messages), turn, stops, Show, ct));
                 Terminal.Out.WriteLine();
                 messages.Add(new Message("assistant", answer.Text));
                 Terminal.Remark((answer.Finish == FinishReason.Cancelled ? "stopped; " : "") + ModelSession.Speed(answer.Ids.Length, started));
@@ -91,7 +96,8 @@ internal sealed class ChatCommand : ToolCommand
     }
 
     private static int[] Encode(ModelSession session, List<Message> messages) =>
-        session.EncodeChat(JsonSerializer.SerializeToElement(messages.Select(message => new { role = message.Role, content = message.Content })));
+        session.EncodeChat(JsonSerializer.SerializeToElement(
+            messages.Select(message => new { role = message.Role, content = message.Content })));
 
     private sealed record Message(string Role, string Content);
 }

@@ -90,7 +90,8 @@ internal static class Cli
             return Misused;
         }
         catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException
-            or UnauthorizedAccessException or OutOfMemoryException or ModelOptionsException or TextEncodingException or TemplateException)
+            or UnauthorizedAccessException or OutOfMemoryException or ModelOptionsException or TextEncodingException
+            or TemplateException)
         {
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Failed;

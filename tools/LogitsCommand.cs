@@ -34,7 +34,8 @@ internal sealed class LogitsCommand : ToolCommand
         ids ??= session.EncodePrompt(text!);
 
         int top = Math.Min(arguments.GetValue(_top) ?? 8, session.Info.VocabularySize);
-        using Generation generation = session.Start(ids, new SamplingParams { Temperature = 0, MaxTokens = 1, Logprobs = top, PromptLogprobs = 0 });
+        using Generation generation = session.Start(
+            ids, new SamplingParams { Temperature = 0, MaxTokens = 1, Logprobs = top, PromptLogprobs = 0 });
         Piece next = await Terminal.InterruptibleAsync(ct => session.FinishAsync(generation, ct));
 
         if (arguments.GetValue(_json))

@@ -23,7 +23,8 @@ internal sealed class ModelSession : IDisposable
     private ModelSession(LoadedModel loaded)
     {
         _loaded = loaded;
-        Model = new ServedModel(loaded.Runner.Info.Name, loaded.Runner, loaded.Tokenizer, new SamplingParams(), new EngineOptions());
+        Model = new ServedModel(
+            loaded.Runner.Info.Name, loaded.Runner, loaded.Tokenizer, new SamplingParams(), new EngineOptions());
     }
 
     /// <summary>The model as the server serves it.</summary>
@@ -36,7 +37,8 @@ internal sealed class ModelSession : IDisposable
     public SuggestedSampling Suggested => _loaded.Suggested;
 
     /// <summary>Loads a model, downloading it before where it is the hub's and not here, with progress bars where somebody looks.</summary>
-    public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) => new(await LoadAsync(options, terminal));
+    public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) =>
+        new(await LoadAsync(options, terminal));
 
     /// <summary>The same without an engine, for what drives the runner itself.</summary>
     public static async Task<LoadedModel> LoadAsync(ModelOptions options, Terminal terminal)
@@ -55,7 +57,8 @@ internal sealed class ModelSession : IDisposable
     /// <summary>A conversation's ids, as the server makes them.</summary>
     /// <exception cref="CommandException">The template refuses it, or it is too long for the model.</exception>
     public int[] EncodeChat(JsonElement messages) =>
-        Told(() => ChatPrompt.Encode(Model, messages, tools: null, addGenerationPrompt: true, extra: null, CancellationToken.None));
+        Told(() => ChatPrompt.Encode(
+            Model, messages, tools: null, addGenerationPrompt: true, extra: null, CancellationToken.None));
 
     /// <summary>Hands a prompt to the engine.</summary>
     /// <exception cref="UsageException">Parameters or ids are out of range.</exception>
@@ -113,11 +116,14 @@ internal sealed class ModelSession : IDisposable
         }
         catch (RequestException)
         {
-            throw new CommandException($"the computation failed: {Model.Engine.LastFailure?.Message ?? "the model gave no numbers"}");
+            throw new CommandException(
+                $"the computation failed: {Model.Engine.LastFailure?.Message ?? "the model gave no numbers"}");
         }
     }
 
-    /// <summary>Tells a refusal in the tools' way: what does not fit the model is no fault of the command line.</summary>
+    /// <summary>
+    /// Tells a refusal in the tools' way: what does not fit the model is no fault of the command line.
+    /// </summary>
     private static T Told<T>(Func<T> work)
     {
         try

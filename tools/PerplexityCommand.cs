@@ -182,7 +182,8 @@ internal sealed class Perplexity
             for (int window = 0; window < windows; window++)
             {
                 using Generation generation = session.Start(
-                    Window(session.Tokenizer, ids, window, context), new SamplingParams { Temperature = 0, MaxTokens = 0, PromptLogprobs = 0 });
+                    Window(session.Tokenizer, ids, window, context),
+                    new SamplingParams { Temperature = 0, MaxTokens = 0, PromptLogprobs = 0 });
                 await session.FinishAsync(generation, ct);
                 perplexity.Add(generation.PromptLogprobs[(context / 2)..]); // [i] is of token i + 1
                 if (!double.IsFinite(perplexity.Value)) throw new CommandException($"window {window + 1} has a token that the model holds for impossible: there is no perplexity");

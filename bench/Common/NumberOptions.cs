@@ -6,15 +6,25 @@ namespace Native.Bench.Common;
 /// <summary>Options that take several numbers.</summary>
 internal static class NumberOptions
 {
-    /// <summary>An option that takes whole numbers with commas between them, each in a range; repeated, the numbers follow each other.</summary>
-    public static Option<int[]> Integers(string name, string? alias, string helpName, string description, int least, int most, params int[] defaults) =>
-        Numbers(name, alias, helpName, description, text => int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) ? value : null, least, most, defaults);
+    /// <summary>An option of whole numbers with commas between them, each in a range. It can be repeated.</summary>
+    public static Option<int[]> Integers(
+        string name, string? alias, string helpName, string description, int least, int most, params int[] defaults) =>
+        Numbers<int>(name, alias, helpName, description, ParseInteger, least, most, defaults);
 
     /// <summary>The same for numbers that need not be whole.</summary>
-    public static Option<double[]> Reals(string name, string helpName, string description, double least, double most, params double[] defaults) =>
-        Numbers(name, null, helpName, description, text => double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) ? value : null, least, most, defaults);
+    public static Option<double[]> Reals(
+        string name, string helpName, string description, double least, double most, params double[] defaults) =>
+        Numbers<double>(name, null, helpName, description, ParseReal, least, most, defaults);
 
-    private static Option<T[]> Numbers<T>(string name, string? alias, string helpName, string description, Func<string, T?> parse, T least, T most, T[] defaults)
+    private static int? ParseInteger(string text) =>
+        int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) ? value : null;
+
+    private static double? ParseReal(string text) =>
+        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) ? value : null;
+
+    private static Option<T[]> Numbers<T>(
+        string name, string? alias, string helpName, string description, Func<string, T?> parse, T least, T most,
+        T[] defaults)
         where T : struct, IComparable<T>, IFormattable
     {
         Option<T[]> option = new(name, alias is null ? [] : [alias])
@@ -24,10 +34,16 @@ internal static class NumberOptions
             CustomParser = result =>
             {
                 List<T> values = [];
-                foreach (string part in result.Tokens.SelectMany(token => token.Value.Split(',', StringSplitOptions.TrimEntries)))
+                IEnumerable<string> parts = result.Tokens.SelectMany(token => token.Value.Split(','));
+                foreach (string part in parts.Select(part => part.Trim()))
                 {
-                    if (parse(part) is not { } value) result.AddError($"{name} has '{part}'; numbers with commas between them are expected.");
-                    else if (!(value.CompareTo(least) >= 0 && value.CompareTo(most) <= 0)) result.AddError(string.Create(CultureInfo.InvariantCulture, $"{name} is {value}; it must be from {least} to {most}."));
+                    if (parse(part) is not { } value)
+                        result.AddError($"{name} has '{part}'; numbers with commas between them are expected.");
+                    else if (!(value.CompareTo(least) >= 0 && value.CompareTo(most) <= 0))
+                    {
+                        result.AddError(string.Create(
+                            CultureInfo.InvariantCulture, $"{name} is {value}; it must be from {least} to {most}."));
+                    }
                     else values.Add(value);
                 }
                 return [.. values];

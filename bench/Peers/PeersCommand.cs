@@ -20,10 +20,14 @@ internal sealed class PeersCommand : ToolCommand
     private static readonly int[] PlottedBatches = [1, 2, 4, 8, 16, 32], PlottedPrompts = [32, 64, 128, 256, 512, 1024, 2048];
 
     private readonly Option<string[]> _models = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file; may be given several times, and then one is measured after the other. Default: the small demo model that ships with Native." };
-    private readonly Option<int[]> _prompts = NumberOptions.Integers("--n-prompt", "-p", "N,...", "Tokens of prompt; 0 leaves prompts out.", 0, 1 << 20, 512);
+    private readonly Option<int[]> _prompts =
+        NumberOptions.Integers("--n-prompt", "-p", "N,...", "Tokens of prompt; 0 leaves prompts out.", 0, 1 << 20, 512);
     private readonly Option<int?> _generate = new("--n-gen", "-n") { HelpName = "N", Description = "Tokens to generate in each sequence; 0 leaves generating out.", DefaultValueFactory = _ => 32 };
-    private readonly Option<int[]> _batches = NumberOptions.Integers("--batch", "-b", "N,...", "Sequences that generate together.", 1, 256, 1, 8, 32);
-    private readonly Option<int[]> _depths = NumberOptions.Integers("--depth", "-d", "N,...", "Also generate, in one sequence, behind so many tokens in the KV cache, e.g. 4096.", 1, 1 << 20);
+    private readonly Option<int[]> _batches =
+        NumberOptions.Integers("--batch", "-b", "N,...", "Sequences that generate together.", 1, 256, 1, 8, 32);
+    private readonly Option<int[]> _depths = NumberOptions.Integers(
+        "--depth", "-d", "N,...",
+        "Also generate, in one sequence, behind so many tokens in the KV cache, e.g. 4096.", 1, 1 << 20);
     private readonly Option<int?> _repetitions = new("--repetitions", "-r") { HelpName = "N", Description = "Measurements of each test by each engine, by turns, after a warm-up.", DefaultValueFactory = _ => 5 };
     private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Threads of every engine. Default: one for each core." };
     private readonly Option<string?> _modules = new("--node-modules") { HelpName = $"PATH|{Cached}|{None}", Description = $"Where llama.cpp is as the npm package node-llama-cpp: a folder node_modules that has it; {Cached}, the user's cache folder, where npm installs it once (85 MB); {None} leaves it out. Default: {Cached}, or {None} where there is a --llama-bench." };

@@ -24,23 +24,31 @@ internal sealed class ServeCommand : ToolCommand
     private readonly Option<string> _dataset = new("--dataset-name") { HelpName = "random|file", Description = "Random prompts, which share no beginning, or those of --file.", DefaultValueFactory = _ => "random" };
     private readonly Option<int?> _inputLength = new("--random-input-len") { HelpName = "N", Description = "Length of random prompts: tokens with --tokenizer, else common words, about a token each.", DefaultValueFactory = _ => 256 };
     private readonly Option<int?> _outputLength = new("--random-output-len") { HelpName = "N", Description = "Tokens to generate at most; also for the lines of --file that don't tell.", DefaultValueFactory = _ => 64 };
-    private readonly Option<double[]> _rangeRatio = NumberOptions.Reals("--random-range-ratio", "X", "Lengths are drawn from 1 - X to 1 + X times these.", 0, 0.999, 0);
+    private readonly Option<double[]> _rangeRatio = NumberOptions.Reals(
+        "--random-range-ratio", "X", "Lengths are drawn from 1 - X to 1 + X times these.", 0, 0.999, 0);
     private readonly Option<string?> _file = new("--file") { HelpName = "PATH", Description = "Prompts, one a line: a text, or {\"prompt\": \"...\", \"output_tokens\": 64}. Begins again at its end." };
     private readonly Option<string?> _tokenizer = new("--tokenizer") { HelpName = "PATH", Description = "The served model's file or folder: random prompts then have exactly their length, and go as token ids where the interface takes them." };
     private readonly Option<int?> _numWarmups = new("--num-warmups") { HelpName = "N", Description = "Requests before the clock runs, one after the other. One that fails ends the run.", DefaultValueFactory = _ => 1 };
     private readonly Option<string?> _rampUp = new("--ramp-up-strategy") { HelpName = "linear|exponential", Description = "The rate rises from --ramp-up-start-rps to --ramp-up-end-rps, instead of --request-rate." };
-    private readonly Option<double[]> _rampUpStart = NumberOptions.Reals("--ramp-up-start-rps", "R", "Requests a second at the beginning.", 1e-3, 1e6);
-    private readonly Option<double[]> _rampUpEnd = NumberOptions.Reals("--ramp-up-end-rps", "R", "Requests a second at the end.", 1e-3, 1e6);
+    private readonly Option<double[]> _rampUpStart =
+        NumberOptions.Reals("--ramp-up-start-rps", "R", "Requests a second at the beginning.", 1e-3, 1e6);
+    private readonly Option<double[]> _rampUpEnd =
+        NumberOptions.Reals("--ramp-up-end-rps", "R", "Requests a second at the end.", 1e-3, 1e6);
     private readonly Option<int?> _seed = new("--seed") { HelpName = "N", Description = "The same seed gives the same prompts at the same times.", DefaultValueFactory = _ => 0 };
     private readonly Option<bool> _ignoreEos = new("--ignore-eos") { Description = "Generate past end tokens, so that every output has its full length. Not part of OpenAI's API, but known to vLLM, llama.cpp and Native." };
     private readonly Option<string[]> _goodput = new("--goodput") { HelpName = "ttft:MS tpot:MS e2el:MS", Description = "Count the requests that kept these latencies.", AllowMultipleArgumentsPerToken = true };
     private readonly Option<string> _metrics = new("--percentile-metrics") { HelpName = "ttft,tpot,itl,e2el", Description = "The latencies to report.", DefaultValueFactory = _ => "ttft,tpot,itl,e2el" };
-    private readonly Option<double[]> _percentiles = NumberOptions.Reals("--metric-percentiles", "P,...", "Their percentiles.", 0, 100, 99);
+    private readonly Option<double[]> _percentiles =
+        NumberOptions.Reals("--metric-percentiles", "P,...", "Their percentiles.", 0, 100, 99);
     private readonly Option<string?> _saveResult = new("--save-result") { HelpName = "FILE.json", Description = "Write everything there, under vLLM's names, with every request's times; of a sweep an array." };
-    private readonly Option<double[]> _sweep = NumberOptions.Reals("--sweep", "R,...", "Measure at each of these request rates, one after the other.", 1e-3, 1e6);
+    private readonly Option<double[]> _sweep = NumberOptions.Reals(
+        "--sweep", "R,...", "Measure at each of these request rates, one after the other.", 1e-3, 1e6);
     private readonly Option<string?> _svg = new("--svg") { HelpName = "FILE.svg", Description = "Draw a sweep's latencies against its rates." };
-    private readonly Option<double[]> _requestTimeout = NumberOptions.Reals("--request-timeout", "S", "Seconds after which a request has failed.", 0.001, 86400, 600);
-    private readonly Option<double[]> _maxDuration = NumberOptions.Reals("--max-duration", "S", "Seconds after which a run sends nothing more; what is under way has failed.", 0.001, 864000, 3600);
+    private readonly Option<double[]> _requestTimeout =
+        NumberOptions.Reals("--request-timeout", "S", "Seconds after which a request has failed.", 0.001, 86400, 600);
+    private readonly Option<double[]> _maxDuration = NumberOptions.Reals(
+        "--max-duration", "S", "Seconds after which a run sends nothing more; what is under way has failed.",
+        0.001, 864000, 3600);
 
     public ServeCommand(Terminal terminal)
         : base(terminal, "serve", "Puts load on a server and prints vLLM's table of throughput and latencies: time to first token (TTFT), time per output token (TPOT), inter-token latency (ITL), end-to-end latency (E2EL). Open-loop latencies count from when a request was to be sent, so that a server that stalls can't hide it.",

@@ -11,7 +11,8 @@ internal sealed class SoakCommand : ToolCommand
 {
     private const string PageName = "soak.md", PictureName = "soak.svg", DataName = "soak.json";
 
-    private readonly Option<double[]> _minutes = NumberOptions.Reals("--minutes", "M", "How long. Fractions count: 0.1 is six seconds.", 0.01, 100_000, 30);
+    private readonly Option<double[]> _minutes =
+        NumberOptions.Reals("--minutes", "M", "How long. Fractions count: 0.1 is six seconds.", 0.01, 100_000, 30);
     private readonly Option<int?> _clients = new("--clients") { HelpName = "N", Description = "Requests under way at once.", DefaultValueFactory = _ => 32 };
     private readonly Option<string?> _model = new("--model") { HelpName = "PATH", Description = "The model to serve. Default: the demo model." };
     private readonly Option<string?> _serverOptions = new("--server-options") { HelpName = "\"...\"", Description = "More of the server's command line, with spaces between, e.g. \"--kv-cache-memory 8M --max-num-seqs 16\"." };

@@ -11,10 +11,16 @@ namespace Native.Bench.Throughput;
 internal sealed class ThroughputCommand : ToolCommand
 {
     private readonly Option<string[]> _models = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder; may be given several times, and then all are measured by turns. Default: the small demo model that ships with Native." };
-    private readonly Option<int[]> _prompts = NumberOptions.Integers("--n-prompt", "-p", "N,...", "Tokens of prompt; 0 leaves prompts out.", 0, 1 << 20, 512);
-    private readonly Option<int[]> _generate = NumberOptions.Integers("--n-gen", "-n", "N,...", "Tokens to generate; 0 leaves generating out.", 0, 1 << 20, 128);
-    private readonly Option<int[]> _batches = NumberOptions.Integers("--batch", "-b", "N,...", "Sequences computed together. With more than 1 the table is llama-batched-bench's: every prompt length with every output length.", 1, 1 << 14, 1);
-    private readonly Option<int[]> _depths = NumberOptions.Integers("--n-depth", "-d", "N,...", "Tokens already in the KV cache.", 0, 1 << 20, 0);
+    private readonly Option<int[]> _prompts =
+        NumberOptions.Integers("--n-prompt", "-p", "N,...", "Tokens of prompt; 0 leaves prompts out.", 0, 1 << 20, 512);
+    private readonly Option<int[]> _generate = NumberOptions.Integers(
+        "--n-gen", "-n", "N,...", "Tokens to generate; 0 leaves generating out.", 0, 1 << 20, 128);
+    private readonly Option<int[]> _batches = NumberOptions.Integers(
+        "--batch", "-b", "N,...",
+        "Sequences computed together. With more than 1 the table is llama-batched-bench's: "
+        + "every prompt length with every output length.", 1, 1 << 14, 1);
+    private readonly Option<int[]> _depths =
+        NumberOptions.Integers("--n-depth", "-d", "N,...", "Tokens already in the KV cache.", 0, 1 << 20, 0);
     private readonly Option<int?> _repetitions = new("--repetitions", "-r") { HelpName = "N", Description = "Measurements of each test, after a warm-up.", DefaultValueFactory = _ => 5 };
     private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
     private readonly KvCacheTypeArgument _kvCacheType;

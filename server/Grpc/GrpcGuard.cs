@@ -19,7 +19,8 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
     /// <summary>Longest message in a header, in characters.</summary>
     public const int MaxMessage = 500;
 
-    public const string Unreadable = "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.";
+    public const string Unreadable =
+        "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.";
 
     public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
     {
@@ -41,7 +42,8 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
         try
         {
             // Health is for probes, which have no keys.
-            if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal) && !key.Accepts(context.RequestHeaders.GetValue("authorization")))
+            if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal)
+                && !key.Accepts(context.RequestHeaders.GetValue("authorization")))
                 throw new RequestException(Failure.Unauthenticated, "The metadata 'authorization: Bearer KEY' is missing or has a wrong key.");
             await call();
         }

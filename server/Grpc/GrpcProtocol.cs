@@ -45,18 +45,22 @@ internal sealed class GrpcProtocol : IProtocol
         response.StatusCode = StatusCodes.Status200OK;
         response.ContentType = ContentType;
         if (error.Failure is Failure.NotFound or Failure.WrongMethod)
-            Tell(response, StatusCode.Unimplemented,
-                $"There is no method {response.HttpContext.Request.Path.ToUriComponent()} here; reflection lists those there are.");
+        {
+            string path = response.HttpContext.Request.Path.ToUriComponent();
+            Tell(response, StatusCode.Unimplemented, $"There is no method {path} here; reflection lists those there are.");
+        }
         else Tell(response, FailureStatus.Of(error.Failure).Grpc, error.Message);
         return Task.CompletedTask;
     }
 
-    /// <summary>Gives a message that could not be read its own status: the library's is UNKNOWN, which no call that began has.</summary>
-    private static async Task TellUnreadable(HttpContext http, RequestDelegate next)
+    /// <summary>
+    /// Gives a message that could not be read its own status: the library's is UNKNOWN, which no call that began has.
+    /// </summary>
+    private async Task TellUnreadable(HttpContext http, RequestDelegate next)
     {
         await next(http);
         HttpResponse response = http.Response;
-        if (response.HasStarted || http.Request.ContentType?.StartsWith(ContentType, StringComparison.Ordinal) != true) return;
+        if (response.HasStarted || !Speaks(http.Request)) return;
         if (response.Headers.GrpcStatus == ((int)StatusCode.Unknown).ToString(CultureInfo.InvariantCulture))
             Tell(response, StatusCode.InvalidArgument, GrpcGuard.Unreadable);
     }
@@ -64,6 +68,7 @@ internal sealed class GrpcProtocol : IProtocol
     private static void Tell(HttpResponse response, StatusCode status, string message)
     {
         response.Headers.GrpcStatus = ((int)status).ToString(CultureInfo.InvariantCulture);
-        response.Headers.GrpcMessage = message.Length <= GrpcGuard.MaxMessage ? message : message[..GrpcGuard.MaxMessage];
+        response.Headers.GrpcMessage = message.Length <= GrpcGuard.MaxMessage ? message
+            : message[..GrpcGuard.MaxMessage];
     }
 }

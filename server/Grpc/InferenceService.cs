@@ -11,7 +11,8 @@ using SamplingParams = Native.Scheduling.SamplingParams;
 namespace Native.Server.Grpc;
 
 /// <summary>The service of <c>native.v1</c>; the messages' own comments tell what they mean.</summary>
-internal sealed class InferenceService(ModelHost host, RequestEvents events, EngineOptions limits) : Inference.InferenceBase
+internal sealed class InferenceService(ModelHost host, RequestEvents events, EngineOptions limits)
+    : Inference.InferenceBase
 {
     public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
@@ -26,7 +27,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         long arrival = Stopwatch.GetTimestamp();
         ServedModel model = host.Require(request.Model);
         using RequestId id = Enter(request.RequestId, context);
-        await Stream(model, id, MessageReader.Read(request, model, context.CancellationToken), arrival, responses, context);
+        await Stream(
+            model, id, MessageReader.Read(request, model, context.CancellationToken), arrival, responses, context);
     }
 
     public override Task<TokenizeResponse> Tokenize(TokenizeRequest request, ServerCallContext context)
@@ -88,7 +90,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
     };
 
     private async Task Stream(
-        ServedModel model, RequestId id, TextRequest request, long arrival, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+        ServedModel model, RequestId id, TextRequest request, long arrival,
+        IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
         CancellationToken ct = context.CancellationToken;
         SamplingParams sampling = request.Tokens.Sampling;
@@ -104,7 +107,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
                 if (piece.Token >= 0)
                 {
                     tokens[piece.Index]++;
-                    await Send(new GenerateResponse { Index = (uint)piece.Index, Token = TokenOf(model, piece, sampling) });
+                    Token token = TokenOf(model, piece, sampling);
+                    await Send(new GenerateResponse { Index = (uint)piece.Index, Token = token });
                 }
                 if (piece.Finish == FinishReason.None) continue;
                 await Send(new GenerateResponse
@@ -125,7 +129,11 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         {
             Summary = new Summary
             {
-                Usage = new Usage { PromptTokens = (uint)generation.Ids.Length, CompletionTokens = (uint)generation.CompletionTokens },
+                Usage = new Usage
+                {
+                    PromptTokens = (uint)generation.Ids.Length,
+                    CompletionTokens = (uint)generation.CompletionTokens,
+                },
                 Timings = new Timings
                 {
                     QueueSeconds = Seconds(t.Arrival, t.FirstScheduled),

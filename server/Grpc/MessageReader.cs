@@ -24,7 +24,8 @@ internal static class MessageReader
         return Read(ids, request.Sampling, model);
     }
 
-    /// <exception cref="RequestException">A field holds what it may not, or the template refuses the conversation.</exception>
+    /// <exception cref="RequestException">A field holds what it may not, or the template refuses the
+    /// conversation.</exception>
     public static TextRequest Read(ChatRequest request, ServedModel model, CancellationToken ct = default)
     {
         JsonElement messages = JsonSerializer.SerializeToElement(request.Messages.Select(message =>
@@ -37,7 +38,11 @@ internal static class MessageReader
 
     private static TextRequest Read(ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, ServedModel model) => new()
     {
-        Tokens = new GenerationRequest { Ids = ids, Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults) },
+        Tokens = new GenerationRequest
+        {
+            Ids = ids,
+            Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
+        },
         Stop = sampling?.Stop.ToArray() ?? [],
     };
 
@@ -75,6 +80,7 @@ internal static class MessageReader
         {
             throw RequestException.Invalid($"{param}: {e.Message}", param);
         }
-        return element.ValueKind == kind ? element : throw RequestException.Invalid($"{param} must be a JSON {kind.ToString().ToLowerInvariant()}.", param);
+        return element.ValueKind == kind ? element
+            : throw RequestException.Invalid($"{param} must be a JSON {kind.ToString().ToLowerInvariant()}.", param);
     }
 }

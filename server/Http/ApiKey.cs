@@ -11,7 +11,9 @@ internal sealed class ApiKey(string? key)
 
     private readonly byte[]? _key = key is null ? null : Encoding.UTF8.GetBytes(key);
 
-    /// <summary>Whether an Authorization header has the key. A wrong key takes as long to compare as the right one.</summary>
+    /// <summary>
+    /// Whether an Authorization header has the key. A wrong key takes as long to compare as the right one.
+    /// </summary>
     public bool Accepts(string? header)
     {
         if (_key is null) return true;

@@ -8,13 +8,17 @@ using Native.Server.Serving;
 
 namespace Native.Server.Http;
 
-/// <summary>Around every HTTP request: lets the right ones in, and turns what went wrong into its protocol's answer.</summary>
+/// <summary>
+/// Around every HTTP request: lets the right ones in, and turns what went wrong into its protocol's answer.
+/// </summary>
 /// <param name="protocols">All protocols. The last one answers where none speaks.</param>
 /// <param name="key">The API key.</param>
 /// <param name="log">Where faults of the server are told.</param>
 internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, ILogger log)
 {
-    /// <summary>The paths that need no API key. Probes and scrapers have none. Every other path needs it, known or not.</summary>
+    /// <summary>
+    /// The paths that need no API key. Probes and scrapers have none. Every other path needs it, known or not.
+    /// </summary>
     public static readonly string[] Open = ["/healthz", "/health", "/readyz", "/metrics"];
 
     public async Task HandleAsync(HttpContext http, RequestDelegate next)
@@ -57,14 +61,16 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
         {
             if (log.IsEnabled(LogLevel.Debug))
                 log.LogDebug("{Method} {Path} {Status} {Milliseconds:F1} ms {Id}",
-                    http.Request.Method, http.Request.Path, http.Response.StatusCode, Stopwatch.GetElapsedTime(start).TotalMilliseconds,
+                    http.Request.Method, http.Request.Path, http.Response.StatusCode,
+                    Stopwatch.GetElapsedTime(start).TotalMilliseconds,
                     http.Response.Headers[RequestIdHeader.Name].ToString());
         }
     }
 
     /// <summary>
-    /// Whether a request must show the key here. gRPC's own methods show it to their interceptor, which tells a refusal with a
-    /// call's trailers. Methods are known by their route: what a client says of its content is no way around the key.
+    /// Whether a request must show the key here. gRPC's own methods show it to their interceptor, which tells a refusal
+    /// with a call's trailers. Methods are known by their route: what a client says of its content is no way around the
+    /// key.
     /// </summary>
     private static bool NeedsKey(HttpContext http) =>
         http.GetEndpoint()?.Metadata.GetMetadata<GrpcMethodMetadata>() is null
@@ -80,7 +86,8 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
             StatusCodes.Status404NotFound => new RequestException(Failure.NotFound,
                 $"There is no {http.Request.Method} {http.Request.Path} here.", code: "unknown_url"),
             StatusCodes.Status405MethodNotAllowed => new RequestException(Failure.WrongMethod,
-                $"{http.Request.Path} does not take {http.Request.Method}; see the header Allow.", code: "method_not_allowed"),
+                $"{http.Request.Path} does not take {http.Request.Method}; see the header Allow.",
+                code: "method_not_allowed"),
             _ => null,
         };
     }
@@ -94,7 +101,8 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
             return Task.CompletedTask;
         }
         if (error.RetryAfter is { } wait)
-            response.Headers.RetryAfter = Math.Max(1, Math.Ceiling(wait.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
+            response.Headers.RetryAfter = Math.Max(1, Math.Ceiling(wait.TotalSeconds))
+                .ToString(CultureInfo.InvariantCulture);
         if (error.Failure == Failure.Unauthenticated) response.Headers.WWWAuthenticate = "Bearer";
         IProtocol protocol = protocols.FirstOrDefault(protocol => protocol.Speaks(http.Request)) ?? protocols[^1];
         return protocol.WriteErrorAsync(response, error);

@@ -5,10 +5,14 @@ using Native.Server.Serving;
 
 namespace Native.Server.Http;
 
-/// <summary>One way to talk to the server: which requests are its own, its routes, and how it tells what went wrong.</summary>
+/// <summary>
+/// One way to talk to the server: which requests are its own, its routes, and how it tells what went wrong.
+/// </summary>
 internal interface IProtocol
 {
-    /// <summary>Whether a request is this protocol's, on one of its routes or not: its errors are told in this protocol's way.</summary>
+    /// <summary>
+    /// Whether a request is this protocol's, on one of its routes or not: its errors are told in this protocol's way.
+    /// </summary>
     bool Speaks(HttpRequest request);
 
     /// <summary>Registers what its routes need, before <see cref="Map"/>.</summary>
@@ -16,7 +20,9 @@ internal interface IProtocol
     {
     }
 
-    /// <summary>Adds its routes. Each asks for the API key, as every path that is not on <see cref="HttpGuard.Open"/>.</summary>
+    /// <summary>
+    /// Adds its routes. Each asks for the API key, as every path that is not on <see cref="HttpGuard.Open"/>.
+    /// </summary>
     void Map(WebApplication app);
 
     /// <summary>Answers a request that failed before anything was sent.</summary>

@@ -23,7 +23,8 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
 
         StringBuilder text = new();
         string[] values = MetricTable.VllmLabelsOf(model);
-        string labels = string.Join(',', MetricTable.VllmLabels.Select((label, i) => $"{label}=\"{Escape(values[i])}\""));
+        string labels =
+            string.Join(',', MetricTable.VllmLabels.Select((label, i) => $"{label}=\"{Escape(values[i])}\""));
         foreach (EngineRow row in MetricTable.Engine)
         {
             EngineHistogram histogram = row.Read(model.Engine.Metrics);
@@ -53,7 +54,8 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
     }
 
     /// <summary>Writes one histogram by <paramref name="bounds"/> that are all the histogram's own, ascending.</summary>
-    private static void Append(StringBuilder text, Exposed exposed, string labels, EngineHistogram histogram, ReadOnlySpan<double> bounds)
+    private static void Append(
+        StringBuilder text, Exposed exposed, string labels, EngineHistogram histogram, ReadOnlySpan<double> bounds)
     {
         Span<long> counts = stackalloc long[histogram.Bounds.Length + 1];
         long total = histogram.Read(counts, out double sum);

@@ -2,7 +2,9 @@ using Prometheus;
 
 namespace Native.Server.Metrics;
 
-/// <summary>The metrics under one set of names, as the library keeps them: a registry, and labels that every series has.</summary>
+/// <summary>
+/// The metrics under one set of names, as the library keeps them: a registry, and labels that every series has.
+/// </summary>
 /// <param name="prefix">Left out of the names that the library knows: it refuses the colon of <c>vllm:</c>.</param>
 /// <param name="labels">Names of the labels that every series has.</param>
 internal sealed class MetricSet(string prefix, params string[] labels)
@@ -16,11 +18,14 @@ internal sealed class MetricSet(string prefix, params string[] labels)
     public string Prefix => prefix;
 
     public void AddHistogram(Exposed exposed, double[] buckets) =>
-        _metrics.Add(exposed.Name, Factory.CreateHistogram(NameOf(exposed), exposed.Help, LabelsOf(exposed), new HistogramConfiguration { Buckets = buckets }));
+        _metrics.Add(exposed.Name, Factory.CreateHistogram(
+            NameOf(exposed), exposed.Help, LabelsOf(exposed), new HistogramConfiguration { Buckets = buckets }));
 
-    public void AddCounter(Exposed exposed) => _metrics.Add(exposed.Name, Factory.CreateCounter(NameOf(exposed), exposed.Help, LabelsOf(exposed)));
+    public void AddCounter(Exposed exposed) =>
+        _metrics.Add(exposed.Name, Factory.CreateCounter(NameOf(exposed), exposed.Help, LabelsOf(exposed)));
 
-    public void AddGauge(Exposed exposed) => _metrics.Add(exposed.Name, Factory.CreateGauge(NameOf(exposed), exposed.Help, LabelsOf(exposed)));
+    public void AddGauge(Exposed exposed) =>
+        _metrics.Add(exposed.Name, Factory.CreateGauge(NameOf(exposed), exposed.Help, LabelsOf(exposed)));
 
     /// <summary>The histogram of one series. With a label it is there from now on.</summary>
     public IHistogram Histogram(Exposed exposed, string[] values)
@@ -30,7 +35,8 @@ internal sealed class MetricSet(string prefix, params string[] labels)
     }
 
     /// <summary>Has a series of a histogram there before anything is observed.</summary>
-    public void Publish(Exposed exposed, string[] values) => ((Histogram)_metrics[exposed.Name]).WithLabels(values).Publish();
+    public void Publish(Exposed exposed, string[] values) =>
+        ((Histogram)_metrics[exposed.Name]).WithLabels(values).Publish();
 
     /// <inheritdoc cref="Histogram"/>
     public ICounter Counter(Exposed exposed, string[] values)

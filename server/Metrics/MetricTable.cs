@@ -6,7 +6,9 @@ using EngineHistogram = Native.Scheduling.Histogram;
 
 namespace Native.Server.Metrics;
 
-/// <summary>What a metric is called under one of the two sets of names, with its help and its own labels there.</summary>
+/// <summary>
+/// What a metric is called under one of the two sets of names, with its help and its own labels there.
+/// </summary>
 /// <param name="Name">The whole name, as exposed.</param>
 /// <param name="Help">Its help.</param>
 /// <param name="Labels">Labels beside those that every series of the set has.</param>
@@ -20,21 +22,25 @@ internal readonly record struct Sample(double Value, params string[] Labels);
 /// <param name="Vllm">vLLM's name, or null where it has none.</param>
 /// <param name="Read">The series there are now.</param>
 /// <param name="IsCounter">Whether the numbers only grow.</param>
-internal sealed record NumberRow(Exposed? Native, Exposed? Vllm, Func<ModelHost, IEnumerable<Sample>> Read, bool IsCounter = false);
+internal sealed record NumberRow(
+    Exposed? Native, Exposed? Vllm, Func<ModelHost, IEnumerable<Sample>> Read, bool IsCounter = false);
 
 /// <summary>A row of requests that ended, counted by a word for how.</summary>
 /// <param name="Native">Native's name.</param>
 /// <param name="NativeWord">Native's word for an end.</param>
 /// <param name="Vllm">vLLM's name.</param>
 /// <param name="VllmWord">vLLM's word for an end.</param>
-internal sealed record OutcomeRow(Exposed Native, Func<FinishReason, string> NativeWord, Exposed Vllm, Func<FinishReason, string> VllmWord);
+internal sealed record OutcomeRow(
+    Exposed Native, Func<FinishReason, string> NativeWord, Exposed Vllm, Func<FinishReason, string> VllmWord);
 
 /// <summary>A row of a number that each request has: a histogram over requests.</summary>
-/// <param name="Native">Native's name, or null where it has none. The label <c>outcome</c> tells how a request ended.</param>
+/// <param name="Native">Native's name, or null where it has none. The label <c>outcome</c> tells how a request
+/// ended.</param>
 /// <param name="NativeBuckets">Upper bounds under that name.</param>
 /// <param name="Vllm">vLLM's name, or null where it has none.</param>
 /// <param name="VllmBuckets">Upper bounds under that name.</param>
-/// <param name="Read">An ended request's number, or null where it has none. Null for what is observed before the end.</param>
+/// <param name="Read">An ended request's number, or null where it has none. Null for what is observed before the
+/// end.</param>
 internal sealed record RequestRow(
     Exposed? Native, double[] NativeBuckets, Exposed? Vllm, double[] VllmBuckets, Func<FinishedRequest, double?>? Read);
 
@@ -49,11 +55,12 @@ internal sealed record SumRow(Exposed Native, Exposed Vllm, Func<FinishedRequest
 /// <param name="Vllm">vLLM's name, or null where it has none.</param>
 /// <param name="VllmBuckets">vLLM's upper bounds, or null for the engine's own.</param>
 /// <param name="Read">The histogram.</param>
-internal sealed record EngineRow(Exposed Native, Exposed? Vllm, double[]? VllmBuckets, Func<EngineMetrics, EngineHistogram> Read);
+internal sealed record EngineRow(
+    Exposed Native, Exposed? Vllm, double[]? VllmBuckets, Func<EngineMetrics, EngineHistogram> Read);
 
 /// <summary>
-/// Every metric of requests, engine and model, a row each: its name, the name that dashboards made for vLLM read (vllm/v1/metrics/loggers.py),
-/// and how it is read. The .NET runtime's are in <see cref="RuntimeMetrics"/>.
+/// Every metric of requests, engine and model, a row each: its name, vLLM's name for it (vllm/v1/metrics/loggers.py),
+/// which dashboards read, and how it is read. The .NET runtime's are in <see cref="RuntimeMetrics"/>.
 /// </summary>
 internal static class MetricTable
 {
@@ -66,7 +73,9 @@ internal static class MetricTable
     private static readonly double[] VllmRequestTime =
         [.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
 
-    /// <summary>vLLM's buckets of seconds per token. The engine's own hold every one of them and finer ones below.</summary>
+    /// <summary>
+    /// vLLM's buckets of seconds per token. The engine's own hold every one of them and finer ones below.
+    /// </summary>
     private static readonly double[] VllmTokenTime =
         [.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80];
 
@@ -76,7 +85,8 @@ internal static class MetricTable
     // Native's are finer than the engine's own below 5 ms, where small models answer.
     private static readonly double[] RequestTime = [.0005, .001, .0025, .. MetricBuckets.RequestTime];
     private static readonly double[] FirstTokenTime =
-        [.0005, .001, .0025, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560];
+        [.0005, .001, .0025, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640,
+        2560];
     private static readonly double[] TokenTime = [.0001, .00025, .. MetricBuckets.InterTokenLatency];
 
     /// <summary>The values of <see cref="VllmLabels"/>. There is one engine a process; vLLM numbers them.</summary>
@@ -84,105 +94,189 @@ internal static class MetricTable
 
     /// <summary>Observed when a request's first token is on its way to the client.</summary>
     public static readonly RequestRow FirstToken = new(
-        new("native_time_to_first_token_seconds", "From a request's arrival to its first token, text handling and queue included."), FirstTokenTime,
+        new("native_time_to_first_token_seconds",
+            "From a request's arrival to its first token, text handling and queue included."), FirstTokenTime,
         new("vllm:time_to_first_token_seconds", "Time to the first token."), MetricBuckets.TimeToFirstToken,
         Read: null);
 
     public static readonly RequestRow[] Requests =
     [
         FirstToken,
-        new(new("native_time_per_output_token_seconds", "Decode time of a finished request per token after the first.", "outcome"), TokenTime,
-            new("vllm:request_time_per_output_token_seconds", "Decode time per token after the first."), VllmTokenTime, TimePerOutputToken),
-        new(new("native_e2e_request_latency_seconds", "From a request's arrival to its end.", "outcome"), RequestTime,
+        new(
+            new("native_time_per_output_token_seconds",
+                "Decode time of a finished request per token after the first.", "outcome"), TokenTime,
+            new("vllm:request_time_per_output_token_seconds", "Decode time per token after the first."), VllmTokenTime,
+            TimePerOutputToken),
+        new(
+            new("native_e2e_request_latency_seconds", "From a request's arrival to its end.", "outcome"), RequestTime,
             new("vllm:e2e_request_latency_seconds", "From arrival to end."), VllmRequestTime,
             request => Seconds(request.Timings.Arrival, request.Timings.Finished)),
-        new(new("native_request_queue_time_seconds", "From a request's arrival to its first step.", "outcome"), RequestTime,
+        new(
+            new("native_request_queue_time_seconds",
+                "From a request's arrival to its first step.", "outcome"), RequestTime,
             new("vllm:request_queue_time_seconds", "From arrival to the first step."), VllmRequestTime,
-            // What was never scheduled only queued.
-            request => Seconds(request.Timings.Arrival, First(request.Timings.FirstScheduled, request.Timings.Finished))),
-        new(new("native_request_prefill_time_seconds", "From a request's first step to its first token.", "outcome"), RequestTime, null, [],
-            // What never had a token only prefilled.
-            request => Seconds(request.Timings.FirstScheduled, First(request.Timings.FirstToken, request.Timings.Finished))),
-        new(null, [], new("vllm:request_prefill_time_seconds", "From the first step to the first token."), VllmRequestTime,
+            QueueTime),
+        new(
+            new("native_request_prefill_time_seconds",
+                "From a request's first step to its first token.", "outcome"), RequestTime,
+            null, [],
+            PrefillTime),
+        new(
+            null, [],
+            new("vllm:request_prefill_time_seconds", "From the first step to the first token."), VllmRequestTime,
             request => Seconds(request.Timings.FirstScheduled, request.Timings.FirstToken)),
-        new(new("native_request_decode_time_seconds", "From a request's first token to its last.", "outcome"), RequestTime,
-            new("vllm:request_decode_time_seconds", "From the first token to the last."), VllmRequestTime, DecodeTime),
-        new(null, [], new("vllm:request_inference_time_seconds", "From the first step to the last token."), VllmRequestTime,
-            request => request.Timings.FirstToken == 0 ? null : Seconds(request.Timings.FirstScheduled, request.Timings.LastToken)),
-        new(new("native_request_prompt_tokens", "Prompt tokens of a request."), TokenCounts,
-            new("vllm:request_prompt_tokens", "Prompt tokens of a request."), TokenCounts, request => request.Timings.PromptTokens),
-        new(new("native_request_generation_tokens", "Tokens a request generated, over all its choices."), TokenCounts,
-            new("vllm:request_generation_tokens", "Generated tokens of a request."), TokenCounts, request => request.Timings.OutputTokens),
-        new(null, [], new("vllm:request_max_num_generation_tokens", "Tokens the longest choice could have."), TokenCounts,
+        new(
+            new("native_request_decode_time_seconds",
+                "From a request's first token to its last.", "outcome"), RequestTime,
+            new("vllm:request_decode_time_seconds", "From the first token to the last."), VllmRequestTime,
+            DecodeTime),
+        new(
+            null, [],
+            new("vllm:request_inference_time_seconds", "From the first step to the last token."), VllmRequestTime,
+            InferenceTime),
+        new(
+            new("native_request_prompt_tokens", "Prompt tokens of a request."), TokenCounts,
+            new("vllm:request_prompt_tokens", "Prompt tokens of a request."), TokenCounts,
+            request => request.Timings.PromptTokens),
+        new(
+            new("native_request_generation_tokens", "Tokens a request generated, over all its choices."), TokenCounts,
+            new("vllm:request_generation_tokens", "Generated tokens of a request."), TokenCounts,
+            request => request.Timings.OutputTokens),
+        new(
+            null, [],
+            new("vllm:request_max_num_generation_tokens", "Tokens the longest choice could have."), TokenCounts,
             request => (request.Timings.OutputTokens + request.N - 1) / request.N),
-        new(null, [], new("vllm:request_params_max_tokens", "max_tokens of a request."), TokenCounts, request => request.MaxTokens),
-        new(null, [], new("vllm:request_prefill_kv_computed_tokens", "Prompt tokens computed, cached ones not counted."), TokenCounts,
+        new(
+            null, [],
+            new("vllm:request_params_max_tokens", "max_tokens of a request."), TokenCounts,
+            request => request.MaxTokens),
+        new(
+            null, [],
+            new("vllm:request_prefill_kv_computed_tokens",
+                "Prompt tokens computed, cached ones not counted."), TokenCounts,
             request => request.Timings.PromptTokens - request.Timings.CachedTokens),
-        new(null, [], new("vllm:request_params_n", "n of a request."), [1, 2, 5, 10, 20], request => request.N),
+        new(
+            null, [],
+            new("vllm:request_params_n", "n of a request."), [1, 2, 5, 10, 20],
+            request => request.N),
     ];
 
     /// <summary>The engine's refusals are counted here too, under Native's name.</summary>
     public static readonly OutcomeRow Outcomes = new(
         new("native_requests_total",
-            "Requests by outcome: stop, length, cancelled, deadline, aborted, error; refused ones as queue_full, draining, invalid.", "outcome"),
-        OutcomeOf, new("vllm:request_success_total", "Finished requests by reason.", "finished_reason"), VllmReasonOf);
+            "Requests by outcome: stop, length, cancelled, deadline, aborted, error; "
+            + "refused ones as queue_full, draining, invalid.", "outcome"), OutcomeOf,
+        new("vllm:request_success_total", "Finished requests by reason.", "finished_reason"), VllmReasonOf);
 
     public static readonly SumRow CachedTokens = new(
         new("native_prompt_tokens_cached_total", "Prompt tokens of finished requests that were found computed."),
-        new("vllm:prompt_tokens_cached_total", "Prompt tokens found computed."), request => request.Timings.CachedTokens);
+        new("vllm:prompt_tokens_cached_total", "Prompt tokens found computed."),
+        request => request.Timings.CachedTokens);
 
     public static readonly NumberRow[] Numbers =
     [
-        Counter("native_prompt_tokens_total", "Prompt tokens computed.", engine => engine.PromptTokens, "vllm:prompt_tokens_total", "Prompt tokens computed."),
-        Counter("native_generation_tokens_total", "Tokens generated.", engine => engine.GeneratedTokens, "vllm:generation_tokens_total", "Tokens generated."),
-        Counter("native_preemptions_total", "Times a sequence lost its KV blocks to an older one.", engine => engine.Preemptions,
-            "vllm:num_preemptions_total", "Preemptions."),
-        Counter("native_steps_total", "Steps executed.", engine => engine.Steps),
-        Counter("native_failed_steps_total", "Steps that failed, and with them their requests.", engine => engine.FailedSteps),
-        Counter("native_decode_steps_total", "Steps that computed decodes alone: no prompt, nobody admitted.", engine => engine.DecodeSteps),
-        Counter("native_decode_step_allocated_bytes_total",
-            "Bytes the engine's thread allocated in those steps, from taking news to waking readers; its workers' loops are over native memory.",
+        Counter(
+            new("native_prompt_tokens_total", "Prompt tokens computed."),
+            new("vllm:prompt_tokens_total", "Prompt tokens computed."),
+            engine => engine.PromptTokens),
+        Counter(
+            new("native_generation_tokens_total", "Tokens generated."),
+            new("vllm:generation_tokens_total", "Tokens generated."),
+            engine => engine.GeneratedTokens),
+        Counter(
+            new("native_preemptions_total", "Times a sequence lost its KV blocks to an older one."),
+            new("vllm:num_preemptions_total", "Preemptions."),
+            engine => engine.Preemptions),
+        Counter(new("native_steps_total", "Steps executed."), null, engine => engine.Steps),
+        Counter(
+            new("native_failed_steps_total", "Steps that failed, and with them their requests."), null,
+            engine => engine.FailedSteps),
+        Counter(
+            new("native_decode_steps_total", "Steps that computed decodes alone: no prompt, nobody admitted."), null,
+            engine => engine.DecodeSteps),
+        Counter(
+            new("native_decode_step_allocated_bytes_total",
+                "Bytes the engine's thread allocated in those steps, from taking news to waking readers; "
+                + "its workers' loops are over native memory."), null,
             engine => engine.DecodeStepAllocatedBytes),
-        Counter("native_kv_blocks_copied_total", "KV blocks copied because a forked sequence wrote into a shared one.", engine => engine.CopiedBlocks),
-        Counter("native_request_records_dropped_total", "Finished requests missing in the histograms because too many ended at once.",
+        Counter(
+            new("native_kv_blocks_copied_total",
+                "KV blocks copied because a forked sequence wrote into a shared one."), null,
+            engine => engine.CopiedBlocks),
+        Counter(
+            new("native_request_records_dropped_total",
+                "Finished requests missing in the histograms because too many ended at once."), null,
             engine => engine.DroppedRecords),
         // Every prompt is computed: nothing is looked up.
-        new(null, new("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache."), OfModel(_ => [new(0)]), IsCounter: true),
-        new(null, new("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache."), OfModel(_ => [new(0)]), IsCounter: true),
+        Counter(null, new("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache."), _ => 0),
+        Counter(null, new("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache."), _ => 0),
 
-        new(new("native_requests_running", "Sequences being computed."), new("vllm:num_requests_running", "Sequences being computed."),
+        new(
+            new("native_requests_running", "Sequences being computed."),
+            new("vllm:num_requests_running", "Sequences being computed."),
             OfEngine(engine => [new(engine.Running)])),
-        new(new("native_requests_waiting", "Requests waiting for their first step, and preempted sequences."),
-            new("vllm:num_requests_waiting", "Requests waiting."), OfEngine(engine => [new(engine.Waiting)])),
-        new(null, new("vllm:num_requests_waiting_by_reason", "Requests waiting, by reason.", "reason"),
+        new(
+            new("native_requests_waiting", "Requests waiting for their first step, and preempted sequences."),
+            new("vllm:num_requests_waiting", "Requests waiting."),
+            OfEngine(engine => [new(engine.Waiting)])),
+        new(
+            null,
+            new("vllm:num_requests_waiting_by_reason", "Requests waiting, by reason.", "reason"),
             OfEngine(engine => [new(engine.Waiting, "capacity"), new(0, "deferred")])),
-        new(new("native_kv_blocks", "KV blocks by state.", "state"), null,
+        new(
+            new("native_kv_blocks", "KV blocks by state.", "state"),
+            null,
             OfEngine(engine => [new(engine.FreeBlocks, "free"), new(engine.TotalBlocks - engine.FreeBlocks, "used")])),
-        new(new("native_kv_cache_usage_ratio", "Used share of the KV blocks, 0 to 1."),
-            new("vllm:kv_cache_usage_perc", "Used share of the KV blocks, 0 to 1."), OfEngine(engine => [new(UsageOf(engine))])),
-        new(new("native_model_info", "The model served; always 1.",
-                "model_name", "architecture", "backend", "kv_cache_dtype", "block_size", "max_model_len"), null,
-            OfModel(model => [new(1, model.Name, model.Info.Architecture, model.Info.Backend, TypeOf(model.Info), $"{model.Info.BlockSize}",
-                $"{model.Info.MaxModelLength}")])),
-        new(null, new("vllm:cache_config_info", "The KV cache; always 1.", "block_size", "num_gpu_blocks", "cache_dtype"),
+        new(
+            new("native_kv_cache_usage_ratio", "Used share of the KV blocks, 0 to 1."),
+            new("vllm:kv_cache_usage_perc", "Used share of the KV blocks, 0 to 1."),
+            OfEngine(engine => [new(UsageOf(engine))])),
+        new(
+            new("native_model_info", "The model served; always 1.",
+                "model_name", "architecture", "backend", "kv_cache_dtype", "block_size", "max_model_len"),
+            null,
+            OfModel(model => [InfoOf(model.Name, model.Info)])),
+        new(
+            null,
+            new("vllm:cache_config_info", "The KV cache; always 1.", "block_size", "num_gpu_blocks", "cache_dtype"),
             OfModel(model => [new(1, $"{model.Info.BlockSize}", $"{model.Info.BlockCount}", TypeOf(model.Info))])),
-        new(new("native_model_weight_bytes", "Memory of the weights."), null, OfModel(model => [new(model.Info.WeightBytes)])),
-        new(new("native_kv_cache_bytes", "Memory of the KV cache."), null, OfModel(model => [new(model.Info.KvCacheBytes)])),
+        new(
+            new("native_model_weight_bytes", "Memory of the weights."),
+            null,
+            OfModel(model => [new(model.Info.WeightBytes)])),
+        new(
+            new("native_kv_cache_bytes", "Memory of the KV cache."),
+            null,
+            OfModel(model => [new(model.Info.KvCacheBytes)])),
         new(new("native_server_state", "1 for the state the server is in.", "state"), null, StatesOf),
-        new(new("native_uptime_seconds", "Since the process began to listen."), null,
+        new(
+            new("native_uptime_seconds", "Since the process began to listen."),
+            null,
             host => [new(Stopwatch.GetElapsedTime(host.StartedAt).TotalSeconds)]),
-        new(new("native_build_info", "The build; always 1.", "version", "dotnet"), null,
+        new(
+            new("native_build_info", "The build; always 1.", "version", "dotnet"),
+            null,
             _ => [new(1, ServerInfo.Version, Environment.Version.ToString())]),
     ];
 
     public static readonly EngineRow[] Engine =
     [
-        new(new("native_step_seconds", "Time of a step, planning to publishing."), null, null, engine => engine.StepTime),
-        new(new("native_step_tokens", "Tokens computed per step."), new("vllm:iteration_tokens_total", "Tokens computed per step."), null,
+        new(
+            new("native_step_seconds", "Time of a step, planning to publishing."),
+            null, null,
+            engine => engine.StepTime),
+        new(
+            new("native_step_tokens", "Tokens computed per step."),
+            new("vllm:iteration_tokens_total", "Tokens computed per step."), null,
             engine => engine.StepTokens),
-        new(new("native_step_sequences", "Sequences computed per step: the batch size."), null, null, engine => engine.StepSequences),
-        new(new("native_inter_token_latency_seconds", "Time between two tokens of one sequence."),
-            new("vllm:inter_token_latency_seconds", "Time between two tokens of one sequence."), VllmTokenTime, engine => engine.InterTokenLatency),
+        new(
+            new("native_step_sequences", "Sequences computed per step: the batch size."),
+            null, null,
+            engine => engine.StepSequences),
+        new(
+            new("native_inter_token_latency_seconds", "Time between two tokens of one sequence."),
+            new("vllm:inter_token_latency_seconds", "Time between two tokens of one sequence."), VllmTokenTime,
+            engine => engine.InterTokenLatency),
     ];
 
     /// <summary>Outcomes of a request that the engine did not take.</summary>
@@ -211,20 +305,21 @@ internal static class MetricTable
         _ => "abort",
     };
 
-    private static NumberRow Counter(
-        string name, string help, Func<EngineMetrics, long> read, string? vllm = null, string vllmHelp = "") =>
-        new(new(name, help), vllm is null ? null : new(vllm, vllmHelp), OfEngine(engine => [new(read(engine))]), IsCounter: true);
+    private static NumberRow Counter(Exposed? native, Exposed? vllm, Func<EngineMetrics, long> read) =>
+        new(native, vllm, OfEngine(engine => [new(read(engine))]), IsCounter: true);
 
     /// <summary>Reads the model; nothing while it is not loaded.</summary>
     private static Func<ModelHost, IEnumerable<Sample>> OfModel(Func<ServedModel, Sample[]> read) =>
         host => host.Model is { } model ? read(model) : [];
 
-    private static Func<ModelHost, IEnumerable<Sample>> OfEngine(Func<EngineMetrics, Sample[]> read) => OfModel(model => read(model.Engine.Metrics));
+    private static Func<ModelHost, IEnumerable<Sample>> OfEngine(Func<EngineMetrics, Sample[]> read) =>
+        OfModel(model => read(model.Engine.Metrics));
 
     private static IEnumerable<Sample> StatesOf(ModelHost host)
     {
         HostState now = host.State;
-        return Enum.GetValues<HostState>().Select(state => new Sample(state == now ? 1 : 0, state.ToString().ToLowerInvariant()));
+        return Enum.GetValues<HostState>()
+            .Select(state => new Sample(state == now ? 1 : 0, state.ToString().ToLowerInvariant()));
     }
 
     private static double UsageOf(EngineMetrics engine) =>
@@ -232,7 +327,22 @@ internal static class MetricTable
 
     private static string TypeOf(ModelInfo model) => model.KvCacheType.ToString().ToLowerInvariant();
 
-    private static double? DecodeTime(FinishedRequest request) => Seconds(request.Timings.FirstToken, request.Timings.LastToken);
+    private static Sample InfoOf(string name, ModelInfo model) => new(
+        1, name, model.Architecture, model.Backend, TypeOf(model), $"{model.BlockSize}", $"{model.MaxModelLength}");
+
+    /// <summary>What was never scheduled only queued.</summary>
+    private static double? QueueTime(FinishedRequest request) =>
+        Seconds(request.Timings.Arrival, First(request.Timings.FirstScheduled, request.Timings.Finished));
+
+    /// <summary>What never had a token only prefilled.</summary>
+    private static double? PrefillTime(FinishedRequest request) =>
+        Seconds(request.Timings.FirstScheduled, First(request.Timings.FirstToken, request.Timings.Finished));
+
+    private static double? DecodeTime(FinishedRequest request) =>
+        Seconds(request.Timings.FirstToken, request.Timings.LastToken);
+
+    private static double? InferenceTime(FinishedRequest request) => request.Timings.FirstToken == 0 ? null
+        : Seconds(request.Timings.FirstScheduled, request.Timings.LastToken);
 
     /// <summary>Choices decode side by side, so that a request's time is that of each of them.</summary>
     private static double? TimePerOutputToken(FinishedRequest request)
@@ -244,5 +354,6 @@ internal static class MetricTable
     private static long First(long timestamp, long otherwise) => timestamp != 0 ? timestamp : otherwise;
 
     /// <summary>Seconds between two timestamps; null where one of them never came.</summary>
-    private static double? Seconds(long from, long to) => from == 0 || to == 0 ? null : Stopwatch.GetElapsedTime(from, to).TotalSeconds;
+    private static double? Seconds(long from, long to) =>
+        from == 0 || to == 0 ? null : Stopwatch.GetElapsedTime(from, to).TotalSeconds;
 }

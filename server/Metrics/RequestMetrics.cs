@@ -5,8 +5,9 @@ using Prometheus;
 namespace Native.Server.Metrics;
 
 /// <summary>
-/// Keeps the rows of <see cref="MetricTable"/> under Native's names and, where they are wanted, vLLM's. The engine writes a record for
-/// every request that ends; <see cref="Collect"/> turns the new ones into observations, off the engine's thread.
+/// Keeps the rows of <see cref="MetricTable"/> under Native's names and, where they are wanted, vLLM's. The engine
+/// writes a record for every request that ends; <see cref="Collect"/> turns the new ones into observations, off the
+/// engine's thread.
 /// </summary>
 internal sealed class RequestMetrics
 {
@@ -36,8 +37,9 @@ internal sealed class RequestMetrics
         // There from the first scrape, so that rates begin at zero rather than nowhere.
         foreach (FinishReason reason in Enum.GetValues<FinishReason>())
             if (reason != FinishReason.None) CountOf(MetricTable.Outcomes.NativeWord(reason));
-        foreach (SubmitOutcome refused in (SubmitOutcome[])[SubmitOutcome.QueueFull, SubmitOutcome.Draining, SubmitOutcome.Invalid])
-            CountOf(MetricTable.OutcomeOf(refused));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.QueueFull));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.Draining));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.Invalid));
     }
 
     /// <summary>The metrics under Native's names.</summary>
@@ -53,7 +55,8 @@ internal sealed class RequestMetrics
     public void FirstToken(TimeSpan sinceArrival)
     {
         Native.Histogram(MetricTable.FirstToken.Native!, []).Observe(sinceArrival.TotalSeconds);
-        Vllm?.Histogram(MetricTable.FirstToken.Vllm!, MetricTable.VllmLabelsOf(_host.Model!)).Observe(sinceArrival.TotalSeconds);
+        Vllm?.Histogram(MetricTable.FirstToken.Vllm!, MetricTable.VllmLabelsOf(_host.Model!))
+            .Observe(sinceArrival.TotalSeconds);
     }
 
     /// <summary>Takes over what ended since the last call, and the numbers as they stand. Any thread.</summary>
@@ -71,8 +74,8 @@ internal sealed class RequestMetrics
             {
                 foreach (Sample sample in row.Read(_host))
                 {
-                    if (row.Native is { } native) Set(Native, native, sample.Labels, sample.Value, row.IsCounter);
-                    if (Vllm is not null && row.Vllm is { } other) Set(Vllm, other, [.. vllm, .. sample.Labels], sample.Value, row.IsCounter);
+                    Set(Native, row.Native, sample.Labels, sample.Value, row.IsCounter);
+                    if (Vllm is not null) Set(Vllm, row.Vllm, [.. vllm, .. sample.Labels], sample.Value, row.IsCounter);
                 }
             }
         }
@@ -99,7 +102,8 @@ internal sealed class RequestMetrics
         foreach (RequestRow row in MetricTable.Requests)
         {
             if (row.Read?.Invoke(request) is not { } value) continue;
-            if (row.Native is { } native) Native.Histogram(native, native.Labels.Length == 0 ? [] : [outcome]).Observe(value);
+            if (row.Native is { Labels: var labels } native)
+                Native.Histogram(native, labels.Length == 0 ? [] : [outcome]).Observe(value);
             if (row.Vllm is { } other) Vllm?.Histogram(other, vllm).Observe(value);
         }
     }
@@ -113,8 +117,9 @@ internal sealed class RequestMetrics
         else set.AddGauge(exposed);
     }
 
-    private static void Set(MetricSet set, Exposed exposed, string[] labels, double value, bool isCounter)
+    private static void Set(MetricSet set, Exposed? exposed, string[] labels, double value, bool isCounter)
     {
+        if (exposed is null) return;
         if (isCounter) set.Counter(exposed, labels).IncTo(value);
         else set.Gauge(exposed, labels).Set(value);
     }

@@ -47,13 +47,15 @@ internal enum ChunkKind
 }
 
 /// <summary>Sends what a request's generations produce, in one piece or as it comes.</summary>
-internal sealed class Answer(HttpContext http, ServedModel model, Call call, RequestId id, IReadOnlyList<Generation> generations)
+internal sealed class Answer(
+    HttpContext http, ServedModel model, Call call, RequestId id, IReadOnlyList<Generation> generations)
 {
     private readonly IAnswerFormat _format = call.Format;
     private readonly string _id = $"{call.Format.IdPrefix}{id}";
     private readonly long _created = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
     private readonly List<Choice> _choices = [.. generations.SelectMany((generation, g) =>
-        Enumerable.Range(0, call.N).Select(i => new Choice(model, generation, g * call.N + i) { Echo = call.Echo?[g] }))];
+        Enumerable.Range(0, call.N)
+            .Select(i => new Choice(model, generation, g * call.N + i) { Echo = call.Echo?[g] }))];
 
     private RequestException? _failure;
 
@@ -96,7 +98,7 @@ internal sealed class Answer(HttpContext http, ServedModel model, Call call, Req
         await events.FlushAsync(ct);
         await Task.WhenAll(Enumerable.Range(0, generations.Count).Select(g => Pump(events, g, turn, failed)));
 
-        if (_failure is { } failure) events.Write(failure, static (json, error) => OpenAiProtocol.WriteError(json, error));
+        if (_failure is { } failure) events.Write(failure, OpenAiProtocol.WriteError);
         else if (call.Parameters.IncludeUsage)
         {
             events.Write(this, static (json, answer) =>

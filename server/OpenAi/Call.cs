@@ -8,7 +8,8 @@ namespace Native.Server.OpenAi;
 /// <param name="Format">How the answer is written.</param>
 /// <param name="Echo">The prompts' texts, where the answer begins with them.</param>
 internal sealed record Call(
-    Parameters Parameters, IReadOnlyList<TextRequest> Requests, IAnswerFormat Format, IReadOnlyList<string>? Echo = null)
+    Parameters Parameters, IReadOnlyList<TextRequest> Requests, IAnswerFormat Format,
+    IReadOnlyList<string>? Echo = null)
 {
     /// <summary>Choices for each prompt.</summary>
     public int N => Requests[0].Tokens.Sampling.N;

@@ -9,7 +9,8 @@ namespace Native.Server.OpenAi;
 internal static class ChatCall
 {
     /// <summary>Reads a request. Depends on its arguments alone.</summary>
-    /// <exception cref="RequestException">A field is wrong or not supported, or the template refuses the conversation.</exception>
+    /// <exception cref="RequestException">A field is wrong or not supported, or the template refuses the
+    /// conversation.</exception>
     public static Call Read(Fields body, ServedModel model, CancellationToken ct = default)
     {
         Parameters parameters = Parameters.Read(body, model.Defaults);
@@ -37,14 +38,17 @@ internal static class ChatCall
     {
         int top = body.Int("top_logprobs") ?? 0;
         if (top is < 0 or > SamplingParams.MaxLogprobs)
-            throw RequestException.Invalid($"'top_logprobs' is {top}; it must be from 0 to {SamplingParams.MaxLogprobs}.", "top_logprobs");
-        if (top != 0 && !logprobs) throw RequestException.Invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs");
+            throw RequestException.Invalid(
+                $"'top_logprobs' is {top}; it must be from 0 to {SamplingParams.MaxLogprobs}.", "top_logprobs");
+        if (top != 0 && !logprobs)
+            throw RequestException.Invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs");
         return logprobs ? top : null;
     }
 
     private static int? ReadMaxTokens(Fields body)
     {
-        string limit = body.Any("max_completion_tokens") is null ? "max_tokens" : "max_completion_tokens"; // the second is the first's new name
+        // The second is the first's new name.
+        string limit = body.Any("max_completion_tokens") is null ? "max_tokens" : "max_completion_tokens";
         int? most = body.Int(limit);
         return most < 1 ? throw RequestException.Invalid($"'{limit}' is {most}; it must be at least 1.", limit) : most;
     }

@@ -56,7 +56,8 @@ internal sealed class OpenAiProtocol : IProtocol
         List<Generation> generations = [];
         try
         {
-            foreach (TextRequest request in call.Requests) generations.Add(Generation.Start(model, request.At(arrival), events));
+            foreach (TextRequest request in call.Requests)
+                generations.Add(Generation.Start(model, request.At(arrival), events));
             await new Answer(http, model, call, id, generations).SendAsync(ct);
         }
         finally

@@ -25,7 +25,8 @@ internal static class ChatPrompt
         }
         catch (TemplateException e)
         {
-            throw RequestException.Invalid($"The chat template refused the conversation: {e.Message}", "messages", TemplateError);
+            throw RequestException.Invalid(
+                $"The chat template refused the conversation: {e.Message}", "messages", TemplateError);
         }
 
         model.CheckLength(text, "messages");

@@ -13,7 +13,9 @@ internal readonly record struct Piece
     /// <summary>The id, or -1 where there is only an end.</summary>
     public required int Token { get; init; }
 
-    /// <summary>What is certain now. Read it before the next piece of the same choice, which may overwrite it.</summary>
+    /// <summary>
+    /// What is certain now. Read it before the next piece of the same choice, which may overwrite it.
+    /// </summary>
     public required ReadOnlyMemory<Part> Parts { get; init; }
 
     /// <summary>The content among the parts.</summary>
@@ -174,7 +176,11 @@ internal sealed class Generation : IDisposable
             case SubmitOutcome.TooLong:
                 return RequestException.Invalid($"The prompt has {request.Ids.Length} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output together.", promptField, ContextLengthExceeded);
             case SubmitOutcome.NeverFits:
-                return RequestException.Invalid($"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} need more KV blocks than the {model.Info.BlockCount} of {model.Info.BlockSize} tokens there are.", "max_tokens", KvCacheExceeded);
+                return RequestException.Invalid(
+                    $"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} "
+                    + $"need more KV blocks than the {model.Info.BlockCount} of {model.Info.BlockSize} tokens "
+                    + "there are.",
+                    "max_tokens", KvCacheExceeded);
             default:
                 List<string> errors = [];
                 model.Engine.Validate(request, errors);

@@ -41,10 +41,15 @@ internal sealed class ModelHost : IDisposable
     /// <summary>Whether a request sent now would be served: ready, and the engine's heart beats.</summary>
     public bool IsServing => State == HostState.Ready && Stopwatch.GetElapsedTime(_model!.Engine.Heartbeat) < StallAfter;
 
-    /// <summary>Completes when the state or <see cref="IsServing"/> changes. Take it before reading them, so that no change is missed.</summary>
+    /// <summary>
+    /// Completes when the state or <see cref="IsServing"/> changes. Take it before reading them, so that no change is
+    /// missed.
+    /// </summary>
     public Task Changed => Volatile.Read(ref _changed).Task;
 
-    /// <summary>Looks whether the engine's heart stands still, which nothing else would tell. Called a few times a second.</summary>
+    /// <summary>
+    /// Looks whether the engine's heart stands still, which nothing else would tell. Called a few times a second.
+    /// </summary>
     public void CheckHeartbeat()
     {
         bool serving = IsServing;

@@ -42,7 +42,9 @@ internal sealed class ServedModel : IDisposable
 
     public Tokenizer Tokenizer { get; }
 
-    /// <summary>The model's chat template, or null where it brings none. It is parsed when it is first asked for.</summary>
+    /// <summary>
+    /// The model's chat template, or null where it brings none. It is parsed when it is first asked for.
+    /// </summary>
     /// <exception cref="TemplateException">It does not parse.</exception>
     public ChatTemplate? Template => _template.Value;
 

@@ -3,7 +3,10 @@ using Native.Scheduling;
 
 namespace Native.Server.Serving;
 
-/// <summary>A prompt for the engine, and what the text that continues it is held to. Every protocol reads its requests into these.</summary>
+/// <summary>
+/// A prompt for the engine, and what the text that continues it is held to. Every protocol reads its requests into
+/// these.
+/// </summary>
 internal sealed record TextRequest
 {
     /// <summary>The prompt's ids, and how they are continued.</summary>

@@ -4,6 +4,7 @@ using Grpc.AspNetCore.Server;
 using Grpc.Core;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Microsoft.AspNetCore.Routing.Patterns;
 using Native.Server.Http;
 
 namespace Native.Tests.Server;
@@ -24,9 +25,11 @@ public sealed class ApiKeyTests
             if (route.Metadata.GetMetadata<GrpcMethodMetadata>() is not null)
             {
                 grpc.Add(path);
-                StatusCode expected = path.StartsWith("/grpc.health.", StringComparison.Ordinal) ? StatusCode.OK : StatusCode.Unauthenticated;
+                StatusCode expected = path.StartsWith("/grpc.health.", StringComparison.Ordinal) ? StatusCode.OK
+                    : StatusCode.Unauthenticated;
                 // A stream that was let in would only begin.
-                if (!path.EndsWith("/Watch", StringComparison.Ordinal)) Assert.Equal((path, expected), (path, await CallWithoutKey(server, path)));
+                if (!path.EndsWith("/Watch", StringComparison.Ordinal))
+                    Assert.Equal((path, expected), (path, await CallWithoutKey(server, path)));
                 continue;
             }
             IReadOnlyList<string> methods = route.Metadata.GetRequiredMetadata<HttpMethodMetadata>().HttpMethods;
@@ -34,7 +37,9 @@ public sealed class ApiKeyTests
             if (isOpen) open.Add(path);
             foreach (string method in methods)
             {
-                Assert.Equal((path, method, isOpen ? HttpStatusCode.OK : HttpStatusCode.Unauthorized), (path, method, await Ask(server, method, path)));
+                Assert.Equal(
+                    (path, method, isOpen ? HttpStatusCode.OK : HttpStatusCode.Unauthorized),
+                    (path, method, await Ask(server, method, path)));
                 // The kind of content that a client claims is no way around the key.
                 if (!isOpen) Assert.NotEqual(StatusCode.OK, await CallWithoutKey(server, path, method));
             }
@@ -46,8 +51,10 @@ public sealed class ApiKeyTests
     }
 
     [Theory]
-    [InlineData("/"), InlineData("/v1"), InlineData("/v1/nothing"), InlineData("/v2/models/m/infer"), InlineData("/metrics/x"), InlineData("/healthzz")]
-    [InlineData("//metrics"), InlineData("/v1/../v1/models"), InlineData("/V1/models"), InlineData("/native.v1.Inference/Nothing"), InlineData("/x.Y/Z")]
+    [InlineData("/"), InlineData("/v1"), InlineData("/v1/nothing"), InlineData("/v2/models/m/infer")]
+    [InlineData("/metrics/x"), InlineData("/healthzz")]
+    [InlineData("//metrics"), InlineData("/v1/../v1/models"), InlineData("/V1/models")]
+    [InlineData("/native.v1.Inference/Nothing"), InlineData("/x.Y/Z")]
     public async Task UnknownPaths_AskForTheKey(string path)
     {
         await using RunningServer server = await RunningServer.StartAsync(new() { ApiKey = "sesame" });
@@ -60,17 +67,25 @@ public sealed class ApiKeyTests
     public async Task OpenPaths_AreOpenHoweverTheyAreWritten()
     {
         await using RunningServer server = await RunningServer.StartAsync(new() { ApiKey = "sesame" });
-        foreach (string path in (string[])["/healthz/", "/Healthz", "/metrics?x=1"]) Assert.Equal(HttpStatusCode.OK, await Ask(server, "GET", path));
+        foreach (string path in (string[])["/healthz/", "/Healthz", "/metrics?x=1"])
+            Assert.Equal(HttpStatusCode.OK, await Ask(server, "GET", path));
         Assert.Equal(HttpStatusCode.MethodNotAllowed, await Ask(server, "POST", "/healthz"));
     }
 
-    private static string PathOf(RouteEndpoint route) => "/" + string.Join('/', route.RoutePattern.PathSegments.Select(segment =>
-        string.Concat(segment.Parts.Select(part => part is Microsoft.AspNetCore.Routing.Patterns.RoutePatternLiteralPart literal ? literal.Content : "x"))));
+    private static string PathOf(RouteEndpoint route) =>
+        "/" + string.Join('/', route.RoutePattern.PathSegments.Select(parts => string.Concat(parts.Parts.Select(TextOf))));
+
+    private static string TextOf(RoutePatternPart part) =>
+        part is RoutePatternLiteralPart literal ? literal.Content : "x";
+
+    /// <summary>The path as it is given: no client tidies it.</summary>
+    private static Uri At(Uri server, string path) => new(
+        server.GetLeftPart(UriPartial.Authority) + path,
+        new UriCreationOptions { DangerousDisablePathAndQueryCanonicalization = true });
 
     private static async Task<HttpStatusCode> Ask(RunningServer server, string method, string path)
     {
-        // As text, so that no client tidies the path.
-        using HttpRequestMessage request = new(new HttpMethod(method), new Uri(server.Server.HttpAddress.GetLeftPart(UriPartial.Authority) + path, new UriCreationOptions { DangerousDisablePathAndQueryCanonicalization = true }));
+        using HttpRequestMessage request = new(new HttpMethod(method), At(server.Server.HttpAddress, path));
         if (method == "POST") request.Content = new StringContent("{}", new MediaTypeHeaderValue("application/json"));
         using HttpResponseMessage response = await server.Http.SendAsync(request, Token);
         return response.StatusCode;
@@ -80,7 +95,7 @@ public sealed class ApiKeyTests
     private static async Task<StatusCode> CallWithoutKey(RunningServer server, string path, string method = "POST")
     {
         using HttpClient client = new();
-        using HttpRequestMessage request = new(new HttpMethod(method), new Uri(server.Server.GrpcAddress.GetLeftPart(UriPartial.Authority) + path, new UriCreationOptions { DangerousDisablePathAndQueryCanonicalization = true }))
+        using HttpRequestMessage request = new(new HttpMethod(method), At(server.Server.GrpcAddress, path))
         {
             Version = HttpVersion.Version20,
             VersionPolicy = HttpVersionPolicy.RequestVersionExact,
@@ -91,6 +106,7 @@ public sealed class ApiKeyTests
         using HttpResponseMessage response = await client.SendAsync(request, Token);
         await response.Content.ReadAsByteArrayAsync(Token);
         HttpHeaders told = response.Headers.Contains("grpc-status") ? response.Headers : response.TrailingHeaders;
-        return (StatusCode)int.Parse(told.GetValues("grpc-status").Single(), System.Globalization.CultureInfo.InvariantCulture);
+        return (StatusCode)int.Parse(
+            told.GetValues("grpc-status").Single(), System.Globalization.CultureInfo.InvariantCulture);
     }
 }

@@ -16,7 +16,9 @@ public sealed class CallTests : IDisposable
     public CallTests()
     {
         ScriptedRunner runner = new();
-        _model = new ServedModel("scripted", runner, ScriptedRunner.Tokenizer(template: true), new(), new EngineOptions { MaxRunning = runner.Info.MaxSequences });
+        _model = new ServedModel(
+            "scripted", runner, ScriptedRunner.Tokenizer(template: true), new(),
+            new EngineOptions { MaxRunning = runner.Info.MaxSequences });
     }
 
     public void Dispose() => _model.Dispose();
@@ -25,39 +27,59 @@ public sealed class CallTests : IDisposable
 
     private static Fields Body(string json) => Fields.Of(JsonSerializer.Deserialize<JsonElement>(json), "");
 
+    private static int[] IdsOf(TextRequest request) => request.Tokens.Ids.ToArray();
+
+    private static (int? MaxTokens, int TopK, int N) LimitsOf(TextRequest request) =>
+        (request.Tokens.Sampling.MaxTokens, request.Tokens.Sampling.TopK, request.Tokens.Sampling.N);
+
     [Fact]
     public void AChat_IsReadTheSameWayByEveryProtocol()
     {
-        Call call = ChatCall.Read(Body("""{"messages":[{"role":"user","content":"hi"}],"max_completion_tokens":5,"stop":["a","b"],"top_k":3,"n":2,"stream":true}"""), _model, Token);
+        Call call = ChatCall.Read(Body("""
+            {"messages":[{"role":"user","content":"hi"}],"max_completion_tokens":5,
+             "stop":["a","b"],"top_k":3,"n":2,"stream":true}
+            """), _model, Token);
         TextRequest request = Assert.Single(call.Requests);
-        Assert.Equal(("messages", 5, 3, 2), (request.PromptField, request.Tokens.Sampling.MaxTokens, request.Tokens.Sampling.TopK, request.Tokens.Sampling.N));
+        Assert.Equal("messages", request.PromptField);
+        Assert.Equal((5, 3, 2), LimitsOf(request));
         Assert.Equal(["a", "b"], request.Stop);
         Assert.True(call.Parameters.Stream);
         Assert.Null(call.Echo);
 
-        ChatRequest message = new() { Messages = { new ChatMessage { Role = "user", Content = "hi" } }, Sampling = new SamplingParams { MaxTokens = 5, Stop = { "a", "b" }, TopK = 3, N = 2 } };
+        ChatRequest message = new()
+        {
+            Messages = { new ChatMessage { Role = "user", Content = "hi" } },
+            Sampling = new SamplingParams { MaxTokens = 5, Stop = { "a", "b" }, TopK = 3, N = 2 },
+        };
         TextRequest same = MessageReader.Read(message, _model, Token);
         Assert.Equal(request.Tokens.Ids.ToArray(), same.Tokens.Ids.ToArray());
         Assert.Equal(request.Stop, same.Stop);
-        Assert.Equal((5, 3, 2), (same.Tokens.Sampling.MaxTokens, same.Tokens.Sampling.TopK, same.Tokens.Sampling.N));
+        Assert.Equal((5, 3, 2), LimitsOf(same));
     }
 
     [Fact]
     public void ACompletion_HasARequestForEachPrompt()
     {
         Call call = CompletionCall.Read(Body("""{"prompt":["y",[65,66]],"echo":true,"logprobs":1}"""), _model, Token);
-        Assert.Equal([[ScriptedRunner.Bos, 'y'], [65, 66]], call.Requests.Select(request => request.Tokens.Ids.ToArray()));
+        Assert.Equal([[ScriptedRunner.Bos, 'y'], [65, 66]], call.Requests.Select(IdsOf));
         Assert.Equal(["y", "AB"], call.Echo);
-        Assert.All(call.Requests, request => Assert.Equal((16, 1, 1), (request.Tokens.Sampling.MaxTokens, request.Tokens.Sampling.Logprobs, request.Tokens.Sampling.PromptLogprobs)));
-        Assert.Equal(call.Requests[0].Tokens.Ids.ToArray(), MessageReader.Read(new GenerateRequest { Text = "y" }, _model).Tokens.Ids.ToArray());
+        Assert.All(call.Requests, request =>
+        {
+            Assert.Equal((16, 0, 1), LimitsOf(request));
+            Assert.Equal((1, 1), (request.Tokens.Sampling.Logprobs, request.Tokens.Sampling.PromptLogprobs));
+        });
+        Assert.Equal(IdsOf(call.Requests[0]), IdsOf(MessageReader.Read(new GenerateRequest { Text = "y" }, _model)));
     }
 
     [Fact]
     public void WhatIsWrong_IsThrown_BeforeAnythingRuns()
     {
-        Assert.Equal("top_logprobs", Assert.Throws<RequestException>(() => ChatCall.Read(Body("""{"messages":[{"role":"user","content":"hi"}],"top_logprobs":1}"""), _model, Token)).Param);
-        Assert.Equal("prompt", Assert.Throws<RequestException>(() => CompletionCall.Read(Body("{}"), _model, Token)).Param);
-        Assert.Equal("prompt", Assert.Throws<RequestException>(() => MessageReader.Read(new GenerateRequest(), _model)).Param);
+        void Refused(string param, Func<object> read) =>
+            Assert.Equal(param, Assert.Throws<RequestException>(read).Param);
+        Fields chat = Body("""{"messages":[{"role":"user","content":"hi"}],"top_logprobs":1}""");
+        Refused("top_logprobs", () => ChatCall.Read(chat, _model, Token));
+        Refused("prompt", () => CompletionCall.Read(Body("{}"), _model, Token));
+        Refused("prompt", () => MessageReader.Read(new GenerateRequest(), _model));
         Assert.Equal((0L, 0L), (_model.Engine.Metrics.Running, _model.Engine.Metrics.Waiting));
     }
 

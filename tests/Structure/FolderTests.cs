@@ -18,14 +18,17 @@ public sealed partial class FolderTests
         ["tests"] = "Native.Tests",
     };
 
-    /// <summary>Arrows that close a circle: loading a model chooses its backend. Only taken from, never added to.</summary>
+    /// <summary>
+    /// Arrows that close a circle: loading a model chooses its backend. Only taken from, never added to.
+    /// </summary>
     private static readonly (string From, string To)[] Arrows = [("Native.Kernels.Models", "Native.Kernels.Cpu")];
 
     /// <summary>Folders whose files have their parent's namespace. Only taken from, never added to.</summary>
     private static readonly string[] Exceptions = ["kernels/Cpu/Jit"];
 
     [Theory]
-    [InlineData("Native.Kernels"), InlineData("Native.Scheduling"), InlineData("Native.Server"), InlineData("Native.Tools"), InlineData("Native.Bench")]
+    [InlineData("Native.Kernels"), InlineData("Native.Scheduling"), InlineData("Native.Server")]
+    [InlineData("Native.Tools"), InlineData("Native.Bench")]
     public void NoCircleOfFolders_IsInAnAssembly(string name)
     {
         Dictionary<(string From, string To), (Type From, Type To)> arrows = Namespaces.ArrowsOf(Assembly.Load(name));
@@ -40,7 +43,8 @@ public sealed partial class FolderTests
         (string, string)[] arrows = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")];
         Assert.Equal([("a", "b"), ("b", "c"), ("c", "a")], Namespaces.Circular(arrows));
         // The list of protocols names them in its static constructor alone.
-        Assert.Contains(("Native.Server", "Native.Server.OpenAi"), Namespaces.ArrowsOf(Assembly.Load("Native.Server")).Keys);
+        Assert.Contains(
+            ("Native.Server", "Native.Server.OpenAi"), Namespaces.ArrowsOf(Assembly.Load("Native.Server")).Keys);
     }
 
     [Fact]
@@ -52,17 +56,22 @@ public sealed partial class FolderTests
         int files = 0;
         foreach (string project in Roots.Keys)
         {
-            foreach (string file in Directory.EnumerateFiles(Path.Combine(repository, project), "*.cs", SearchOption.AllDirectories))
+            foreach (string file in Directory.EnumerateFiles(
+                Path.Combine(repository, project), "*.cs", SearchOption.AllDirectories))
             {
                 string folder = Path.GetRelativePath(repository, Path.GetDirectoryName(file)!).Replace('\\', '/');
                 string[] parts = folder.Split('/');
                 if (parts.Any(part => part is "bin" or "obj" or "node_modules")) continue;
-                string root = Roots.Keys.Where(key => folder == key || folder.StartsWith(key + "/", StringComparison.Ordinal)).MaxBy(key => key.Length)!;
+                bool Holds(string key) => folder == key || folder.StartsWith(key + "/", StringComparison.Ordinal);
+                string root = Roots.Keys.Where(Holds).MaxBy(key => key.Length)!;
                 if (root != project || Exceptions.Contains(folder)) continue;
                 string expected = Roots[root] + folder[root.Length..].Replace('/', '.');
                 files++;
                 foreach (Match found in Declaration().Matches(File.ReadAllText(file)))
-                    if (found.Groups[1].Value != expected) wrong.Add($"{folder}/{Path.GetFileName(file)} says {found.Groups[1].Value}, but its folder is {expected}");
+                {
+                    string said = found.Groups[1].Value;
+                    if (said != expected) wrong.Add($"{folder}/{Path.GetFileName(file)}: {said} is not {expected}");
+                }
             }
         }
         Assert.True(files > 200, $"only {files} files were found");

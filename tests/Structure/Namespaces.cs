@@ -3,15 +3,22 @@ using System.Reflection.Emit;
 
 namespace Native.Tests.Structure;
 
-/// <summary>Which namespaces of an assembly use which, method bodies included, with one pair of types for each arrow.</summary>
+/// <summary>
+/// Which namespaces of an assembly use which, method bodies included, with one pair of types for each arrow.
+/// </summary>
 internal static class Namespaces
 {
-    private const BindingFlags Declared = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly;
+    private const BindingFlags Declared =
+        BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Static | BindingFlags.Instance
+        | BindingFlags.DeclaredOnly;
 
-    private static readonly Dictionary<ushort, OpCode> OpCodesByValue = typeof(OpCodes).GetFields(BindingFlags.Public | BindingFlags.Static)
+    private static readonly Dictionary<ushort, OpCode> OpCodesByValue = typeof(OpCodes)
+        .GetFields(BindingFlags.Public | BindingFlags.Static)
         .Select(field => (OpCode)field.GetValue(null)!).ToDictionary(code => (ushort)code.Value);
 
-    /// <summary>The arrows between an assembly's namespaces: from, to, and the first types found at their ends.</summary>
+    /// <summary>
+    /// The arrows between an assembly's namespaces: from, to, and the first types found at their ends.
+    /// </summary>
     public static Dictionary<(string From, string To), (Type From, Type To)> ArrowsOf(Assembly assembly)
     {
         string root = assembly.GetName().Name!;
@@ -19,7 +26,8 @@ internal static class Namespaces
         string NamespaceOf(Type type) => type.Namespace ?? root;
         // What the compiler and generators add lies in no folder.
         bool IsOurs(Type type) => type.Assembly == assembly
-            && (type.Namespace is { } name ? name == root || name.StartsWith(root + ".", StringComparison.Ordinal) : type.Name == "Program");
+            && (type.Namespace is { } name ? name == root || name.StartsWith(root + ".", StringComparison.Ordinal)
+                : type.Name == "Program");
         Dictionary<(string, string), (Type, Type)> arrows = [];
         foreach (Type type in assembly.GetTypes().Where(IsOurs))
         {
@@ -82,7 +90,8 @@ internal static class Namespaces
             OpCode code = OpCodesByValue[value];
             switch (code.OperandType)
             {
-                case OperandType.InlineField or OperandType.InlineMethod or OperandType.InlineType or OperandType.InlineTok:
+                case OperandType.InlineField or OperandType.InlineMethod:
+                case OperandType.InlineType or OperandType.InlineTok:
                     AddMember(type.Module.ResolveMember(BitConverter.ToInt32(il, i), ofType, ofMethod)!, used);
                     i += 4;
                     break;
