@@ -7,6 +7,10 @@ using static Grpc.Health.V1.HealthCheckResponse.Types;
 namespace Native.Server.Grpc;
 
 /// <summary>gRPC's health protocol: serving while the model is loaded, nobody drains, and the engine's heart beats.</summary>
+/// <remarks>
+/// Grpc.HealthCheck's own service has no List, names no service in its refusals, and keeps those who watch past the
+/// server's end.
+/// </remarks>
 internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lifetime) : Health.HealthBase
 {
     /// <summary>The server as a whole, and its services that depend on the model.</summary>

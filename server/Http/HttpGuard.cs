@@ -1,12 +1,14 @@
 using System.Diagnostics;
 using System.Globalization;
-using Grpc.AspNetCore.Server;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
 using Native.Server.Serving;
 
 namespace Native.Server.Http;
+
+/// <summary>Marks a route whose protocol asks for the API key itself, to tell a refusal in the way of its calls.</summary>
+internal sealed class AsksForKey;
 
 /// <summary>
 /// Around every HTTP request: lets the right ones in, and turns what went wrong into its protocol's answer.
@@ -68,12 +70,11 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
     }
 
     /// <summary>
-    /// Whether a request must show the key here. gRPC's own methods show it to their interceptor, which tells a refusal
-    /// with a call's trailers. Methods are known by their route: what a client says of its content is no way around the
-    /// key.
+    /// Whether a request must show the key here. The route decides: what a client says of its content is no way around
+    /// the key.
     /// </summary>
     private static bool NeedsKey(HttpContext http) =>
-        http.GetEndpoint()?.Metadata.GetMetadata<GrpcMethodMetadata>() is null
+        http.GetEndpoint()?.Metadata.GetMetadata<AsksForKey>() is null
         && !Open.Contains(http.Request.Path.Value?.TrimEnd('/'), StringComparer.OrdinalIgnoreCase);
 
     /// <summary>What routing says without a word, in this server's words.</summary>
