@@ -178,8 +178,8 @@ public sealed unsafe class CpuBackend : IBackend
     public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
     {
         if (!_inFlight) throw new InvalidOperationException("no step is in flight");
+        _inFlight = false; // also where the spans are too short: a step can't be collected twice
         _results.CopyTo(sampled, alternatives, hidden);
-        _inFlight = false;
     }
 
     /// <summary>Makes a step's ids, positions and block tables known to the operations that follow.</summary>

@@ -1,3 +1,4 @@
+using Native.Kernels;
 using System.Runtime.Intrinsics;
 using Native.Kernels.Cpu;
 using Native.Kernels.Sampling;
@@ -372,5 +373,35 @@ public sealed unsafe class SamplerTests
             if (!set.Contains(i)) weights[i] = 0;
         }
         return weights;
+    }
+
+    [Theory, InlineData(0f), InlineData(0.8f)]
+    public void AMask_LeavesItsTokensAlone_AndForbidsAllOthers(float temperature)
+    {
+        const int Vocabulary = 301;
+        Sampler sampler = new(Vocabulary);
+        Random random = new(7);
+        float[] logits = [.. Enumerable.Range(0, Vocabulary).Select(_ => random.NextSingle() * 8)];
+        uint[] masks = new uint[3 + Batch.MaskWords(Vocabulary)];
+        HashSet<int> seen = [];
+        for (int position = 0; position < 200; position++)
+        {
+            Array.Clear(masks);
+            int[] allowed = [random.Next(Vocabulary), random.Next(Vocabulary), Vocabulary - 1];
+            foreach (int token in allowed) masks[3 + (token / 32)] |= 1u << (token % 32);
+            RowSampling row = new() { Temperature = temperature, Seed = 5, Position = position, Masked = true, MaskStart = 3 };
+            SampledToken masked = sampler.Sample(logits, row, [], [], [], masks);
+            Assert.Contains(masked.Token, allowed);
+            seen.Add(masked.Token);
+            if (temperature == 0) Assert.Equal(allowed.Max(token => logits[token]), logits[masked.Token]);
+            // The log-probability is the raw logits', as without a mask.
+            SampledToken scored = sampler.Sample(logits, new RowSampling { TargetPlusOne = masked.Token + 1 }, [], [], []);
+            Assert.Equal(scored.Logprob, masked.Logprob);
+            Array.Fill(masks, uint.MaxValue);
+            Assert.Equal(sampler.Sample(logits, row with { Masked = false }, [], [], []), sampler.Sample(logits, row, [], [], [], masks));
+        }
+        Assert.True(seen.Count > 20, "many tokens were allowed");
+        Array.Clear(masks);
+        Assert.Equal(-1, sampler.Sample(logits, new RowSampling { Masked = true }, [], [], [], masks).Token);
     }
 }
