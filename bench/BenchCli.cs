@@ -4,6 +4,7 @@ using Native.Bench.Peers;
 using Native.Bench.Serve;
 using Native.Bench.Soak;
 using Native.Bench.Throughput;
+using Native.Bench.Turns;
 using Native.Tools;
 
 namespace Native.Bench;
@@ -20,7 +21,8 @@ internal static class BenchCli
         root.Add(new PeersCommand(terminal));
         root.Add(new ServeCommand(terminal));
         root.Add(new SoakCommand(terminal));
+        root.Add(new SchedulerCommand(terminal));
         root.Add(new KernelsCommand(terminal));
-        return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf", "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "kernels --filter Q4_0", "serve --help");
+        return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf", "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "scheduler", "kernels --filter Q4_0", "serve --help");
     }
 }
