@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using Native.Bench.Common;
 using Native.Tools;
 
 namespace Native.Bench.Turns;
@@ -8,7 +9,7 @@ namespace Native.Bench.Turns;
 internal sealed class SchedulerCommand : ToolCommand
 {
     private readonly Option<int[]> _waiting =
-        BenchCli.Integers("--waiting", "-w", "N,...", "Requests that wait in the queue.", 1, 500_000, 10, 1000, 100_000);
+        NumberOptions.Integers("--waiting", "-w", "N,...", "Requests that wait in the queue.", 1, 500_000, 10, 1000, 100_000);
 
     private readonly Option<int?> _running = new("--running", "-r")
     {

@@ -43,21 +43,24 @@ internal static class TurnMeasurement
         int warm = Math.Max(turns / 10, 10), length = 4 * (turns + warm) + 64;
         int blocks = (length + BlockSize - 1) / BlockSize;
         ManualClock clock = new();
-        using Engine engine = new(new IdleRunner(Model(running, length, blocks)), [], Options(running, waiting + turns + warm), startThread: false, clock: clock);
+        using Engine engine = new(new IdleRunner(Model(running, length, blocks)), [], Options(running, waiting), startThread: false, clock: clock);
         Queue<TokenStream> decoding = new(Enumerable.Range(0, running).Select(_ => Submit(engine, length - 8, null)));
         engine.Turn();
-        List<TokenStream> line = [.. Enumerable.Range(0, waiting).Select(i => Submit(engine, length - 8, ManualClock.Start + 1 + i))];
+        Queue<TokenStream> line = new(Enumerable.Range(0, waiting).Select(i => Submit(engine, length - 8, ManualClock.Start + 1 + i)));
         engine.Turn();
 
         double[] times = new double[turns], visits = new double[turns];
         for (int turn = -warm; turn < turns; turn++)
         {
             ct.ThrowIfCancellationRequested();
-            if (news == News.Cancel) line[(turn + warm) % line.Count].Cancel();
-            else if (news == News.Deadline) clock.Now++;
+            // The line stays as long: another request comes for each that leaves it.
+            if (news != News.None) line.Enqueue(Submit(engine, length - 8, ManualClock.Start + waiting + 2 * warm + turn));
+            if (news == News.Deadline) clock.Now++;
+            else if (news == News.Cancel) line.Dequeue().Cancel();
             else if (news == News.Stop)
             {
                 decoding.Dequeue().Stop(0);
+                decoding.Enqueue(line.Dequeue());
             }
             long before = engine.Scheduler.Visits, start = Stopwatch.GetTimestamp();
             engine.Turn();
@@ -72,7 +75,7 @@ internal static class TurnMeasurement
     }
 
     private static EngineOptions Options(int running, int queued) =>
-        new() { MaxRunning = running, MaxBatchedTokens = Math.Max(2048, running), MaxQueued = queued + running };
+        new() { MaxRunning = running, MaxBatchedTokens = Math.Max(2048, running), MaxQueued = queued + running + 2 };
 
     private static TokenStream Submit(Engine engine, int tokens, long? deadline)
     {
