@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 
 namespace Native.Bench.Common;
 

@@ -1,6 +1,7 @@
 using BenchmarkDotNet.Attributes;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 

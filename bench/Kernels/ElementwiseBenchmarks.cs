@@ -1,6 +1,7 @@
 using BenchmarkDotNet.Attributes;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 
 namespace Native.Bench.Kernels;
 

@@ -1,7 +1,7 @@
 using System.Globalization;
 using Native.Bench.Common;
 using Native.Bench.Throughput;
-using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 
 namespace Native.Bench.Kernels;
 

@@ -6,7 +6,7 @@ using Native.Bench.Common;
 using Native.Bench.Serve;
 using Native.Bench.Throughput;
 using Native.Kernels;
-using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 using Native.Server;
 using Native.Tools;
 

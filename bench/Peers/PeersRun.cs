@@ -2,7 +2,7 @@ using System.Globalization;
 using Native.Bench.Common;
 using Native.Bench.Serve;
 using Native.Bench.Throughput;
-using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 using Native.Kernels.Formats;
 
 namespace Native.Bench.Peers;

@@ -1,4 +1,5 @@
 using Native.Bench.Common;
+using Native.Kernels.Cpu.Panels;
 
 namespace Native.Bench.Serve;
 

@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
 using Native.Bench.Common;
+using Native.Kernels.Cpu.Panels;
 
 namespace Native.Bench.Soak;
 

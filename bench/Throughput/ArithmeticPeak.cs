@@ -4,7 +4,8 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
-using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Jit;
+using Native.Kernels.Cpu.Machine;
 
 namespace Native.Bench.Throughput;
 

@@ -1,7 +1,7 @@
 using System.CommandLine;
 using Native.Bench.Common;
 using Native.Bench.Serve;
-using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 using Native.Server;
 using Native.Tools;
 

@@ -1,5 +1,8 @@
 using System.Numerics;
 using System.Runtime.InteropServices;
+using Native.Kernels.Cpu.Jit;
+using Native.Kernels.Cpu.Machine;
+using Native.Kernels.Cpu.Panels;
 using Native.Kernels.Files;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;

@@ -1,9 +1,11 @@
+using Native.Kernels.Cpu.Machine;
+using Native.Kernels.Cpu.Panels;
 using Native.Kernels.Files;
 using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Weights in panels of 32 rows (<see cref="IPanel"/>, <see cref="IFloatPanel"/>), one segment for each stacked part; or one for two parts of one shape and format, whose panels have sixteen rows of each, as a gate and what it multiplies want to be met.</summary>
+/// <summary>Weights in panels of 32 rows (<see cref="IIntegerFormat"/>, <see cref="IFloatPanel"/>), one segment for each stacked part; or one for two parts of one shape and format, whose panels have sixteen rows of each, as a gate and what it multiplies want to be met.</summary>
 internal sealed unsafe class CpuMatrix : Matrix
 {
     private const int BufferBytes = 4 << 20; // of the file at once: enough for all workers, and little beside a processor's last cache

@@ -2,6 +2,9 @@ using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using Native.Kernels.Cpu.Jit;
+using Native.Kernels.Cpu.Machine;
+using Native.Kernels.Cpu.Panels;
 
 namespace Native.Kernels.Cpu;
 

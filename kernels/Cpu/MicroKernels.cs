@@ -1,5 +1,7 @@
 using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
+using Native.Kernels.Cpu.Jit;
+using Native.Kernels.Cpu.Panels;
 using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
@@ -34,9 +36,9 @@ internal static unsafe class MicroKernels
         return
         [
             Floats<PanelF32>(), Floats<PanelF16>(), Floats<PanelBF16>(),
-            Quantized<PanelQ8_0>(), Quantized<PanelQ4_0>(), Quantized<PanelQ4_1>(), Quantized<PanelQ5_0>(), Quantized<PanelQ5_1>(),
-            Quantized<PanelQ2_K>(), Quantized<PanelQ3_K>(), Quantized<PanelQ4_K>(), Quantized<PanelQ5_K>(), Quantized<PanelQ6_K>(),
-            Quantized<PanelIQ4_NL>(), Quantized<PanelIQ4_XS>(),
+            Quantized<Q8_0Integers>(), Quantized<Q4_0Integers>(), Quantized<Q4_1Integers>(), Quantized<Q5_0Integers>(), Quantized<Q5_1Integers>(),
+            Quantized<Q2_KIntegers>(), Quantized<Q3_KIntegers>(), Quantized<Q4_KIntegers>(), Quantized<Q5_KIntegers>(), Quantized<Q6_KIntegers>(),
+            Quantized<IQ4_NLIntegers>(), Quantized<IQ4_XSIntegers>(),
         ];
 
         FloatPanelFormat<T> Floats<T>()
@@ -52,7 +54,7 @@ internal static unsafe class MicroKernels
         }
 
         QuantizedPanelFormat<T> Quantized<T>()
-            where T : IPanel
+            where T : IIntegerFormat
         {
             return new QuantizedPanelFormat<T>(() =>
             {

@@ -1,6 +1,8 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.Arm;
+using Native.Kernels.Cpu.Panels;
+using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
@@ -10,7 +12,7 @@ internal static unsafe class MicroKernelsArm
     /// <summary>One row of activations.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void One<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         ActivationBlock* x = (ActivationBlock*)rows[0];
         Vector128<float> y0 = default, y1 = default, y2 = default, y3 = default;
@@ -47,7 +49,7 @@ internal static unsafe class MicroKernelsArm
 
     /// <summary>Four times <see cref="One"/>, the panel being in the cache after the first.</summary>
     public static void Four<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         for (int t = 0; t < 4; t++) One<T>(integers, scales, rows + t, blocks, sums + 16 * t);
     }
@@ -89,7 +91,7 @@ internal static unsafe class MicroKernelsArm
     /// <summary>Sixteen columns of four rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<int> Dot<T>(byte* weights, int half, Vector128<sbyte> activations, Vector128<int> sum)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         Vector128<sbyte> w0 = Load<T>(weights, half), w1 = Load<T>(weights + PanelLayout.VectorStride, half), w2 = Load<T>(weights + 2 * PanelLayout.VectorStride, half), w3 = Load<T>(weights + 3 * PanelLayout.VectorStride, half);
         if (!Dp.IsSupported) return Substitute(w3, activations, 3, Substitute(w2, activations, 2, Substitute(w1, activations, 1, Substitute(w0, activations, 0, sum))));
@@ -107,7 +109,7 @@ internal static unsafe class MicroKernelsArm
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<sbyte> Load<T>(byte* weights, int half)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         Vector128<byte> w = Vector128.Load(weights);
         if (T.Nibbles) w = half == 0 ? w & Vector128.Create((byte)15) : Vector128.ShiftRightLogical(w, 4);
@@ -118,7 +120,7 @@ internal static unsafe class MicroKernelsArm
     /// <summary>Adds one group's scaled sums of four rows, and their minimums' share.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<float> Scale<T>(Vector128<int> sum, byte* scales, sbyte* factors, int row, ActivationBlock* x, int group, Vector128<float> y)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         Vector128<float> scale = ToSingle((Half*)scales + row);
         if (T.SuperScales) scale *= ToSingle(factors + row);

@@ -1,6 +1,8 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using Native.Kernels.Cpu.Panels;
+using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
@@ -36,7 +38,7 @@ internal static unsafe class MicroKernelsAvx2
     /// <summary>One row of activations, all sixteen outputs.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void One<T, M>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
         where M : IMultiplication
     {
         byte* x = rows[0];
@@ -119,7 +121,7 @@ internal static unsafe class MicroKernelsAvx2
 
     /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold more.</summary>
     public static void Four<T, M>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
         where M : IMultiplication
     {
         FourByEight<T, M>(integers, scales, 0, rows, blocks, sums);
@@ -128,7 +130,7 @@ internal static unsafe class MicroKernelsAvx2
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void FourByEight<T, M>(byte* integers, byte* scales, int output, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
         where M : IMultiplication
     {
         byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
@@ -321,7 +323,7 @@ internal static unsafe class MicroKernelsAvx2
     /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, eight rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<byte> Load<T>(byte* integers, int i)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         if (!T.Nibbles) return Vector256.Load(integers + PanelLayout.VectorStride * i);
         Vector256<byte> pairs = Vector256.Load(integers + PanelLayout.VectorStride * (i & 3));
@@ -331,17 +333,17 @@ internal static unsafe class MicroKernelsAvx2
     /// <summary>Signed bytes plus 128.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<byte> Unsigned<T>(Vector256<byte> weights)
-        where T : IPanel => T.Signed ? weights ^ Vector256.Create((byte)128) : weights;
+        where T : IIntegerFormat => T.Signed ? weights ^ Vector256.Create((byte)128) : weights;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<short> Products<T>(Vector256<byte> weights, Vector256<sbyte> activations)
-        where T : IPanel => T.Signed
+        where T : IIntegerFormat => T.Signed
             ? Avx2.MultiplyAddAdjacent(Avx2.Abs(weights.AsSByte()), Avx2.Sign(activations, weights.AsSByte()))
             : Avx2.MultiplyAddAdjacent(weights, activations);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<int> Offset<T, M>(byte* x, int group)
-        where T : IPanel
+        where T : IIntegerFormat
         where M : IMultiplication
     {
         ActivationBlock* block = (ActivationBlock*)x;
@@ -351,7 +353,7 @@ internal static unsafe class MicroKernelsAvx2
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<float> ScaledSum<T>(byte* x, int group)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         ActivationBlock* block = (ActivationBlock*)x;
         return Vector256.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0 ? block->FirstScaledSum : block->LastScaledSum);

@@ -1,6 +1,8 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using Native.Kernels.Cpu.Panels;
+using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
@@ -14,7 +16,7 @@ internal static unsafe class MicroKernelsAvx512
     /// <summary>One row of activations.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void One<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         byte* x = rows[0];
         Vector512<float> y = default;
@@ -78,7 +80,7 @@ internal static unsafe class MicroKernelsAvx512
     /// <summary>Four rows of activations.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Four<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
         Vector512<float> y0 = default, y1 = default, y2 = default, y3 = default;
@@ -255,7 +257,7 @@ internal static unsafe class MicroKernelsAvx512
     /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, sixteen rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<byte> Load<T>(byte* integers, int i)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         if (!T.Nibbles) return Vector512.Load(integers + PanelLayout.VectorStride * i);
         Vector512<byte> pairs = Vector512.Load(integers + PanelLayout.VectorStride * (i & 3));
@@ -271,20 +273,20 @@ internal static unsafe class MicroKernelsAvx512
     /// <summary>Weights as VPDPBUSD takes them: signed ones + 128.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<byte> Unsigned<T>(Vector512<byte> weights)
-        where T : IPanel => T.Signed ? weights ^ Vector512.Create((byte)128) : weights;
+        where T : IIntegerFormat => T.Signed ? weights ^ Vector512.Create((byte)128) : weights;
 
     /// <summary>All ones where a signed weight is negative.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<sbyte> Sign<T>(Vector512<byte> weights)
-        where T : IPanel => T.Signed ? Vector512.LessThan(weights.AsSByte(), Vector512<sbyte>.Zero) : default;
+        where T : IIntegerFormat => T.Signed ? Vector512.LessThan(weights.AsSByte(), Vector512<sbyte>.Zero) : default;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<byte> Magnitude<T>(Vector512<byte> weights)
-        where T : IPanel => T.Signed ? Vector512.Abs(weights.AsSByte()).AsByte() : weights;
+        where T : IIntegerFormat => T.Signed ? Vector512.Abs(weights.AsSByte()).AsByte() : weights;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<short> Products<T>(Vector512<byte> weights, Vector512<sbyte> sign, Vector512<sbyte> activations)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         if (T.Signed) activations = (activations ^ sign) - sign;
         return Products(weights, activations);
@@ -303,7 +305,7 @@ internal static unsafe class MicroKernelsAvx512
     /// <summary>Adds one group's scaled sum, and its minimum's share.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Scale<T>(Vector512<int> sum, Vector512<float> scale, Vector512<float> min, byte* x, int group, Vector512<float> y)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         ActivationBlock* block = (ActivationBlock*)x;
         if (T.Offset != 0 || T.Signed && AvxVnni.IsSupported)

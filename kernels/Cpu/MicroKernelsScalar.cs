@@ -1,4 +1,6 @@
 using System.Runtime.CompilerServices;
+using Native.Kernels.Cpu.Panels;
+using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
@@ -11,7 +13,7 @@ internal static unsafe class MicroKernelsScalar
     /// <summary>Int8 activations: for each group of columns an exact integer sum, multiplied into the output with one rounding of scale * scale and one fused multiply-add; then the minimum.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void One<T>(byte* integers, byte* scales, byte** x, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         ActivationBlock* activations = (ActivationBlock*)x[0];
         for (int row = 0; row < 16; row++)
@@ -32,7 +34,7 @@ internal static unsafe class MicroKernelsScalar
 
     /// <summary>Four times <see cref="One"/>.</summary>
     public static void Four<T>(byte* integers, byte* scales, byte** x, int blocks, float* sums)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         for (int t = 0; t < 4; t++) One<T>(integers, scales, x + t, blocks, sums + 16 * t);
     }

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using Native.Kernels.Cpu.Machine;
 using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;

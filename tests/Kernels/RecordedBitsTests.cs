@@ -3,6 +3,7 @@ using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Jit;
 using Native.Kernels.Models;
 
 namespace Native.Tests.Kernels;

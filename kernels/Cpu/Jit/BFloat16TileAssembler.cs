@@ -1,7 +1,7 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Jit;
 
 /// <summary>Writes the machine code of a tile: a panel of bfloat16 weights by some rows of bfloat16 activations, with VDPBF16PS, for which .NET has no intrinsic.</summary>
 /// <remarks>

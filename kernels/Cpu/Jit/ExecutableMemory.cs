@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using Iced.Intel;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Jit;
 
 /// <summary>Machine code made at run time, in pages that are written first and executable afterwards, never both. It lives as long as the process: functions are few and shared.</summary>
 internal static unsafe class ExecutableMemory

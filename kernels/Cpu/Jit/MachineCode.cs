@@ -1,8 +1,11 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using Iced.Intel;
+using Native.Kernels.Cpu.Machine;
+using Native.Kernels.Cpu.Panels;
+using Native.Kernels.Formats;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Jit;
 
 /// <summary>The machine code of <see cref="CpuVariant.Avx512Vnni"/>, made once in a process for each format that is met.</summary>
 internal static unsafe class MachineCode
@@ -19,7 +22,7 @@ internal static unsafe class MachineCode
 
     /// <summary>A quantized format's tiles.</summary>
     public static void Set<T>(ref PanelFormat.Entry code)
-        where T : IPanel
+        where T : IIntegerFormat
     {
         PanelTraits traits = PanelTraits.Of<T>();
         code.Activations = ActivationType.Int8;

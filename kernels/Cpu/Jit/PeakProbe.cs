@@ -1,7 +1,7 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Jit;
 
 /// <summary>Machine code that does nothing but multiply and add: what a core can do at most, for figures to be told as shares of it.</summary>
 internal static unsafe class PeakProbe

@@ -1,7 +1,9 @@
 using Iced.Intel;
+using Native.Kernels.Cpu.Panels;
+using Native.Kernels.Formats;
 using static Iced.Intel.AssemblerRegisters;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Jit;
 
 /// <summary>Writes the machine code of a tile: a panel of quantized weights by some rows of int8 activations, with the 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
 /// <remarks>
@@ -307,6 +309,6 @@ internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int Gr
 {
     /// <summary>Those of a format.</summary>
     public static PanelTraits Of<T>()
-        where T : IPanel
+        where T : IIntegerFormat
         => new(T.Nibbles, T.Signed, T.Offset, T.GroupSize, T.HasMin, T.SuperScales, Panel<T>.BlockBytes, Panel<T>.HalvesBytes, Panel<T>.GroupBytes, Panel<T>.UnitScaleBytes, Panel<T>.UnitStride);
 }

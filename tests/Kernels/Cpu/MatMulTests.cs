@@ -1,6 +1,8 @@
 using System.Runtime.InteropServices;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Jit;
+using Native.Kernels.Cpu.Panels;
 using Native.Kernels.Files;
 using Native.Kernels.Formats;
 

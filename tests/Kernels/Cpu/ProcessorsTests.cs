@@ -1,4 +1,4 @@
-using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 
 namespace Native.Tests.Kernels.Cpu;
 

@@ -1,6 +1,7 @@
 using System.Runtime.Intrinsics;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Cpu.Machine;
 
 namespace Native.Tests.Kernels.Cpu;
 

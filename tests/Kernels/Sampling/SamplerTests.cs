@@ -1,5 +1,5 @@
-using Native.Kernels;
 using System.Runtime.Intrinsics;
+using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Sampling;
 using Native.Tests.Kernels.Cpu;

@@ -1,7 +1,7 @@
 using System.Runtime.CompilerServices;
 using Native.Kernels.Formats;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Panels;
 
 /// <summary>One file format's panels and the code that a variant has for them.</summary>
 internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
@@ -64,7 +64,7 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
 
 /// <summary>A quantized format.</summary>
 internal sealed unsafe class QuantizedPanelFormat<T>(Func<PanelFormat.Entry> code) : PanelFormat(code)
-    where T : IPanel
+    where T : IIntegerFormat
 {
     public override TensorType Type => T.Type;
 

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Panels;
 
 /// <summary>32 activations of one row, rounded to int8 with one float scale: x[k] is about Scale * Quants[k]. One cache line.</summary>
 /// <remarks>

@@ -1,4 +1,4 @@
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Machine;
 
 /// <summary>This machine's memory.</summary>
 internal static class HostMemory

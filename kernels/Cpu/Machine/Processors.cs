@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Machine;
 
 /// <summary>The processors this process may run on, and pinning a thread to one of them.</summary>
 internal static unsafe class Processors

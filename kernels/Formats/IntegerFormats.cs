@@ -1,106 +1,9 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
-using Native.Kernels.Formats;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Formats;
 
-/// <summary>How one quantized file format lies in panels: integers interleaved over sixteen rows, scales beside them. Nothing is rounded: a panel stands for exactly the values that the format decodes to.</summary>
-/// <remarks>
-/// A panel is two halves of sixteen rows of the matrix over all columns, missing rows being zeros. It is read from its beginning to its end
-/// and nowhere else, which is what processors fetch ahead for: for each unit of columns come the first half's scales, the second's, and then
-/// the integers, a vector of the first half's and one of the second's by turns. A vector is the integers of four consecutive columns of row 0, of row 1, ... of row 15,
-/// 64 bytes (one AVX-512 register, two of AVX2, four of NEON: a lane of 32 bits for each output). With whole bytes, eight vectors
-/// cover 32 columns. With <see cref="Nibbles"/> four do: low nibbles are columns 0 to 15, high nibbles columns 16 to 31.
-/// A weight is scale * (integer - <see cref="Offset"/>) + minimum, the scale and minimum being those of its group of <see cref="GroupSize"/> columns.
-/// Scales, for each 32 columns: sixteen halves, and sixteen more of minimums with <see cref="HasMin"/>. With <see cref="SuperScales"/>, for each 256 columns:
-/// the same, and then for each group sixteen signed bytes that multiply the scales, and sixteen more that multiply the minimums.
-/// </remarks>
-internal unsafe interface IPanel
-{
-    /// <summary>The file format.</summary>
-    static abstract TensorType Type { get; }
-
-    /// <summary>Two integers to a byte.</summary>
-    static abstract bool Nibbles { get; }
-
-    /// <summary>Integers are signed bytes; otherwise they are unsigned.</summary>
-    static abstract bool Signed { get; }
-
-    /// <summary>Subtracted from the unsigned integers; 0 or a power of two from 4.</summary>
-    static abstract int Offset { get; }
-
-    /// <summary>The greatest integer. It tells how many products fit 16 bits.</summary>
-    static abstract int Greatest { get; }
-
-    /// <summary>Columns that share a scale: 32 or 16.</summary>
-    static abstract int GroupSize { get; }
-
-    /// <summary>Groups have a minimum besides a scale.</summary>
-    static abstract bool HasMin { get; }
-
-    /// <summary>Scales are small integers times a super-block's scale.</summary>
-    static abstract bool SuperScales { get; }
-
-    /// <summary>Takes one block of the file apart.</summary>
-    /// <param name="block">The block, unaligned.</param>
-    /// <param name="integers">Receives the integers of its columns, a byte each.</param>
-    /// <param name="scales">Receives the scale's bits and, with minimums, those of the minimum, such that it is added.</param>
-    /// <param name="groups">With super scales: receives for each group the scale's factor and, with minimums, the minimum's, 16 entries apart.</param>
-    static abstract void Unpack(byte* block, byte* integers, ushort* scales, sbyte* groups);
-}
-
-/// <summary>Where the two halves of quantized panels lie.</summary>
-internal static class PanelLayout
-{
-    /// <summary>Bytes from a vector of the first half's integers to the second's.</summary>
-    public const int HalfStride = 64;
-
-    /// <summary>Bytes from a half's vector of integers to its next.</summary>
-    public const int VectorStride = 128;
-}
-
-/// <summary>What follows from a panel format's constants. The compiler folds it, if it is told to: a call left in an inner loop spills every accumulator.</summary>
-internal static class Panel<T>
-    where T : IPanel
-{
-    /// <summary>Columns of a unit: a block of the file.</summary>
-    public static int UnitColumns { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.SuperScales ? 256 : 32; }
-
-    /// <summary>Blocks of 32 columns that share a super-block's scale.</summary>
-    public static int UnitBlocks { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.SuperScales ? 8 : 1; }
-
-    /// <summary>Bytes of 32 columns' integers, of one half.</summary>
-    public static int BlockBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Nibbles ? 256 : 512; }
-
-    /// <summary>Bytes of the 16-bit scales at the beginning of a unit's scales.</summary>
-    public static int HalvesBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.HasMin ? 64 : 32; }
-
-    /// <summary>Bytes of one group's factors.</summary>
-    public static int GroupBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.HasMin ? 32 : 16; }
-
-    /// <summary>Bytes of a unit's scales, of one half.</summary>
-    public static int UnitScaleBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => HalvesBytes + (T.SuperScales ? 256 / T.GroupSize * GroupBytes : 0); }
-
-    /// <summary>Bytes of both halves' scales, with which a unit begins.</summary>
-    public static int HeaderBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 2 * UnitScaleBytes; }
-
-    /// <summary>Bytes from a half's integers of 32 columns to those of the next 32 in its unit.</summary>
-    public static int BlockStride { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 2 * BlockBytes; }
-
-    /// <summary>Bytes of a unit, a multiple of 64 in every format.</summary>
-    public static int UnitStride { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => HeaderBytes + UnitBlocks * BlockStride; }
-
-    /// <summary>Vectors of unsigned integers times int8 whose pairs' sums fit 16 bits when added up: 8, 4, 2 or 1.</summary>
-    public static int Depth { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Greatest <= 16 ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1; }
-
-    /// <summary>By how much the activations' sums, kept times 4, are shifted left to be <see cref="IPanel.Offset"/> times the sum.</summary>
-    public static int OffsetShift { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Offset switch { 8 => 1, 16 => 2, 32 => 3, _ => 0 }; }
-
-    /// <summary>The same where signed weights have been made unsigned by adding 128.</summary>
-    public const int SignedShift = 5;
-}
-
-internal unsafe struct PanelQ4_0 : IPanel
+internal unsafe struct Q4_0Integers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q4_0;
     public static bool Nibbles => true;
@@ -119,7 +22,7 @@ internal unsafe struct PanelQ4_0 : IPanel
     }
 }
 
-internal unsafe struct PanelQ4_1 : IPanel
+internal unsafe struct Q4_1Integers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q4_1;
     public static bool Nibbles => true;
@@ -139,7 +42,7 @@ internal unsafe struct PanelQ4_1 : IPanel
     }
 }
 
-internal unsafe struct PanelQ5_0 : IPanel
+internal unsafe struct Q5_0Integers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q5_0;
     public static bool Nibbles => false;
@@ -159,7 +62,7 @@ internal unsafe struct PanelQ5_0 : IPanel
     }
 }
 
-internal unsafe struct PanelQ5_1 : IPanel
+internal unsafe struct Q5_1Integers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q5_1;
     public static bool Nibbles => false;
@@ -180,7 +83,7 @@ internal unsafe struct PanelQ5_1 : IPanel
     }
 }
 
-internal unsafe struct PanelQ8_0 : IPanel
+internal unsafe struct Q8_0Integers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q8_0;
     public static bool Nibbles => false;
@@ -199,7 +102,7 @@ internal unsafe struct PanelQ8_0 : IPanel
     }
 }
 
-internal unsafe struct PanelIQ4_NL : IPanel
+internal unsafe struct IQ4_NLIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.IQ4_NL;
     public static bool Nibbles => false;
@@ -219,7 +122,7 @@ internal unsafe struct PanelIQ4_NL : IPanel
     }
 }
 
-internal unsafe struct PanelIQ4_XS : IPanel
+internal unsafe struct IQ4_XSIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.IQ4_XS;
     public static bool Nibbles => false;
@@ -244,7 +147,7 @@ internal unsafe struct PanelIQ4_XS : IPanel
     }
 }
 
-internal unsafe struct PanelQ4_K : IPanel
+internal unsafe struct Q4_KIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q4_K;
     public static bool Nibbles => true;
@@ -265,7 +168,7 @@ internal unsafe struct PanelQ4_K : IPanel
     }
 }
 
-internal unsafe struct PanelQ5_K : IPanel
+internal unsafe struct Q5_KIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q5_K;
     public static bool Nibbles => false;
@@ -295,7 +198,7 @@ internal unsafe struct PanelQ5_K : IPanel
     }
 }
 
-internal unsafe struct PanelQ6_K : IPanel
+internal unsafe struct Q6_KIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q6_K;
     public static bool Nibbles => false;
@@ -326,7 +229,7 @@ internal unsafe struct PanelQ6_K : IPanel
     }
 }
 
-internal unsafe struct PanelQ3_K : IPanel
+internal unsafe struct Q3_KIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q3_K;
     public static bool Nibbles => true;
@@ -357,7 +260,7 @@ internal unsafe struct PanelQ3_K : IPanel
     }
 }
 
-internal unsafe struct PanelQ2_K : IPanel
+internal unsafe struct Q2_KIntegers : IIntegerFormat
 {
     public static TensorType Type => TensorType.Q2_K;
     public static bool Nibbles => true;

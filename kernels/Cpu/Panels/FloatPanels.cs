@@ -2,7 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Native.Kernels.Formats;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Panels;
 
 internal unsafe struct PanelF32 : IFloatPanel
 {

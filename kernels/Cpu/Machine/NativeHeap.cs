@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Machine;
 
 /// <summary>Memory outside the garbage collector's, aligned to cache lines, that lives as long as its owner.</summary>
 internal sealed unsafe class NativeHeap : IDisposable

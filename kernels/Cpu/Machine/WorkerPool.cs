@@ -3,7 +3,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 
-namespace Native.Kernels.Cpu;
+namespace Native.Kernels.Cpu.Machine;
 
 /// <summary>Threads that run parallel loops over ranges of indices, the caller's thread among them as worker 0.</summary>
 /// <remarks>
