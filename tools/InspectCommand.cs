@@ -84,7 +84,7 @@ internal sealed class InspectCommand : ToolCommand
         List<KeyValuePair<string, object>> metadata = [];
         try
         {
-            using JsonDocument config = JsonDocument.Parse(File.ReadAllBytes(configPath));
+            using JsonDocument config = JsonDocument.Parse(JsonFile.Standard(File.ReadAllBytes(configPath)));
             if (config.RootElement.ValueKind != JsonValueKind.Object) throw new InvalidDataException($"{configPath}: expected a JSON object, found {config.RootElement.ValueKind}");
             foreach (JsonProperty property in config.RootElement.EnumerateObject()) metadata.Add(new(property.Name, property.Value.Clone()));
         }

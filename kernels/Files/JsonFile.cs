@@ -1,21 +1,21 @@
+using System.Buffers;
 using System.Text.Json;
 
 namespace Native.Kernels.Files;
 
 /// <summary>Opens JSON files so that every mistake in them is an <see cref="InvalidDataException"/> naming file and field.</summary>
-internal static class JsonFile
+public static class JsonFile
 {
-    public static void ReadIfThere(string path, Action<JsonField> read)
+    internal static void ReadIfThere(string path, Action<JsonField> read)
     {
         if (File.Exists(path)) Read(path, File.ReadAllBytes(path), read);
     }
 
-    public static void Read(string path, ReadOnlyMemory<byte> bytes, Action<JsonField> read)
+    internal static void Read(string path, ReadOnlyMemory<byte> bytes, Action<JsonField> read)
     {
-        if (bytes.Span.StartsWith("\uFEFF"u8)) bytes = bytes[3..];
         try
         {
-            using JsonDocument document = JsonDocument.Parse(bytes);
+            using JsonDocument document = JsonDocument.Parse(Standard(bytes));
             read(new JsonField(path, "", document.RootElement));
         }
         catch (JsonException e)
@@ -26,6 +26,54 @@ internal static class JsonFile
         {
             throw new InvalidDataException($"{path}: expected text in well-formed Unicode, found a lone surrogate", e);
         }
+    }
+
+    /// <summary>JSON as Python's library writes it, as JSON: without a byte order mark, and NaN, Infinity and -Infinity as strings, so
+    /// that only a reader who needs one of them as a number refuses it.</summary>
+    public static ReadOnlyMemory<byte> Standard(ReadOnlyMemory<byte> bytes)
+    {
+        if (bytes.Span.StartsWith("\uFEFF"u8)) bytes = bytes[3..];
+        ReadOnlySpan<byte> text = bytes.Span;
+        if (text.IndexOf("NaN"u8) < 0 && text.IndexOf("Infinity"u8) < 0) return bytes;
+        ArrayBufferWriter<byte> standard = new(text.Length + 64);
+        int done = 0;
+        for (int at = 0; at < text.Length;)
+        {
+            if (text[at] == (byte)'"')
+            {
+                at = EndOfString(text, at);
+                continue;
+            }
+            int length = LengthOfWord(text[at..]);
+            if (length > 0)
+            {
+                standard.Write(text[done..at]);
+                standard.Write("\""u8);
+                standard.Write(text.Slice(at, length));
+                standard.Write("\""u8);
+                done = at + length;
+            }
+            at += Math.Max(length, 1);
+        }
+        standard.Write(text[done..]);
+        return standard.WrittenMemory;
+    }
+
+    private static int EndOfString(ReadOnlySpan<byte> text, int start)
+    {
+        for (int at = start + 1; at < text.Length; at++)
+        {
+            if (text[at] == (byte)'\\') at++;
+            else if (text[at] == (byte)'"') return at + 1;
+        }
+        return text.Length;
+    }
+
+    private static int LengthOfWord(ReadOnlySpan<byte> text)
+    {
+        if (text.StartsWith("NaN"u8)) return 3;
+        if (text.StartsWith("Infinity"u8)) return 8;
+        return text.StartsWith("-Infinity"u8) ? 9 : 0;
     }
 }
 

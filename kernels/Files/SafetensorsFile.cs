@@ -128,7 +128,7 @@ public sealed class SafetensorsFile : IDisposable
         if (length > MaxIndexBytes) throw new InvalidDataException($"{index}: expected an index of at most {MaxIndexBytes} bytes, found {length}");
         try
         {
-            using JsonDocument json = JsonDocument.Parse(File.ReadAllBytes(index));
+            using JsonDocument json = JsonDocument.Parse(JsonFile.Standard(File.ReadAllBytes(index)));
             if (json.RootElement.ValueKind != JsonValueKind.Object || !json.RootElement.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
                 throw new InvalidDataException($"{index}: expected an object with an object \"weight_map\", found none");
             var shardOf = new Dictionary<string, string>(StringComparer.Ordinal);

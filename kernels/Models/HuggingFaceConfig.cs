@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Native.Kernels.Files;
 
 namespace Native.Kernels.Models;
 
@@ -16,7 +17,7 @@ internal sealed class HuggingFaceConfig
     {
         try
         {
-            using JsonDocument document = JsonDocument.Parse(File.ReadAllBytes(path));
+            using JsonDocument document = JsonDocument.Parse(JsonFile.Standard(File.ReadAllBytes(path)));
             JsonElement root = document.RootElement;
             if (root.ValueKind != JsonValueKind.Object) throw new InvalidDataException($"{path}: expected a JSON object, found {root.ValueKind}");
             // Models that also see keep their language part in a section of its own.

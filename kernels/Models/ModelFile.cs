@@ -16,12 +16,11 @@ public sealed partial class ModelFile : IDisposable
 
     private ModelFile(string path)
     {
+        path = FileOf(path);
         Path = path;
         if (Directory.Exists(path))
         {
-            string config = System.IO.Path.Combine(path, "config.json");
-            if (!File.Exists(config)) throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it");
-            Config = HuggingFaceConfig.Read(config);
+            Config = HuggingFaceConfig.Read(System.IO.Path.Combine(path, "config.json"));
             _safetensors = SafetensorsFile.Open(path);
             _tensors = _safetensors.Tensors;
             // Models that also see keep their language part under a prefix, of one form or the other.
@@ -47,7 +46,40 @@ public sealed partial class ModelFile : IDisposable
         }
     }
 
-    /// <summary>The path it was opened by.</summary>
+    /// <summary>What a path means: a folder without config.json that holds one GGUF model is that model.</summary>
+    /// <exception cref="InvalidDataException">It is a device or a pipe, or a folder of several models.</exception>
+    private static string FileOf(string path)
+    {
+        if (!Directory.Exists(path))
+        {
+            // A device or a pipe can't be read from any place, and opening a pipe waits for its writer. Both have no length.
+            if (File.Exists(path) && new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) is var target
+                && ((target as FileInfo) ?? new FileInfo(path)).Length == 0)
+                throw new InvalidDataException($"{path}: expected a GGUF file or a Hugging Face folder, found an empty file, a device or a pipe");
+            return path;
+        }
+        if (File.Exists(System.IO.Path.Combine(path, "config.json"))) return path;
+        string[] models = [.. Directory.GetFiles(path, "*.gguf").Where(file => PartName().Match(file) is not { Success: true, Groups: var g }
+            || int.Parse(g["part"].Value, CultureInfo.InvariantCulture) == 1).Order(StringComparer.Ordinal)];
+        if (models.Length == 1) return models[0];
+        string several = models.Length == 0 ? "" : $", but {models.Length} GGUF models, of which one must be named: {string.Join(", ", models.Take(5).Select(System.IO.Path.GetFileName))}";
+        throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it{several}");
+    }
+
+    /// <summary>A file's or folder's name without what only tells how it is kept: <c>.gguf</c>, and the number of a split file's part.</summary>
+    public static string NameOf(string path)
+    {
+        string full = System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path));
+        if (Directory.Exists(full)) return System.IO.Path.GetFileName(full);
+        string file = System.IO.Path.GetFileName(full);
+        Match part = PartName().Match(file);
+        return part.Success ? file[..part.Index] : System.IO.Path.GetFileNameWithoutExtension(file);
+    }
+
+    [GeneratedRegex(@"-(?<part>\d{5})-of-\d{5}\.gguf$", RegexOptions.ExplicitCapture)]
+    private static partial Regex PartName();
+
+    /// <summary>The file or folder it was opened from.</summary>
     public string Path { get; }
 
     /// <summary>Its shape.</summary>
@@ -65,7 +97,6 @@ public sealed partial class ModelFile : IDisposable
     public Tokenizer OpenTokenizer() => _gguf is not null ? Tokenizer.FromGguf(_gguf) : Tokenizer.FromFolder(Path);
 
     /// <summary>How its makers recommend to sample.</summary>
-    /// <exception cref="InvalidDataException">A value is of the wrong kind or out of its range.</exception>
     public SuggestedSampling ReadSuggestedSampling() => _gguf is not null ? SuggestedSampling.Read(_gguf) : SuggestedSampling.ReadFolder(Path);
 
     /// <summary>The tensor with this GGUF name, whatever the file calls it.</summary>

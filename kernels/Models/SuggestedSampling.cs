@@ -1,3 +1,4 @@
+using System.Globalization;
 using Native.Kernels.Files;
 
 namespace Native.Kernels.Models;
@@ -15,36 +16,62 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
     /// <summary>No recommendation.</summary>
     public static readonly SuggestedSampling None = new(null, null, null, null, null);
 
-    /// <exception cref="InvalidDataException">A value is of the wrong kind or out of its range.</exception>
+    /// <summary>A sentence for every value that was left out because it can't be: a model loads without it.</summary>
+    public IReadOnlyList<string> Warnings { get; init; } = [];
+
     internal static SuggestedSampling Read(GgufFile file)
     {
         const string Prefix = "general.sampling.";
         float? Number(string key) => file.Has(Prefix + key) ? file.GetSingle(Prefix + key) : null;
-        return new SuggestedSampling(
-            Number("temp"), file.Has(Prefix + "top_k") ? file.GetInt32(Prefix + "top_k") : null, Number("top_p"), Number("min_p"), Number("penalty_repeat"))
-            .Checked(file.Path, Prefix);
+        int? Whole(string key) => file.Has(Prefix + key) ? file.GetInt32(Prefix + key) : null;
+        return new Reader(file.Path, Prefix)
+            .Read(() => Number("temp"), () => Whole("top_k"), () => Number("top_p"), () => Number("min_p"), () => Number("penalty_repeat"));
     }
 
-    /// <inheritdoc cref="Read(GgufFile)"/>
+    /// <exception cref="InvalidDataException"><c>generation_config.json</c> is no JSON object.</exception>
     internal static SuggestedSampling ReadFolder(string path)
     {
         string file = System.IO.Path.Combine(path, "generation_config.json");
         SuggestedSampling suggested = None;
-        JsonFile.ReadIfThere(file, root => suggested = new SuggestedSampling(
-            root.Optional("temperature")?.Single(), root.Optional("top_k")?.Int32(), root.Optional("top_p")?.Single(), root.Optional("min_p")?.Single(), root.Optional("repetition_penalty")?.Single()));
-        return suggested.Checked(file, "");
+        JsonFile.ReadIfThere(file, root =>
+        {
+            float? Number(string name) => root.Optional(name)?.Single();
+            suggested = new Reader(file, "").Read(() => Number("temperature"), () => root.Optional("top_k")?.Int32(),
+                () => Number("top_p"), () => Number("min_p"), () => Number("repetition_penalty"));
+        });
+        return suggested;
     }
 
-    private SuggestedSampling Checked(string file, string prefix)
+    /// <summary>Takes the values that can be, and leaves the others out with a sentence each.</summary>
+    private sealed class Reader(string file, string prefix)
     {
-        void Require(bool held, string name, object? value, string expected)
+        private readonly List<string> _warnings = [];
+
+        public SuggestedSampling Read(Func<float?> temperature, Func<int?> topK, Func<float?> topP, Func<float?> minP, Func<float?> penalty)
         {
-            if (!held) throw new InvalidDataException(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{file}: {prefix}{name} is {value}, expected {expected}"));
+            SuggestedSampling read = new(
+                Take("temperature", temperature, "0 to 100", static v => v is >= 0 and <= 100),
+                Take("top_k", topK, "a whole number", static _ => true) is { } k ? Math.Max(k, 0) : null, // -1 is a customary way to say all
+                Take("top_p", topP, "above 0, at most 1", static v => v is > 0 and <= 1),
+                Take("min_p", minP, "0 to 1", static v => v is >= 0 and <= 1),
+                Take("repetition penalty", penalty, "0.01 to 100", static v => v is >= 0.01f and <= 100));
+            return _warnings.Count == 0 ? read : read with { Warnings = _warnings };
         }
-        Require(Temperature is null or (>= 0 and <= 100), "temperature", Temperature, "0 to 100");
-        Require(TopP is null or (> 0 and <= 1), "top_p", TopP, "above 0, at most 1");
-        Require(MinP is null or (>= 0 and <= 1), "min_p", MinP, "0 to 1");
-        Require(RepetitionPenalty is null or (>= 0.01f and <= 100), "repetition penalty", RepetitionPenalty, "0.01 to 100");
-        return TopK < 0 ? this with { TopK = 0 } : this; // -1 is a customary way to say all
+
+        private T? Take<T>(string name, Func<T?> read, string expected, Func<T, bool> canBe)
+            where T : struct
+        {
+            try
+            {
+                if (read() is not { } value) return null;
+                if (canBe(value)) return value;
+                _warnings.Add(string.Create(CultureInfo.InvariantCulture, $"{file}: {prefix}{name} is {value}, expected {expected}; it is left out."));
+            }
+            catch (InvalidDataException e) // of another type
+            {
+                _warnings.Add($"{e.Message}; it is left out.");
+            }
+            return null;
+        }
     }
 }

@@ -1,6 +1,7 @@
 namespace Native.Kernels.Text;
 
-/// <summary>Which tokens end a generation. Files name one or two; the others are known by their texts, as llama.cpp collects them.</summary>
+/// <summary>Which tokens end a generation: those that generation_config.json lists, as transformers and vLLM have it; without such a list
+/// those that the file names and those with well-known texts, as llama.cpp collects them.</summary>
 internal static class EndTokens
 {
     /// <summary>Texts that mean an end wherever they stand in a vocabulary; a file that calls one an ordinary token is mistaken.</summary>
@@ -31,13 +32,15 @@ internal static class EndTokens
     public static HashSet<int> Collect(TokenizerDefinition definition, string[] pieces, TokenType[] types)
     {
         var ends = new HashSet<int>();
+        bool listed = definition.ListsEnds && definition.EndIds.Count > 0;
         var byText = new Dictionary<string, int>(StringComparer.Ordinal);
         for (int id = 0; id < pieces.Length; id++)
         {
             if (pieces[id].Length is 0 or > MaxLength || !FirstCharacters.Contains(pieces[id][0])) continue;
             if (definition.GgufTokens && types[id] != TokenType.Unknown && FillInTheMiddle.Contains(pieces[id])) types[id] = TokenType.Control;
             bool always = Always.Contains(pieces[id]);
-            if (!always && ((types[id] == TokenType.Normal && !definition.GgufTokens) || !UnlessOrdinary.Contains(pieces[id]))) continue;
+            bool ordinary = types[id] == TokenType.Normal && !definition.GgufTokens;
+            if (listed || (!always && (ordinary || !UnlessOrdinary.Contains(pieces[id])))) continue;
             ends.Add(id);
             byText.TryAdd(pieces[id], id);
         }

@@ -82,6 +82,7 @@ internal static class SentencePieceModel
             Prefix = (config.AddsBos ?? true) && bos is { } b ? [b] : [],
             Suffix = (config.AddsEos ?? false) && eos is { } e ? [e] : [],
             EndIds = config.EndIdsWithin(fields.Pieces.Count),
+            ListsEnds = config.ListsEnds,
             ChatTemplate = config.ChatTemplate,
             ToolUseTemplate = config.ToolUseTemplate,
         };

@@ -124,6 +124,9 @@ public sealed class Tokenizer
     /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens begins with tokens of its own, <see cref="BosId"/> as a rule.</summary>
     public bool AddsBos => _prefix.Length > 0;
 
+    /// <summary>How many tokens of its own <see cref="EncodePrompt"/> puts in front of a text.</summary>
+    public int PrefixLength => _prefix.Length;
+
     /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens ends with tokens of its own, <see cref="EosId"/> as a rule.</summary>
     public bool AddsEos => _suffix.Length > 0;
 
@@ -161,6 +164,16 @@ public sealed class Tokenizer
     /// <param name="plainAt">Offsets at which no control token begins, whatever is written there.</param>
     /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its normalizer makes too much of it.</exception>
     public int[] Encode(string text, IReadOnlySet<int> plainAt) => Encode(text, addSpecial: false, parseSpecial: true, plainAt);
+
+    /// <summary>The ids of a text that a model is to continue: control tokens written in it are read, and what the model wants in front
+    /// of a text is added. What it wants behind is not: nothing continues an end token.</summary>
+    /// <exception cref="TextEncodingException">As <see cref="Encode(string, bool, bool)"/>.</exception>
+    public int[] EncodePrompt(string text) => [.. _prefix, .. Encode(text, addSpecial: false, parseSpecial: true)];
+
+    /// <summary>The ids of a conversation that a chat template wrote, as its makers' library has them: transformers takes what the
+    /// template writes, llama.cpp (for GGUF files) adds the begin token unless the template wrote it.</summary>
+    public int[] BeginConversation(int[] ids) =>
+        _ggufTokens && _prefix.Length > 0 && (ids.Length == 0 || ids[0] != _prefix[0]) ? [.. _prefix, .. ids] : ids;
 
     internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups, IReadOnlySet<int>? plainAt = null)
     {

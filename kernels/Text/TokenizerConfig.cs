@@ -15,6 +15,10 @@ internal sealed class TokenizerConfig
     public bool? AddsEos { get; private set; }
     public int? BosId { get; private set; }
     public List<int> EndIds { get; } = [];
+
+    /// <summary>Whether generation_config.json lists the ids that end a generation: then no other token does.</summary>
+    public bool ListsEnds { get; private set; }
+
     public List<AddedToken> AddedTokens { get; } = [];
     public string? ChatTemplate { get; private set; }
     public string? ToolUseTemplate { get; private set; }
@@ -28,6 +32,7 @@ internal sealed class TokenizerConfig
         JsonFile.ReadIfThere(Path.Combine(folder, "tokenizer_config.json"), config.ReadTokenizerConfig);
         JsonFile.ReadIfThere(Path.Combine(folder, "added_tokens.json"), config.ReadAddedTokens);
         JsonFile.ReadIfThere(Path.Combine(folder, "generation_config.json"), config.ReadEnds);
+        config.ListsEnds = config.EndIds.Count > 0;
         JsonFile.ReadIfThere(Path.Combine(folder, "config.json"), config.ReadModelConfig);
         JsonFile.ReadIfThere(Path.Combine(folder, "chat_template.json"), config.ReadChatTemplates);
         string jinja = Path.Combine(folder, "chat_template.jinja");

@@ -105,8 +105,11 @@ internal sealed class TokenizerDefinition
     /// <summary>Ids that stand behind a text.</summary>
     public int[] Suffix { get; init; } = [];
 
-    /// <summary>End ids that the file names; the well-known texts are added to them.</summary>
+    /// <summary>End ids that the file names.</summary>
     public IReadOnlyCollection<int> EndIds { get; init; } = [];
+
+    /// <summary>Whether <see cref="EndIds"/> and <see cref="EosId"/> are all the ends; else tokens with well-known texts are ends too.</summary>
+    public bool ListsEnds { get; init; }
 
     /// <summary>Whether tokens are taken as llama.cpp takes a GGUF file's: those with well-known texts are control tokens even where the
     /// file calls them ordinary, unused ones stand for no text, user-defined ones are found and written as they are, U+2581 and all.</summary>

@@ -119,6 +119,7 @@ internal static class TokenizerJson
             Prefix = [.. pipeline.Before],
             Suffix = [.. pipeline.After],
             EndIds = ends,
+            ListsEnds = config.ListsEnds,
             ChatTemplate = config.ChatTemplate,
             ToolUseTemplate = config.ToolUseTemplate,
         };

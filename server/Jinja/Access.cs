@@ -27,7 +27,7 @@ internal static class Access
             case Group group when Index(key, 2) is int index: return index == 0 ? group.Grouper : group.List;
             case string text when Index(key, Characters.Length(text)) is int index:
                 int offset = Characters.Offset(text, index);
-                return text.Substring(offset, char.IsHighSurrogate(text[offset]) ? 2 : 1);
+                return text[offset..Characters.End(text, offset)];
         }
         if (key is string name && OwnAttribute(value, name, out object? own)) return own;
         return Missing(value, key);

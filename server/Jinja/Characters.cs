@@ -3,7 +3,8 @@ using System.Text;
 
 namespace Native.Server.Jinja;
 
-/// <summary>Python sees a string as code points; these are the places where that differs from UTF-16.</summary>
+/// <summary>Python sees a string as code points; these are the places where that differs from UTF-16. A mark (<see cref="Marks"/>) is no
+/// character, but a part of the one before it.</summary>
 internal static class Characters
 {
     /// <summary>Python's <c>str.isspace</c> for one character.</summary>
@@ -20,17 +21,26 @@ internal static class Characters
         return true;
     }
 
-    private static bool HasSurrogates(string text) => text.AsSpan().ContainsAnyInRange('\uD800', '\uDFFF');
+    private static bool HasWide(string text) => text.AsSpan().ContainsAnyInRange('\uD800', '\uDFFF') || Marks.Has(text);
 
     public static int Length(string text)
     {
-        if (!HasSurrogates(text)) return text.Length;
-        int pairs = 0;
+        if (!HasWide(text)) return text.Length;
+        int inside = 0;
         foreach (char c in text)
         {
-            if (char.IsLowSurrogate(c)) pairs++;
+            if (char.IsLowSurrogate(c) || c == Marks.Character) inside++;
         }
-        return text.Length - pairs;
+        return text.Length - inside;
+    }
+
+    /// <summary>Where the character that begins at <paramref name="start"/> ends, marks included.</summary>
+    public static int End(string text, int start)
+    {
+        int end = start + 1;
+        if (end < text.Length && char.IsSurrogatePair(text[start], text[end])) end++;
+        while (end < text.Length && text[end] == Marks.Character) end++;
+        return end;
     }
 
     private static readonly string[] Ascii = [.. Enumerable.Range(0, 128).Select(code => ((char)code).ToString())];
@@ -38,13 +48,13 @@ internal static class Characters
     /// <summary>The text as one string per code point.</summary>
     public static object?[] Split(string text)
     {
-        if (!HasSurrogates(text)) return Array.ConvertAll<char, object?>(text.ToCharArray(), c => c < 128 ? Ascii[c] : c.ToString());
+        if (!HasWide(text)) return Array.ConvertAll<char, object?>(text.ToCharArray(), c => c < 128 ? Ascii[c] : c.ToString());
         var parts = new List<object?>(text.Length);
         for (int i = 0; i < text.Length;)
         {
-            int length = i + 1 < text.Length && char.IsSurrogatePair(text[i], text[i + 1]) ? 2 : 1;
-            parts.Add(text.Substring(i, length));
-            i += length;
+            int end = End(text, i);
+            parts.Add(text[i..end]);
+            i = end;
         }
         return [.. parts];
     }
@@ -52,9 +62,9 @@ internal static class Characters
     /// <summary>The UTF-16 offset of a code point index (0 to the length in code points).</summary>
     public static int Offset(string text, int index)
     {
-        if (!HasSurrogates(text)) return index;
+        if (!HasWide(text)) return index;
         int offset = 0;
-        for (; index > 0; index--) offset += char.IsHighSurrogate(text[offset]) ? 2 : 1;
+        for (; index > 0; index--) offset = End(text, offset);
         return offset;
     }
 

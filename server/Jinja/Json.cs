@@ -48,6 +48,14 @@ internal static class Json
         }
     }
 
+    /// <summary>A value as <c>json.dumps</c> writes it by default, but in Unicode.</summary>
+    public static string Write(object? value, RenderBudget budget)
+    {
+        var writer = new Writer(new StringBuilder(), Ascii: false, Indent: null, ", ", ": ", SortKeys: false, budget);
+        writer.Append(value, 0);
+        return writer.Output.ToString();
+    }
+
     public static string Write(object? value, Bound options, RenderBudget budget)
     {
         string? indent = options[1] switch
@@ -69,7 +77,8 @@ internal static class Json
     }
 
     private static readonly SearchValues<char> Escaped = SearchValues.Create([.. Enumerable.Range(0, 32).Select(code => (char)code), '"', '\\']);
-    private static readonly SearchValues<char> OutsideAscii = SearchValues.Create([.. Enumerable.Range(0, 32).Concat(Enumerable.Range(0x7F, 0xFF81)).Select(code => (char)code), '"', '\\']);
+    private static readonly SearchValues<char> OutsideAscii = SearchValues.Create(
+        [.. Enumerable.Range(0, 32).Concat(Enumerable.Range(0x7F, 0xFF81)).Select(code => (char)code).Where(c => c != Marks.Character), '"', '\\']);
 
     private sealed record Writer(StringBuilder Output, bool Ascii, string? Indent, string ItemSeparator, string KeySeparator, bool SortKeys, RenderBudget Budget)
     {

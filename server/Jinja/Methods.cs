@@ -25,8 +25,8 @@ internal static class Methods
         { "casefold", "", (i, v, _) => Read(i, v).ToLowerInvariant() },
         { "center", "width fillchar?", (i, v, a) => Pad(i, v, a, '^') },
         { "count", "sub start? end?", (i, v, a) => Window(i, v, a, out _) is string text ? Count(text, a.Text(0)) : 0L },
-        { "endswith", "suffix start? end?", (i, v, a) => Window(i, v, a, out _) is string text && Affixes(a).Any(x => text.EndsWith(x, StringComparison.Ordinal)) },
-        { "startswith", "prefix start? end?", (i, v, a) => Window(i, v, a, out _) is string text && Affixes(a).Any(x => text.StartsWith(x, StringComparison.Ordinal)) },
+        { "endswith", "suffix start? end?", (i, v, a) => Window(i, v, a, out _) is string text && Affixes(a).Any(x => Marks.Without(text).EndsWith(x, StringComparison.Ordinal)) },
+        { "startswith", "prefix start? end?", (i, v, a) => Window(i, v, a, out _) is string text && Affixes(a).Any(x => Marks.Without(text).StartsWith(x, StringComparison.Ordinal)) },
         { "find", "sub start? end?", (i, v, a) => Find(i, v, a, last: false) },
         { "rfind", "sub start? end?", (i, v, a) => Find(i, v, a, last: true) },
         { "index", "sub start? end?", (i, v, a) => Find(i, v, a, last: false) is >= 0 and var index ? index : throw new TemplateException("substring not found") },
@@ -53,8 +53,8 @@ internal static class Methods
         { "rstrip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: false, right: true) },
         { "partition", "sep", (i, v, a) => Partition(i, (string)v!, a.Text(0), last: false) },
         { "rpartition", "sep", (i, v, a) => Partition(i, (string)v!, a.Text(0), last: true) },
-        { "removeprefix", "prefix", (i, v, a) => Read(i, v) is var text && text.StartsWith(a.Text(0), StringComparison.Ordinal) ? text[a.Text(0).Length..] : text },
-        { "removesuffix", "suffix", (i, v, a) => Read(i, v) is var text && text.EndsWith(a.Text(0), StringComparison.Ordinal) ? text[..^a.Text(0).Length] : text },
+        { "removeprefix", "prefix", (i, v, a) => RemoveAffix(Read(i, v), Marks.Without(a.Text(0)), atEnd: false) },
+        { "removesuffix", "suffix", (i, v, a) => RemoveAffix(Read(i, v), Marks.Without(a.Text(0)), atEnd: true) },
         { "replace", "old new count?", (i, v, a) => Replace(i, Read(i, v), a.Text(0), a.Text(1), a.Integer(2, -1)) },
         { "split", "sep? maxsplit?", (i, v, a) => Split(i, Read(i, v), a, fromRight: false) },
         { "rsplit", "sep? maxsplit?", (i, v, a) => Split(i, Read(i, v), a, fromRight: true) },
@@ -147,11 +147,13 @@ internal static class Methods
             HashSet<Rune> set = [.. chars.EnumerateRunes()];
             strips = set.Contains;
         }
-        ReadOnlySpan<char> rest = text;
+        Searched searched = new(text);
+        ReadOnlySpan<char> rest = searched.Plain;
         while (left && !rest.IsEmpty && Rune.DecodeFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done && strips(rune)) rest = rest[used..];
+        int start = searched.Length - rest.Length;
         while (right && !rest.IsEmpty && Rune.DecodeLastFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done && strips(rune)) rest = rest[..^used];
-        i.Budget.Walk(text.Length - rest.Length);
-        return rest.Length == text.Length ? text : rest.ToString();
+        i.Budget.Walk(searched.Length - rest.Length);
+        return rest.Length == searched.Length ? text : searched[start..(start + rest.Length)];
     }
 
     private static string Pad(Interpreter i, object? value, Bound a, char side)
@@ -179,19 +181,28 @@ internal static class Methods
 
     private static long Find(Interpreter i, object? value, Bound a, bool last)
     {
-        string part = a.Text(0);
-        if (Window(i, value, a, out int offset) is not { } text) return -1;
+        string part = Marks.Without(a.Text(0));
+        if (Window(i, value, a, out int offset) is not { } window) return -1;
+        string text = Marks.Without(window), before = Marks.Without(((string)value!)[..offset]);
         i.Budget.Search(text, part);
         int found = last ? text.LastIndexOf(part, StringComparison.Ordinal) : text.IndexOf(part, StringComparison.Ordinal);
-        return found < 0 ? -1 : Characters.Index((string)value!, found + offset);
+        return found < 0 ? -1 : Characters.Length(before) + Characters.Index(text, found);
     }
 
     private static string[] Affixes(Bound a) => a[0] is object?[] several
-        ? [.. several.Select(item => item as string ?? throw new TemplateException("a tuple of prefixes or suffixes must hold strings"))]
-        : [a.Text(0)];
+        ? [.. several.Select(item => Marks.Without(item as string ?? throw new TemplateException("a tuple of prefixes or suffixes must hold strings")))]
+        : [Marks.Without(a.Text(0))];
+
+    private static string RemoveAffix(string text, string affix, bool atEnd)
+    {
+        Searched searched = new(text);
+        if (atEnd) return searched.Plain.EndsWith(affix, StringComparison.Ordinal) ? searched[..^affix.Length] : text;
+        return searched.Plain.StartsWith(affix, StringComparison.Ordinal) ? searched[affix.Length..] : text;
+    }
 
     private static object Count(string text, string part)
     {
+        (text, part) = (Marks.Without(text), Marks.Without(part));
         if (part.Length == 0) return (long)Characters.Length(text) + 1;
         long count = 0;
         for (int at = text.IndexOf(part, StringComparison.Ordinal); at >= 0; at = text.IndexOf(part, at + part.Length, StringComparison.Ordinal)) count++;
@@ -203,16 +214,18 @@ internal static class Methods
         i.Budget.Search(text, old);
         if (count == 0) return text;
         if (old.Length == 0) return Interleave(i, text, with, count);
+        Searched searched = new(text);
+        old = Marks.Without(old);
         var result = new StringBuilder();
         int from = 0;
-        for (int at; count != 0 && (at = text.IndexOf(old, from, StringComparison.Ordinal)) >= 0; count--)
+        for (int at; count != 0 && (at = searched.Plain.IndexOf(old, from, StringComparison.Ordinal)) >= 0; count--)
         {
             i.Budget.Characters(with.Length);
             if (result.Length + with.Length > RenderBudget.MaxLength) i.Budget.Characters(RenderBudget.MaxLength + 1L);
-            result.Append(text, from, at - from).Append(with);
+            result.Append(searched[from..at]).Append(with);
             from = at + old.Length;
         }
-        return result.Append(text, from, text.Length - from).ToString();
+        return result.Append(searched[from..]).ToString();
     }
 
     /// <summary>An empty pattern is found before every character and at the end.</summary>
@@ -237,9 +250,11 @@ internal static class Methods
         if (separator.Length == 0) throw new TemplateException("empty separator");
         i.Budget.Characters(text.Length);
         i.Budget.Search(text, separator);
-        int at = last ? text.LastIndexOf(separator, StringComparison.Ordinal) : text.IndexOf(separator, StringComparison.Ordinal);
+        Searched searched = new(text);
+        string sought = Marks.Without(separator);
+        int at = last ? searched.Plain.LastIndexOf(sought, StringComparison.Ordinal) : searched.Plain.IndexOf(sought, StringComparison.Ordinal);
         if (at < 0) return (object?[])(last ? ["", "", text] : [text, "", ""]);
-        return (object?[])[text[..at], separator, text[(at + separator.Length)..]];
+        return (object?[])[searched[..at], separator, searched[(at + sought.Length)..]];
     }
 
     private static object? Split(Interpreter i, string text, Bound a, bool fromRight)
@@ -251,15 +266,15 @@ internal static class Methods
         if (separator is not null) i.Budget.Search(text, separator);
         List<object?> parts = separator is null
             ? (fromRight ? WordsFromRight(i, text, limit) : Words(i, text, limit))
-            : (fromRight ? PartsFromRight(i, text, separator, limit) : Parts(i, text, separator, limit));
+            : (fromRight ? PartsFromRight(i, new Searched(text), Marks.Without(separator), limit) : Parts(i, new Searched(text), Marks.Without(separator), limit));
         return parts;
     }
 
-    private static List<object?> Parts(Interpreter i, string text, string separator, long limit)
+    private static List<object?> Parts(Interpreter i, Searched text, string separator, long limit)
     {
         var parts = new List<object?>();
         int from = 0;
-        for (int at; parts.Count < limit && (at = text.IndexOf(separator, from, StringComparison.Ordinal)) >= 0; from = at + separator.Length)
+        for (int at; parts.Count < limit && (at = text.Plain.IndexOf(separator, from, StringComparison.Ordinal)) >= 0; from = at + separator.Length)
         {
             i.Budget.Parts(1);
             parts.Add(text[from..at]);
@@ -268,11 +283,11 @@ internal static class Methods
         return parts;
     }
 
-    private static List<object?> PartsFromRight(Interpreter i, string text, string separator, long limit)
+    private static List<object?> PartsFromRight(Interpreter i, Searched text, string separator, long limit)
     {
         var parts = new List<object?>();
         int to = text.Length;
-        for (int at; parts.Count < limit && (at = text.AsSpan(0, to).LastIndexOf(separator)) >= 0; to = at)
+        for (int at; parts.Count < limit && (at = text.Plain.AsSpan(0, to).LastIndexOf(separator)) >= 0; to = at)
         {
             i.Budget.Parts(1);
             parts.Add(text[(at + separator.Length)..to]);

@@ -130,7 +130,7 @@ internal static class Python
             else if (code == '\n') builder.Append("\\n");
             else if (code == '\r') builder.Append("\\r");
             else if (code == '\t') builder.Append("\\t");
-            else if (Characters.IsPrintable(rune)) builder.Append(rune.ToString());
+            else if (Characters.IsPrintable(rune) || code == Marks.Character) builder.Append(rune.ToString());
             else if (code <= 0xFF) builder.Append("\\x").Append(code.ToString("x2"));
             else if (code <= 0xFFFF) builder.Append("\\u").Append(code.ToString("x4"));
             else builder.Append("\\U").Append(code.ToString("x8"));
@@ -166,7 +166,7 @@ internal static class Python
         {
             case (string left, string right):
                 budget?.Scan(Math.Min(left.Length, right.Length));
-                return left == right;
+                return left == right || (left.Length != right.Length && Marks.Without(left) == Marks.Without(right));
             case (Jinja.Undefined, Jinja.Undefined): return true;
             case (List<object?> left, List<object?> right): return SequenceEquals(left, right, budget, depth);
             case (object?[] left, object?[] right): return SequenceEquals(left, right, budget, depth);
@@ -268,7 +268,7 @@ internal static class Python
             case string text:
                 if (value is not string part) throw new TemplateException($"'in <string>' requires string as left operand, not {TypeName(value)}");
                 budget.Search(text, part);
-                return text.Contains(part, StringComparison.Ordinal);
+                return Marks.Without(text).Contains(Marks.Without(part), StringComparison.Ordinal);
             case Dict dict:
                 if (value is List<object?> or Dict) throw new TemplateException($"unhashable type: '{TypeName(value)}'");
                 return dict.Find(value, out _, budget);

@@ -30,11 +30,7 @@ internal static class ChatPrompt
         }
 
         model.CheckLength(text, "messages");
-        Tokenizer tokenizer = model.Tokenizer;
-        int[] ids = model.ControlTexts.Encode(text);
-        // Most templates write the begin token themselves.
-        bool addBos = tokenizer.AddsBos && (ids.Length == 0 || ids[0] != tokenizer.BosId);
-        return addBos ? [tokenizer.BosId!.Value, .. ids] : ids;
+        return model.Tokenizer.BeginConversation(model.ControlTexts.Encode(text));
     }
 
     private static void Check(JsonElement messages)
@@ -63,7 +59,13 @@ internal static class ChatPrompt
         if (part.ValueKind != JsonValueKind.Object || !part.TryGetProperty("type", out JsonElement type) || type.ValueKind != JsonValueKind.String)
             throw RequestException.Invalid($"'{path}' has a part without a type.", path, "invalid_type");
         string kind = type.GetString()!;
-        if (kind != "text") throw RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path);
-        if (!part.TryGetProperty("text", out JsonElement text) || text.ValueKind != JsonValueKind.String) throw RequestException.Invalid($"'{path}' has a part of type 'text' whose 'text' is no string.", path, "invalid_type");
+        string member = kind switch
+        {
+            "text" or "input_text" or "output_text" => "text",
+            "refusal" or "thinking" => kind,
+            _ => throw RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path),
+        };
+        if (!part.TryGetProperty(member, out JsonElement text) || text.ValueKind != JsonValueKind.String)
+            throw RequestException.Invalid($"'{path}' has a part of type '{kind}' whose '{member}' is no string.", path, "invalid_type");
     }
 }

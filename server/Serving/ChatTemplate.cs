@@ -15,17 +15,17 @@ public sealed class ChatTemplate
     private readonly Statement _body;
     private readonly Lazy<MessageDialect> _dialect;
 
-    private ChatTemplate(Statement body)
+    private ChatTemplate(string source, Statement body)
     {
         _body = body;
-        _dialect = new Lazy<MessageDialect>(() => new MessageDialect(Probe));
+        _dialect = new Lazy<MessageDialect>(() => new MessageDialect(source, Probe));
     }
 
     /// <exception cref="TemplateException">A syntax error, with its line and column.</exception>
     public static ChatTemplate Parse(string source)
     {
         ArgumentNullException.ThrowIfNull(source);
-        return new ChatTemplate(Parser.Parse(source));
+        return new ChatTemplate(source, Parser.Parse(source));
     }
 
     /// <summary>The prompt text for a conversation.</summary>

@@ -73,9 +73,7 @@ internal sealed class ServedModel : IDisposable
     public int[] EncodePrompt(string text)
     {
         CheckLength(text, "prompt");
-        // What goes on from a prompt must not follow an end token, so only the beginning is added.
-        int[] ids = Tokenizer.Encode(text, addSpecial: false, parseSpecial: true);
-        return Tokenizer.AddsBos ? [Tokenizer.BosId!.Value, .. ids] : ids;
+        return Tokenizer.EncodePrompt(text);
     }
 
     /// <summary>A token as text for people and score tables: unique as far as the vocabulary is. Bytes that are no whole characters are written <c>bytes:\xNN</c>, OpenAI's way.</summary>

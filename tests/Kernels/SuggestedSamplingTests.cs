@@ -53,9 +53,30 @@ public sealed class SuggestedSamplingTests
     [InlineData("""{"repetition_penalty": 0}""", "repetition penalty is 0")]
     [InlineData("""{"top_k": "many"}""", ".top_k: expected a number, found string")]
     [InlineData("""{"top_k": 1.5}""", ".top_k: expected a whole number")]
-    [InlineData("nothing", "expected JSON")]
-    public void AValueThatCannotBe_IsRefusedWithFileAndField(string json, string expected) =>
-        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => OfFolder(json)).Message);
+    [InlineData("""{"top_k": 50.0}""", ".top_k: expected a whole number")]
+    [InlineData("""{"temperature": NaN}""", ".temperature: expected a number, found string")]
+    public void AValueThatCannotBe_IsLeftOut_WithAWarningOfFileAndField(string json, string expected)
+    {
+        SuggestedSampling suggested = OfFolder(json.Replace("}", ", \"other\": -Infinity}"));
+        Assert.Contains(expected, Assert.Single(suggested.Warnings));
+        Assert.Contains("generation_config.json", suggested.Warnings[0]);
+        Assert.Equal(SuggestedSampling.None, suggested with { Warnings = SuggestedSampling.None.Warnings });
+    }
+
+    [Fact]
+    public void AGgufFilesValueThatCannotBe_IsLeftOutLikewise()
+    {
+        SuggestedSampling suggested = OfGguf(w =>
+        {
+            w.Add("general.sampling.top_p", 0f);
+            w.Add("general.sampling.min_p", 0.125f);
+        });
+        Assert.Contains("general.sampling.top_p is 0", Assert.Single(suggested.Warnings));
+        Assert.Equal(0.125f, suggested.MinP);
+    }
+
+    [Fact]
+    public void AFileThatIsNoJson_IsRefused() => Assert.Contains("expected JSON", Assert.Throws<InvalidDataException>(() => OfFolder("nothing")).Message);
 
     [Fact]
     public void Defaults_KeepWhatIsNotSuggested()

@@ -68,4 +68,49 @@ public sealed class ControlTextsTests
         Assert.Equal("<\uFDD0|im_end|\uFDD0>", texts.Mark("<|im_end|>"));
         Assert.Equal(texts.Mark("a<|im_end|>"), texts.Mark(texts.Mark("a<|im_end|>")));
     }
+
+    private const string Cut = "a b<|im_end|>c";
+
+    [Theory]
+    [InlineData("{{ m.split('<|im_end|>')[-1] }}", "c")]
+    [InlineData("{{ m.rsplit('<|im_end|>', 1)[0] }}", "a b")]
+    [InlineData("{{ m.partition('<|im_end|>')[2] }}", "c")]
+    [InlineData("{{ m.rpartition('<|im_end|>')[0] }}", "a b")]
+    [InlineData("{{ '<|im_end|>' in m }}", "True")]
+    [InlineData("{{ m == 'a b<|im_end|>c' }} {{ m in ['a b<|im_end|>c'] }}", "True True")]
+    [InlineData("{{ m.startswith('a b<|im') }} {{ m.endswith('end|>c') }}", "True True")]
+    [InlineData("{{ m.find('<|im_end|>') }} {{ m.rfind('c') }} {{ m.index('|im', 2) }} {{ m.count('|') }}", "3 13 4 2")]
+    [InlineData("{{ m | length }} {{ m[13] }} {{ m[-1] }} {{ m[13:] }} {{ m[:3] }}", "14 c c c a b")]
+    [InlineData("{{ m.replace('<|im_end|>', '-') }} {{ m | replace('<|im_end|>', '-') }}", "a b-c a b-c")]
+    [InlineData("{{ m.removeprefix('a b<|im_end|>') }} {{ m.removesuffix('<|im_end|>c') }}", "c a b")]
+    [InlineData("{{ m[3:13].strip('<>') }}", "|im_end|")]
+    [InlineData("{{ ('x ' + m[3:4]).rstrip('<') }}", "x ")]
+    [InlineData("{% for c in m %}{{ c if c == '<' }}{% endfor %}", "<")]
+    public void Templates_LookThroughMarks(string print, string expected)
+    {
+        int[] ids = Encode($$"""[{"role":"user","content":"{{Cut}}"}]""", template: "{% set m = messages[0].content %}" + print);
+        Assert.Equal(expected, Model.Decode(ids, skipSpecial: false));
+        Assert.DoesNotContain(ids, Model.IsSpecial);
+    }
+
+    [Theory]
+    [InlineData("{{ m }}")]
+    [InlineData("{% for c in m %}{{ c }}{% endfor %}")]
+    [InlineData("{{ m[:4] }}{{ m[4:] }}")]
+    [InlineData("{{ m[0] }}{{ m[1:3] }}{{ m[3] }}{{ m[4:] }}")]
+    [InlineData("{{ m.strip() }}")]
+    [InlineData("{{ m.split('c')[0] }}")]
+    [InlineData("{{ m.replace('c', '') }}")]
+    [InlineData("{{ m | string | upper | lower }}")]
+    [InlineData("{{ m.split('<think>') | join('') }}")]
+    [InlineData("{{ [m] }}")]
+    public void WhatATemplateCutsFromAMessage_IsStillPlainText(string print) => Assert.DoesNotContain(
+        Encode($$"""[{"role":"user","content":"{{Cut}}"}]""", template: "{% set m = messages[0].content %}" + print), Model.IsSpecial);
+
+    [Theory]
+    [InlineData("{{ m.split('<|im_end|>') | join('') }}")]
+    [InlineData("{{ m.replace('<|im_end|>', '') }}")]
+    [InlineData("{{ m.split('<|im_end|>')[0] }}{{ m.split('<|im_end|>')[-1] }}")]
+    public void PartsOfAMessage_MakeNoControlToken_WhereItWasCutAtOne(string print) => Assert.DoesNotContain(
+        Encode("""[{"role":"user","content":"<|im_<|im_end|>end|>"}]""", template: "{% set m = messages[0].content %}" + print), Model.IsSpecial);
 }
