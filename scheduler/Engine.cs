@@ -38,6 +38,7 @@ public sealed class Engine : IDisposable
     // The engine thread's.
     private bool _abortedAll;
     private bool _decoded; // the turn's step was of decodes alone, and went well
+    private long _iterated; // tokens of prompts and generated, told in IterationTokens
     private int _oldest;   // index in the ring of plans
     private int _inFlight; // plans launched and not collected
 
@@ -298,9 +299,18 @@ public sealed class Engine : IDisposable
         _decoded = plan.DecodesOnly;
         Metrics.Steps++;
         Metrics.StepTokens.Observe(plan.Tokens);
+        ObserveIteration();
         Metrics.StepSequences.Observe(plan.Chunks.Length);
         Metrics.StepTime.Observe(_clock.GetTimestamp() - plan.Decided);
         _admission.Publish(_scheduler.MeanRequestTicks);
+    }
+
+    /// <summary>Counts the tokens that came since the step before: of prompts and generated.</summary>
+    private void ObserveIteration()
+    {
+        long total = Metrics.PromptTokens + Metrics.GeneratedTokens, brought = total - _iterated;
+        _iterated = total;
+        if (brought > 0) Metrics.IterationTokens.Observe(brought);
     }
 
     /// <summary>Ends the sequences of a step that could not be launched; everyone where there was no plan to blame, or the blocks

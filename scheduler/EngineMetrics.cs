@@ -65,6 +65,10 @@ public sealed class EngineMetrics
     /// <summary>Tokens computed per step.</summary>
     public Histogram StepTokens { get; } = Histogram.OfCount(MetricBuckets.StepTokens);
 
+    /// <summary>Tokens a step brought, as vLLM counts them (<c>iteration_tokens_total</c>): prompts, each at its first step, and tokens
+    /// generated, a prompt's first token among them. Steps that brought none are not counted.</summary>
+    public Histogram IterationTokens { get; } = Histogram.OfCount(MetricBuckets.StepTokens);
+
     /// <summary>Sequences computed per step.</summary>
     public Histogram StepSequences { get; } = Histogram.OfCount(MetricBuckets.StepSequences);
 
@@ -96,7 +100,7 @@ public static class MetricBuckets
     public static readonly double[] StepTime =
         [.00025, .0005, .001, .0025, .005, .01, .02, .03, .05, .075, .1, .15, .2, .3, .5, .75, 1, 2.5, 5, 10];
 
-    /// <summary>Tokens of a step (vLLM's <c>iteration_tokens_total</c>).</summary>
+    /// <summary>Tokens of a step (those of vLLM's <c>iteration_tokens_total</c>).</summary>
     public static readonly double[] StepTokens = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
 
     /// <summary>Sequences of a step.</summary>

@@ -142,6 +142,7 @@ internal sealed class NativeServer : IAsyncDisposable
         builder.Services.AddSingleton<Exposition>();
         builder.Services.AddSingleton(new ApiKey(Options.ApiKey));
         builder.Services.AddSingleton(new SlowReader(Options.ReaderPatience));
+        builder.Services.AddSingleton(new StreamPings(Options.PingEvery));
         builder.Services.AddSingleton(Options.ToEngineOptions());
         foreach (IProtocol protocol in Protocols.All) protocol.AddServices(builder.Services);
 

@@ -71,6 +71,9 @@ public sealed record ServerOptions
     /// <summary>How long an answer waits for a client that takes none of it. A minute, as proxies have it: no honest reader pauses that long with full buffers.</summary>
     internal TimeSpan ReaderPatience { get; init; } = TimeSpan.FromSeconds(60);
 
+    /// <summary>How long a stream may be silent before a comment shows that it lives. 5 seconds: proxies give up after 15 to 60.</summary>
+    internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
+
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per request.</summary>
     public LogLevel LogLevel { get; init; } = LogLevel.Warning;
 

@@ -214,9 +214,11 @@ public sealed class Tokenizer
         return found;
     }
 
-    /// <summary>The bytes a token stands for in running text; none for control and unknown tokens. A character may span several tokens.</summary>
+    /// <summary>The bytes a token stands for in running text. A character may span several tokens.</summary>
+    /// <param name="id">The token.</param>
+    /// <param name="skipSpecial">Whether control and unknown tokens have none; otherwise theirs are those of their writing.</param>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
-    public ReadOnlySpan<byte> Bytes(int id) => IsSpecial(id) ? [] : WrittenOut(id);
+    public ReadOnlySpan<byte> Bytes(int id, bool skipSpecial = true) => IsSpecial(id) && skipSpecial ? [] : WrittenOut(id);
 
     /// <summary>The vocabulary's own writing of a token, for display and log-probabilities.</summary>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>

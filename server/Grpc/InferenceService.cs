@@ -45,7 +45,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         ServedModel model = host.Require(request.Model);
         foreach (int id in request.Ids)
             if ((uint)id >= (uint)model.Tokenizer.VocabularySize) throw RequestException.Invalid($"ids has {id}; ids are 0 to {model.Tokenizer.VocabularySize - 1}.", "ids");
-        return Task.FromResult(new DetokenizeResponse { Text = model.Tokenizer.Decode(request.Ids.ToArray()) });
+        return Task.FromResult(new DetokenizeResponse { Text = model.Tokenizer.Decode(request.Ids.ToArray(), !request.HasSkipSpecialTokens || request.SkipSpecialTokens) });
     }
 
     public override Task<ListModelsResponse> ListModels(ListModelsRequest request, ServerCallContext context)
@@ -148,7 +148,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
     }
 
     private RequestId Enter(string given, ServerCallContext context) =>
-        host.Enter(given.Length > 0 ? given : context.RequestHeaders.GetValue(RequestIdHeader.Name));
+        given.Length > 0 ? host.Enter(given, shared: false) : host.Enter(context.RequestHeaders.GetValue(RequestIdHeader.Name), shared: true);
 
     private static Prompt Open(ServedModel model, RequestId id, Generation generation, SamplingParams sampling)
     {

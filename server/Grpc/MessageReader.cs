@@ -43,7 +43,8 @@ internal static class MessageReader
             Ids = ids,
             Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
         },
-        Stop = sampling?.Stop.ToArray() ?? [],
+        Stop = [.. sampling?.Stop.Where(stop => stop.Length > 0) ?? []],
+        SkipSpecialTokens = sampling is not { HasSkipSpecialTokens: true, SkipSpecialTokens: false },
     };
 
     private static SamplingParams Read(V1.SamplingParams p, SamplingParams defaults) => defaults with

@@ -41,13 +41,21 @@ internal readonly struct Fields(JsonElement element, string path = "")
 
     public float? Float(string name) => Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.Number ? (float)value.GetDouble() : throw Wrong(PathOf(name), "a number", value);
 
-    /// <summary>A 64-bit number, signed or not.</summary>
+    /// <summary>A number of tokens. What 32 bits don't hold is as many as they hold: no context is as long.</summary>
+    public int? Tokens(string name) =>
+        Any(name) is { ValueKind: JsonValueKind.Number } value && value.GetDouble() is > int.MaxValue and var many && many == Math.Floor(many) ? int.MaxValue : Int(name);
+
+    /// <summary>A 64-bit number, signed or not; -1 is none.</summary>
     public ulong? Seed(string name)
     {
+        const double MostExact = 1L << 53;
         if (Any(name) is not { } value) return null;
         if (value.ValueKind != JsonValueKind.Number) throw Wrong(PathOf(name), "an integer", value);
         if (value.TryGetUInt64(out ulong unsigned)) return unsigned;
-        return value.TryGetInt64(out long signed) ? unchecked((ulong)signed) : throw RequestException.Invalid($"'{PathOf(name)}' must be an integer of 64 bits.", PathOf(name));
+        bool whole = value.TryGetInt64(out long signed);
+        if (!whole && value.GetDouble() is >= -MostExact and <= MostExact and var real && real == Math.Floor(real)) (whole, signed) = (true, (long)real);
+        if (whole && signed == -1) return null;
+        return whole ? unchecked((ulong)signed) : throw RequestException.Invalid($"'{PathOf(name)}' must be an integer of 64 bits.", PathOf(name));
     }
 
     public Fields? Object(string name) => Any(name) is { } value ? Of(value, PathOf(name)) : null;

@@ -8,12 +8,13 @@ internal static class RequestIdHeader
 {
     public const string Name = "x-request-id";
 
-    /// <summary>Takes the request's id, the client's own where it sent one, and tells it in the response.</summary>
-    /// <exception cref="RequestException">The id is in use, or no fit name.</exception>
+    /// <summary>Takes an id for the request, and tells the client's own, or else that, in the response.</summary>
+    /// <exception cref="RequestException">The client's is no fit name.</exception>
     public static RequestId Enter(HttpContext http, ModelHost host)
     {
-        RequestId id = host.Enter(http.Request.Headers[Name]);
-        http.Response.Headers[Name] = id.ToString();
+        string? given = http.Request.Headers[Name];
+        RequestId id = host.Enter(given, shared: true);
+        http.Response.Headers[Name] = string.IsNullOrEmpty(given) ? id.ToString() : given;
         return id;
     }
 }

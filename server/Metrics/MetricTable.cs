@@ -267,8 +267,12 @@ internal static class MetricTable
             engine => engine.StepTime),
         new(
             new("native_step_tokens", "Tokens computed per step."),
-            new("vllm:iteration_tokens_total", "Tokens computed per step."), null,
+            null, null,
             engine => engine.StepTokens),
+        new(
+            new("native_iteration_tokens", "Prompt tokens and generated tokens per step."),
+            new("vllm:iteration_tokens_total", "Prompt tokens and generated tokens per step."), null,
+            engine => engine.IterationTokens),
         new(
             new("native_step_sequences", "Sequences computed per step: the batch size."),
             null, null,

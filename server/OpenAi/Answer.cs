@@ -54,8 +54,8 @@ internal sealed class Answer(
     private readonly string _id = $"{call.Format.IdPrefix}{id}";
     private readonly long _created = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
     private readonly List<Choice> _choices = [.. generations.SelectMany((generation, g) =>
-        Enumerable.Range(0, call.N)
-            .Select(i => new Choice(model, generation, g * call.N + i) { Echo = call.Echo?[g] }))];
+        Enumerable.Range(0, call.N).Select(i =>
+            new Choice(model, generation, g * call.N + i, call.Parameters.SkipSpecialTokens) { Echo = call.Echo?[g] }))];
 
     private RequestException? _failure;
 
@@ -85,19 +85,42 @@ internal sealed class Answer(
 
     private async Task StreamAsync(CancellationToken ct)
     {
-        // Nothing is sent before there is something to tell, so that what fails until then still has its own status.
-        await generations[0].WaitAsync(ct);
-        if (!generations[0].TryRead(out Piece first)) throw new RequestException(Failure.Internal, "The stream ended before it began.");
-
+        // Nothing is sent before there is something to tell, or the client has waited long: what fails until then has its own status.
         using EventStream events = new(http.Response);
+        Task<bool> first = generations[0].WaitAsync(ct).AsTask();
+        while (await Task.WhenAny(first, Task.Delay(events.PingEvery, ct)) != first) await events.PingAsync(ct);
+        await first;
         using SemaphoreSlim turn = new(1);
         using CancellationTokenSource failed = CancellationTokenSource.CreateLinkedTokenSource(ct);
-        if (_format.HasOpening)
-            foreach (Choice choice in _choices) Send(events, choice, ChunkKind.Opening);
-        Add(events, 0, first);
+        using CancellationTokenSource ended = CancellationTokenSource.CreateLinkedTokenSource(ct);
+        try
+        {
+            if (!generations[0].TryRead(out Piece piece)) throw new RequestException(Failure.Internal, "The stream ended before it began.");
+            if (_format.HasOpening)
+                foreach (Choice choice in _choices) Send(events, choice, ChunkKind.Opening);
+            Add(events, 0, piece);
+            await events.FlushAsync(ct);
+            Task pings = PingAsync(events, turn, ended.Token);
+            try
+            {
+                await Task.WhenAll(Enumerable.Range(0, generations.Count).Select(g => Pump(events, g, turn, failed)));
+            }
+            finally
+            {
+                ended.Cancel();
+                await pings;
+            }
+        }
+        catch (RequestException e) when (http.Response.HasStarted)
+        {
+            _failure ??= e;
+        }
+        WriteEnd(events);
         await events.FlushAsync(ct);
-        await Task.WhenAll(Enumerable.Range(0, generations.Count).Select(g => Pump(events, g, turn, failed)));
+    }
 
+    private void WriteEnd(EventStream events)
+    {
         if (_failure is { } failure) events.Write(failure, OpenAiProtocol.WriteError);
         else if (call.Parameters.IncludeUsage)
         {
@@ -112,7 +135,32 @@ internal sealed class Answer(
             });
         }
         events.WriteDone();
-        await events.FlushAsync(ct);
+    }
+
+    /// <summary>Shows proxies that the answer is not forgotten, while nothing comes.</summary>
+    private static async Task PingAsync(EventStream events, SemaphoreSlim turn, CancellationToken ended)
+    {
+        using PeriodicTimer timer = new(events.PingEvery);
+        try
+        {
+            while (await timer.WaitForNextTickAsync(ended))
+            {
+                if (events.IsFresh) continue;
+                await turn.WaitAsync(ended);
+                try
+                {
+                    await events.PingAsync(ended);
+                }
+                finally
+                {
+                    turn.Release();
+                }
+            }
+        }
+        catch (OperationCanceledException)
+        {
+            // The stream ended; or the client is gone, which its next piece finds too.
+        }
     }
 
     /// <summary>Passes one generation's pieces on; several take turns at the stream.</summary>

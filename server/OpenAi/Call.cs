@@ -9,8 +9,13 @@ namespace Native.Server.OpenAi;
 /// <param name="Echo">The prompts' texts, where the answer begins with them.</param>
 internal sealed record Call(
     Parameters Parameters, IReadOnlyList<TextRequest> Requests, IAnswerFormat Format,
-    IReadOnlyList<string>? Echo = null)
+    IReadOnlyList<Echo>? Echo = null)
 {
     /// <summary>Choices for each prompt.</summary>
     public int N => Requests[0].Tokens.Sampling.N;
 }
+
+/// <summary>A prompt's text, to be told before what follows it.</summary>
+/// <param name="Text">As it was typed; what ids stand for where the prompt was ids.</param>
+/// <param name="Start">How many of the prompt's first tokens are not in the text, because they were added to it.</param>
+internal sealed record Echo(string Text, int Start);

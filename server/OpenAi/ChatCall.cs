@@ -20,17 +20,14 @@ internal static class ChatCall
             MaxTokens = ReadMaxTokens(body),
             Logprobs = ReadTopLogprobs(body, logprobs),
         };
-        if (body.Bool("echo") == true) throw RequestException.Unsupported("'echo' is not supported in chats.", "echo");
+        if (body.Bool("echo") == true) parameters.Refuse("'echo' is not supported in chats.", "echo");
 
         JsonElement messages = body.Any("messages") ?? throw RequestException.Invalid("'messages' is missing.", "messages", "missing_field");
         JsonElement? extra = body.Object("chat_template_kwargs") is null ? null : body.Any("chat_template_kwargs");
-        int[] ids = ChatPrompt.Encode(model, messages, ReadTools(body), body.Bool("add_generation_prompt") ?? true, extra, ct);
-        TextRequest request = new()
-        {
-            Tokens = new GenerationRequest { Ids = ids, Sampling = sampling },
-            PromptField = "messages",
-            Stop = parameters.Stop,
-        };
+        JsonElement? tools = ToolFields.Read(body, parameters);
+        int[] ids = ChatPrompt.Encode(model, messages, tools, body.Bool("add_generation_prompt") ?? true, extra, ct);
+        parameters.ThrowIfRefused(model, sampling);
+        TextRequest request = parameters.RequestFor(ids, sampling) with { PromptField = "messages" };
         return new Call(parameters, [request], new Format(logprobs, parameters.ReturnTokenIds));
     }
 
@@ -49,22 +46,8 @@ internal static class ChatCall
     {
         // The second is the first's new name.
         string limit = body.Any("max_completion_tokens") is null ? "max_tokens" : "max_completion_tokens";
-        int? most = body.Int(limit);
+        int? most = Parameters.ReadLimit(body, limit, otherwise: null);
         return most < 1 ? throw RequestException.Invalid($"'{limit}' is {most}; it must be at least 1.", limit) : most;
-    }
-
-    /// <summary>The tools for the template to tell the model about. What it answers is text: calls in it are the client's to find.</summary>
-    private static JsonElement? ReadTools(Fields body)
-    {
-        if (body.Any("tool_choice") is { } choice)
-        {
-            string? word = choice.ValueKind == JsonValueKind.String ? choice.GetString() : null;
-            if (word == "none") return null;
-            if (word != "auto") throw RequestException.Unsupported("'tool_choice' other than 'auto' and 'none' is not supported.", "tool_choice");
-        }
-        if (body.Any("tools") is not { } tools) return null;
-        if (tools.ValueKind != JsonValueKind.Array) throw Fields.Wrong("tools", "a list", tools);
-        return tools.GetArrayLength() == 0 ? null : tools;
     }
 
     private sealed class Format(bool logprobs, bool tokenIds) : IAnswerFormat

@@ -7,14 +7,14 @@ using Native.Server.Serving;
 namespace Native.Server.OpenAi;
 
 /// <summary>One choice as it grows: what came since it was last sent, which in an answer of one piece is everything.</summary>
-internal sealed class Choice(ServedModel model, Generation generation, int index)
+internal sealed class Choice(ServedModel model, Generation generation, int index, bool skipSpecial)
 {
     /// <summary>OpenAI's floor: JSON has no minus infinity.</summary>
     private const float LeastLogprob = -9999;
 
     private readonly StringBuilder _text = new();
     private readonly List<Piece> _tokens = [];
-    private int _offset;
+    private TextPlace _place = new();
 
     /// <summary>The choice's number in the answer.</summary>
     public int Index => index;
@@ -24,7 +24,7 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
     public FinishReason Finish { get; private set; }
 
     /// <summary>The prompt's text, where it is to be told first.</summary>
-    public string? Echo { get; set; }
+    public Echo? Echo { get; set; }
 
     /// <summary>Whether a stream has something to send.</summary>
     public bool HasNews => _text.Length > 0 || Finish != FinishReason.None || Echo is not null;
@@ -33,7 +33,7 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
     public bool HasTokens => _tokens.Exists(token => !token.IsStopToken);
 
     /// <summary>The text since the last <see cref="Clear"/>.</summary>
-    public string Text => Echo is null ? _text.ToString() : Echo + _text;
+    public string Text => Echo is null ? _text.ToString() : Echo.Text + _text;
 
     /// <summary>OpenAI's word for how it ended, or null.</summary>
     public string? FinishWord => Finish switch
@@ -131,28 +131,55 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         }
         json.WriteEndArray();
         json.WriteStartArray("text_offset");
-        foreach ((int id, _, _) in rows)
+        if (Echo is not null) WriteEchoOffsets(json, Encoding.UTF8.GetBytes(Echo.Text), Echo.Start);
+        foreach ((int id, _, _) in rows[(Echo is null ? 0 : generation.Ids.Length)..])
         {
-            json.WriteNumberValue(_offset);
-            _offset += CharactersOf(id, atStart: _offset == 0 && Echo is not null);
+            json.WriteNumberValue(_place.Offset);
+            _place.Add(model.BytesOf(id, skipSpecial));
         }
         json.WriteEndArray();
         json.WriteEndObject();
     }
 
-    /// <summary>The best tokens by text, and the token itself where it is none of them, as vLLM has it. Of tokens with the same text the best counts.</summary>
+    /// <summary>Where the prompt's tokens stand in its text. The text is the caller's, so tokens are found in it one after the other: the
+    /// tokenizer adds spaces, and control tokens are in a text that was typed, but not in one made of ids.</summary>
+    private void WriteEchoOffsets(Utf8JsonWriter json, ReadOnlySpan<byte> echo, int first)
+    {
+        int at = 0;
+        bool atStart = true;
+        for (int i = 0; i < generation.Ids.Length; i++)
+        {
+            json.WriteNumberValue(_place.Offset);
+            int id = generation.Ids.Span[i];
+            if (i < first || id >= model.Tokenizer.VocabularySize) continue;
+            ReadOnlySpan<byte> seen = model.Tokenizer.Visible(id, skipSpecial: false, ref atStart), rest = echo[at..];
+            ReadOnlySpan<byte> written = model.BytesOf(id, skipSpecial: false);
+            int length = rest.StartsWith(seen) ? seen.Length
+                : rest.StartsWith(written) ? written.Length
+                : written[0] == (byte)' ' && rest.StartsWith(written[1..]) ? written.Length - 1
+                : model.Tokenizer.IsSpecial(id) ? 0
+                : Math.Min(seen.Length, rest.Length); // the tokenizer rewrote the text
+            _place.Add(rest[..length]);
+            at += length;
+        }
+        _place = new();
+        _place.Add(echo);
+    }
+
+    /// <summary>The token itself and the best ones by text, in vLLM's order. Of tokens with the same text the first counts.</summary>
     private void WriteBest(Utf8JsonWriter json, int id, float logprob, ReadOnlySpan<TokenLogprob> alternatives)
     {
         HashSet<string> written = new(StringComparer.Ordinal);
         json.WriteStartObject();
-        foreach (TokenLogprob alternative in alternatives)
-        {
-            string text = model.TokenText(alternative.Token);
-            if (written.Add(text)) json.WriteNumber(text, Math.Max(alternative.Logprob, LeastLogprob));
-        }
-        string own = model.TokenText(id);
-        if (written.Add(own)) json.WriteNumber(own, Math.Max(logprob, LeastLogprob));
+        Write(id, logprob);
+        foreach (TokenLogprob alternative in alternatives) Write(alternative.Token, alternative.Logprob);
         json.WriteEndObject();
+
+        void Write(int token, float value)
+        {
+            string text = model.TokenText(token);
+            if (written.Add(text)) json.WriteNumber(text, Math.Max(value, LeastLogprob));
+        }
     }
 
     private void WriteToken(Utf8JsonWriter json, int id, float logprob)
@@ -160,17 +187,24 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         json.WriteString("token", model.TokenText(id));
         json.WriteNumber("logprob", Math.Max(logprob, LeastLogprob));
         json.WriteStartArray("bytes");
-        foreach (byte b in model.BytesOf(id)) json.WriteNumberValue(b);
+        foreach (byte b in model.BytesOf(id, skipSpecial)) json.WriteNumberValue(b);
         json.WriteEndArray();
     }
+}
 
-    /// <summary>Characters (code points, as Python counts) that begin in a token.</summary>
-    private int CharactersOf(int id, bool atStart)
+/// <summary>A place in a text that grows by bytes, in code points, as Python counts.</summary>
+internal sealed class TextPlace
+{
+    private readonly Decoder _utf8 = Encoding.UTF8.GetDecoder();
+    private int _complete;
+
+    /// <summary>Characters that have begun.</summary>
+    public int Offset => _complete + (_utf8.GetCharCount([], flush: true) > 0 ? 1 : 0);
+
+    public void Add(ReadOnlySpan<byte> bytes)
     {
-        ReadOnlySpan<byte> bytes = model.BytesOf(id);
-        int count = 0;
-        foreach (byte b in bytes)
-            if ((b & 0xC0) != 0x80) count++;
-        return atStart && model.Tokenizer.StripsLeadingSpace && !bytes.IsEmpty && bytes[0] == (byte)' ' ? count - 1 : count;
+        char[] chars = new char[Encoding.UTF8.GetMaxCharCount(bytes.Length)];
+        foreach (char c in chars.AsSpan(0, _utf8.GetChars(bytes, chars, flush: false)))
+            if (!char.IsLowSurrogate(c)) _complete++;
     }
 }

@@ -19,27 +19,25 @@ internal static class CompletionCall
     public static Call Read(Fields body, ServedModel model, CancellationToken ct = default)
     {
         Parameters parameters = Parameters.Read(body, model.Defaults);
-        if (!string.IsNullOrEmpty(body.String("suffix"))) throw RequestException.Unsupported("'suffix' is not supported.", "suffix");
+        if (!string.IsNullOrEmpty(body.String("suffix"))) parameters.Refuse("'suffix' is not supported.", "suffix");
         bool echo = body.Bool("echo") ?? false;
         int? logprobs = body.Int("logprobs");
         SamplingParams sampling = parameters.Sampling with
         {
-            MaxTokens = body.Int("max_tokens") ?? DefaultMaxTokens,
+            MaxTokens = Parameters.ReadLimit(body, "max_tokens", DefaultMaxTokens),
             Logprobs = logprobs,
             PromptLogprobs = echo ? logprobs : null,
         };
         List<(int[] Ids, string? Text)> prompts = ReadPrompts(model, body, ct);
-        TextRequest[] requests = [.. prompts.Select(prompt => new TextRequest
-        {
-            Tokens = new GenerationRequest { Ids = prompt.Ids, Sampling = sampling },
-            Stop = parameters.Stop,
-        })];
-        string[]? texts = echo ? [.. prompts.Select(prompt => prompt.Text ?? TextOf(model, prompt.Ids))] : null;
+        parameters.ThrowIfRefused(model, sampling);
+        TextRequest[] requests = [.. prompts.Select(prompt => parameters.RequestFor(prompt.Ids, sampling))];
+        Echo[]? texts = echo ? [.. prompts.Select(EchoOf)] : null;
         return new Call(parameters, requests, new Format(logprobs is not null, parameters.ReturnTokenIds), texts);
-    }
 
-    private static string TextOf(ServedModel model, int[] ids) =>
-        model.Tokenizer.Decode([.. ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)]);
+        Echo EchoOf((int[] Ids, string? Text) prompt) => prompt.Text is { } text
+            ? new Echo(text, model.Tokenizer.PrefixLength)
+            : new Echo(model.Tokenizer.Decode([.. prompt.Ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)], parameters.SkipSpecialTokens), 0);
+    }
 
     private static List<(int[] Ids, string? Text)> ReadPrompts(ServedModel model, Fields body, CancellationToken ct)
     {

@@ -95,7 +95,7 @@ internal sealed class OpenAiProtocol : IProtocol
         json.WriteString("object", "model");
         json.WriteNumber("created", model.Created.ToUnixTimeSeconds());
         json.WriteString("owned_by", "native");
-        json.WriteString("root", model.Info.Name);
+        json.WriteString("root", model.Root);
         json.WriteNull("parent");
         json.WriteNumber("max_model_len", model.Info.MaxModelLength);
         json.WriteEndObject();

@@ -9,38 +9,30 @@ namespace Native.Server.OpenAi;
 /// <summary>What completions and chats ask for alike, under the names of OpenAI and vLLM.</summary>
 internal sealed record Parameters
 {
-    /// <summary>Fields that would change what is generated or told and that nobody here honours: better refused than ignored, unless they ask for nothing.</summary>
-    private static readonly string[] NotSupported =
-    [
-        "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "functions", "function_call", "audio", "prediction", "web_search_options",
-        "use_beam_search", "allowed_token_ids", "bad_words", "logits_processors", "prompt_logprobs", "prompt_embeds", "truncate_prompt_tokens", "include_stop_str_in_output",
-        "chat_template", "continue_final_message", "documents",
-    ];
-
     public required bool Stream { get; init; }
 
     public required bool IncludeUsage { get; init; }
 
     public required bool ReturnTokenIds { get; init; }
 
+    /// <summary>Whether control tokens are left out of the text.</summary>
+    public required bool SkipSpecialTokens { get; init; }
+
     public required IReadOnlyList<string> Stop { get; init; }
 
     /// <summary>Without logprobs and max_tokens, which the two endpoints name differently.</summary>
     public required SamplingParams Sampling { get; init; }
 
+    /// <summary>What is told of the first feature asked for that is not here. What is wrong is told before.</summary>
+    private RequestException? Refused { get; set; }
+
     /// <param name="body">The request.</param>
     /// <param name="defaults">What holds where it says nothing.</param>
-    /// <exception cref="RequestException">A field has a wrong type, or is not supported.</exception>
+    /// <exception cref="RequestException">A field is not what the API allows.</exception>
     public static Parameters Read(Fields body, SamplingParams defaults)
     {
-        foreach (string name in NotSupported)
-            if (body.Any(name) is { } value && !AsksForNothing(value)) throw RequestException.Unsupported($"'{name}' is not supported.", name);
-        if (body.Bool("skip_special_tokens") == false) throw RequestException.Unsupported("'skip_special_tokens' is always true here.", "skip_special_tokens");
-        if (body.Strings("modalities").Any(kind => kind != "text")) throw RequestException.Unsupported("'modalities' other than 'text' are not supported.", "modalities");
-        if (body.Object("response_format") is { } format && format.String("type") is { } type and not "text")
-            throw RequestException.Unsupported($"'response_format' of type '{RequestException.Quoted(type)}' is not supported; 'text' is.", "response_format");
         int n = body.Int("n") ?? 1;
-        if (body.Int("best_of") is { } bestOf && bestOf != n) throw RequestException.Unsupported("'best_of' other than n is not supported.", "best_of");
+        RequestException? refused = UnsupportedFields.Read(body, n);
 
         bool stream = body.Bool("stream") ?? false;
         Fields? streamOptions = body.Object("stream_options");
@@ -51,7 +43,9 @@ internal sealed record Parameters
             Stream = stream,
             IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
             ReturnTokenIds = body.Bool("return_token_ids") ?? false,
-            Stop = body.Strings("stop"),
+            SkipSpecialTokens = body.Bool("skip_special_tokens") ?? true,
+            Stop = [.. body.Strings("stop").Where(stop => stop.Length > 0)], // clients send [""] for none
+            Refused = refused,
             Sampling = defaults with
             {
                 Temperature = body.Float("temperature") ?? defaults.Temperature,
@@ -71,9 +65,32 @@ internal sealed record Parameters
         };
     }
 
-    private static bool AsksForNothing(JsonElement value) => value.ValueKind == JsonValueKind.False
-        || value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0
-        || value.ValueKind == JsonValueKind.String && value.ValueEquals("none"); // function_call
+    /// <summary>A field that limits the tokens of a choice; -1 is no limit, as in llama.cpp.</summary>
+    /// <param name="body">The request.</param>
+    /// <param name="name">The field.</param>
+    /// <param name="otherwise">What holds where it is not given.</param>
+    public static int? ReadLimit(Fields body, string name, int? otherwise) => body.Tokens(name) switch { null => otherwise, -1 => null, int limit => limit };
+
+    /// <summary>Notes that a feature asked for is not here.</summary>
+    public void Refuse(string message, string field) => Refused ??= RequestException.Unsupported(message, field);
+
+    /// <summary>Refuses what is not here, once the request is known to be right otherwise.</summary>
+    /// <exception cref="RequestException">A sampling parameter is out of its range, or a feature is not here.</exception>
+    public void ThrowIfRefused(ServedModel model, SamplingParams sampling)
+    {
+        if (Refused is null) return;
+        List<string> errors = [];
+        sampling.Validate(model.Info.VocabularySize, errors);
+        throw errors.Count == 0 ? Refused : Generation.Wrong(errors, promptField: "prompt");
+    }
+
+    /// <summary>What the engine is asked for, for a prompt.</summary>
+    public TextRequest RequestFor(int[] ids, SamplingParams sampling) => new()
+    {
+        Tokens = new GenerationRequest { Ids = ids, Sampling = sampling },
+        Stop = Stop,
+        SkipSpecialTokens = SkipSpecialTokens,
+    };
 
     private static List<TokenBias> ReadBiases(Fields body)
     {

@@ -1,5 +1,4 @@
 using System.Text.Json;
-using Native.Kernels.Text;
 using Native.Server.Jinja;
 
 namespace Native.Server.Serving;
@@ -15,7 +14,7 @@ internal static class ChatPrompt
     public static int[] Encode(ServedModel model, JsonElement messages, JsonElement? tools, bool addGenerationPrompt, JsonElement? extra, CancellationToken ct)
     {
         Check(messages);
-        if (tools is { } list && list.EnumerateArray().Any(tool => tool.ValueKind != JsonValueKind.Object)) throw RequestException.Invalid("'tools' must be a list of objects.", "tools", "invalid_type");
+        if (tools is { } list) ToolList.Check(list);
         if (model.Template is null) throw RequestException.Invalid($"The model '{model.Name}' has no chat template; use completions.", "messages", "no_chat_template");
         ChatTemplate template = tools is not null && model.ToolTemplate is { } forTools ? forTools : model.Template;
         string text;
@@ -36,6 +35,7 @@ internal static class ChatPrompt
     private static void Check(JsonElement messages)
     {
         if (messages.ValueKind != JsonValueKind.Array || messages.GetArrayLength() == 0) throw RequestException.Invalid("'messages' must be a list with at least one message.", "messages");
+        RequestException? refused = null; // for what is not supported; what is wrong comes first
         int i = 0;
         foreach (JsonElement message in messages.EnumerateArray())
         {
@@ -47,25 +47,29 @@ internal static class ChatPrompt
             {
                 case JsonValueKind.String or JsonValueKind.Null: break;
                 case JsonValueKind.Array:
-                    foreach (JsonElement part in content.EnumerateArray()) CheckPart(part, $"{path}.content");
+                    foreach (JsonElement part in content.EnumerateArray()) if (CheckPart(part, $"{path}.content") is { } why) refused ??= why;
                     break;
                 default: throw RequestException.Invalid($"'{path}.content' must be a string or a list of parts.", $"{path}.content", "invalid_type");
             }
         }
+        if (refused is not null) throw refused;
     }
 
-    private static void CheckPart(JsonElement part, string path)
+    /// <returns>What to say where the part is of a type that is not supported.</returns>
+    private static RequestException? CheckPart(JsonElement part, string path)
     {
         if (part.ValueKind != JsonValueKind.Object || !part.TryGetProperty("type", out JsonElement type) || type.ValueKind != JsonValueKind.String)
             throw RequestException.Invalid($"'{path}' has a part without a type.", path, "invalid_type");
         string kind = type.GetString()!;
-        string member = kind switch
+        string? member = kind switch
         {
             "text" or "input_text" or "output_text" => "text",
             "refusal" or "thinking" => kind,
-            _ => throw RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path),
+            _ => null,
         };
+        if (member is null) return RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path);
         if (!part.TryGetProperty(member, out JsonElement text) || text.ValueKind != JsonValueKind.String)
             throw RequestException.Invalid($"'{path}' has a part of type '{kind}' whose '{member}' is no string.", path, "invalid_type");
+        return null;
     }
 }

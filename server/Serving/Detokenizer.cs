@@ -40,18 +40,20 @@ public sealed class Detokenizer
     public string? MatchedStop { get; private set; }
 
     /// <summary>Adds a token; returns the text that is certain now, often empty.</summary>
+    /// <param name="id">The token.</param>
+    /// <param name="mayStop">False where it is too early: a stop string that ends with this token is text.</param>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
-    public string Append(int id)
+    public string Append(int id, bool mayStop = true)
     {
         ReadOnlySpan<byte> bytes = _tokenizer.Visible(id, _skipSpecial, ref _atStart);
-        return Stopped ? "" : Take(bytes, flush: false);
+        return Stopped ? "" : Take(bytes, flush: false, mayStop);
     }
 
     /// <summary>Ends the sequence; returns what was held back. A character left incomplete becomes U+FFFD.</summary>
     public string Flush()
     {
         if (Stopped) return "";
-        string text = Take([], flush: true);
+        string text = Take([], flush: true, mayStop: true);
         if (_held.Length > 0)
         {
             text += _held.ToString();
@@ -61,7 +63,7 @@ public sealed class Detokenizer
         return text;
     }
 
-    private string Take(ReadOnlySpan<byte> bytes, bool flush)
+    private string Take(ReadOnlySpan<byte> bytes, bool flush, bool mayStop)
     {
         int room = Encoding.UTF8.GetMaxCharCount(bytes.Length);
         if (_chars.Length < room) _chars = new char[room];
@@ -73,7 +75,11 @@ public sealed class Detokenizer
             _held.Append(c);
             StopString? matched = null;
             foreach (StopString stop in _stops)
-                if (stop.Advance(c) && stop.Length > (matched?.Length ?? 0)) matched = stop;
+            {
+                if (!stop.Advance(c)) continue;
+                if (!mayStop) stop.Pass();
+                else if (stop.Length > (matched?.Length ?? 0)) matched = stop;
+            }
             if (matched is null) continue;
 
             MatchedStop = matched.Given;
@@ -124,6 +130,9 @@ public sealed class Detokenizer
             if (_text[Matched] == c) Matched++;
             return Matched == _text.Length;
         }
+
+        /// <summary>Goes on after a match that does not count.</summary>
+        public void Pass() => Matched = _fallback[Matched];
 
         public void Reset() => Matched = 0;
     }

@@ -66,7 +66,7 @@ internal sealed class Generation : IDisposable
         _firstToken = firstToken;
         Ids = request.Tokens.Ids;
         _outputs = new OutputParser[stream.N];
-        for (int i = 0; i < _outputs.Length; i++) _outputs[i] = new OutputParser(model.Tokenizer, request.Stop);
+        for (int i = 0; i < _outputs.Length; i++) _outputs[i] = new OutputParser(model.Tokenizer, request);
         _ended = new bool[stream.N];
     }
 
@@ -184,9 +184,15 @@ internal sealed class Generation : IDisposable
             default:
                 List<string> errors = [];
                 model.Engine.Validate(request, errors);
-                return RequestException.Invalid(string.Join(" ", errors.Take(10)), ParamOf(errors.FirstOrDefault(""), promptField));
+                return Wrong(errors, promptField);
         }
     }
+
+    /// <summary>What is told of parameters out of their ranges.</summary>
+    /// <param name="errors">A sentence each.</param>
+    /// <param name="promptField">The field the prompt came in.</param>
+    public static RequestException Wrong(List<string> errors, string promptField) =>
+        RequestException.Invalid(string.Join(" ", errors.Take(10)), ParamOf(errors.FirstOrDefault(""), promptField));
 
     /// <summary>The field a sentence speaks of: its first word where that is a field's name ("top_p is 2; ...").</summary>
     private static string? ParamOf(string sentence, string promptField)

@@ -98,14 +98,17 @@ internal sealed class ModelHost : IDisposable
 
     /// <summary>Takes a request id until the result is disposed of.</summary>
     /// <param name="given">The caller's own id, or null or empty to draw one.</param>
+    /// <param name="shared">Whether several requests may bring the same id, as a mesh gives one to all calls of one of its own: those
+    /// that come while it is in use get one that begins with it.</param>
     /// <exception cref="RequestException">The id is in use, or no fit name.</exception>
-    public RequestId Enter(string? given)
+    public RequestId Enter(string? given, bool shared)
     {
         if (string.IsNullOrEmpty(given)) return new RequestId(_ids, Guid.NewGuid().ToString("N"));
         if (given.Length > 256 || given.AsSpan().ContainsAnyExceptInRange('!', '~'))
             throw RequestException.Invalid("A request id has 1 to 256 printable ASCII characters without spaces.", "request_id");
-        if (!_ids.TryAdd(given, 0)) throw new RequestException(Failure.Duplicate, $"A request with the id '{given}' is running.", "request_id", "duplicate_request_id");
-        return new RequestId(_ids, given);
+        if (_ids.TryAdd(given, 0)) return new RequestId(_ids, given);
+        if (shared) return new RequestId(_ids, $"{given}-{Guid.NewGuid():N}");
+        throw new RequestException(Failure.Duplicate, $"A request with the id '{given}' is running.", "request_id", "duplicate_request_id");
     }
 
     public void Dispose() => Model?.Dispose();

@@ -12,11 +12,13 @@ internal enum Channel
 /// <summary>Text of one channel: whole characters, and no part of a stop text.</summary>
 internal readonly record struct Part(Channel Channel, string Text);
 
-/// <summary>Makes parts of one choice's tokens. All text is content up to the first stop text.</summary>
-internal sealed class OutputParser(Tokenizer tokenizer, IReadOnlyList<string> stops)
+/// <summary>Makes parts of one choice's tokens. All text is content up to the first stop text after the least number of tokens.</summary>
+internal sealed class OutputParser(Tokenizer tokenizer, TextRequest request)
 {
-    private readonly Detokenizer _text = new(tokenizer, stops);
+    private readonly Detokenizer _text = new(tokenizer, request.Stop, request.SkipSpecialTokens);
+    private readonly int _minTokens = request.Tokens.Sampling.MinTokens;
     private readonly Part[] _parts = new Part[1];
+    private int _tokens;
 
     /// <summary>Whether a stop text has come; later tokens add nothing.</summary>
     public bool Stopped => _text.Stopped;
@@ -30,8 +32,9 @@ internal sealed class OutputParser(Tokenizer tokenizer, IReadOnlyList<string> st
     /// <returns>The parts that are certain now. The memory is this parser's, until the next call.</returns>
     public ReadOnlyMemory<Part> Take(int token, bool ends)
     {
+        if (token >= 0) _tokens++;
         // A model may have rows past its tokenizer's last token.
-        string text = token >= 0 && token < tokenizer.VocabularySize ? _text.Append(token) : "";
+        string text = token >= 0 && token < tokenizer.VocabularySize ? _text.Append(token, mayStop: _tokens > _minTokens) : "";
         if (ends && !Stopped)
         {
             string rest = _text.Flush();

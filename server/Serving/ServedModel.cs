@@ -31,6 +31,9 @@ internal sealed class ServedModel : IDisposable
     /// <summary>The name clients ask for.</summary>
     public string Name { get; }
 
+    /// <summary>Where it was loaded from, as the server was told; the name where it was told nothing.</summary>
+    public string Root { get => field ?? Name; init; }
+
     public DateTimeOffset Created { get; }
 
     /// <summary>How a request is sampled that does not say.</summary>
@@ -86,8 +89,10 @@ internal sealed class ServedModel : IDisposable
         return "bytes:" + string.Concat(bytes.ToArray().Select(b => $"\\x{b:x2}"));
     }
 
-    /// <summary>A token's bytes; none for control tokens, and for rows of the model past its tokenizer's last token.</summary>
-    public ReadOnlySpan<byte> BytesOf(int id) => id < Tokenizer.VocabularySize ? Tokenizer.Bytes(id) : [];
+    /// <summary>A token's bytes; none for rows of the model past its tokenizer's last token.</summary>
+    /// <param name="id">The token.</param>
+    /// <param name="skipSpecial">Whether control tokens have none; otherwise theirs are those of their writing.</param>
+    public ReadOnlySpan<byte> BytesOf(int id, bool skipSpecial = true) => id < Tokenizer.VocabularySize ? Tokenizer.Bytes(id, skipSpecial) : [];
 
     public void Dispose()
     {
