@@ -33,6 +33,9 @@ public sealed class Detokenizer
         _stops = stop is null ? [] : [.. stop.Select(static s => new StopString(s))];
     }
 
+    /// <summary>Whether a stop string counts that ends with what comes next; while it is too early, it is text.</summary>
+    public bool MayStop { get; set; } = true;
+
     /// <summary>Whether a stop string has come; later tokens add nothing.</summary>
     public bool Stopped => MatchedStop is not null;
 
@@ -40,20 +43,18 @@ public sealed class Detokenizer
     public string? MatchedStop { get; private set; }
 
     /// <summary>Adds a token; returns the text that is certain now, often empty.</summary>
-    /// <param name="id">The token.</param>
-    /// <param name="mayStop">False where it is too early: a stop string that ends with this token is text.</param>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
-    public string Append(int id, bool mayStop = true)
+    public string Append(int id)
     {
         ReadOnlySpan<byte> bytes = _tokenizer.Visible(id, _skipSpecial, ref _atStart);
-        return Stopped ? "" : Take(bytes, flush: false, mayStop);
+        return Stopped ? "" : Take(bytes, flush: false);
     }
 
     /// <summary>Ends the sequence; returns what was held back. A character left incomplete becomes U+FFFD.</summary>
     public string Flush()
     {
         if (Stopped) return "";
-        string text = Take([], flush: true, mayStop: true);
+        string text = Take([], flush: true);
         if (_held.Length > 0)
         {
             text += _held.ToString();
@@ -63,7 +64,7 @@ public sealed class Detokenizer
         return text;
     }
 
-    private string Take(ReadOnlySpan<byte> bytes, bool flush, bool mayStop)
+    private string Take(ReadOnlySpan<byte> bytes, bool flush)
     {
         int room = Encoding.UTF8.GetMaxCharCount(bytes.Length);
         if (_chars.Length < room) _chars = new char[room];
@@ -77,7 +78,7 @@ public sealed class Detokenizer
             foreach (StopString stop in _stops)
             {
                 if (!stop.Advance(c)) continue;
-                if (!mayStop) stop.Pass();
+                if (!MayStop) stop.Pass();
                 else if (stop.Length > (matched?.Length ?? 0)) matched = stop;
             }
             if (matched is null) continue;

@@ -32,9 +32,9 @@ internal sealed class OutputParser(Tokenizer tokenizer, TextRequest request)
     /// <returns>The parts that are certain now. The memory is this parser's, until the next call.</returns>
     public ReadOnlyMemory<Part> Take(int token, bool ends)
     {
-        if (token >= 0) _tokens++;
+        if (token >= 0) _text.MayStop = ++_tokens > _minTokens;
         // A model may have rows past its tokenizer's last token.
-        string text = token >= 0 && token < tokenizer.VocabularySize ? _text.Append(token, mayStop: _tokens > _minTokens) : "";
+        string text = token >= 0 && token < tokenizer.VocabularySize ? _text.Append(token) : "";
         if (ends && !Stopped)
         {
             string rest = _text.Flush();

@@ -62,7 +62,7 @@ public sealed class CallTests : IDisposable
     {
         Call call = CompletionCall.Read(Body("""{"prompt":["y",[65,66]],"echo":true,"logprobs":1}"""), _model, Token);
         Assert.Equal([[ScriptedRunner.Bos, 'y'], [65, 66]], call.Requests.Select(IdsOf));
-        Assert.Equal(["y", "AB"], call.Echo);
+        Assert.Equal(["y", "AB"], call.Echo!.Select(echo => echo.Text));
         Assert.All(call.Requests, request =>
         {
             Assert.Equal((16, 0, 1), LimitsOf(request));

@@ -52,6 +52,30 @@ public sealed class GrpcTests
         await server.AllBlocksFree();
     }
 
+    [Theory]
+    [InlineData(null, "A")]
+    [InlineData(true, "A")]
+    [InlineData(false, "<|user|>A")]
+    public async Task ControlTokens_AreText_WhereAsked(bool? skip, string expected)
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        SamplingParams sampling = new() { MaxTokens = 2 };
+        if (skip is { } asked) sampling.SkipSpecialTokens = asked;
+        using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(new GenerateRequest { Text = "?", Sampling = sampling }, cancellationToken: Token);
+        Assert.Equal(expected, string.Concat((await call.ResponseStream.ReadAllAsync(Token).ToListAsync(Token)).Select(e => e.Token?.Text)));
+    }
+
+    [Theory]
+    [InlineData(5, "BCD")]
+    [InlineData(6, "BCDEFGHIJKLMNOPQRSTUVWXYZABCD")]
+    public async Task StopTexts_AreLookedForAfterMinTokens(uint minTokens, string expected)
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        SamplingParams sampling = new() { Stop = { "", "EFG" }, MinTokens = minTokens, MaxTokens = 100 };
+        using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(new GenerateRequest { Text = "A", Sampling = sampling }, cancellationToken: Token);
+        Assert.Equal(expected, string.Concat((await call.ResponseStream.ReadAllAsync(Token).ToListAsync(Token)).Select(e => e.Token?.Text)));
+    }
+
     [Fact]
     public async Task TokenizeAndDetokenize_AreInverse()
     {
@@ -60,6 +84,8 @@ public sealed class GrpcTests
         Assert.Equal(['a', 0xC3, 0xA9, ScriptedRunner.End], ids.Ids);
         DetokenizeResponse text = await server.Inference.DetokenizeAsync(new DetokenizeRequest { Ids = { ids.Ids } }, cancellationToken: Token);
         Assert.Equal("aé", text.Text);
+        text = await server.Inference.DetokenizeAsync(new DetokenizeRequest { Ids = { ids.Ids }, SkipSpecialTokens = false }, cancellationToken: Token);
+        Assert.Equal("aé<|end|>", text.Text);
         RpcException bad = await Assert.ThrowsAsync<RpcException>(async () => await server.Inference.DetokenizeAsync(new DetokenizeRequest { Ids = { 99999 } }, cancellationToken: Token));
         Assert.Equal(StatusCode.InvalidArgument, bad.StatusCode);
     }

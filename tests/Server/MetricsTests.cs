@@ -50,6 +50,15 @@ public sealed partial class MetricsTests
     }
 
     [Fact]
+    public async Task VllmsTokensOfAStep_CountEveryPromptsFirstTokenToo()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(new() { VllmMetrics = true });
+        for (int i = 0; i < 10; i++) await server.Ask("/v1/completions", """{"prompt":"AAAAAAAA","max_tokens":10}""");
+        Dictionary<string, double> values = Parse(await server.MetricsWith("native_requests_total{outcome=\"length\"} 10"));
+        Assert.Equal(190, values["vllm:iteration_tokens_total_sum{model_name=\"scripted\",engine=\"0\"}"]); // 10 of 9 + 10
+    }
+
+    [Fact]
     public async Task DecodeSteps_AreCounted_AndAllocateNothing()
     {
         await using RunningServer server = await RunningServer.StartAsync();
