@@ -1,12 +1,15 @@
+using System.Collections;
 using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using System.CommandLine.Parsing;
 using System.Globalization;
 using System.Text;
+using System.Text.RegularExpressions;
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.Logging;
 using Native.Kernels;
+using Native.Kernels.Cpu;
 
 namespace Native.Server;
 
@@ -26,7 +29,7 @@ internal sealed record Setting(string Group, string Name, string Value, string H
 }
 
 /// <summary>Reads the server's settings: command line over environment over appsettings.json over defaults. Every mistake is told at once.</summary>
-internal static class CommandLine
+internal static partial class CommandLine
 {
     /// <summary>Exit code after <c>--help</c> and <c>--version</c>, and of a server that was asked to end.</summary>
     public const int Success = 0;
@@ -37,6 +40,8 @@ internal static class CommandLine
     /// <summary>Exit code for wrong settings.</summary>
     public const int Misused = 2;
 
+    private static readonly ServerOptions Defaults = new();
+
     public static readonly Setting[] Settings =
     [
         new("Model", "--model", "PATH", "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, which is downloaded where the cache lacks it. Default: the small demo model that ships with the server.", (o, v) => o with { Model = v }),
@@ -45,28 +50,60 @@ internal static class CommandLine
 
         new("Model", "--generation-config", "auto|none", "Whether requests that say nothing of temperature, top_k, top_p, min_p or repetition_penalty get what the model's makers recommend (generation_config.json, or general.sampling in a GGUF file). Default: auto, which does.", (o, v) => o with { UseSuggestedSampling = Choice(v, "auto", "none") == "auto" }),
 
-        new("Network", "--host", "ADDRESS", "Address to listen on: an IP address, localhost, or * for every address. Default: 127.0.0.1, so that nobody else reaches a server without --api-key.", (o, v) => o with { Host = v }),
-        new("Network", "--port", "PORT", "HTTP/1.1: the OpenAI API, /healthz, /readyz, /metrics. 0 lets the system choose. Default: 8080.", (o, v) => o with { Port = Int(v) }),
-        new("Network", "--grpc-port", "PORT", "gRPC (HTTP/2 without TLS). 0 lets the system choose. Default: 50051.", (o, v) => o with { GrpcPort = Int(v) }),
+        new("Network", "--host", "ADDRESS",
+            "Address to listen on: an IP address, localhost, or * for every address. Default: "
+            + $"{Defaults.Host}, so that nobody else reaches a server without --api-key.",
+            (o, v) => o with { Host = v }),
+        new("Network", "--port", "PORT",
+            "HTTP/1.1: the OpenAI API, /healthz, /readyz, /metrics. 0 lets the system choose. Default: "
+            + $"{Defaults.Port}.",
+            (o, v) => o with { Port = Int(v) }),
+        new("Network", "--grpc-port", "PORT",
+            $"gRPC (HTTP/2 without TLS). 0 lets the system choose. Default: {Defaults.GrpcPort}.",
+            (o, v) => o with { GrpcPort = Int(v) }),
         new("Network", "--api-key", "KEY",
             "Clients must send 'Authorization: Bearer KEY', over HTTP and gRPC; health and metrics need none. "
             + "Prefer the environment: other users of the machine see command lines. Default: none.",
             (o, v) => o with { ApiKey = v }),
-        new("Network", "--shutdown-timeout", "SECONDS", "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal cuts them off. Default: 30, Kubernetes' grace period.", (o, v) => o with { ShutdownTimeout = Seconds(v) }),
+        new("Network", "--shutdown-timeout", "SECONDS",
+            "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal cuts them "
+            + $"off. Default: {Defaults.ShutdownTimeout.TotalSeconds:0}, Kubernetes' grace period.",
+            (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
-        new("Compute", "--backend", "auto|cpu", "What computes. Default: auto, which takes the fastest there is.", (o, v) => o with { Backend = v.ToLowerInvariant() }),
+        new("Compute", "--backend", "auto|cpu",
+            $"What computes. Default: {Defaults.Backend}, which takes the fastest there is.",
+            (o, v) => o with { Backend = v.ToLowerInvariant() }),
         new("Compute", "--threads", "N", "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.", (o, v) => o with { Threads = Int(v) }),
-        new("Compute", "--kv-cache-dtype", "auto|f16|bf16|f32|q8_0", "Element type of the KV cache. q8_0 takes 53 % of f16's memory and reads, at some loss of accuracy; f32 doubles both, for exact comparisons. Default: auto, which is f16.", (o, v) => o with { KvCacheType = KvType(v) }),
+        new("Compute", "--kv-cache-dtype", "auto|f16|bf16|f32|q8_0",
+            "Element type of the KV cache. q8_0 takes 53 % of f16's memory and reads, at some loss of "
+            + "accuracy; f32 doubles both, for exact comparisons. Default: auto, which is "
+            + $"{Name(Defaults.KvCacheType)}.",
+            (o, v) => o with { KvCacheType = KvType(v) }),
         new("Compute", "--kv-cache-memory", "BYTES", "Memory for the KV cache, with K, M or G for powers of 1024. More holds more and longer sequences at once. Default: what --max-num-seqs sequences can need, at most 4G and half of the free memory.", (o, v) => o with { KvCacheBytes = Bytes(v) }),
-        new("Compute", "--block-size", "TOKENS", "Tokens a KV block holds. Smaller wastes less memory, larger streams better. Default: 16.", (o, v) => o with { BlockSize = Int(v) }),
+        new("Compute", "--block-size", "TOKENS",
+            "Tokens a KV block holds. Smaller wastes less memory, larger streams better. Default: "
+            + $"{Defaults.BlockSize}.",
+            (o, v) => o with { BlockSize = Int(v) }),
 
-        new("Scheduling", "--max-num-seqs", "N", "Sequences computed together. More raise throughput and inter-token latency. Default: 64.", (o, v) => o with { MaxRunning = Int(v) }),
-        new("Scheduling", "--max-num-batched-tokens", "TOKENS", "Tokens computed per step; prompts are cut to fit. Less keeps streams smoother while prompts come in. Default: 512.", (o, v) => o with { MaxBatchedTokens = Int(v) }),
-        new("Scheduling", "--max-num-queued-reqs", "N", "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: 1024.", (o, v) => o with { MaxQueued = Int(v) }),
+        new("Scheduling", "--max-num-seqs", "N",
+            "Sequences computed together. More raise throughput and inter-token latency. Default: "
+            + $"{Defaults.MaxRunning}.",
+            (o, v) => o with { MaxRunning = Int(v) }),
+        new("Scheduling", "--max-num-batched-tokens", "TOKENS",
+            "Tokens computed per step; prompts are cut to fit. Less keeps streams smoother while prompts "
+            + $"come in. Default: {Defaults.MaxBatchedTokens}.",
+            (o, v) => o with { MaxBatchedTokens = Int(v) }),
+        new("Scheduling", "--max-num-queued-reqs", "N",
+            "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: "
+            + $"{Defaults.MaxQueued}.",
+            (o, v) => o with { MaxQueued = Int(v) }),
         new("Scheduling", "--seed", "N", "Where the seeds of requests without one come from: with the same seed a server answers the same requests in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),
 
         new("Watching", "--metrics-compat", "none|vllm", "Also expose vLLM's metric names (vllm:...) at /metrics, for its dashboards and gateways. Default: none.", (o, v) => o with { VllmMetrics = Choice(v, "none", "vllm") == "vllm" }),
-        new("Watching", "--log-level", "LEVEL", "trace, debug, information, warning, error, critical or none; debug has a line per request. Default: warning.", (o, v) => o with { LogLevel = Level(v) }),
+        new("Watching", "--log-level", "LEVEL",
+            "trace, debug, information, warning, error, critical or none; debug has a line per request. "
+            + $"Default: {Name(Defaults.LogLevel)}.",
+            (o, v) => o with { LogLevel = Level(v) }),
     ];
 
     /// <summary>Reads all settings into <paramref name="options"/>; help and mistakes are written.</summary>
@@ -105,7 +142,11 @@ internal static class CommandLine
             }
         }
         options.Validate(errors);
-        if (errors.Count == 0) return null;
+        if (errors.Count == 0)
+        {
+            foreach (string unknown in Unknown(files)) error.WriteLine($"native: {unknown}; see --help");
+            return null;
+        }
         error.WriteLine($"native: {errors.Count} {(errors.Count == 1 ? "setting is" : "settings are")} wrong:");
         foreach (string mistake in errors) error.WriteLine($"  {mistake}");
         error.WriteLine("See --help.");
@@ -120,8 +161,36 @@ internal static class CommandLine
             errors.Add(result.Tokens.Count == 0 ? $"{setting.Name} has no value." : $"{setting.Name} is given more than once.");
             return (null, setting.Name);
         }
-        if (Environment.GetEnvironmentVariable(setting.Variable) is { Length: > 0 } variable) return (variable, setting.Variable);
+        if (Environment.GetEnvironmentVariable(setting.Variable) is { Length: > 0 } variable && !IsServiceLink(setting.Variable, variable)) return (variable, setting.Variable);
         return (files?[setting.Key], $"appsettings.json {setting.Key}");
+    }
+
+    /// <summary>Whether a variable is Kubernetes' word for a Service that is named as one of ours begins, e.g. <c>NATIVE_PORT=tcp://10.0.0.1:80</c>.</summary>
+    private static bool IsServiceLink(string name, string value) =>
+        name.EndsWith("_PORT", StringComparison.Ordinal) && LinkValue().IsMatch(value) || LinkName().IsMatch(name);
+
+    [GeneratedRegex("^(tcp|udp|sctp)://")]
+    private static partial Regex LinkValue();
+
+    [GeneratedRegex("_SERVICE_(HOST|PORT(_.+)?)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")]
+    private static partial Regex LinkName();
+
+    /// <summary>A sentence for each name that looks like a setting and is none: a mistyped one would pass in silence.</summary>
+    private static IEnumerable<string> Unknown(IConfiguration? files)
+    {
+        // What the kernels and the tests read.
+        string[] others = [CpuOptions.VariantVariable, "NATIVE_DATA", "NATIVE_EXPECT_NO", "NATIVE_FUZZ", "NATIVE_FUZZ_SEED", "NATIVE_FUZZ_FIRST"];
+        foreach (DictionaryEntry entry in Environment.GetEnvironmentVariables())
+        {
+            string name = (string)entry.Key;
+            if (!name.StartsWith("NATIVE_", StringComparison.Ordinal) || others.Contains(name) || IsServiceLink(name, (string?)entry.Value ?? "")) continue;
+            if (!Settings.Any(setting => setting.Variable == name)) yield return $"the environment's {name} is no setting";
+        }
+        foreach (IConfigurationSection section in files?.GetSection("Native").GetChildren() ?? [])
+        {
+            if (!Settings.Any(setting => setting.Key.Equals(section.Path, StringComparison.OrdinalIgnoreCase)))
+                yield return $"appsettings.json's {section.Path} is no setting";
+        }
     }
 
     private static IConfiguration? ReadFiles(List<string> errors)
@@ -158,6 +227,8 @@ internal static class CommandLine
             throw new FormatException("a number of bytes, such as 4G, 512M or 1073741824");
         return (long)(value * Math.Pow(2, shift));
     }
+
+    private static string Name(Enum value) => value.ToString().ToLowerInvariant();
 
     private static DType KvType(string text) => Choice(text, "auto", "f16", "bf16", "f32", "q8_0") switch { "auto" => DType.F16, string name => Enum.Parse<DType>(name, ignoreCase: true) };
 

@@ -160,9 +160,16 @@ internal sealed class NativeServer : IAsyncDisposable
         kestrel.Limits.Http2.MaxStreamsPerConnection = 1024;             // gRPC clients put every call on one connection; Kestrel's 100 would queue the rest
         kestrel.Limits.Http2.KeepAlivePingDelay = TimeSpan.FromSeconds(30); // a client that vanished without a word frees its blocks within a minute
         kestrel.Limits.Http2.KeepAlivePingTimeout = TimeSpan.FromSeconds(20);
-        IPAddress address = Options.Address ?? throw new ArgumentException($"'{Options.Host}' is no address.");
-        kestrel.Listen(address, Options.Port, listen => listen.Protocols = HttpProtocols.Http1);
-        kestrel.Listen(address, Options.GrpcPort, listen => listen.Protocols = HttpProtocols.Http2);
+        Listen(Options.Port, HttpProtocols.Http1);
+        Listen(Options.GrpcPort, HttpProtocols.Http2);
+
+        void Listen(int port, HttpProtocols protocols)
+        {
+            IPAddress address = Options.Address ?? throw new ArgumentException($"'{Options.Host}' is no address.");
+            // Any address is IPv4's alone where the system has no IPv6.
+            if (address.Equals(IPAddress.IPv6Any)) kestrel.ListenAnyIP(port, listen => listen.Protocols = protocols);
+            else kestrel.Listen(address, port, listen => listen.Protocols = protocols);
+        }
     }
 
     /// <summary>

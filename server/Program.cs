@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Runtime.InteropServices;
 using Native.Kernels.Models;
 using Native.Scheduling;
@@ -8,6 +9,9 @@ using Native.Server.Hub;
 using Native.Server.Jinja;
 using Native.Server.Serving;
 
+// Numbers are read and written alike on every machine.
+CultureInfo.CurrentCulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
+CultureInfo.DefaultThreadCurrentCulture = CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.InvariantCulture;
 SteadyOutput.Install();
 if (CommandLine.Parse(args, Console.Out, Console.Error, out ServerOptions options) is { } exit) return exit;
 

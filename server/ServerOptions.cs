@@ -109,7 +109,7 @@ public sealed record ServerOptions
         Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
-        if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1)) errors.Add($"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400.");
+        if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1)) errors.Add(string.Create(CultureInfo.InvariantCulture, $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
     }
 
     /// <summary>What the scheduler is told.</summary>

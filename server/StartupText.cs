@@ -38,6 +38,17 @@ internal static class StartupText
         output.Flush();
     }
 
+    /// <summary>A sentence for everything that was settled otherwise than a user may think.</summary>
+    public static IEnumerable<string> Warnings(ServerOptions options, ModelConfig config, ModelInfo info, SuggestedSampling suggested)
+    {
+        if (options.UseSuggestedSampling)
+            foreach (string warning in suggested.Warnings) yield return warning;
+        if (info.MaxModelLength > config.ContextLength)
+            yield return $"--max-model-len is {info.MaxModelLength}, but the model was made for {config.ContextLength} tokens: past them its text may be worthless";
+        if (options.MaxModelLength is null && info.MaxModelLength < config.ContextLength)
+            yield return $"the context has {info.MaxModelLength} of the model's {config.ContextLength} tokens: a KV cache of {Size(info.KvCacheBytes)} holds no more (--kv-cache-memory)";
+    }
+
     private static Uri Reachable(Uri address) => address.Host is "0.0.0.0" or "[::]" ? new UriBuilder(address) { Host = "localhost" }.Uri : address;
 
     private static string Size(long bytes) => bytes >= 1L << 30 ? string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 30):0.0} GiB") : string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 20):0.0} MiB");

@@ -29,6 +29,7 @@ internal sealed class ChatCommand : ToolCommand
         string[] stops = _sampling.Stops(arguments);
         string? system = arguments.GetValue(_system);
         using ModelSession session = await ModelSession.OpenAsync(_model.Read(arguments), Terminal);
+        foreach (string warning in session.Suggested.Warnings) Terminal.Error.WriteLine($"native: {warning}");
         SamplingParams sampling = _sampling.Read(arguments, session.Suggested);
         if (session.Model.Template is null)
             throw new CommandException($"{session.Info.Name} has no chat template; generate continues texts with it");

@@ -40,6 +40,7 @@ internal sealed class InspectCommand : ToolCommand
     protected override async Task<int> RunAsync(ParseResult arguments)
     {
         string path = await HubPath.ResolveAsync(arguments.GetRequiredValue(_path), Terminal);
+        ModelFile.CheckPath(path);
         DType kvType = _kvCacheType.Read(arguments);
         ModelDescription model = Directory.Exists(path) ? OfFolder(path, kvType)
             : File.Exists(path) ? OfGguf(path, kvType)
@@ -80,7 +81,6 @@ internal sealed class InspectCommand : ToolCommand
     private static ModelDescription OfFolder(string path, DType kvType)
     {
         string configPath = Path.Combine(path, "config.json");
-        if (!File.Exists(configPath)) throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it");
         List<KeyValuePair<string, object>> metadata = [];
         try
         {

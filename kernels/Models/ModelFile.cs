@@ -16,7 +16,7 @@ public sealed partial class ModelFile : IDisposable
 
     private ModelFile(string path)
     {
-        path = FileOf(path);
+        CheckPath(path);
         Path = path;
         if (Directory.Exists(path))
         {
@@ -46,24 +46,21 @@ public sealed partial class ModelFile : IDisposable
         }
     }
 
-    /// <summary>What a path means: a folder without config.json that holds one GGUF model is that model.</summary>
-    /// <exception cref="InvalidDataException">It is a device or a pipe, or a folder of several models.</exception>
-    private static string FileOf(string path)
+    /// <summary>Refuses what can't be a model, before it is opened.</summary>
+    /// <exception cref="InvalidDataException">A device, a pipe, or a folder without config.json; says which GGUF files are in it.</exception>
+    public static void CheckPath(string path)
     {
         if (!Directory.Exists(path))
         {
             // A device or a pipe can't be read from any place, and opening a pipe waits for its writer. Both have no length.
-            if (File.Exists(path) && new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) is var target
-                && ((target as FileInfo) ?? new FileInfo(path)).Length == 0)
+            if (File.Exists(path) && (new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) as FileInfo ?? new FileInfo(path)).Length == 0)
                 throw new InvalidDataException($"{path}: expected a GGUF file or a Hugging Face folder, found an empty file, a device or a pipe");
-            return path;
+            return;
         }
-        if (File.Exists(System.IO.Path.Combine(path, "config.json"))) return path;
-        string[] models = [.. Directory.GetFiles(path, "*.gguf").Where(file => PartName().Match(file) is not { Success: true, Groups: var g }
-            || int.Parse(g["part"].Value, CultureInfo.InvariantCulture) == 1).Order(StringComparer.Ordinal)];
-        if (models.Length == 1) return models[0];
-        string several = models.Length == 0 ? "" : $", but {models.Length} GGUF models, of which one must be named: {string.Join(", ", models.Take(5).Select(System.IO.Path.GetFileName))}";
-        throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it{several}");
+        if (File.Exists(System.IO.Path.Combine(path, "config.json"))) return;
+        string[] files = [.. Directory.GetFiles(path, "*.gguf").Select(file => System.IO.Path.GetFileName(file)).Order(StringComparer.Ordinal)];
+        string instead = files.Length == 0 ? "" : $"; name the GGUF file itself: {string.Join(", ", files.Take(5))}{(files.Length > 5 ? ", ..." : "")}";
+        throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it{instead}");
     }
 
     /// <summary>A file's or folder's name without what only tells how it is kept: <c>.gguf</c>, and the number of a split file's part.</summary>
@@ -76,10 +73,10 @@ public sealed partial class ModelFile : IDisposable
         return part.Success ? file[..part.Index] : System.IO.Path.GetFileNameWithoutExtension(file);
     }
 
-    [GeneratedRegex(@"-(?<part>\d{5})-of-\d{5}\.gguf$", RegexOptions.ExplicitCapture)]
+    [GeneratedRegex(@"-\d{5}-of-\d{5}\.gguf$", RegexOptions.ExplicitCapture)]
     private static partial Regex PartName();
 
-    /// <summary>The file or folder it was opened from.</summary>
+    /// <summary>The path it was opened by.</summary>
     public string Path { get; }
 
     /// <summary>Its shape.</summary>

@@ -48,7 +48,6 @@ internal sealed class EventStream : IDisposable
     /// <summary>Sends a comment, which clients skip.</summary>
     public ValueTask PingAsync(CancellationToken ct)
     {
-        Begin();
         _output.Write(": ping\n\n"u8);
         return FlushAsync(ct);
     }
@@ -67,6 +66,7 @@ internal sealed class EventStream : IDisposable
     /// <summary>Sends what was written. Waits while the client does not read, which slows this request alone, and hangs up where it never does.</summary>
     public async ValueTask FlushAsync(CancellationToken ct)
     {
+        Begin();
         ValueTask<FlushResult> flush = _output.FlushAsync(ct);
         FlushResult result;
         if (flush.IsCompleted) result = await flush;

@@ -1,4 +1,6 @@
+using System.Globalization;
 using Native.Kernels;
+using Native.Kernels.Models;
 using Native.Server;
 
 namespace Native.Tests.Server;
@@ -71,6 +73,93 @@ public sealed class CommandLineTests
             Environment.SetEnvironmentVariable("NATIVE_MAX_MODEL_LEN", null);
             Environment.SetEnvironmentVariable("NATIVE_GRPC_PORT", null);
         }
+    }
+
+    private static void WithVariables((string Name, string Value)[] variables, Action test)
+    {
+        foreach ((string name, string value) in variables) Environment.SetEnvironmentVariable(name, value);
+        try
+        {
+            test();
+        }
+        finally
+        {
+            foreach ((string name, _) in variables) Environment.SetEnvironmentVariable(name, null);
+        }
+    }
+
+    [Fact]
+    public void WhatKubernetesSetsForServices_IsNobodysSetting() => WithVariables(
+        [("NATIVE_PORT", "tcp://10.0.0.1:8080"), ("NATIVE_GRPC_PORT", "tcp://10.0.0.1:50051"), ("NATIVE_SERVICE_HOST", "10.0.0.1"), ("NATIVE_SERVICE_PORT", "8080"),
+            ("NATIVE_SERVICE_PORT_HTTP", "8080"), ("NATIVE_PORT_8080_TCP", "tcp://10.0.0.1:8080"), ("NATIVE_PORT_8080_TCP_PROTO", "tcp"), ("NATIVE_GRPC_PORT_50051_TCP_ADDR", "10.0.0.1")],
+        () =>
+        {
+            Assert.Null(Parse([], out ServerOptions options, out _, out string error));
+            Assert.Equal((8080, 50051, ""), (options.Port, options.GrpcPort, error));
+        });
+
+    [Fact]
+    public void AVariableThatIsNoSetting_IsTold() => WithVariables([("NATIVE_MAXMODEL_LEN", "7")], () =>
+    {
+        Assert.Null(Parse([], out _, out _, out string error));
+        Assert.Contains("NATIVE_MAXMODEL_LEN is no setting", error);
+    });
+
+    [Fact]
+    public void Help_TellsTheDefaultsThatHold()
+    {
+        ServerOptions defaults = new();
+        Parse(["--help"], out _, out string output, out _);
+        string help = string.Join(' ', output.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries));
+        Assert.All([$"Default: {defaults.Port}.", $"Default: {defaults.GrpcPort}.", $"Default: {defaults.MaxRunning}.", $"Default: {defaults.MaxBatchedTokens}.",
+            $"Default: {defaults.MaxQueued}.", $"Default: {defaults.BlockSize}.", $"Default: {defaults.Host}, so", "Default: 30, Kubernetes", "Default: warning.", "which is f16."],
+            expected => Assert.Contains(expected, help));
+    }
+
+    /// <summary>A culture that writes one and a half as 1,5, whether or not the machine has its own.</summary>
+    internal static readonly CultureInfo Comma = MakeComma();
+
+    private static CultureInfo MakeComma()
+    {
+        CultureInfo culture = (CultureInfo)CultureInfo.InvariantCulture.Clone();
+        (culture.NumberFormat.NumberDecimalSeparator, culture.NumberFormat.NumberGroupSeparator, culture.NumberFormat.NegativeSign) = (",", ".", "~");
+        return culture;
+    }
+
+    [Fact]
+    public void Numbers_AreReadAndWrittenAlike_InEveryCulture()
+    {
+        CultureInfo before = CultureInfo.CurrentCulture;
+        CultureInfo.CurrentCulture = Comma;
+        try
+        {
+            Assert.Null(Parse(["--shutdown-timeout", "2.5", "--kv-cache-memory", "1.5G"], out ServerOptions options, out _, out string error));
+            Assert.Equal((2.5, 3L << 29, ""), (options.ShutdownTimeout.TotalSeconds, options.KvCacheBytes, error));
+            Parse(["--shutdown-timeout", "-2.5"], out _, out _, out error);
+            Assert.Contains("--shutdown-timeout is -2.5 seconds", error);
+            List<string> errors = [];
+            new Native.Scheduling.SamplingParams { TopP = 1.5f }.Validate(10, errors);
+            Assert.StartsWith("top_p is 1.5;", errors.Single());
+        }
+        finally
+        {
+            CultureInfo.CurrentCulture = before;
+        }
+    }
+
+    [Fact]
+    public void WhatIsSettledOtherwiseThanOneMayThink_IsWarnedOf()
+    {
+        ModelConfig config = new() { Architecture = "llama", Name = "m", ContextLength = 256, HiddenSize = 1, LayerCount = 1, FeedForwardSize = 1, Heads = 1, KvHeads = 1, HeadSize = 1, NormEpsilon = 1, RopePairing = default, Rope = null!, Windows = [], AttentionScale = 1 };
+        IEnumerable<string> Of(ServerOptions options, int length, SuggestedSampling? suggested = null) =>
+            StartupText.Warnings(options, config, new ScriptedRunner(maxModelLength: length).Info, suggested ?? SuggestedSampling.None);
+        Assert.Empty(Of(new ServerOptions(), 256));
+        Assert.Empty(Of(new ServerOptions { MaxModelLength = 100 }, 100));
+        Assert.Contains("made for 256 tokens", Of(new ServerOptions { MaxModelLength = 512 }, 512).Single());
+        Assert.Contains("128 of the model's 256 tokens", Of(new ServerOptions(), 128).Single());
+        SuggestedSampling odd = SuggestedSampling.None with { Warnings = ["top_p is 0"] };
+        Assert.Equal(["top_p is 0"], Of(new ServerOptions(), 256, odd));
+        Assert.Empty(Of(new ServerOptions { UseSuggestedSampling = false }, 256, odd));
     }
 
     [Fact]

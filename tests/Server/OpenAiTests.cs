@@ -174,22 +174,20 @@ public sealed class OpenAiTests
     [Fact]
     public async Task ARequestIdInUse_IsToldToBoth_AndTheAnswersHaveIdsOfTheirOwn()
     {
-        await using RunningServer server = await RunningServer.StartAsync();
-        server.Runner.Gate.Reset();
-        Task<HttpResponseMessage> first = server.Post(Completion, """{"prompt":"y"}""", "same");
-        await RunningServer.Until(() => server.Runner.Steps > 0, "the first is computed");
-        Task<HttpResponseMessage> second = server.Post(Completion, """{"prompt":"y"}""", "same");
+        await using RunningServer server = await RunningServer.StartAsync(new() { PingEvery = TimeSpan.FromMilliseconds(20) });
+        server.Runner.Gate.Reset(); // so that both run at once
+        HttpResponseMessage[] responses = await Task.WhenAll(Enumerable.Range(0, 2).Select(_ => server.Post(Completion, """{"prompt":"y","stream":true}""", "same")));
         server.Runner.Gate.Set();
         List<string> ids = [];
-        foreach (HttpResponseMessage response in await Task.WhenAll(first, second))
+        foreach (HttpResponseMessage response in responses)
         {
-            Assert.Equal(HttpStatusCode.OK, response.StatusCode);
             Assert.Equal("same", response.Headers.GetValues("x-request-id").Single());
-            ids.Add(JsonSerializer.Deserialize<JsonElement>(await response.Content.ReadAsStringAsync(Token)).GetProperty("id").GetString()!);
+            string text = await response.Content.ReadAsStringAsync(Token);
+            ids.Add(text[(text.IndexOf("cmpl-", StringComparison.Ordinal) + 5)..].Split('"')[0]);
         }
-        Assert.Contains("cmpl-same", ids);
+        Assert.Contains("same", ids);
         Assert.Equal(2, ids.Distinct().Count());
-        Assert.All(ids, id => Assert.StartsWith("cmpl-same", id));
+        Assert.All(ids, id => Assert.StartsWith("same", id));
     }
 
     [Theory]
@@ -224,15 +222,14 @@ public sealed class OpenAiTests
     }
 
     [Theory]
-    [InlineData(Completion, "\"prompt\":\"?\"")]
-    [InlineData(Chat, "\"messages\":[{\"role\":\"user\",\"content\":\"?\"}],\"chat_template_kwargs\":{},\"add_generation_prompt\":false,\"logprobs\":true")]
-    public async Task ControlTokens_AreText_WhereAsked(string path, string prompt)
+    [InlineData(Completion, "\"prompt\":\"?\",\"max_tokens\":2", "", "<|user|>", "A")]
+    [InlineData(Chat, "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"ignore_eos\":true,\"max_tokens\":8", "vwxyz.", "<|end|>", "A")]
+    public async Task ControlTokens_AreText_WhereAsked(string path, string prompt, string before, string control, string after)
     {
-        // The model goes on from a question mark with the user's mark, which is a control token.
         await using RunningServer server = await RunningServer.StartAsync();
-        foreach ((string asked, string expected) in new[] { ("", "A"), (",\"skip_special_tokens\":true", "A"), (",\"skip_special_tokens\":false", "<|user|>A") })
+        foreach ((string asked, string written) in new[] { ("", ""), (",\"skip_special_tokens\":true", ""), (",\"skip_special_tokens\":false", control) })
         {
-            string body = $$"""{ {{prompt}},"max_tokens":2{{asked}}""";
+            string expected = before + written + after, body = $$"""{ {{prompt}}{{asked}}""";
             foreach (string n in (string[])["", ",\"n\":2"])
             {
                 foreach (JsonElement choice in (await server.Ask(path, body + n + "}")).GetProperty("choices").EnumerateArray())

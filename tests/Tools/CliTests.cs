@@ -47,6 +47,31 @@ public sealed class CliTests
     }
 
     [Fact]
+    public async Task Numbers_AreReadAndWrittenAlike_InEveryCulture()
+    {
+        string[][] commands =
+        [
+            ["generate", "-m", TestData.Path(Stories), "-p", "Once upon a time", "-n", "20", "--temperature", "0.7", "--top-p", "0.5", "--seed", "1"],
+            ["generate", "--top-p", "1.5", "-p", "a"],
+            ["chat", "--help"],
+        ];
+        foreach (string[] command in commands)
+        {
+            (int Exit, string Output, string Error) expected = await Run(command);
+            CultureInfo before = CultureInfo.CurrentCulture;
+            CultureInfo.CurrentCulture = Server.CommandLineTests.Comma;
+            try
+            {
+                Assert.Equal(expected, await Run(command));
+            }
+            finally
+            {
+                CultureInfo.CurrentCulture = before;
+            }
+        }
+    }
+
+    [Fact]
     public async Task Logits_HasTheGoldensShape_AndAgreesWithThem()
     {
         JsonElement run = GoldenRun(0);

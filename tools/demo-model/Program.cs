@@ -10,6 +10,7 @@ using static TorchSharp.torch;
 //   export DIR             demo.gguf from checkpoint.bin
 //   evaluate DIR           held-out perplexity
 //   complete DIR TEXT      the float32 network's greedy answer to a user's TEXT, to compare the export with
+CultureInfo.CurrentCulture = CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
 const int seed = 20261124, vocabulary = 1536;
 string command = args.Length > 1 ? args[0] : "help", directory = args.Length > 1 ? args[1] : ".";
 

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Cpu.Machine;
@@ -43,16 +44,63 @@ internal static unsafe class Processors
         return [.. Enumerable.Range(0, MaskBytes * 8).Where(i => (new Span<byte>(mask, MaskBytes)[i / 8] >> (i % 8) & 1) != 0)];
     }
 
-    /// <summary>Physical cores among the processors the process may use, at least 1 and at most the runtime's processor count (which knows container limits): two hardware threads of one core share its arithmetic units.</summary>
+    /// <summary>Physical cores among the processors the process may use, at least 1 and at most as many as its quota has whole: two
+    /// hardware threads of one core share its arithmetic units, and a worker without a processor keeps all others waiting.</summary>
     public static int PhysicalCores()
     {
-        int[] allowed = Allowed();
-        int cores = SpreadOverCores(allowed, Topology).Cores;
-        return cores == 0 ? Environment.ProcessorCount : Math.Clamp(cores, 1, Environment.ProcessorCount);
+        int cores = Allowed().Length == 0 ? Environment.ProcessorCount : Cores();
+        int whole = (int)Math.Min(Quota("/proc/self/cgroup", "/sys/fs/cgroup"), Environment.ProcessorCount); // the runtime's count rounds up
+        return Math.Clamp(cores, 1, Math.Max(1, whole));
+    }
+
+    /// <summary>Processors' worth of time that the process may use, by its control group (version 2 or 1) and those around it; infinite where none limits it.</summary>
+    /// <param name="membership">The process's <c>/proc/self/cgroup</c>.</param>
+    /// <param name="root">Where the groups are mounted.</param>
+    internal static double Quota(string membership, string root)
+    {
+        double least = double.PositiveInfinity;
+        try
+        {
+            foreach (string line in File.ReadLines(membership))
+            {
+                // "0::/path" (2), "4:cpu,cpuacct:/path" (1). In a container the path may be the host's, and the mount begins at the container's own.
+                if (line.Split(':', 3) is not [_, var controllers, var path]) continue;
+                bool second = controllers.Length == 0;
+                if (!second && !controllers.Split(',').Contains("cpu")) continue;
+                string mount = second ? root : $"{root}/cpu";
+                for (string group = path.TrimEnd('/'); ; group = group[..Math.Max(group.LastIndexOf('/'), 0)])
+                {
+                    least = Math.Min(least, second ? LimitOf($"{mount}{group}/cpu.max") : LimitOf($"{mount}{group}/cpu.cfs_quota_us", $"{mount}{group}/cpu.cfs_period_us"));
+                    if (group.Length == 0) break;
+                }
+            }
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // No groups, no limit.
+        }
+        return least;
+    }
+
+    /// <summary>Time over period, the words of one file or of two; infinite where there are none.</summary>
+    private static double LimitOf(params string[] files)
+    {
+        if (!files.All(File.Exists)) return double.PositiveInfinity;
+        string[] words = [.. files.SelectMany(file => File.ReadAllText(file).Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries))];
+        return words is [var time, var period, ..] && double.TryParse(time, CultureInfo.InvariantCulture, out double us)
+            && double.TryParse(period, CultureInfo.InvariantCulture, out double of) && us > 0 && of > 0 ? us / of : double.PositiveInfinity;
     }
 
     /// <summary>The processors the process may use in the order in which threads should take them: one of each core before any core's second, so that as many threads as there are cores have one each, however the system numbers them.</summary>
     public static int[] Spread() => SpreadOverCores(Allowed(), Topology).Order;
+
+    /// <summary>Physical cores among the processors the process may use, whatever its quota; as many as processors where the system does not tell.</summary>
+    public static int Cores()
+    {
+        int[] allowed = Allowed();
+        int cores = SpreadOverCores(allowed, Topology).Cores;
+        return cores == 0 ? Math.Max(allowed.Length, 1) : cores;
+    }
 
     /// <summary>The same of any processors, whose cores a folder laid out as Linux's <c>/sys/devices/system/cpu</c> tells; in the order given, with 0 cores, where it does not.</summary>
     internal static (int[] Order, int Cores) SpreadOverCores(int[] processors, string folder)

@@ -9,7 +9,8 @@ namespace Native.Kernels.Cpu.Machine;
 /// <remarks>
 /// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by an atomic add, and
 /// the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a semaphore).
-/// Workers are pinned to the process's processors, all but the first, where the system allows it; the caller is left where it is.
+/// Workers are pinned to the process's processors, all but the first, where the system allows it and there is one for every core: fewer
+/// are left to the system, because several processes would all take the same cores. The caller is left where it is.
 /// One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
 /// </remarks>
 internal sealed unsafe class WorkerPool : IDisposable
@@ -40,12 +41,13 @@ internal sealed unsafe class WorkerPool : IDisposable
         _shares = (Share*)NativeMemory.AlignedAlloc((nuint)(threads * sizeof(Share)), 128);
         Threads = threads;
         int[] processors = Processors.Spread();
+        bool pins = threads <= processors.Length && threads >= Processors.Cores();
         _spins = threads <= Environment.ProcessorCount; // with more threads than processors, a spinning one takes the time of a working one
         _threads = new Thread[threads - 1];
         for (int i = 0; i < _threads.Length; i++)
         {
             int worker = i + 1;
-            int processor = threads <= processors.Length ? processors[worker] : -1;
+            int processor = pins ? processors[worker] : -1;
             _threads[i] = new Thread(() => Loop(worker, processor)) { IsBackground = true, Name = $"native-worker-{worker}" };
             _threads[i].Start();
         }

@@ -51,4 +51,24 @@ public sealed class ProcessorsTests
         Assert.Equal([all[^1]], spread);
         Assert.Equal(1, cores);
     }
+
+    [Theory]
+    [InlineData("0::/a/b", "a/b/cpu.max", "110000 100000", 1.1)]
+    [InlineData("0::/a/b", "a/cpu.max", "50000 100000", 0.5)] // a group around it
+    [InlineData("0::/a/b", "cpu.max", "max 100000", double.PositiveInfinity)]
+    [InlineData("0::/host/path", "cpu.max", "200000 100000", 2)] // a container, where the mount begins at its own group
+    [InlineData("5:memory:/a\n4:cpu,cpuacct:/a\n0::/", "cpu/a/cpu.cfs_quota_us", "150000", 1.5)]
+    [InlineData("4:cpu:/a", "cpu/a/cpu.cfs_quota_us", "-1", double.PositiveInfinity)]
+    [InlineData("", "cpu.max", "110000 100000", double.PositiveInfinity)]
+    public void Quota_IsWhatTheControlGroupsLeave(string membership, string file, string limit, double expected)
+    {
+        using TemporaryFolder root = new();
+        string path = Path.Combine(root.Path, file);
+        Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+        File.WriteAllText(path, limit + "\n");
+        if (file.EndsWith("quota_us", StringComparison.Ordinal)) File.WriteAllText(path.Replace("quota", "period"), "100000\n");
+        File.WriteAllText(root.File("membership"), membership + "\n");
+        Assert.Equal(expected, Processors.Quota(root.File("membership"), root.Path));
+        Assert.Equal(double.PositiveInfinity, Processors.Quota(root.File("nothing"), root.Path));
+    }
 }
