@@ -103,7 +103,7 @@ public sealed class FolderModelTests
 
     [Theory]
     [InlineData("""{"model_type":"nemotron_h","x":Infinity}""", "nemotron_h")]
-    [InlineData("""{"model_type":"nemotron_h","x":[NaN,-Infinity],"y":"NaN \\" Infinity"}""", "nemotron_h")]
+    [InlineData("""{"model_type":"nemotron_h","x":[NaN,-Infinity],"y":"NaN \" Infinity"}""", "nemotron_h")]
     public void PythonsNumbers_AreRead(string config, string expected)
     {
         using TemporaryFolder folder = Folder();
