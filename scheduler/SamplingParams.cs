@@ -88,31 +88,42 @@ public sealed record SamplingParams
         if (TopK < -1) Add($"top_k is {TopK}; it must be at least 1, or 0 or -1 to keep all.");
         if (!(TopP > 0 && TopP <= 1)) Add($"top_p is {TopP}; it must be above 0 and at most 1.");
         if (!(MinP >= 0 && MinP <= 1)) Add($"min_p is {MinP}; it must be from 0 to 1.");
-        if (!(RepetitionPenalty >= 0.01f && RepetitionPenalty <= 100)) Add($"repetition_penalty is {RepetitionPenalty}; it must be from 0.01 to 100.");
-        if (!(PresencePenalty >= -2 && PresencePenalty <= 2)) Add($"presence_penalty is {PresencePenalty}; it must be from -2 to 2.");
-        if (!(FrequencyPenalty >= -2 && FrequencyPenalty <= 2)) Add($"frequency_penalty is {FrequencyPenalty}; it must be from -2 to 2.");
+        if (!(RepetitionPenalty >= 0.01f && RepetitionPenalty <= 100))
+            Add($"repetition_penalty is {RepetitionPenalty}; it must be from 0.01 to 100.");
+        if (!(PresencePenalty >= -2 && PresencePenalty <= 2))
+            Add($"presence_penalty is {PresencePenalty}; it must be from -2 to 2.");
+        if (!(FrequencyPenalty >= -2 && FrequencyPenalty <= 2))
+            Add($"frequency_penalty is {FrequencyPenalty}; it must be from -2 to 2.");
         if (N is < 1 or > MaxN) Add($"n is {N}; it must be from 1 to {MaxN}.");
         if (MaxTokens < 0) Add($"max_tokens is {MaxTokens}; it must not be negative.");
         if (MinTokens < 0) Add($"min_tokens is {MinTokens}; it must not be negative.");
-        else if (MinTokens > MaxTokens && MaxTokens >= 0) Add($"min_tokens is {MinTokens}, above max_tokens ({MaxTokens}).");
+        else if (MinTokens > MaxTokens && MaxTokens >= 0)
+            Add($"min_tokens is {MinTokens}, above max_tokens ({MaxTokens}).");
         int most = Math.Min(MaxLogprobs, vocabularySize);
-        if (Logprobs is { } logprobs && (logprobs < 0 || logprobs > most)) Add($"logprobs is {logprobs}; it must be from 0 to {most}.");
-        if (PromptLogprobs is { } scored && (scored < 0 || scored > most)) Add($"prompt_logprobs is {scored}; it must be from 0 to {most}.");
+        if (Logprobs is { } logprobs && (logprobs < 0 || logprobs > most))
+            Add($"logprobs is {logprobs}; it must be from 0 to {most}.");
+        if (PromptLogprobs is { } scored && (scored < 0 || scored > most))
+            Add($"prompt_logprobs is {scored}; it must be from 0 to {most}.");
         if (StopTokenIds is null) errors.Add("stop_token_ids is null.");
         else
         {
-            if (StopTokenIds.Length > MaxStopTokenIds) Add($"stop_token_ids has {StopTokenIds.Length} ids; at most {MaxStopTokenIds} are allowed.");
+            if (StopTokenIds.Length > MaxStopTokenIds)
+                Add($"stop_token_ids has {StopTokenIds.Length} ids; at most {MaxStopTokenIds} are allowed.");
             foreach (int id in StopTokenIds.AsSpan(0, Math.Min(StopTokenIds.Length, MaxStopTokenIds)))
-                if ((uint)id >= (uint)vocabularySize) Add($"stop_token_ids has {id}; ids are 0 to {vocabularySize - 1}.");
+                if ((uint)id >= (uint)vocabularySize)
+                    Add($"stop_token_ids has {id}; ids are 0 to {vocabularySize - 1}.");
         }
         if (LogitBias is null) errors.Add("logit_bias is null.");
-        else if (LogitBias.Count > vocabularySize) Add($"logit_bias has {LogitBias.Count} entries, more than there are tokens ({vocabularySize}).");
+        else if (LogitBias.Count > vocabularySize)
+            Add($"logit_bias has {LogitBias.Count} entries, more than there are tokens ({vocabularySize}).");
         else
         {
             foreach ((int token, float bias) in LogitBias)
             {
-                if ((uint)token >= (uint)vocabularySize) Add($"logit_bias names token {token}; ids are 0 to {vocabularySize - 1}.");
-                else if (!(bias >= -100 && bias <= 100)) Add($"logit_bias of token {token} is {bias}; it must be from -100 to 100.");
+                if ((uint)token >= (uint)vocabularySize)
+                    Add($"logit_bias names token {token}; ids are 0 to {vocabularySize - 1}.");
+                else if (!(bias >= -100 && bias <= 100))
+                    Add($"logit_bias of token {token} is {bias}; it must be from -100 to 100.");
             }
         }
     }

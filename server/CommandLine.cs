@@ -165,7 +165,8 @@ internal static partial class CommandLine
         return (files?[setting.Key], $"appsettings.json {setting.Key}");
     }
 
-    /// <summary>Whether a variable is Kubernetes' word for a Service that is named as one of ours begins, e.g. <c>NATIVE_PORT=tcp://10.0.0.1:80</c>.</summary>
+    /// <summary>Whether a variable is Kubernetes' word for a Service that is named as one of ours begins, e.g.
+    /// <c>NATIVE_PORT=tcp://10.0.0.1:80</c>.</summary>
     private static bool IsServiceLink(string name, string value) =>
         name.EndsWith("_PORT", StringComparison.Ordinal) && LinkValue().IsMatch(value) || LinkName().IsMatch(name);
 
@@ -175,7 +176,8 @@ internal static partial class CommandLine
     [GeneratedRegex("_SERVICE_(HOST|PORT(_.+)?)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")]
     private static partial Regex LinkName();
 
-    /// <summary>A sentence for each name that looks like a setting and is none: a mistyped one would pass in silence.</summary>
+    /// <summary>A sentence for each name that looks like a setting and is none: a mistyped one would pass in
+    /// silence.</summary>
     private static IEnumerable<string> Unknown(IConfiguration? files)
     {
         // What the kernels and the tests read.
@@ -184,7 +186,8 @@ internal static partial class CommandLine
         {
             string name = (string)entry.Key;
             if (!name.StartsWith("NATIVE_", StringComparison.Ordinal) || others.Contains(name) || IsServiceLink(name, (string?)entry.Value ?? "")) continue;
-            if (!Settings.Any(setting => setting.Variable == name)) yield return $"the environment's {name} is no setting";
+            if (!Settings.Any(setting => setting.Variable == name))
+                yield return $"the environment's {name} is no setting";
         }
         foreach (IConfigurationSection section in files?.GetSection("Native").GetChildren() ?? [])
         {

@@ -71,7 +71,8 @@ public sealed record ServerOptions
     /// <summary>How long an answer waits for a client that takes none of it. A minute, as proxies have it: no honest reader pauses that long with full buffers.</summary>
     internal TimeSpan ReaderPatience { get; init; } = TimeSpan.FromSeconds(60);
 
-    /// <summary>How long a stream may be silent before a comment shows that it lives. 5 seconds: proxies give up after 15 to 60.</summary>
+    /// <summary>How long a stream may be silent before a comment shows that it lives. 5 seconds: proxies give up after
+    /// 15 to 60.</summary>
     internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per request.</summary>
@@ -109,7 +110,8 @@ public sealed record ServerOptions
         Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
-        if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1)) errors.Add(string.Create(CultureInfo.InvariantCulture, $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
+        if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1))
+            errors.Add(string.Create(CultureInfo.InvariantCulture, $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
     }
 
     /// <summary>What the scheduler is told.</summary>

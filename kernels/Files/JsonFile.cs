@@ -28,7 +28,8 @@ public static class JsonFile
         }
     }
 
-    /// <summary>JSON as Python's library writes it, as JSON: without a byte order mark, and NaN, Infinity and -Infinity as strings, so
+    /// <summary>JSON as Python's library writes it, as JSON: without a byte order mark, and NaN, Infinity and -Infinity
+    /// as strings, so
     /// that only a reader who needs one of them as a number refuses it.</summary>
     public static ReadOnlyMemory<byte> Standard(ReadOnlyMemory<byte> bytes)
     {

@@ -47,12 +47,14 @@ public sealed partial class ModelFile : IDisposable
     }
 
     /// <summary>Refuses what can't be a model, before it is opened.</summary>
-    /// <exception cref="InvalidDataException">A device, a pipe, or a folder without config.json; says which GGUF files are in it.</exception>
+    /// <exception cref="InvalidDataException">A device, a pipe, or a folder without config.json; says which GGUF files
+    /// are in it.</exception>
     public static void CheckPath(string path)
     {
         if (!Directory.Exists(path))
         {
-            // A device or a pipe can't be read from any place, and opening a pipe waits for its writer. Both have no length.
+            // A device or a pipe can't be read from any place, and opening a pipe waits for its writer. Both have no
+            // length.
             if (File.Exists(path) && (new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) as FileInfo ?? new FileInfo(path)).Length == 0)
                 throw new InvalidDataException($"{path}: expected a GGUF file or a Hugging Face folder, found an empty file, a device or a pipe");
             return;
@@ -63,7 +65,8 @@ public sealed partial class ModelFile : IDisposable
         throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it{instead}");
     }
 
-    /// <summary>A file's or folder's name without what only tells how it is kept: <c>.gguf</c>, and the number of a split file's part.</summary>
+    /// <summary>A file's or folder's name without what only tells how it is kept: <c>.gguf</c>, and the number of a
+    /// split file's part.</summary>
     public static string NameOf(string path)
     {
         string full = System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path));

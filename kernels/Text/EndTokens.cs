@@ -1,6 +1,7 @@
 namespace Native.Kernels.Text;
 
-/// <summary>Which tokens end a generation: those that generation_config.json lists, as transformers and vLLM have it; without such a list
+/// <summary>Which tokens end a generation: those that generation_config.json lists, as transformers and vLLM have it;
+/// without such a list
 /// those that the file names and those with well-known texts, as llama.cpp collects them.</summary>
 internal static class EndTokens
 {

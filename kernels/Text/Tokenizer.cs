@@ -165,12 +165,14 @@ public sealed class Tokenizer
     /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its normalizer makes too much of it.</exception>
     public int[] Encode(string text, IReadOnlySet<int> plainAt) => Encode(text, addSpecial: false, parseSpecial: true, plainAt);
 
-    /// <summary>The ids of a text that a model is to continue: control tokens written in it are read, and what the model wants in front
+    /// <summary>The ids of a text that a model is to continue: control tokens written in it are read, and what the
+    /// model wants in front
     /// of a text is added. What it wants behind is not: nothing continues an end token.</summary>
     /// <exception cref="TextEncodingException">As <see cref="Encode(string, bool, bool)"/>.</exception>
     public int[] EncodePrompt(string text) => [.. _prefix, .. Encode(text, addSpecial: false, parseSpecial: true)];
 
-    /// <summary>The ids of a conversation that a chat template wrote, as its makers' library has them: transformers takes what the
+    /// <summary>The ids of a conversation that a chat template wrote, as its makers' library has them: transformers
+    /// takes what the
     /// template writes, llama.cpp (for GGUF files) adds the begin token unless the template wrote it.</summary>
     public int[] BeginConversation(int[] ids) =>
         _ggufTokens && _prefix.Length > 0 && (ids.Length == 0 || ids[0] != _prefix[0]) ? [.. _prefix, .. ids] : ids;
@@ -216,9 +218,11 @@ public sealed class Tokenizer
 
     /// <summary>The bytes a token stands for in running text. A character may span several tokens.</summary>
     /// <param name="id">The token.</param>
-    /// <param name="skipSpecial">Whether control and unknown tokens have none; otherwise theirs are those of their writing.</param>
+    /// <param name="skipSpecial">Whether control and unknown tokens have none; otherwise theirs are those of their
+    /// writing.</param>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
-    public ReadOnlySpan<byte> Bytes(int id, bool skipSpecial = true) => IsSpecial(id) && skipSpecial ? [] : WrittenOut(id);
+    public ReadOnlySpan<byte> Bytes(int id, bool skipSpecial = true) =>
+        IsSpecial(id) && skipSpecial ? [] : WrittenOut(id);
 
     /// <summary>The vocabulary's own writing of a token, for display and log-probabilities.</summary>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>

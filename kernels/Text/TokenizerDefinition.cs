@@ -108,7 +108,8 @@ internal sealed class TokenizerDefinition
     /// <summary>End ids that the file names.</summary>
     public IReadOnlyCollection<int> EndIds { get; init; } = [];
 
-    /// <summary>Whether <see cref="EndIds"/> and <see cref="EosId"/> are all the ends; else tokens with well-known texts are ends too.</summary>
+    /// <summary>Whether <see cref="EndIds"/> and <see cref="EosId"/> are all the ends; else tokens with well-known
+    /// texts are ends too.</summary>
     public bool ListsEnds { get; init; }
 
     /// <summary>Whether tokens are taken as llama.cpp takes a GGUF file's: those with well-known texts are control tokens even where the

@@ -1,7 +1,8 @@
 namespace Native.Server.Jinja;
 
 /// <summary>
-/// The mark that a caller may put into a conversation's strings: it belongs to the character before it and stays with it in what a
+/// The mark that a caller may put into a conversation's strings: it belongs to the character before it and stays with
+/// it in what a
 /// template prints, but no search, comparison, index or length of a template sees it.
 /// </summary>
 internal static class Marks
@@ -15,7 +16,8 @@ internal static class Marks
     public static string Without(string text) => Has(text) ? text.Replace(Character.ToString(), "") : text;
 }
 
-/// <summary>A string to be searched and cut by positions that count no marks; what is cut out of it keeps its own.</summary>
+/// <summary>A string to be searched and cut by positions that count no marks; what is cut out of it keeps its
+/// own.</summary>
 internal readonly struct Searched
 {
     private readonly string _text;

@@ -13,9 +13,12 @@ namespace Native.Server.Jinja;
 /// messages in both forms, once, when the first request needs to know. The rules:
 /// text parts stay parts where they render like the same text as a string does, else they are joined with newlines;
 /// a string becomes a part only where the template prints parts and not strings; arguments become an object, as transformers
-/// documents, unless the template fails on objects or prints them as Python would; an absent content becomes an empty string, beside tool
-/// calls only where the template fails on None or prints it. A developer's message is the system's, unless the template names that role. An
-/// instruction after the first is told with the first, and one after the first turn with the user's next message, where the template would
+/// documents, unless the template fails on objects or prints them as Python would; an absent content becomes an empty
+/// string, beside tool
+/// calls only where the template fails on None or prints it. A developer's message is the system's, unless the template
+/// names that role. An
+/// instruction after the first is told with the first, and one after the first turn with the user's next message, where
+/// the template would
 /// leave it out.
 /// </remarks>
 internal sealed class MessageDialect
@@ -54,10 +57,12 @@ internal sealed class MessageDialect
         {
             if (item is not Dict message) throw new TemplateException("each message must be an object");
             DropNulls(message, but: "content");
-            if (message.TryGetValue("tool_calls", out object? calls) && calls is List<object?> { Count: 0 }) message.Remove("tool_calls");
+            if (message.TryGetValue("tool_calls", out object? calls) && calls is List<object?> { Count: 0 })
+                message.Remove("tool_calls");
             AdaptContent(message, budget, callsTools: calls is List<object?> { Count: > 0 });
             if (calls is List<object?> list) AdaptArguments(list, budget, mark);
-            if (message.TryGetValue("role", out object? role) && role is "developer" && !_knowsDeveloper.Value) message["role"] = "system";
+            if (message.TryGetValue("role", out object? role) && role is "developer" && !_knowsDeveloper.Value)
+                message["role"] = "system";
             if (role is string name && !Roles.Contains(name) && IsDropped(name))
                 throw new TemplateException($"the chat template leaves out messages of the role '{name}'");
         }
@@ -65,7 +70,8 @@ internal sealed class MessageDialect
         return messages;
     }
 
-    /// <summary>Brings instructions to where the template tells them: some tell the first message's alone, some none after the first turn.</summary>
+    /// <summary>Brings instructions to where the template tells them: some tell the first message's alone, some none
+    /// after the first turn.</summary>
     private void PlaceInstructions(List<object?> messages, RenderBudget budget)
     {
         int leading = messages.TakeWhile(IsInstruction).Count();
@@ -79,7 +85,8 @@ internal sealed class MessageDialect
         }
     }
 
-    private static bool Is(object? message, string role) => ((Dict)message!).TryGetValue("role", out object? found) && found as string == role;
+    private static bool Is(object? message, string role) =>
+        ((Dict)message!).TryGetValue("role", out object? found) && found as string == role;
 
     private static bool IsInstruction(object? message) => Is(message, "system") || Is(message, "developer");
 
@@ -111,7 +118,8 @@ internal sealed class MessageDialect
         message.TryGetValue("content", out object? content);
         if (content is List<object?> parts) message["content"] = content = AdaptParts(message, parts, budget);
         else if (content is null && (!callsTools || _needsContent.Value)) message["content"] = content = "";
-        if (content is string text && !Reads(Role(message)).Strings) message["content"] = new List<object?> { Part(text) };
+        if (content is string text && !Reads(Role(message)).Strings)
+            message["content"] = new List<object?> { Part(text) };
     }
 
     private object AdaptParts(Dict message, List<object?> parts, RenderBudget budget)
@@ -154,7 +162,8 @@ internal sealed class MessageDialect
         }
     }
 
-    /// <summary>Arguments in the form that the template reads. What is empty or no object counts as no arguments; a text that is no JSON is
+    /// <summary>Arguments in the form that the template reads. What is empty or no object counts as no arguments; a
+    /// text that is no JSON is
     /// told as the model wrote it where the template takes texts.</summary>
     private object AdaptArguments(object? arguments, RenderBudget budget, Func<string, string>? mark)
     {
@@ -178,7 +187,8 @@ internal sealed class MessageDialect
     private bool Tells(string role) =>
         _render(Conversation(role, First))?.Contains(First) == true || _render(Conversation(role, new List<object?> { Part(First) }))?.Contains(First) == true;
 
-    /// <summary>Whether the template neither tells nor refuses messages of a role. What callers invent beyond some names is not asked.</summary>
+    /// <summary>Whether the template neither tells nor refuses messages of a role. What callers invent beyond some
+    /// names is not asked.</summary>
     private bool IsDropped(string role)
     {
         const int MostNames = 64;

@@ -85,7 +85,8 @@ internal sealed class Answer(
 
     private async Task StreamAsync(CancellationToken ct)
     {
-        // Nothing is sent before there is something to tell, or the client has waited long: what fails until then has its own status.
+        // Nothing is sent before there is something to tell, or the client has waited long: what fails until then has
+        // its own status.
         using EventStream events = new(http.Response);
         Task<bool> first = generations[0].WaitAsync(ct).AsTask();
         while (await Task.WhenAny(first, Task.Delay(events.PingEvery, ct)) != first) await events.PingAsync(ct);
@@ -95,7 +96,8 @@ internal sealed class Answer(
         using CancellationTokenSource ended = CancellationTokenSource.CreateLinkedTokenSource(ct);
         try
         {
-            if (!generations[0].TryRead(out Piece piece)) throw new RequestException(Failure.Internal, "The stream ended before it began.");
+            if (!generations[0].TryRead(out Piece piece))
+                throw new RequestException(Failure.Internal, "The stream ended before it began.");
             if (_format.HasOpening)
                 foreach (Choice choice in _choices) Send(events, choice, ChunkKind.Opening);
             Add(events, 0, piece);

@@ -17,5 +17,6 @@ internal sealed record Call(
 
 /// <summary>A prompt's text, to be told before what follows it.</summary>
 /// <param name="Text">As it was typed; what ids stand for where the prompt was ids.</param>
-/// <param name="Start">How many of the prompt's first tokens are not in the text, because they were added to it.</param>
+/// <param name="Start">How many of the prompt's first tokens are not in the text, because they were added to
+/// it.</param>
 internal sealed record Echo(string Text, int Start);

@@ -141,7 +141,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         json.WriteEndObject();
     }
 
-    /// <summary>Where the prompt's tokens stand in its text. The text is the caller's, so tokens are found in it one after the other: the
+    /// <summary>Where the prompt's tokens stand in its text. The text is the caller's, so tokens are found in it one
+    /// after the other: the
     /// tokenizer adds spaces, and control tokens are in a text that was typed, but not in one made of ids.</summary>
     private void WriteEchoOffsets(Utf8JsonWriter json, ReadOnlySpan<byte> echo, int first)
     {
@@ -166,7 +167,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         _place.Add(echo);
     }
 
-    /// <summary>The token itself and the best ones by text, in vLLM's order. Of tokens with the same text the first counts.</summary>
+    /// <summary>The token itself and the best ones by text, in vLLM's order. Of tokens with the same text the first
+    /// counts.</summary>
     private void WriteBest(Utf8JsonWriter json, int id, float logprob, ReadOnlySpan<TokenLogprob> alternatives)
     {
         HashSet<string> written = new(StringComparer.Ordinal);

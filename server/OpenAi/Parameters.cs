@@ -69,13 +69,15 @@ internal sealed record Parameters
     /// <param name="body">The request.</param>
     /// <param name="name">The field.</param>
     /// <param name="otherwise">What holds where it is not given.</param>
-    public static int? ReadLimit(Fields body, string name, int? otherwise) => body.Tokens(name) switch { null => otherwise, -1 => null, int limit => limit };
+    public static int? ReadLimit(Fields body, string name, int? otherwise) =>
+        body.Tokens(name) switch { null => otherwise, -1 => null, int limit => limit };
 
     /// <summary>Notes that a feature asked for is not here.</summary>
     public void Refuse(string message, string field) => Refused ??= RequestException.Unsupported(message, field);
 
     /// <summary>Refuses what is not here, once the request is known to be right otherwise.</summary>
-    /// <exception cref="RequestException">A sampling parameter is out of its range, or a feature is not here.</exception>
+    /// <exception cref="RequestException">A sampling parameter is out of its range, or a feature is not
+    /// here.</exception>
     public void ThrowIfRefused(ServedModel model, SamplingParams sampling)
     {
         if (Refused is null) return;

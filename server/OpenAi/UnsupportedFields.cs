@@ -5,7 +5,8 @@ using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
 
-/// <summary>Fields that would change what is generated or told and that nobody here honours: better refused than ignored, unless they ask
+/// <summary>Fields that would change what is generated or told and that nobody here honours: better refused than
+/// ignored, unless they ask
 /// for nothing (<c>false</c>, <c>[]</c>). One that no server could honour is wrong.</summary>
 internal static class UnsupportedFields
 {
@@ -42,13 +43,15 @@ internal static class UnsupportedFields
         foreach (Field field in All)
         {
             if (body.Any(field.Name) is not { } value || AsksForNothing(value)) continue;
-            if (!field.CanBe(value)) throw RequestException.Invalid($"'{field.Name}' must be {field.Expected}.", field.Name);
+            if (!field.CanBe(value))
+                throw RequestException.Invalid($"'{field.Name}' must be {field.Expected}.", field.Name);
             refused ??= RequestException.Unsupported($"'{field.Name}' is not supported.", field.Name);
         }
         refused = ReadModalities(body) ?? refused;
         refused = ReadResponseFormat(body) ?? refused;
         if (body.Int("best_of") is not { } bestOf || bestOf == n) return refused;
-        if (bestOf < n) throw RequestException.Invalid($"'best_of' is {bestOf}; it must be at least n ({n}).", "best_of");
+        if (bestOf < n)
+            throw RequestException.Invalid($"'best_of' is {bestOf}; it must be at least n ({n}).", "best_of");
         return RequestException.Unsupported("'best_of' other than n is not supported.", "best_of");
     }
 
@@ -71,7 +74,8 @@ internal static class UnsupportedFields
             case "json_object" or "structural_tag": break;
             case "json_schema":
                 Fields schema = format.Object(type) ?? throw RequestException.Invalid($"'{Name}.{type}' is missing.", Name, "missing_field");
-                if (string.IsNullOrEmpty(schema.String("name"))) throw RequestException.Invalid($"'{Name}.{type}.name' is missing.", Name, "missing_field");
+                if (string.IsNullOrEmpty(schema.String("name")))
+                    throw RequestException.Invalid($"'{Name}.{type}.name' is missing.", Name, "missing_field");
                 schema.Object("schema");
                 schema.Bool("strict");
                 break;
@@ -101,7 +105,8 @@ internal static class UnsupportedFields
     private static bool IsWhole(JsonElement value, int least, int most) =>
         value.ValueKind == JsonValueKind.Number && value.GetDouble() is var number && number >= least && number <= most && number == Math.Floor(number);
 
-    private static bool IsListOf(JsonElement value, Func<JsonElement, bool> item) => value.ValueKind == JsonValueKind.Array && value.EnumerateArray().All(item);
+    private static bool IsListOf(JsonElement value, Func<JsonElement, bool> item) =>
+        value.ValueKind == JsonValueKind.Array && value.EnumerateArray().All(item);
 
     private static bool Has(JsonElement value, string member, Func<JsonElement, bool> canBe) =>
         IsObject(value) && value.TryGetProperty(member, out JsonElement found) && canBe(found);

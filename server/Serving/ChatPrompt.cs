@@ -67,7 +67,8 @@ internal static class ChatPrompt
             "refusal" or "thinking" => kind,
             _ => null,
         };
-        if (member is null) return RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path);
+        if (member is null)
+            return RequestException.Unsupported($"'{path}' has a part of type '{RequestException.Quoted(kind)}'; this server reads text alone.", path);
         if (!part.TryGetProperty(member, out JsonElement text) || text.ValueKind != JsonValueKind.String)
             throw RequestException.Invalid($"'{path}' has a part of type '{kind}' whose '{member}' is no string.", path, "invalid_type");
         return null;

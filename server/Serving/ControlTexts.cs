@@ -11,9 +11,11 @@ namespace Native.Server.Serving;
 /// </summary>
 /// <remarks>
 /// Every string of a conversation is marked before the template sees it: a Unicode noncharacter stands after the first character of each
-/// control text, and of what begins one at the string's end or before another, because templates cut strings at control texts and print the
+/// control text, and of what begins one at the string's end or before another, because templates cut strings at control
+/// texts and print the
 /// parts one after another. After the template has run,
-/// no control token may begin where a mark stands. Templates look through marks (<see cref="Marks"/>), so that one which cuts a message at a
+/// no control token may begin where a mark stands. Templates look through marks (<see cref="Marks"/>), so that one
+/// which cuts a message at a
 /// control text, such as the end of old reasoning, still finds it.
 /// </remarks>
 internal sealed class ControlTexts
@@ -40,7 +42,8 @@ internal sealed class ControlTexts
         if (text.Contains(Marks.Character)) text = text.Replace(Marks.Character.ToString(), "");
         SortedSet<int> starts = [];
         int from = 0;
-        // Control texts may overlap: every start counts. A template may cut the string there, so what begins one before a cut counts too.
+        // Control texts may overlap: every start counts. A template may cut the string there, so what begins one before
+        // a cut counts too.
         for (int at; (at = text.AsSpan(from).IndexOfAny(_any)) >= 0; from += at + 1)
         {
             AddBeginnings(text, from, from + at, starts);
@@ -59,7 +62,8 @@ internal sealed class ControlTexts
         return marked.Append(text, done, text.Length - done).ToString();
     }
 
-    /// <summary>Adds the places from <paramref name="from"/> where a control text begins that <paramref name="end"/> cuts off.</summary>
+    /// <summary>Adds the places from <paramref name="from"/> where a control text begins that <paramref name="end"/>
+    /// cuts off.</summary>
     private void AddBeginnings(string text, int from, int end, SortedSet<int> starts)
     {
         for (int start = Math.Max(from, end - _longest + 1); start < end; start++)

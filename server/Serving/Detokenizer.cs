@@ -33,7 +33,8 @@ public sealed class Detokenizer
         _stops = stop is null ? [] : [.. stop.Select(static s => new StopString(s))];
     }
 
-    /// <summary>Whether a stop string counts that ends with what comes next; while it is too early, it is text.</summary>
+    /// <summary>Whether a stop string counts that ends with what comes next; while it is too early, it is
+    /// text.</summary>
     public bool MayStop { get; set; } = true;
 
     /// <summary>Whether a stop string has come; later tokens add nothing.</summary>

@@ -12,7 +12,8 @@ internal enum Channel
 /// <summary>Text of one channel: whole characters, and no part of a stop text.</summary>
 internal readonly record struct Part(Channel Channel, string Text);
 
-/// <summary>Makes parts of one choice's tokens. All text is content up to the first stop text after the least number of tokens.</summary>
+/// <summary>Makes parts of one choice's tokens. All text is content up to the first stop text after the least number of
+/// tokens.</summary>
 internal sealed class OutputParser(Tokenizer tokenizer, TextRequest request)
 {
     private readonly Detokenizer _text = new(tokenizer, request.Stop, request.SkipSpecialTokens);

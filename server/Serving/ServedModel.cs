@@ -92,7 +92,8 @@ internal sealed class ServedModel : IDisposable
     /// <summary>A token's bytes; none for rows of the model past its tokenizer's last token.</summary>
     /// <param name="id">The token.</param>
     /// <param name="skipSpecial">Whether control tokens have none; otherwise theirs are those of their writing.</param>
-    public ReadOnlySpan<byte> BytesOf(int id, bool skipSpecial = true) => id < Tokenizer.VocabularySize ? Tokenizer.Bytes(id, skipSpecial) : [];
+    public ReadOnlySpan<byte> BytesOf(int id, bool skipSpecial = true) =>
+        id < Tokenizer.VocabularySize ? Tokenizer.Bytes(id, skipSpecial) : [];
 
     public void Dispose()
     {

@@ -15,10 +15,12 @@ internal sealed record TextRequest
     /// <summary>The field the prompt came in, for what is told about it.</summary>
     public string PromptField { get; init; } = "prompt";
 
-    /// <summary>Texts that end a choice, looked for after <see cref="SamplingParams.MinTokens"/>. None of them is sent.</summary>
+    /// <summary>Texts that end a choice, looked for after <see cref="SamplingParams.MinTokens"/>. None of them is
+    /// sent.</summary>
     public IReadOnlyList<string> Stop { get; init; } = [];
 
-    /// <summary>Leaves control tokens out of the text; otherwise they are written out, but for the one that ends a choice.</summary>
+    /// <summary>Leaves control tokens out of the text; otherwise they are written out, but for the one that ends a
+    /// choice.</summary>
     public bool SkipSpecialTokens { get; init; } = true;
 
     /// <summary>The same request with its times, as <see cref="Stopwatch"/> timestamps.</summary>

@@ -44,8 +44,10 @@ internal static unsafe class Processors
         return [.. Enumerable.Range(0, MaskBytes * 8).Where(i => (new Span<byte>(mask, MaskBytes)[i / 8] >> (i % 8) & 1) != 0)];
     }
 
-    /// <summary>Physical cores among the processors the process may use, at least 1 and at most as many as its quota has whole: two
-    /// hardware threads of one core share its arithmetic units, and a worker without a processor keeps all others waiting.</summary>
+    /// <summary>Physical cores among the processors the process may use, at least 1 and at most as many as its quota
+    /// has whole: two
+    /// hardware threads of one core share its arithmetic units, and a worker without a processor keeps all others
+    /// waiting.</summary>
     public static int PhysicalCores()
     {
         int cores = Allowed().Length == 0 ? Environment.ProcessorCount : Cores();
@@ -53,7 +55,8 @@ internal static unsafe class Processors
         return Math.Clamp(cores, 1, Math.Max(1, whole));
     }
 
-    /// <summary>Processors' worth of time that the process may use, by its control group (version 2 or 1) and those around it; infinite where none limits it.</summary>
+    /// <summary>Processors' worth of time that the process may use, by its control group (version 2 or 1) and those
+    /// around it; infinite where none limits it.</summary>
     /// <param name="membership">The process's <c>/proc/self/cgroup</c>.</param>
     /// <param name="root">Where the groups are mounted.</param>
     internal static double Quota(string membership, string root)
@@ -63,7 +66,8 @@ internal static unsafe class Processors
         {
             foreach (string line in File.ReadLines(membership))
             {
-                // "0::/path" (2), "4:cpu,cpuacct:/path" (1). In a container the path may be the host's, and the mount begins at the container's own.
+                // "0::/path" (2), "4:cpu,cpuacct:/path" (1). In a container the path may be the host's, and the mount
+                // begins at the container's own.
                 if (line.Split(':', 3) is not [_, var controllers, var path]) continue;
                 bool second = controllers.Length == 0;
                 if (!second && !controllers.Split(',').Contains("cpu")) continue;
@@ -94,7 +98,8 @@ internal static unsafe class Processors
     /// <summary>The processors the process may use in the order in which threads should take them: one of each core before any core's second, so that as many threads as there are cores have one each, however the system numbers them.</summary>
     public static int[] Spread() => SpreadOverCores(Allowed(), Topology).Order;
 
-    /// <summary>Physical cores among the processors the process may use, whatever its quota; as many as processors where the system does not tell.</summary>
+    /// <summary>Physical cores among the processors the process may use, whatever its quota; as many as processors
+    /// where the system does not tell.</summary>
     public static int Cores()
     {
         int[] allowed = Allowed();

@@ -9,7 +9,8 @@ namespace Native.Kernels.Cpu.Machine;
 /// <remarks>
 /// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by an atomic add, and
 /// the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a semaphore).
-/// Workers are pinned to the process's processors, all but the first, where the system allows it and there is one for every core: fewer
+/// Workers are pinned to the process's processors, all but the first, where the system allows it and there is one for
+/// every core: fewer
 /// are left to the system, because several processes would all take the same cores. The caller is left where it is.
 /// One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
 /// </remarks>
