@@ -39,8 +39,18 @@ public sealed class BadClientTests
         // Its id is free once the server has given it up; only then it reads, or it would be served.
         await RunningServer.UntilAsync(async () =>
         {
-            using HttpResponseMessage response = await server.Post(Completion, """{"prompt":"w"}""", "unread");
-            return response.StatusCode != HttpStatusCode.Conflict;
+            // A header's id may repeat; a message's may not.
+            GenerateRequest named = new() { Text = "w", RequestId = "unread" };
+            using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(named, cancellationToken: Token);
+            try
+            {
+                while (await call.ResponseStream.MoveNext(Token)) { }
+                return true;
+            }
+            catch (RpcException e) when (e.StatusCode == StatusCode.AlreadyExists)
+            {
+                return false;
+            }
         }, "the request is given up");
         string got = await UntilHungUpOn(client);
         Assert.StartsWith("HTTP/1.1 200 OK", got, StringComparison.Ordinal);
