@@ -12,10 +12,13 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
     /// <summary>Requests submitted that have not had their first step. Any thread.</summary>
     public int Queued => (int)Volatile.Read(ref _queued.Value);
 
-    /// <summary>When a refused caller had better try again: about when a place in the queue is free. 0.1 to 60 seconds. Any thread.</summary>
-    public TimeSpan RetryAfter => TimeSpan.FromSeconds(Math.Clamp((double)Volatile.Read(ref _retryTicks) / Stopwatch.Frequency, 0.1, 60));
+    /// <summary>When a refused caller had better try again: about when a place in the queue is free. 0.1 to 60 seconds.
+    /// Any thread.</summary>
+    public TimeSpan RetryAfter =>
+        TimeSpan.FromSeconds(Math.Clamp((double)Volatile.Read(ref _retryTicks) / Stopwatch.Frequency, 0.1, 60));
 
-    /// <summary>Whether a request can ever be served, and how many tokens each of its choices may have. Any thread.</summary>
+    /// <summary>Whether a request can ever be served, and how many tokens each of its choices may have. Any
+    /// thread.</summary>
     public SubmitOutcome Check(GenerationRequest request, out int limit)
     {
         int prompt = request.Ids.Length;
@@ -44,9 +47,11 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         if (requests > 0) Interlocked.Add(ref _queued.Value, -requests);
     }
 
-    /// <summary>Tells the door how long requests take: in that time as many end as run together. The engine thread.</summary>
+    /// <summary>Tells the door how long requests take: in that time as many end as run together. The engine
+    /// thread.</summary>
     /// <param name="meanRequestTicks">From arrival to end, lately.</param>
-    public void Publish(double meanRequestTicks) => Volatile.Write(ref _retryTicks, (long)(meanRequestTicks / maxRunning));
+    public void Publish(double meanRequestTicks) =>
+        Volatile.Write(ref _retryTicks, (long)(meanRequestTicks / maxRunning));
 
     /// <summary>Whether a waiting sequence can start now. The engine thread.</summary>
     public bool Admits(Sequence s, LiveSequences live)
@@ -54,8 +59,10 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         if (live.ReservedPlaces + (s.Forks ? s.Stream.N : 1) > maxRunning) return false;
         int free = live.Pool.FreeCount, running = live.Running;
         // After its last preemption it waits until nothing can take its blocks again.
-        if (s.Preemptions >= options.MaxPreemptions && running > 0 && free < s.WorstBlocks + GrowthOfRunning(live)) return false;
-        // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up again.
+        bool last = s.Preemptions >= options.MaxPreemptions && running > 0;
+        if (last && free < s.WorstBlocks + GrowthOfRunning(live)) return false;
+        // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up
+        // again.
         int blocks = Sequence.BlocksFor(s.Target, model.BlockSize);
         return free >= (running == 0 ? blocks : blocks + 1 + (running / model.BlockSize));
     }

@@ -3,7 +3,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
 
-/// <summary>Flattens a plan into one <see cref="Batch"/>, in arrays that are taken once and used for every step.</summary>
+/// <summary>Flattens a plan into one <see cref="Batch"/>, in arrays that are taken once and used for every
+/// step.</summary>
 internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequences, IReadOnlyCollection<int> endIds)
 {
     private readonly int[] _endIds = [.. endIds];
@@ -19,7 +20,8 @@ internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequen
     public Span<TokenLogprob> Alternatives(StepPlan plan) => _buffers.AlternativesOf(plan.Alternatives);
 
     /// <summary>Makes room for whatever these sequences' decode steps need, so that none of them allocates.</summary>
-    /// <remarks>Called when the set of running sequences grew. As for <see cref="TokenLog"/>, the room is for the tokens reserved at submission.</remarks>
+    /// <remarks>Called when the set of running sequences grew. As for <see cref="TokenLog"/>, the room is for the
+    /// tokens reserved at submission.</remarks>
     public void Reserve(LiveSequences live)
     {
         int alternatives = 0, biases = 0, masked = 0;
@@ -32,7 +34,8 @@ internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequen
                 int rows = s.ReservedPlaces;
                 alternatives += (p.Logprobs ?? 0) * rows;
                 biases += (p.LogitBias.Count + (p.MinTokens > 0 ? _endIds.Length + p.StopTokenIds.Length : 0)) * rows;
-                if (p.HasPenalties) history += (long)(s.Prompt.Length + Math.Max(s.Stream.ReservedTokens, s.Output.Count)) * rows;
+                long length = s.Prompt.Length + Math.Max(s.Stream.ReservedTokens, s.Output.Count);
+                if (p.HasPenalties) history += length * rows;
                 if (s.Constraint is not null) masked += rows;
             }
         }
@@ -58,8 +61,9 @@ internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequen
         for (int i = 0; i < chunk.ScoreCount; i++)
         {
             int position = chunk.ScoreStart + i;
-            int alternatives = s.Stream.Sampling.PromptLogprobs!.Value;
-            _buffers.AddSample(row + position - chunk.Start, new RowSampling { TargetPlusOne = s.Prompt[position + 1] + 1, Alternatives = alternatives });
+            int target = s.Prompt[position + 1], alternatives = s.Stream.Sampling.PromptLogprobs!.Value;
+            RowSampling score = new() { TargetPlusOne = target + 1, Alternatives = alternatives };
+            _buffers.AddSample(row + position - chunk.Start, score);
         }
         if (chunk.Samples) _buffers.AddSample(row + chunk.Count - 1, SamplingOf(s, chunk.End));
     }
@@ -92,7 +96,8 @@ internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequen
         return row;
     }
 
-    /// <summary>A constraint that throws ends its own choice alone: the mask allows everything, and the token is not taken.</summary>
+    /// <summary>A constraint that throws ends its own choice alone: the mask allows everything, and the token is not
+    /// taken.</summary>
     private static void FillMask(Sequence s, Span<uint> mask)
     {
         try

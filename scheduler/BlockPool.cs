@@ -2,7 +2,8 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
-/// <summary>Which KV blocks are free and how many sequences read each of the others. Knows ids, not memory. The engine thread's alone.</summary>
+/// <summary>Which KV blocks are free and how many sequences read each of the others. Knows ids, not memory. The engine
+/// thread's alone.</summary>
 internal sealed class BlockPool
 {
     private readonly int[] _free; // a stack: the block freed last is the warmest
@@ -62,7 +63,8 @@ internal sealed class BlockPool
         OwnedCount = 0;
     }
 
-    /// <summary>Counts: the references of the given queues' block tables are the pool's, free and owned blocks are disjoint and make the total. Null where they are, else the first contradiction.</summary>
+    /// <summary>Counts: the references of the given queues' block tables are the pool's, free and owned blocks are
+    /// disjoint and make the total. Null where they are, else the first contradiction.</summary>
     public string? CheckIntegrity(params ReadOnlySpan<SequenceQueue> queues)
     {
         int[] counted = new int[_references.Length];
@@ -73,10 +75,12 @@ internal sealed class BlockPool
         int owned = 0;
         for (int block = 0; block < counted.Length; block++)
         {
-            if (counted[block] != _references[block]) return $"block {block} has {_references[block]} references, {counted[block]} readers";
+            if (counted[block] != _references[block])
+                return $"block {block} has {_references[block]} references, {counted[block]} readers";
             if (counted[block] > 0) owned++;
         }
-        if (owned != OwnedCount || owned + FreeCount != TotalCount) return $"{FreeCount} free and {OwnedCount} owned blocks ({owned} counted) of {TotalCount}";
+        if (owned != OwnedCount || owned + FreeCount != TotalCount)
+            return $"{FreeCount} free and {OwnedCount} owned blocks ({owned} counted) of {TotalCount}";
         foreach (int block in _free.AsSpan(0, FreeCount))
             if (counted[block]++ > 0) return $"block {block} is free twice, or free and owned";
         return null;

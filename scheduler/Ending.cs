@@ -1,9 +1,11 @@
 namespace Native.Scheduling;
 
-/// <summary>How sequences end: by their reader, their deadline, their last token or a fault. The engine thread's alone.</summary>
+/// <summary>How sequences end: by their reader, their deadline, their last token or a fault. The engine thread's
+/// alone.</summary>
 internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
 {
     private readonly IndexedHeap<TokenStream> _deadlines = new();
+    private long _visits;
 
     /// <summary>Mean time from arrival to end of the requests that ended lately, in Stopwatch ticks.</summary>
     public double MeanRequestTicks { get; private set; }
@@ -13,8 +15,6 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
 
     /// <summary>Sequences and deadlines looked at so far.</summary>
     public long Visits => _visits + _deadlines.Visits;
-
-    private long _visits;
 
     /// <summary>Ends a new request at once where there is nothing to do, else remembers its deadline.</summary>
     /// <remarks>Its reader may have gone, or its deadline passed, while it lay in the inbox.</remarks>
@@ -48,7 +48,8 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
             else Finish(s, FinishReason.Stop, now);
         }
         Sequence first = stream.Sequences[0];
-        if (stream.Unfinished == 0 && first.Stage is not (SequenceStage.None or SequenceStage.Leaving)) live.Leave(first);
+        bool lives = first.Stage is not (SequenceStage.None or SequenceStage.Leaving);
+        if (stream.Unfinished == 0 && lives) live.Leave(first);
     }
 
     /// <summary>Ends everyone whose deadline has passed.</summary>
@@ -81,7 +82,8 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
     /// <summary>Ends everyone.</summary>
     public void FinishEveryone(FinishReason reason, long now)
     {
-        while ((live.Decoding.First ?? live.Prefilling.First ?? live.FirstWaiting) is { } s) FinishAll(s.Stream, reason, now);
+        while ((live.Decoding.First ?? live.Prefilling.First ?? live.FirstWaiting) is { } s)
+            FinishAll(s.Stream, reason, now);
     }
 
     /// <summary>Tells the reader the end, and the monitor where it was the last choice's.</summary>

@@ -3,11 +3,14 @@ using Native.Kernels;
 
 namespace Native.Scheduling;
 
-/// <summary>One model served: submissions in, token streams out, and one thread between them that owns all scheduling state.</summary>
+/// <summary>One model served: submissions in, token streams out, and one thread between them that owns all scheduling
+/// state.</summary>
 /// <remarks>
 /// Any thread may submit, cancel, drain or read metrics. Between submit and token there is no lock: a bounded ring in
-/// (<see cref="Inbox{T}"/>), an append-only log out (<see cref="TokenLog"/>). The engine thread sleeps in the kernel only when it has nothing
-/// to do, and only then does a submitter touch the event it sleeps on; while it is busy a submission costs a few atomic operations.
+/// (<see cref="Inbox{T}"/>), an append-only log out (<see cref="TokenLog"/>). The engine thread sleeps in the kernel
+/// only when it has nothing
+/// to do, and only then does a submitter touch the event it sleeps on; while it is busy a submission costs a few atomic
+/// operations.
 /// </remarks>
 public sealed class Engine : IDisposable
 {
@@ -43,7 +46,8 @@ public sealed class Engine : IDisposable
     private int _inFlight; // plans launched and not collected
 
     /// <summary>Starts the engine thread.</summary>
-    /// <param name="runner">The model. The engine calls it from its own thread and does not dispose it; dispose the engine first.</param>
+    /// <param name="runner">The model. The engine calls it from its own thread and does not dispose it; dispose the
+    /// engine first.</param>
     /// <param name="endIds">Ids that end a choice: the model's end of text, end of turn and the like.</param>
     /// <param name="options">Limits. Where the runner was loaded with smaller ones, those hold.</param>
     /// <exception cref="ArgumentException">The options are wrong, with every mistake named.</exception>
@@ -52,7 +56,9 @@ public sealed class Engine : IDisposable
     {
     }
 
-    internal Engine(IModelRunner runner, IReadOnlyCollection<int> endIds, EngineOptions options, bool startThread, TimeSpan? idleBeat = null, TimeProvider? clock = null)
+    internal Engine(
+        IModelRunner runner, IReadOnlyCollection<int> endIds, EngineOptions options, bool startThread,
+        TimeSpan? idleBeat = null, TimeProvider? clock = null)
     {
         _clock = clock ?? TimeProvider.System;
         _heartbeat = _clock.GetTimestamp();
@@ -66,7 +72,11 @@ public sealed class Engine : IDisposable
         _options = options;
         _maxRunning = Math.Min(options.MaxRunning, info.MaxSequences);
         int maxBatchedTokens = Math.Min(options.MaxBatchedTokens, info.MaxBatchedTokens);
-        if (maxBatchedTokens < _maxRunning) throw new ArgumentException($"{maxBatchedTokens} tokens per step are fewer than {_maxRunning} sequences: a full batch could not decode one token each.", nameof(options));
+        if (maxBatchedTokens < _maxRunning)
+        {
+            throw new ArgumentException($"{maxBatchedTokens} tokens per step are fewer than {_maxRunning} sequences: "
+                + "a full batch could not decode one token each.", nameof(options));
+        }
         Metrics = new EngineMetrics(info.BlockCount);
         _admission = new Admission(info, options, _maxRunning);
         LiveSequences live = new(new BlockPool(info.BlockCount), _maxRunning);
@@ -88,7 +98,8 @@ public sealed class Engine : IDisposable
     /// <summary>Counters, gauges and histograms.</summary>
     public EngineMetrics Metrics { get; }
 
-    /// <summary>When the engine thread last began a turn, as a <see cref="Stopwatch"/> timestamp. Idle or busy with short steps it is at most about a second old.</summary>
+    /// <summary>When the engine thread last began a turn, as a <see cref="Stopwatch"/> timestamp. Idle or busy with
+    /// short steps it is at most about a second old.</summary>
     public long Heartbeat => Volatile.Read(ref _heartbeat);
 
     /// <summary>True once <see cref="Drain"/> or <see cref="Dispose"/> was called.</summary>
@@ -97,21 +108,25 @@ public sealed class Engine : IDisposable
     /// <summary>Requests submitted that have not had their first step.</summary>
     public int Queued => _admission.Queued;
 
-    /// <summary>When a refused caller had better try again: about when a place in the queue is free, from the mean time of recent requests. 0.1 to 60 seconds.</summary>
+    /// <summary>When a refused caller had better try again: about when a place in the queue is free, from the mean time
+    /// of recent requests. 0.1 to 60 seconds.</summary>
     public TimeSpan RetryAfter => _admission.RetryAfter;
 
-    /// <summary>What the last failed step threw, for the log; <see cref="EngineMetrics.FailedSteps"/> counts them.</summary>
+    /// <summary>What the last failed step threw, for the log; <see cref="EngineMetrics.FailedSteps"/> counts
+    /// them.</summary>
     public Exception? LastFailure => Volatile.Read(ref _lastFailure);
 
     internal Scheduler Scheduler => _scheduler;
 
-    /// <summary>Adds a sentence for everything in <paramref name="request"/> that <see cref="Submit"/> would call <see cref="SubmitOutcome.Invalid"/>.</summary>
+    /// <summary>Adds a sentence for everything in <paramref name="request"/> that <see cref="Submit"/> would call
+    /// <see cref="SubmitOutcome.Invalid"/>.</summary>
     public void Validate(GenerationRequest request, ICollection<string> errors)
     {
         int vocabulary = Info.VocabularySize;
         request.Sampling.Validate(vocabulary, errors);
         if (request.Ids.IsEmpty) errors.Add("The prompt is empty; it must have at least one token.");
-        if (request.Sampling.N > _maxRunning) errors.Add($"n is {request.Sampling.N}, above the {_maxRunning} sequences this engine computes together.");
+        if (request.Sampling.N > _maxRunning)
+            errors.Add($"n is {request.Sampling.N}, above the {_maxRunning} sequences this engine computes together.");
         foreach (int id in request.Ids.Span)
         {
             if ((uint)id < (uint)vocabulary) continue;
@@ -122,9 +137,12 @@ public sealed class Engine : IDisposable
 
     /// <summary>Queues a request. Any thread; does not block.</summary>
     /// <param name="request">The prompt and how to continue it.</param>
-    /// <param name="stream">Where its tokens come, if and only if the outcome is <see cref="SubmitOutcome.Accepted"/>.</param>
-    /// <remarks>A choice ends with <see cref="FinishReason.Length"/> at the model's length whatever <see cref="SamplingParams.MaxTokens"/> says, and where that is null
-    /// also when the whole pool could not hold more. A deadline that has passed is accepted and ends the request at once.</remarks>
+    /// <param name="stream">Where its tokens come, if and only if the outcome is
+    /// <see cref="SubmitOutcome.Accepted"/>.</param>
+    /// <remarks>A choice ends with <see cref="FinishReason.Length"/> at the model's length whatever
+    /// <see cref="SamplingParams.MaxTokens"/> says, and where that is null
+    /// also when the whole pool could not hold more. A deadline that has passed is accepted and ends the request at
+    /// once.</remarks>
     public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream)
     {
         stream = null;
@@ -142,19 +160,23 @@ public sealed class Engine : IDisposable
             return SubmitOutcome.QueueFull;
         }
         Unpark();
-        // The fence in Unpark orders our enqueue before this load, as the thread's last look into the inbox comes after its
+        // The fence in Unpark orders our enqueue before this load, as the thread's last look into the inbox comes after
+        // its
         // store: either it finds the request, or we see that it won't.
         if (Volatile.Read(ref _stopped) != 0) return SubmitOutcome.Draining;
         stream = created;
         return SubmitOutcome.Accepted;
     }
 
-    /// <summary>Takes nothing new, lets what is queued or running end, and aborts what has not ended after <paramref name="timeout"/>.</summary>
+    /// <summary>Takes nothing new, lets what is queued or running end, and aborts what has not ended after
+    /// <paramref name="timeout"/>.</summary>
     /// <returns>True where everything ended by itself.</returns>
     /// <remarks>A second call may shorten the time of the first, not lengthen it.</remarks>
     public Task<bool> Drain(TimeSpan timeout)
     {
-        long deadline = timeout < TimeSpan.Zero || timeout.TotalSeconds > int.MaxValue ? long.MaxValue - 1 : _clock.GetTimestamp() + (long)(timeout.TotalSeconds * Stopwatch.Frequency);
+        bool endless = timeout < TimeSpan.Zero || timeout.TotalSeconds > int.MaxValue;
+        long ticks = endless ? 0 : (long)(timeout.TotalSeconds * Stopwatch.Frequency);
+        long deadline = endless ? long.MaxValue - 1 : _clock.GetTimestamp() + ticks;
         long before = Volatile.Read(ref _drainDeadline);
         while (deadline < before)
         {
@@ -184,7 +206,8 @@ public sealed class Engine : IDisposable
         Unpark();
     }
 
-    /// <summary>One turn of the loop: news, then a step. False where there was nothing to compute. The engine thread's.</summary>
+    /// <summary>One turn of the loop: news, then a step. False where there was nothing to compute. The engine
+    /// thread's.</summary>
     internal bool Turn()
     {
         long now = _clock.GetTimestamp();
@@ -227,7 +250,8 @@ public sealed class Engine : IDisposable
         _scheduler.Expire(now);
     }
 
-    /// <summary>Launches a step; collects the oldest where no other may be launched before, or there is nothing to launch.</summary>
+    /// <summary>Launches a step; collects the oldest where no other may be launched before, or there is nothing to
+    /// launch.</summary>
     private bool Step(long now)
     {
         bool launched = false;
@@ -313,7 +337,8 @@ public sealed class Engine : IDisposable
         if (brought > 0) Metrics.IterationTokens.Observe(brought);
     }
 
-    /// <summary>Ends the sequences of a step that could not be launched; everyone where there was no plan to blame, or the blocks
+    /// <summary>Ends the sequences of a step that could not be launched; everyone where there was no plan to blame, or
+    /// the blocks
     /// don't add up any more.</summary>
     private void Fail(StepPlan plan, Exception e)
     {
@@ -326,7 +351,8 @@ public sealed class Engine : IDisposable
         FailSequences([plan], e);
     }
 
-    /// <summary>Ends the sequences of the step whose collection failed, and of those launched after it: the runner has dropped them all.</summary>
+    /// <summary>Ends the sequences of the step whose collection failed, and of those launched after it: the runner has
+    /// dropped them all.</summary>
     private void FailInFlight(Exception e)
     {
         Note(e);
@@ -340,7 +366,8 @@ public sealed class Engine : IDisposable
         try
         {
             foreach (StepPlan plan in plans) _scheduler.Fail(plan, _clock.GetTimestamp());
-            if (_scheduler.CheckIntegrity() is { } contradiction) FailEveryone(new InvalidOperationException($"After a failed step: {contradiction}.", e));
+            if (_scheduler.CheckIntegrity() is { } contradiction)
+                FailEveryone(new InvalidOperationException($"After a failed step: {contradiction}.", e));
         }
         catch (IndexOutOfRangeException broken) // block tables or counts that point nowhere
         {
@@ -405,7 +432,8 @@ public sealed class Engine : IDisposable
     private void Park()
     {
         Interlocked.Exchange(ref _parked, 1);
-        // A full fence lies between announcing the sleep and this last look, as one lies in Unpark between the news and its look at
+        // A full fence lies between announcing the sleep and this last look, as one lies in Unpark between the news and
+        // its look at
         // _parked: one of the two sees the other (Dekker).
         if (_inbox.IsEmpty && _signals.IsEmpty && (!IsDraining || _drained.Task.IsCompleted)
             && Volatile.Read(ref _disposed) == 0)

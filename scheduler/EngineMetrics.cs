@@ -2,14 +2,16 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
-/// <summary>What the engine counts. Written by the engine thread alone, with plain adds published by release stores; read by anyone at any time.</summary>
+/// <summary>What the engine counts. Written by the engine thread alone, with plain adds published by release stores;
+/// read by anyone at any time.</summary>
 public sealed class EngineMetrics
 {
     /// <summary>Finished requests kept for a monitor that is late; more are dropped and counted.</summary>
     private const int FinishedCapacity = 4096;
 
     private readonly SpscRing<FinishedRequest> _finished = new(FinishedCapacity);
-    private long _running, _waiting, _freeBlocks, _steps, _failedSteps, _decodeSteps, _decodeStepAllocatedBytes, _promptTokens, _generatedTokens, _preemptions, _copiedBlocks, _droppedRecords;
+    private long _running, _waiting, _freeBlocks, _steps, _failedSteps, _decodeSteps, _decodeStepAllocatedBytes;
+    private long _promptTokens, _generatedTokens, _preemptions, _copiedBlocks, _droppedRecords;
 
     internal EngineMetrics(int totalBlocks)
     {
@@ -18,43 +20,92 @@ public sealed class EngineMetrics
     }
 
     /// <summary>Sequences with blocks, computed in turn.</summary>
-    public long Running { get => Volatile.Read(ref _running); internal set => Volatile.Write(ref _running, value); }
+    public long Running
+    {
+        get => Volatile.Read(ref _running);
+        internal set => Volatile.Write(ref _running, value);
+    }
 
     /// <summary>Sequences without blocks: new ones and preempted ones.</summary>
-    public long Waiting { get => Volatile.Read(ref _waiting); internal set => Volatile.Write(ref _waiting, value); }
+    public long Waiting
+    {
+        get => Volatile.Read(ref _waiting);
+        internal set => Volatile.Write(ref _waiting, value);
+    }
 
     /// <summary>KV blocks that no sequence holds.</summary>
-    public long FreeBlocks { get => Volatile.Read(ref _freeBlocks); internal set => Volatile.Write(ref _freeBlocks, value); }
+    public long FreeBlocks
+    {
+        get => Volatile.Read(ref _freeBlocks);
+        internal set => Volatile.Write(ref _freeBlocks, value);
+    }
 
     /// <summary>KV blocks there are.</summary>
     public long TotalBlocks { get; }
 
     /// <summary>Steps executed.</summary>
-    public long Steps { get => Volatile.Read(ref _steps); internal set => Volatile.Write(ref _steps, value); }
+    public long Steps
+    {
+        get => Volatile.Read(ref _steps);
+        internal set => Volatile.Write(ref _steps, value);
+    }
 
     /// <summary>Steps that threw; each failed its own sequences.</summary>
-    public long FailedSteps { get => Volatile.Read(ref _failedSteps); internal set => Volatile.Write(ref _failedSteps, value); }
+    public long FailedSteps
+    {
+        get => Volatile.Read(ref _failedSteps);
+        internal set => Volatile.Write(ref _failedSteps, value);
+    }
 
     /// <summary>Steps that computed decodes alone: no prompt, nobody admitted.</summary>
-    public long DecodeSteps { get => Volatile.Read(ref _decodeSteps); internal set => Volatile.Write(ref _decodeSteps, value); }
+    public long DecodeSteps
+    {
+        get => Volatile.Read(ref _decodeSteps);
+        internal set => Volatile.Write(ref _decodeSteps, value);
+    }
 
-    /// <summary>Bytes the engine thread allocated in the turns of <see cref="DecodeSteps"/>: taking news, planning, executing, publishing, waking readers.</summary>
-    public long DecodeStepAllocatedBytes { get => Volatile.Read(ref _decodeStepAllocatedBytes); internal set => Volatile.Write(ref _decodeStepAllocatedBytes, value); }
+    /// <summary>Bytes the engine thread allocated in the turns of <see cref="DecodeSteps"/>: taking news, planning,
+    /// executing, publishing, waking readers.</summary>
+    public long DecodeStepAllocatedBytes
+    {
+        get => Volatile.Read(ref _decodeStepAllocatedBytes);
+        internal set => Volatile.Write(ref _decodeStepAllocatedBytes, value);
+    }
 
     /// <summary>Prompt tokens of requests whose prompt is computed; a recomputation does not count again.</summary>
-    public long PromptTokens { get => Volatile.Read(ref _promptTokens); internal set => Volatile.Write(ref _promptTokens, value); }
+    public long PromptTokens
+    {
+        get => Volatile.Read(ref _promptTokens);
+        internal set => Volatile.Write(ref _promptTokens, value);
+    }
 
     /// <summary>Tokens generated, stop ids among them.</summary>
-    public long GeneratedTokens { get => Volatile.Read(ref _generatedTokens); internal set => Volatile.Write(ref _generatedTokens, value); }
+    public long GeneratedTokens
+    {
+        get => Volatile.Read(ref _generatedTokens);
+        internal set => Volatile.Write(ref _generatedTokens, value);
+    }
 
     /// <summary>Times a sequence lost its blocks to an older one.</summary>
-    public long Preemptions { get => Volatile.Read(ref _preemptions); internal set => Volatile.Write(ref _preemptions, value); }
+    public long Preemptions
+    {
+        get => Volatile.Read(ref _preemptions);
+        internal set => Volatile.Write(ref _preemptions, value);
+    }
 
     /// <summary>Blocks copied because a forked sequence wrote into a shared one.</summary>
-    public long CopiedBlocks { get => Volatile.Read(ref _copiedBlocks); internal set => Volatile.Write(ref _copiedBlocks, value); }
+    public long CopiedBlocks
+    {
+        get => Volatile.Read(ref _copiedBlocks);
+        internal set => Volatile.Write(ref _copiedBlocks, value);
+    }
 
     /// <summary>Records lost because nobody read <see cref="TryReadFinished"/> in time.</summary>
-    public long DroppedRecords { get => Volatile.Read(ref _droppedRecords); internal set => Volatile.Write(ref _droppedRecords, value); }
+    public long DroppedRecords
+    {
+        get => Volatile.Read(ref _droppedRecords);
+        internal set => Volatile.Write(ref _droppedRecords, value);
+    }
 
     /// <summary>Seconds a step takes, planning to publishing.</summary>
     public Histogram StepTime { get; } = Histogram.OfTime(MetricBuckets.StepTime);
@@ -89,13 +140,18 @@ public static class MetricBuckets
     public static readonly double[] TimeToFirstToken =
         [.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560];
 
-    /// <summary>Seconds between tokens, and per output token: vLLM's from 0.01 on, finer ones below for models that are faster than that.</summary>
+    /// <summary>Seconds between tokens, and per output token: vLLM's from 0.01 on, finer ones below for models that are
+    /// faster than that.</summary>
     public static readonly double[] InterTokenLatency =
         [.0005, .001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80];
 
-    /// <summary>Seconds of a request, whole, queued, in prefill and in decode: vLLM's from 0.3 on, finer ones below, which would hide small models otherwise.</summary>
+    /// <summary>Seconds of a request, whole, queued, in prefill and in decode: vLLM's from 0.3 on, finer ones below,
+    /// which would hide small models otherwise.</summary>
     public static readonly double[] RequestTime =
-        [.005, .01, .025, .05, .1, .2, .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
+        [
+            .005, .01, .025, .05, .1, .2, .3, .5, .8, 1, 1.5, 2, 2.5, 5,
+            10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680,
+        ];
 
     /// <summary>Seconds of a step.</summary>
     public static readonly double[] StepTime =
@@ -125,12 +181,14 @@ public sealed class Histogram
         _counts = new long[bounds.Length + 1];
     }
 
-    /// <summary>Upper bounds, inclusive, ascending, in seconds or in what is counted. One bucket more has no bound.</summary>
+    /// <summary>Upper bounds, inclusive, ascending, in seconds or in what is counted. One bucket more has no
+    /// bound.</summary>
     public ReadOnlySpan<double> Bounds => _bounds;
 
     /// <summary>Copies the observations of each bucket, not cumulative, shape [bounds + 1].</summary>
     /// <param name="counts">Room for one more than <see cref="Bounds"/>.</param>
-    /// <param name="sum">The sum of all, in the unit of <see cref="Bounds"/>; may be an observation ahead of or behind the counts.</param>
+    /// <param name="sum">The sum of all, in the unit of <see cref="Bounds"/>; may be an observation ahead of or behind
+    /// the counts.</param>
     /// <returns>How many observations were copied.</returns>
     public long Read(Span<long> counts, out double sum)
     {

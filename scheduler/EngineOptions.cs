@@ -1,18 +1,22 @@
 namespace Native.Scheduling;
 
-/// <summary>What the scheduler may use. Limits the runner was loaded with hold besides: the smaller of the two counts.</summary>
+/// <summary>What the scheduler may use. Limits the runner was loaded with hold besides: the smaller of the two
+/// counts.</summary>
 public sealed record EngineOptions
 {
     /// <summary>Sequences computed together (vLLM's <c>--max-num-seqs</c>). Default 256, vLLM's.</summary>
     public int MaxRunning { get; init; } = 256;
 
-    /// <summary>Tokens computed per step over all sequences (<c>--max-num-batched-tokens</c>). Bounds inter-token latency. Default 2048, vLLM's base value.</summary>
+    /// <summary>Tokens computed per step over all sequences (<c>--max-num-batched-tokens</c>). Bounds inter-token
+    /// latency. Default 2048, vLLM's base value.</summary>
     public int MaxBatchedTokens { get; init; } = 2048;
 
-    /// <summary>Requests that may wait for their first step (<c>--max-num-queued-reqs</c>); more are refused. Default 1024: a queue longer than that is older than its callers' patience.</summary>
+    /// <summary>Requests that may wait for their first step (<c>--max-num-queued-reqs</c>); more are refused. Default
+    /// 1024: a queue longer than that is older than its callers' patience.</summary>
     public int MaxQueued { get; init; } = 1024;
 
-    /// <summary>How often one sequence may lose its blocks to older ones. After that it is admitted only with all it can ever need. At least 1: choices that fork from one prompt are not admitted one by one. Default 3.</summary>
+    /// <summary>How often one sequence may lose its blocks to older ones. After that it is admitted only with all it
+    /// can ever need. At least 1: choices that fork from one prompt are not admitted one by one. Default 3.</summary>
     public int MaxPreemptions { get; init; } = 3;
 
     /// <summary>From this and the request's number come the seeds of requests that bring none.</summary>
@@ -22,9 +26,15 @@ public sealed record EngineOptions
     public void Validate(ICollection<string> errors)
     {
         if (MaxRunning is < 1 or > 1 << 16) errors.Add($"MaxRunning is {MaxRunning}; it must be from 1 to {1 << 16}.");
-        if (MaxBatchedTokens is < 1 or > 1 << 24) errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}; it must be from 1 to {1 << 24}.");
-        if (MaxBatchedTokens < MaxRunning) errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}, below MaxRunning ({MaxRunning}): a full batch could not decode one token each.");
+        if (MaxBatchedTokens is < 1 or > 1 << 24)
+            errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}; it must be from 1 to {1 << 24}.");
+        if (MaxBatchedTokens < MaxRunning)
+        {
+            errors.Add($"MaxBatchedTokens is {MaxBatchedTokens}, below MaxRunning ({MaxRunning}): "
+                + "a full batch could not decode one token each.");
+        }
         if (MaxQueued is < 1 or > 1 << 20) errors.Add($"MaxQueued is {MaxQueued}; it must be from 1 to {1 << 20}.");
-        if (MaxPreemptions is < 1 or > 1000) errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
+        if (MaxPreemptions is < 1 or > 1000)
+            errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
     }
 }

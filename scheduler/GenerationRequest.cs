@@ -11,13 +11,16 @@ public sealed record GenerationRequest
     /// <summary>How its tokens are chosen and when it ends.</summary>
     public SamplingParams Sampling { get; init; } = new();
 
-    /// <summary>When it ends at the latest, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp; null never.</summary>
+    /// <summary>When it ends at the latest, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp; null
+    /// never.</summary>
     public long? Deadline { get; init; }
 
-    /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
+    /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that
+    /// the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
     public long? ArrivalTimestamp { get; init; }
 
-    /// <summary>What the output may be, e.g. by a grammar; null for anything. Belongs to the engine from <see cref="Engine.Submit"/> on.</summary>
+    /// <summary>What the output may be, e.g. by a grammar; null for anything. Belongs to the engine from
+    /// <see cref="Engine.Submit"/> on.</summary>
     public ITokenConstraint? Constraint { get; init; }
 }
 
@@ -49,7 +52,8 @@ public enum FinishReason : byte
     /// <summary>It has not.</summary>
     None,
 
-    /// <summary>An end id or stop id was chosen, or the reader stopped this choice (<see cref="TokenStream.Stop"/>).</summary>
+    /// <summary>An end id or stop id was chosen, or the reader stopped this choice
+    /// (<see cref="TokenStream.Stop"/>).</summary>
     Stop,
 
     /// <summary>It has as many tokens as it may.</summary>
@@ -69,7 +73,8 @@ public enum FinishReason : byte
 }
 
 /// <summary>One token of one choice, or its end.</summary>
-/// <remarks>The last event of a choice, and only that, has a <see cref="Finish"/>. Where a token brought the end (an end id, the last
+/// <remarks>The last event of a choice, and only that, has a <see cref="Finish"/>. Where a token brought the end (an
+/// end id, the last
 /// token allowed) it is in the same event; where nothing was left to read, <see cref="Token"/> is -1.</remarks>
 public readonly record struct TokenEvent
 {
@@ -79,20 +84,24 @@ public readonly record struct TokenEvent
     /// <summary>The id, or -1 where this event only ends the choice.</summary>
     public required int Token { get; init; }
 
-    /// <summary>Natural log-probability of <see cref="Token"/> under the raw logits; 0 where there is no token.</summary>
+    /// <summary>Natural log-probability of <see cref="Token"/> under the raw logits; 0 where there is no
+    /// token.</summary>
     public float Logprob { get; init; }
 
-    /// <summary>The best tokens at this place, best first; empty unless <see cref="SamplingParams.Logprobs"/> asked for some. Stays valid.</summary>
+    /// <summary>The best tokens at this place, best first; empty unless <see cref="SamplingParams.Logprobs"/> asked for
+    /// some. Stays valid.</summary>
     public ReadOnlyMemory<TokenLogprob> Alternatives { get; init; }
 
     /// <summary>Why the choice ends with this event; None where it goes on.</summary>
     public FinishReason Finish { get; init; }
 
-    /// <summary>True where <see cref="Token"/> is the end or stop id that ended the choice: counted as output, but no text.</summary>
+    /// <summary>True where <see cref="Token"/> is the end or stop id that ended the choice: counted as output, but no
+    /// text.</summary>
     public bool IsStopToken { get; init; }
 }
 
-/// <summary>When things happened to a request, as <see cref="System.Diagnostics.Stopwatch"/> timestamps; 0 where they did not.</summary>
+/// <summary>When things happened to a request, as <see cref="System.Diagnostics.Stopwatch"/> timestamps; 0 where they
+/// did not.</summary>
 public record struct RequestTimings
 {
     /// <summary>It arrived at the front end.</summary>
@@ -101,7 +110,8 @@ public record struct RequestTimings
     /// <summary>It entered its first step; the time before is queueing.</summary>
     public long FirstScheduled { get; internal set; }
 
-    /// <summary>Its first token, of any choice, was there; the time since <see cref="FirstScheduled"/> is prefill.</summary>
+    /// <summary>Its first token, of any choice, was there; the time since <see cref="FirstScheduled"/> is
+    /// prefill.</summary>
     public long FirstToken { get; internal set; }
 
     /// <summary>Its last token was there; the time since <see cref="FirstToken"/> is decode.</summary>

@@ -10,7 +10,8 @@ internal interface IHeapEntry
     int HeapIndex { get; set; }
 }
 
-/// <summary>A binary heap whose entries know their index, so that any of them leaves in O(log n). The engine thread's alone.</summary>
+/// <summary>A binary heap whose entries know their index, so that any of them leaves in O(log n). The engine thread's
+/// alone.</summary>
 internal sealed class IndexedHeap<T> where T : class, IHeapEntry
 {
     private T?[] _entries = new T?[64];

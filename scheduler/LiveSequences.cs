@@ -21,7 +21,8 @@ internal enum SequenceStage : byte
     Leaving,
 }
 
-/// <summary>All sequences that are not over, each in exactly one stage, with the blocks and places they hold. The engine thread's alone.</summary>
+/// <summary>All sequences that are not over, each in exactly one stage, with the blocks and places they hold. The
+/// engine thread's alone.</summary>
 /// <remarks>Blocks and places of a sequence that ends are free once no launched step has it any more.</remarks>
 internal sealed class LiveSequences
 {
@@ -111,7 +112,8 @@ internal sealed class LiveSequences
         Wait(s);
     }
 
-    /// <summary>Takes a forking sequence out of prefilling; its choices, itself among them, are placed one by one.</summary>
+    /// <summary>Takes a forking sequence out of prefilling; its choices, itself among them, are placed one by
+    /// one.</summary>
     public void Unplace(Sequence s)
     {
         Prefilling.Remove(s);

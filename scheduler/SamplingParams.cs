@@ -15,10 +15,12 @@ public sealed record SamplingParams
     /// <summary>Most stop token ids of one request: every sampled token is compared with each.</summary>
     public const int MaxStopTokenIds = 256;
 
-    /// <summary>Below this a temperature counts as 0, greedy (vLLM's epsilon): dividing logits by less overflows.</summary>
+    /// <summary>Below this a temperature counts as 0, greedy (vLLM's epsilon): dividing logits by less
+    /// overflows.</summary>
     public const float GreedyTemperature = 1e-5f;
 
-    /// <summary>0 is greedy; otherwise logits are divided by it, at most 100. Default 1, the model's own distribution.</summary>
+    /// <summary>0 is greedy; otherwise logits are divided by it, at most 100. Default 1, the model's own
+    /// distribution.</summary>
     public float Temperature { get; init; } = 1;
 
     /// <summary>Keep this many best tokens; 0 or -1 keeps all.</summary>
@@ -39,13 +41,15 @@ public sealed record SamplingParams
     /// <summary>Subtracted for every occurrence in the output, in [-2, 2].</summary>
     public float FrequencyPenalty { get; init; }
 
-    /// <summary>Key of the random draws: the same seed, prompt and parameters give the same tokens. Null lets the engine choose.</summary>
+    /// <summary>Key of the random draws: the same seed, prompt and parameters give the same tokens. Null lets the
+    /// engine choose.</summary>
     public ulong? Seed { get; init; }
 
     /// <summary>Choices to generate from one prompt, 1 to <see cref="MaxN"/>; the prompt is computed once.</summary>
     public int N { get; init; } = 1;
 
-    /// <summary>Tokens each choice may have; null means as many as fit. 0 generates nothing, to score a prompt.</summary>
+    /// <summary>Tokens each choice may have; null means as many as fit. 0 generates nothing, to score a
+    /// prompt.</summary>
     public int? MaxTokens { get; init; }
 
     /// <summary>Tokens each choice must have before an end id or stop id may be chosen.</summary>
@@ -60,10 +64,12 @@ public sealed record SamplingParams
     /// <summary>What is added to single logits, each in [-100, 100] (OpenAI's range).</summary>
     public IReadOnlyList<TokenBias> LogitBias { get; init; } = [];
 
-    /// <summary>Alternatives reported with every token, 0 to <see cref="MaxLogprobs"/>. The token's own log-probability always is.</summary>
+    /// <summary>Alternatives reported with every token, 0 to <see cref="MaxLogprobs"/>. The token's own log-probability
+    /// always is.</summary>
     public int? Logprobs { get; init; }
 
-    /// <summary>Scores every prompt token after the first, each with this many alternatives, 0 to <see cref="MaxLogprobs"/>; null does not.</summary>
+    /// <summary>Scores every prompt token after the first, each with this many alternatives, 0 to
+    /// <see cref="MaxLogprobs"/>; null does not.</summary>
     public int? PromptLogprobs { get; init; }
 
     internal bool HasPenalties => RepetitionPenalty != 1 || PresencePenalty != 0 || FrequencyPenalty != 0;
@@ -78,7 +84,8 @@ public sealed record SamplingParams
         RepetitionPenalty = suggested.RepetitionPenalty ?? RepetitionPenalty,
     };
 
-    /// <summary>Adds one sentence to <paramref name="errors"/> for every value out of its range. Nothing is added where all is well.</summary>
+    /// <summary>Adds one sentence to <paramref name="errors"/> for every value out of its range. Nothing is added where
+    /// all is well.</summary>
     public void Validate(int vocabularySize, ICollection<string> errors)
     {
         void Add(FormattableString error) => errors.Add(FormattableString.Invariant(error));

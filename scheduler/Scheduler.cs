@@ -4,17 +4,23 @@ using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
 
-/// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's alone.</summary>
+/// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's
+/// alone.</summary>
 /// <remarks>
-/// There is one line, in the order of the sequences' keys, in three stretches: who decodes, who prefills, who waits. The first is served
-/// first, the last with blocks gives them up first, and nobody overtakes. The key is the arrival. Hence the first live sequence
+/// There is one line, in the order of the sequences' keys, in three stretches: who decodes, who prefills, who waits.
+/// The first is served
+/// first, the last with blocks gives them up first, and nobody overtakes. The key is the arrival. Hence the first live
+/// sequence
 /// is computed in every step, and whoever waits becomes the first after at most the sum, over those before it, of
 /// ceil(length / budget) + tokens generated steps.
 /// A preempted sequence goes back to its place in the line, and is computed again from its
-/// first token on: prompt and output so far, then the next token drawn with the same (seed, position), so its bits are the same.
-/// After <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all before it can ever need is free;
+/// first token on: prompt and output so far, then the next token drawn with the same (seed, position), so its bits are
+/// the same.
+/// After <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all before it can ever
+/// need is free;
 /// those behind it give way before it, so it is never preempted again. That is the bound.
-/// Steps may be planned while earlier ones are in flight: a sequence then goes on from a token that is promised, not known, unless the
+/// Steps may be planned while earlier ones are in flight: a sequence then goes on from a token that is promised, not
+/// known, unless the
 /// next row needs to know it; and a sequence that ends keeps its blocks until the last step that has it is through.
 /// </remarks>
 internal sealed class Scheduler
@@ -102,7 +108,8 @@ internal sealed class Scheduler
     /// <summary>Ends everyone whose deadline has passed.</summary>
     public void Expire(long now) => _ending.Expire(now);
 
-    /// <summary>Plans one step: decodes first, then prefill chunks under what is left of the budget, then admissions.</summary>
+    /// <summary>Plans one step: decodes first, then prefill chunks under what is left of the budget, then
+    /// admissions.</summary>
     public void Step(StepPlan plan, long now)
     {
         plan.Begin(now);
@@ -116,7 +123,8 @@ internal sealed class Scheduler
             while (!TryReserveNext(plan, s))
             {
                 Sequence youngest = _live.Youngest!;
-                // It waits with its blocks: for one before it to end, or for the step that still has the last one's blocks.
+                // It waits with its blocks: for one before it to end, or for the step that still has the last one's
+                // blocks.
                 if (youngest == s || youngest.InFlight > 0) return;
                 Preempt(youngest);
                 preempted = true;
@@ -142,8 +150,10 @@ internal sealed class Scheduler
         }
     }
 
-    /// <summary>Takes in what a step gave: appends tokens, ends and forks sequences. Publishes, but wakes nobody.</summary>
-    public void Commit(StepPlan plan, ReadOnlySpan<SampledToken> sampled, ReadOnlySpan<TokenLogprob> alternatives, long now)
+    /// <summary>Takes in what a step gave: appends tokens, ends and forks sequences. Publishes, but wakes
+    /// nobody.</summary>
+    public void Commit(
+        StepPlan plan, ReadOnlySpan<SampledToken> sampled, ReadOnlySpan<TokenLogprob> alternatives, long now)
     {
         int row = 0, alternative = 0;
         foreach (ref readonly ScheduledChunk chunk in plan.Chunks)
@@ -194,7 +204,8 @@ internal sealed class Scheduler
     /// <summary>Ends everyone.</summary>
     public void FinishEveryone(FinishReason reason, long now) => _ending.FinishEveryone(reason, now);
 
-    /// <summary>Ends everyone and frees every block without trusting who has which: after a contradiction nothing else is known to be safe.</summary>
+    /// <summary>Ends everyone and frees every block without trusting who has which: after a contradiction nothing else
+    /// is known to be safe.</summary>
     /// <param name="launched">The steps that were in flight and are forgotten.</param>
     /// <param name="now">When.</param>
     public void FailEveryone(ReadOnlySpan<StepPlan> launched, long now)
@@ -214,7 +225,8 @@ internal sealed class Scheduler
         _metrics.FreeBlocks = _live.Pool.FreeCount;
     }
 
-    /// <summary>Plans as much of a prompt as fits; all but its last token where that can't be sampled from yet.</summary>
+    /// <summary>Plans as much of a prompt as fits; all but its last token where that can't be sampled from
+    /// yet.</summary>
     /// <returns>Tokens planned.</returns>
     private int SchedulePrompt(StepPlan plan, Sequence s, int budget)
     {
@@ -228,7 +240,8 @@ internal sealed class Scheduler
     }
 
     /// <summary>Whether a sequence's next token can be computed and chosen in this step.</summary>
-    /// <remarks>A row with penalties or a constraint needs every token before it; a promised one is not known yet.</remarks>
+    /// <remarks>A row with penalties or a constraint needs every token before it; a promised one is not known
+    /// yet.</remarks>
     private static bool CanSample(StepPlan plan, Sequence s)
     {
         if (s.Output.Count + s.Promised >= s.Stream.Limit) return false;
@@ -264,7 +277,8 @@ internal sealed class Scheduler
         _live.Landed(chunk.Sequence);
     }
 
-    /// <summary>A slot for the one token this sequence computes next: in its last block, in a copy of it where others read it too, or in a new one.</summary>
+    /// <summary>A slot for the one token this sequence computes next: in its last block, in a copy of it where others
+    /// read it too, or in a new one.</summary>
     private bool TryReserveNext(StepPlan plan, Sequence s)
     {
         int index = s.NumComputedTokens / _blockSize;
@@ -278,7 +292,8 @@ internal sealed class Scheduler
         int shared = s.BlockTable[index];
         if (Pool.References(shared) == 1) return true;
         if (!Pool.TryAllocate(out block)) return false;
-        // The source stays as it is until all copies are made: whoever else reads it writes only in the step, or, if it is freed and
+        // The source stays as it is until all copies are made: whoever else reads it writes only in the step, or, if it
+        // is freed and
         // taken again while this step is planned, is filled by a later copy.
         plan.Add(new BlockCopy(shared, block));
         _metrics.CopiedBlocks++;
@@ -311,7 +326,8 @@ internal sealed class Scheduler
     }
 
     /// <summary>Stores the scores of prompt tokens. False where one is no number.</summary>
-    private static bool TakeScores(TokenStream stream, ReadOnlySpan<SampledToken> scores, ReadOnlySpan<TokenLogprob> best, int width)
+    private static bool TakeScores(
+        TokenStream stream, ReadOnlySpan<SampledToken> scores, ReadOnlySpan<TokenLogprob> best, int width)
     {
         bool sound = true;
         for (int i = 0; i < scores.Length; i++)
@@ -339,7 +355,8 @@ internal sealed class Scheduler
         clock.LastToken = now;
         clock.OutputTokens++;
 
-        bool stops = (!stream.Sampling.IgnoreEos && _endIds.AsSpan().Contains(next.Token)) || stream.Sampling.StopTokenIds.AsSpan().Contains(next.Token);
+        bool stops = (!stream.Sampling.IgnoreEos && _endIds.AsSpan().Contains(next.Token))
+            || stream.Sampling.StopTokenIds.AsSpan().Contains(next.Token);
         if (stops) _ending.Finish(s, FinishReason.Stop, now, lastIsStopToken: true);
         else if (!TryAccept(s, next.Token)) _ending.Finish(s, FinishReason.Error, now);
         else if (s.Output.Count == stream.Limit) _ending.Finish(s, FinishReason.Length, now);
@@ -361,7 +378,8 @@ internal sealed class Scheduler
         }
     }
 
-    /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its blocks, a partly
+    /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its
+    /// blocks, a partly
     /// filled one until they write into it.</summary>
     private void Fork(Sequence parent)
     {

@@ -2,7 +2,8 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
-/// <summary>One choice of one request while the engine computes it: its tokens, how many of them are computed, and its blocks.
+/// <summary>One choice of one request while the engine computes it: its tokens, how many of them are computed, and its
+/// blocks.
 /// The engine thread's alone.</summary>
 internal sealed class Sequence : IHeapEntry
 {
@@ -21,7 +22,8 @@ internal sealed class Sequence : IHeapEntry
 
     public int Index { get; }
 
-    /// <summary>Its place in every line, computed once. The smallest is served first, the largest loses its blocks first.</summary>
+    /// <summary>Its place in every line, computed once. The smallest is served first, the largest loses its blocks
+    /// first.</summary>
     public long Key { get; set; }
 
     /// <summary>Key of this choice's random draws.</summary>
@@ -61,7 +63,8 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>How often it lost its blocks.</summary>
     public int Preemptions { get; set; }
 
-    /// <summary>True while this sequence computes the prompt for all choices of its request; they fork when one prompt token is left.</summary>
+    /// <summary>True while this sequence computes the prompt for all choices of its request; they fork when one prompt
+    /// token is left.</summary>
     public bool Forks { get; set; }
 
     /// <summary>When its last token came, or 0.</summary>
@@ -75,7 +78,8 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>Tokens that exist, known or promised.</summary>
     public int Length => Known + Promised;
 
-    /// <summary>Where computing pauses: at <see cref="Length"/> to sample; one before the prompt's end to fork (each choice then samples
+    /// <summary>Where computing pauses: at <see cref="Length"/> to sample; one before the prompt's end to fork (each
+    /// choice then samples
     /// from its own row), or when the prompt is only scored.</summary>
     public int Target => Forks || Stream.Limit == 0 ? Prompt.Length - 1 : Length;
 
@@ -93,7 +97,8 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>Blocks that hold <paramref name="tokens"/> tokens.</summary>
     public static int BlocksFor(int tokens, int blockSize) => (int)(((long)tokens + blockSize - 1) / blockSize);
 
-    /// <summary>The key of choice <paramref name="index"/>: the request's own for the first, mixed by SplitMix64 (Steele et al. 2014) for the others.</summary>
+    /// <summary>The key of choice <paramref name="index"/>: the request's own for the first, mixed by SplitMix64
+    /// (Steele et al. 2014) for the others.</summary>
     public static ulong SeedOf(ulong seed, int index)
     {
         if (index == 0) return seed;
@@ -108,8 +113,9 @@ internal sealed class Sequence : IHeapEntry
     {
         int prompt = Math.Clamp(Prompt.Length - start, 0, destination.Length);
         Prompt.AsSpan(Math.Min(start, Prompt.Length), prompt).CopyTo(destination);
-        if (prompt < destination.Length)
-            Output.Tokens.Slice(Math.Max(start - Prompt.Length, 0), destination.Length - prompt).CopyTo(destination[prompt..]);
+        if (prompt == destination.Length) return;
+        ReadOnlySpan<int> output = Output.Tokens.Slice(Math.Max(start - Prompt.Length, 0), destination.Length - prompt);
+        output.CopyTo(destination[prompt..]);
     }
 
     public void AddBlock(int block)
@@ -139,7 +145,8 @@ internal sealed class Sequence : IHeapEntry
     }
 }
 
-/// <summary>Sequences of one stage in the order of their keys; a sequence is in one such queue at most, because the links are its own.</summary>
+/// <summary>Sequences of one stage in the order of their keys; a sequence is in one such queue at most, because the
+/// links are its own.</summary>
 internal sealed class SequenceQueue(SequenceStage stage)
 {
     public Sequence? First { get; private set; }

@@ -1,9 +1,12 @@
 namespace Native.Scheduling;
 
-/// <summary>Streams that have news for the engine thread: cancelled, or a choice stopped. Any thread pushes, one takes all; no lock.</summary>
+/// <summary>Streams that have news for the engine thread: cancelled, or a choice stopped. Any thread pushes, one takes
+/// all; no lock.</summary>
 /// <remarks>
-/// A stack of Treiber (1986) whose links are the streams' own, so it can't be full and allocates nothing. A stream is in it at most
-/// once; taking all at once leaves no place for the ABA problem. The taker clears a stream's mark before it reads the stream's news,
+/// A stack of Treiber (1986) whose links are the streams' own, so it can't be full and allocates nothing. A stream is
+/// in it at most
+/// once; taking all at once leaves no place for the ABA problem. The taker clears a stream's mark before it reads the
+/// stream's news,
 /// and whoever has news writes it before it looks at the mark: news is seen now or the stream is pushed again.
 /// </remarks>
 internal sealed class SignalStack
@@ -27,7 +30,8 @@ internal sealed class SignalStack
         }
     }
 
-    /// <summary>The engine thread: the streams pushed, linked by <see cref="TokenStream.NextSignalled"/>; null for none.</summary>
+    /// <summary>The engine thread: the streams pushed, linked by <see cref="TokenStream.NextSignalled"/>; null for
+    /// none.</summary>
     public TokenStream? TakeAll() => IsEmpty ? null : Interlocked.Exchange(ref _top, null);
 
     /// <summary>The engine thread: unlinks a stream that was taken, and lets it be pushed again.</summary>

@@ -3,7 +3,8 @@ using System.Numerics;
 namespace Native.Scheduling;
 
 /// <summary>Bounded ring from one producer to one consumer, without locks (Lamport 1977).</summary>
-/// <remarks>Each side writes only its own counter, with release after touching the cell, and reads the other's with acquire before: a cell
+/// <remarks>Each side writes only its own counter, with release after touching the cell, and reads the other's with
+/// acquire before: a cell
 /// is seen full only after its item was written, and free only after it was read.</remarks>
 internal sealed class SpscRing<T>(int capacity) where T : struct
 {

@@ -5,13 +5,15 @@ namespace Native.Scheduling;
 
 /// <summary>What one sequence does in a step: tokens <see cref="Start"/> to <see cref="End"/> are computed, rows from
 /// <see cref="ScoreStart"/> score the prompt's next token, the last may sample.</summary>
-internal readonly record struct ScheduledChunk(Sequence Sequence, int Start, int Count, int ScoreStart, int ScoreCount, bool Samples)
+internal readonly record struct ScheduledChunk(
+    Sequence Sequence, int Start, int Count, int ScoreStart, int ScoreCount, bool Samples)
 {
     /// <summary>Tokens the sequence has computed after this step.</summary>
     public int End => Start + Count;
 }
 
-/// <summary>One step as a value: decided, then launched, then collected and committed. Taken once and used for many steps.</summary>
+/// <summary>One step as a value: decided, then launched, then collected and committed. Taken once and used for many
+/// steps.</summary>
 internal sealed class StepPlan(int maxSequences)
 {
     private readonly ScheduledChunk[] _chunks = new ScheduledChunk[maxSequences];
@@ -21,7 +23,8 @@ internal sealed class StepPlan(int maxSequences)
     /// <summary>What each sequence does; those that decode come first.</summary>
     public ReadOnlySpan<ScheduledChunk> Chunks => _chunks.AsSpan(0, _count);
 
-    /// <summary>Blocks to copy before anything is computed, in this order: a forked sequence is about to write into them.</summary>
+    /// <summary>Blocks to copy before anything is computed, in this order: a forked sequence is about to write into
+    /// them.</summary>
     public ReadOnlySpan<BlockCopy> Copies => CollectionsMarshal.AsSpan(_copies);
 
     /// <summary>How many of the first chunks decode.</summary>

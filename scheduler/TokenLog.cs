@@ -3,18 +3,26 @@ using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
 
-/// <summary>The output of one choice: append-only, written by the engine thread, read by one reader, without locks.</summary>
+/// <summary>The output of one choice: append-only, written by the engine thread, read by one reader, without
+/// locks.</summary>
 /// <remarks>
-/// It takes the place of a ring. The engine needs all tokens of a sequence anyway (penalties, recomputation after a preemption), so
-/// the reader is shown that array and how far it is filled. It can't be full, so a slow reader needs no rule: it slows nobody.
-/// Room for <see cref="ReservedTokens"/> is taken at submission, on the submitter's thread; the arrays of a longer choice double,
-/// the one allocation a decode step may make: for a single choice without alternatives after 16,384 tokens, and then ever more rarely.
-/// Memory order: entries are plain writes, then one release store of <c>_state</c> publishes count and end together; the reader's acquire
-/// load of it comes before its loads of the arrays, so it sees an array at least as new as the count, and entries never change.
+/// It takes the place of a ring. The engine needs all tokens of a sequence anyway (penalties, recomputation after a
+/// preemption), so
+/// the reader is shown that array and how far it is filled. It can't be full, so a slow reader needs no rule: it slows
+/// nobody.
+/// Room for <see cref="ReservedTokens"/> is taken at submission, on the submitter's thread; the arrays of a longer
+/// choice double,
+/// the one allocation a decode step may make: for a single choice without alternatives after 16,384 tokens, and then
+/// ever more rarely.
+/// Memory order: entries are plain writes, then one release store of <c>_state</c> publishes count and end together;
+/// the reader's acquire
+/// load of it comes before its loads of the arrays, so it sees an array at least as new as the count, and entries never
+/// change.
 /// </remarks>
 internal sealed class TokenLog
 {
-    /// <summary>Bytes a queued request's logs may take together, so that a full queue of the greediest requests stays within MaxQueued times this.</summary>
+    /// <summary>Bytes a queued request's logs may take together, so that a full queue of the greediest requests stays
+    /// within MaxQueued times this.</summary>
     private const int ReservedBytes = 128 * 1024;
 
     private const int ReasonShift = 32;
@@ -45,7 +53,8 @@ internal sealed class TokenLog
     /// <summary>All tokens appended. The engine thread's.</summary>
     public ReadOnlySpan<int> Tokens => _tokens.AsSpan(0, Count);
 
-    /// <summary>Output tokens for which each of a request's <paramref name="choices"/> gets room before it starts.</summary>
+    /// <summary>Output tokens for which each of a request's <paramref name="choices"/> gets room before it
+    /// starts.</summary>
     public static int ReservedTokens(int maxTokens, int choices, int alternatives) =>
         Math.Min(maxTokens, Math.Max(16, ReservedBytes / (choices * 8 * (1 + alternatives))));
 
@@ -65,7 +74,8 @@ internal sealed class TokenLog
     public void Publish(FinishReason finish = FinishReason.None, bool lastIsStopToken = false)
     {
         IsFinished = finish != FinishReason.None;
-        Volatile.Write(ref _state, (uint)Count | (long)finish << ReasonShift | (lastIsStopToken ? 1L << StopTokenBit : 0));
+        long stopToken = lastIsStopToken ? 1L << StopTokenBit : 0;
+        Volatile.Write(ref _state, (uint)Count | (long)finish << ReasonShift | stopToken);
     }
 
     /// <summary>True where event number <paramref name="read"/> is there to be read. The reader's.</summary>

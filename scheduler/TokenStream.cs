@@ -10,7 +10,8 @@ namespace Native.Scheduling;
 /// while (await stream.WaitAsync(token))
 ///     while (stream.TryRead(out TokenEvent e)) { ... }
 /// </code>
-/// One thread reads at a time. A reader that stops early calls <see cref="Cancel"/> (or disposes the stream), and its blocks are free at
+/// One thread reads at a time. A reader that stops early calls <see cref="Cancel"/> (or disposes the stream), and its
+/// blocks are free at
 /// the next step boundary. A slow reader slows nobody: see <see cref="TokenLog"/>.
 /// </remarks>
 public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposable
@@ -32,7 +33,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
 
     // Shared.
     private ManualResetValueTaskSourceCore<bool> _wake = new() { RunContinuationsAsynchronously = true };
-    private int _waiter;   // Waiting while the reader has handed out a task that nobody completed; who moves it to Idle completes it
+    private int _waiter;   // Waiting while the reader awaits a task; whoever moves it to Idle completes the task
     private long _stopped; // bit i: the reader wants no more of choice i
     private int _cancelled;
 
@@ -69,10 +70,12 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     public RequestTimings Timings => Clock;
 
     /// <summary>Natural log-probability of every prompt token after the first, given those before it; empty where
-    /// <see cref="SamplingParams.PromptLogprobs"/> is null. Complete once an event with a token, or with the end <see cref="FinishReason.Length"/>, was read.</summary>
+    /// <see cref="SamplingParams.PromptLogprobs"/> is null. Complete once an event with a token, or with the end
+    /// <see cref="FinishReason.Length"/>, was read.</summary>
     public ReadOnlySpan<float> PromptLogprobs => _promptLogprobs;
 
-    /// <summary>The best tokens in place of prompt token <paramref name="position"/>, best first, as many as were asked for. Complete with <see cref="PromptLogprobs"/>.</summary>
+    /// <summary>The best tokens in place of prompt token <paramref name="position"/>, best first, as many as were asked
+    /// for. Complete with <see cref="PromptLogprobs"/>.</summary>
     /// <param name="position">1 to the prompt's length, exclusive.</param>
     public ReadOnlySpan<TokenLogprob> PromptAlternatives(int position)
     {
@@ -124,7 +127,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal bool IsStopped(int index) => (Volatile.Read(ref _stopped) >> index & 1) != 0;
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice's end has been read.</summary>
-    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled. The request itself goes on: see <see cref="Cancel"/>.</exception>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled. The request
+    /// itself goes on: see <see cref="Cancel"/>.</exception>
     public ValueTask<bool> WaitAsync(CancellationToken cancellationToken = default)
     {
         if (_unread == 0) return new ValueTask<bool>(false);
@@ -133,12 +137,16 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
 
         _wake.Reset();
         short version = _wake.Version;
-        // A full fence between announcing the wait and looking again, as Signal has one between publishing and looking for a waiter:
+        // A full fence between announcing the wait and looking again, as Signal has one between publishing and looking
+        // for a waiter:
         // one of the two sees the other (Dekker), so no wake is lost.
         Interlocked.Exchange(ref _waiter, Waiting);
-        if (HasEvent() && Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting) return new ValueTask<bool>(true);
+        if (HasEvent() && TakeWaiter()) return new ValueTask<bool>(true);
         if (cancellationToken.CanBeCanceled)
-            _registration = cancellationToken.UnsafeRegister(static (state, token) => ((TokenStream)state!).CancelWait(token), this);
+        {
+            _registration = cancellationToken.UnsafeRegister(
+                static (state, token) => ((TokenStream)state!).CancelWait(token), this);
+        }
         return new ValueTask<bool>(this, version);
     }
 
@@ -148,7 +156,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         for (int i = 0; i < _logs.Length; i++)
         {
             int index = _turn;
-            _turn = index + 1 == _logs.Length ? 0 : index + 1; // choices take turns, so that none waits for another's text
+            // Choices take turns, so that none waits for another's text.
+            _turn = index + 1 == _logs.Length ? 0 : index + 1;
             if (!_logs[index].TryRead(index, ref _read[index], ref _finishRead[index], out e)) continue;
             if (_finishRead[index]) _unread--;
             return true;
@@ -157,13 +166,15 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         return false;
     }
 
-    /// <summary>Ends every choice with <see cref="FinishReason.Cancelled"/> at the next step boundary. Any thread, any number of times.</summary>
+    /// <summary>Ends every choice with <see cref="FinishReason.Cancelled"/> at the next step boundary. Any thread, any
+    /// number of times.</summary>
     public void Cancel()
     {
         if (Interlocked.Exchange(ref _cancelled, 1) == 0) _engine.Signal(this);
     }
 
-    /// <summary>Ends choice <paramref name="index"/> with <see cref="FinishReason.Stop"/> at the next step boundary, because its text has come to a stop string. Any thread.</summary>
+    /// <summary>Ends choice <paramref name="index"/> with <see cref="FinishReason.Stop"/> at the next step boundary,
+    /// because its text has come to a stop string. Any thread.</summary>
     public void Stop(int index)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)index, (uint)_logs.Length, nameof(index));
@@ -181,7 +192,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal void Signal()
     {
         Interlocked.MemoryBarrier(); // orders the publishing stores before the look for a waiter; see WaitAsync
-        if (Volatile.Read(ref _waiter) == Waiting && Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting) _wake.SetResult(true);
+        if (Volatile.Read(ref _waiter) == Waiting && TakeWaiter()) _wake.SetResult(true);
     }
 
     /// <summary>Stores the score of the next prompt token. The engine thread's.</summary>
@@ -206,7 +217,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
 
     ValueTaskSourceStatus IValueTaskSource<bool>.GetStatus(short token) => _wake.GetStatus(token);
 
-    void IValueTaskSource<bool>.OnCompleted(Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
+    void IValueTaskSource<bool>.OnCompleted(
+        Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
         _wake.OnCompleted(continuation, state, token, flags);
 
     private bool HasEvent()
@@ -218,6 +230,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
 
     private void CancelWait(CancellationToken token)
     {
-        if (Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting) _wake.SetException(new OperationCanceledException(token));
+        if (TakeWaiter()) _wake.SetException(new OperationCanceledException(token));
     }
+
+    /// <summary>Whether this caller is the one who completes the reader's task.</summary>
+    private bool TakeWaiter() => Interlocked.CompareExchange(ref _waiter, Idle, Waiting) == Waiting;
 }

@@ -10,6 +10,7 @@ using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.Logging;
 using Native.Kernels;
 using Native.Kernels.Cpu;
+using Native.Kernels.Models;
 
 namespace Native.Server;
 
@@ -70,7 +71,7 @@ internal static partial class CommandLine
             + $"off. Default: {Defaults.ShutdownTimeout.TotalSeconds:0}, Kubernetes' grace period.",
             (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
-        new("Compute", "--backend", "auto|cpu",
+        new("Compute", "--backend", string.Join('|', BackendFactory.Names),
             $"What computes. Default: {Defaults.Backend}, which takes the fastest there is.",
             (o, v) => o with { Backend = v.ToLowerInvariant() }),
         new("Compute", "--threads", "N", "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.", (o, v) => o with { Threads = Int(v) }),

@@ -29,8 +29,8 @@ public sealed record ServerOptions
     /// <summary>Bearer token that every request must have but health and metrics. Null: none.</summary>
     public string? ApiKey { get; init; }
 
-    /// <summary>What computes: auto or cpu.</summary>
-    public string Backend { get; init; } = "auto";
+    /// <summary>What computes: one of <see cref="BackendFactory.Names"/>.</summary>
+    public string Backend { get; init; } = BackendFactory.Auto;
 
     /// <summary>Worker threads. Null: one for each physical core.</summary>
     public int? Threads { get; init; }
@@ -39,10 +39,10 @@ public sealed record ServerOptions
     public int? MaxModelLength { get; init; }
 
     /// <summary>Sequences computed together. Default 64, not vLLM's 256: a CPU's throughput is level from there.</summary>
-    public int MaxRunning { get; init; } = 64;
+    public int MaxRunning { get; init; } = ModelOptions.DefaultMaxSequences;
 
     /// <summary>Tokens computed per step. Default 512, not vLLM's 2048: on a CPU a longer step gains little and stalls every stream.</summary>
-    public int MaxBatchedTokens { get; init; } = 512;
+    public int MaxBatchedTokens { get; init; } = ModelOptions.DefaultMaxBatchedTokens;
 
     /// <summary>Requests that may wait; more are refused with 429.</summary>
     public int MaxQueued { get; init; } = 1024;
@@ -101,7 +101,7 @@ public sealed record ServerOptions
         Within("--grpc-port", GrpcPort, 0, 65535);
         if (Port != 0 && Port == GrpcPort) errors.Add($"--port and --grpc-port are both {Port}; they must differ, because HTTP/1.1 and HTTP/2 without TLS cannot share one.");
         if (ApiKey is not null && (ApiKey.Length == 0 || ApiKey.AsSpan().ContainsAnyExceptInRange('!', '~'))) errors.Add("--api-key must have printable ASCII characters without spaces.");
-        if (Backend is not ("auto" or "cpu")) errors.Add($"--backend is '{Backend}'; it must be one of auto, cpu.");
+        if (BackendFactory.Error(Backend) is { } backend) errors.Add($"--backend is {backend}");
         Within("--threads", Threads, 1, 1024);
         Within("--max-model-len", MaxModelLength, 1, 1 << 28);
         Within("--max-num-seqs", MaxRunning, 1, 1 << 14);
@@ -136,6 +136,7 @@ public sealed record ServerOptions
         KvCacheBytes = KvCacheBytes,
         MaxBatchedTokens = MaxBatchedTokens,
         MaxSequences = MaxRunning,
+        Backend = Backend,
         Threads = Threads ?? 0,
     };
 }

@@ -14,6 +14,13 @@ internal sealed class ModelArguments
     private readonly Option<string?> _model = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, downloaded where the cache lacks it. Default: the small demo model that ships with Native." };
     private readonly Option<int?> _maxModelLength = new("--max-model-len") { HelpName = "TOKENS", Description = "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as memory holds it." };
     private readonly KvCacheTypeArgument _kvCacheType;
+    private readonly Option<string> _backend = new("--backend")
+    {
+        HelpName = string.Join('|', BackendFactory.Names),
+        Description = $"What computes. Default: {BackendFactory.Auto}, which takes the fastest there is.",
+        DefaultValueFactory = _ => BackendFactory.Auto,
+    };
+
     private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
     private readonly Option<bool> _floatActivations = new("--float-activations") { Description = "Keep activations in float32 for quantized weights too: slower, closest to the reference." };
 
@@ -21,9 +28,11 @@ internal sealed class ModelArguments
     {
         _maxModelLength.Within(1, 1 << 28);
         _threads.Within(1, 1024);
+        _backend.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, [.. BackendFactory.Names]);
         command.Add(_model);
         command.Add(_maxModelLength);
         _kvCacheType = new KvCacheTypeArgument(command);
+        command.Add(_backend);
         command.Add(_threads);
         command.Add(_floatActivations);
     }
@@ -63,6 +72,7 @@ internal sealed class ModelArguments
             Path = path,
             MaxModelLength = arguments.GetValue(_maxModelLength),
             KvCacheType = _kvCacheType.Read(arguments),
+            Backend = arguments.GetRequiredValue(_backend).ToLowerInvariant(),
             Threads = arguments.GetValue(_threads) ?? 0,
             FloatActivations = arguments.GetValue(_floatActivations),
             MaxSequences = 1, // one conversation, one prompt: the KV cache is that one's

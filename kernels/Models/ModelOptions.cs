@@ -5,6 +5,12 @@ namespace Native.Kernels.Models;
 /// <summary>How a model is loaded.</summary>
 public sealed record ModelOptions
 {
+    /// <summary>Default of <see cref="MaxBatchedTokens"/>.</summary>
+    public const int DefaultMaxBatchedTokens = 512;
+
+    /// <summary>Default of <see cref="MaxSequences"/>.</summary>
+    public const int DefaultMaxSequences = 64;
+
     /// <summary>A GGUF file, or a Hugging Face folder with config.json and safetensors.</summary>
     public required string Path { get; init; }
 
@@ -21,10 +27,10 @@ public sealed record ModelOptions
     public long? KvCacheBytes { get; init; }
 
     /// <summary>Tokens one step may compute. Default 512: on a CPU a longer step gains little throughput and stalls every stream.</summary>
-    public int MaxBatchedTokens { get; init; } = 512;
+    public int MaxBatchedTokens { get; init; } = DefaultMaxBatchedTokens;
 
     /// <summary>Sequences one step may have. Default 64.</summary>
-    public int MaxSequences { get; init; } = 64;
+    public int MaxSequences { get; init; } = DefaultMaxSequences;
 
     /// <summary>What computes, by name: one of <see cref="BackendFactory.Names"/>.</summary>
     public string Backend { get; init; } = BackendFactory.Auto;

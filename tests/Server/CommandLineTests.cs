@@ -15,6 +15,15 @@ public sealed class CommandLineTests
     }
 
     [Fact]
+    public void TheBackend_ReachesTheLoader_AndAnUnknownOneIsRefusedWithThoseThatAreHere()
+    {
+        Parse(["--backend", "cpu"], out ServerOptions options, out _, out _);
+        Assert.Equal("cpu", options.ToModelOptions("m.gguf").Backend);
+        Assert.Equal(2, Parse(["--backend", "cuda"], out _, out _, out string error));
+        Assert.Contains("--backend is 'cuda'; it must be one of auto, cpu.", error);
+    }
+
+    [Fact]
     public void EveryOption_IsRead()
     {
         int? exit = Parse(["--model", "m.gguf", "--served-model-name=x", "--host", "localhost", "--port", "0", "--grpc-port", "1234", "--backend", "CPU", "--threads", "3",
