@@ -248,7 +248,7 @@ describe('bad input', () => {
       [{ top_p: 0 }, /top_p is 0/], [{ top_p: 1.5 }, /top_p is 1.5/], [{ min_p: -1 }, /min_p/], [{ top_k: -5 }, /top_k is -5/],
       [{ n: 0 }, /n is 0/], [{ n: 4294967295 }, /n is/], [{ logprobs: 21 }, /logprobs is 21/], [{ prompt_logprobs: 21 }, /prompt_logprobs is 21/],
       [{ repetition_penalty: 0 }, /repetition_penalty/], [{ presence_penalty: 3 }, /presence_penalty/], [{ min_tokens: 9 }, /min_tokens is 9, above max_tokens/],
-      [{ stop: [''] }, /stop text has 0/], [{ stop: ['x'.repeat(1025)] }, /1025/], [{ stop: Array(65).fill('x') }, /65 texts/],
+      [{ stop: ['x'.repeat(1025)] }, /1025/], [{ stop: Array(65).fill('x') }, /65 texts/],
       [{ stop_token_ids: [-1] }, /stop_token_ids has -1/], [{ logit_bias: { 5: 101 } }, /logit_bias of token 5/], [{ logit_bias: { '-1': 1 } }, /token -1/],
     ]) await bad({ sampling }, message);
   });

@@ -249,6 +249,14 @@ describe('mistakes', () => {
   test('name an unknown model', () =>
     assert.rejects(chat({ model: 'another' }), error => error instanceof OpenAI.NotFoundError && error.code === 'model_not_found' && error.param === 'model'));
 
+  test('are not what other servers take for nothing: an empty stop text, -1 for no limit or no seed', async () => {
+    const plain = await complete({ max_tokens: 4, temperature: 0 });
+    const same = await complete({ max_tokens: 4, temperature: 0, stop: [''], seed: -1 });
+    assert.equal(same.choices[0].text, plain.choices[0].text);
+    const unlimited = await complete({ max_tokens: -1, stop: ['.'], temperature: 0 });
+    assert.ok(unlimited.usage.completion_tokens > 0);
+  });
+
   test('name the parameter in its own spelling', async () => {
     await bad(chat({ temperature: -1 }), 'temperature');
     await bad(chat({ temperature: 'hot' }), 'temperature');
@@ -262,8 +270,7 @@ describe('mistakes', () => {
     await bad(complete({ logprobs: 21 }), 'logprobs');
     await bad(chat({ max_completion_tokens: 0 }), 'max_completion_tokens');
     await bad(chat({ max_completion_tokens: undefined, max_tokens: 0 }), 'max_tokens');
-    await bad(complete({ max_tokens: -1 }), 'max_tokens');
-    await bad(chat({ stop: [''] }), 'stop');
+    await bad(complete({ max_tokens: -2 }), 'max_tokens');
     await bad(chat({ stop: 'x'.repeat(5000) }), 'stop');
     await bad(chat({ stop: Array(100).fill('x') }), 'stop');
     await bad(chat({ stream_options: { include_usage: true } }), 'stream_options');
