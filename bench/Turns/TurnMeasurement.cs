@@ -54,7 +54,7 @@ internal static class TurnMeasurement
         {
             ct.ThrowIfCancellationRequested();
             // The line stays as long: another request comes for each that leaves it.
-            if (news != News.None) line.Enqueue(Submit(engine, length - 8, ManualClock.Start + waiting + 2 * warm + turn));
+            if (news != News.None) line.Enqueue(Submit(engine, length - 8, ManualClock.Start + 1 + waiting + warm + turn));
             if (news == News.Deadline) clock.Now++;
             else if (news == News.Cancel) line.Dequeue().Cancel();
             else if (news == News.Stop)
