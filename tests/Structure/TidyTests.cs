@@ -8,7 +8,7 @@ public sealed class TidyTests
 {
     private const int MaxWords = 1000; // of a README
     private const string List = "tests/Structure/tidy.txt";
-    private const string Rewrite = "NATIVE_TIDY_REWRITE";
+    private const string Rewrite = "TIDY_REWRITE";
 
     [Fact]
     public void LinesAndMethods_AreAsLongAsTheListSays()
