@@ -16,13 +16,17 @@ internal static class BenchCli
     /// <returns>The exit code.</returns>
     public static Task<int> RunAsync(string[] args, Terminal terminal)
     {
-        RootCommand root = new("Measures: how fast a model computes, and beside llama.cpp, how a server bears load, for how long, how fast the inner loops are.");
+        RootCommand root =
+            new("Measures: how fast a model computes, and beside llama.cpp, how a server bears load, for how long, "
+                + "how fast the inner loops are.");
         root.Add(new ThroughputCommand(terminal));
         root.Add(new PeersCommand(terminal));
         root.Add(new ServeCommand(terminal));
         root.Add(new SoakCommand(terminal));
         root.Add(new SchedulerCommand(terminal));
         root.Add(new KernelsCommand(terminal));
-        return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf", "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "scheduler", "kernels --filter Q4_0", "serve --help");
+        return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf",
+            "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "scheduler",
+            "kernels --filter Q4_0", "serve --help");
     }
 }

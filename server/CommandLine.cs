@@ -14,28 +14,34 @@ using Native.Kernels.Models;
 
 namespace Native.Server;
 
-/// <summary>One setting: how it is named, explained and read. The three places it can come from read it alike.</summary>
+/// <summary>One setting: how it is named, explained and read. The three places it can come from read it
+/// alike.</summary>
 /// <param name="Group">The heading it stands under in the help.</param>
-/// <param name="Name">On the command line, e.g. <c>--max-model-len</c>; the environment and appsettings.json derive theirs from it.</param>
+/// <param name="Name">On the command line, e.g. <c>--max-model-len</c>; the environment and appsettings.json derive
+/// theirs from it.</param>
 /// <param name="Value">What stands for the value in the help.</param>
 /// <param name="Help">What it does, why one would change it, and the default.</param>
 /// <param name="Read">Sets it. Throws <see cref="FormatException"/> with what was expected.</param>
-internal sealed record Setting(string Group, string Name, string Value, string Help, Func<ServerOptions, string, ServerOptions> Read)
+internal sealed record Setting(string Group, string Name, string Value, string Help,
+    Func<ServerOptions, string, ServerOptions> Read)
 {
     /// <summary>E.g. <c>NATIVE_MAX_MODEL_LEN</c>.</summary>
     public string Variable => "NATIVE_" + Name[2..].Replace('-', '_').ToUpperInvariant();
 
     /// <summary>E.g. <c>Native:MaxModelLen</c>.</summary>
-    public string Key => "Native:" + string.Concat(Name[2..].Split('-').Select(word => char.ToUpperInvariant(word[0]) + word[1..]));
+    public string Key =>
+        "Native:" + string.Concat(Name[2..].Split('-').Select(word => char.ToUpperInvariant(word[0]) + word[1..]));
 }
 
-/// <summary>Reads the server's settings: command line over environment over appsettings.json over defaults. Every mistake is told at once.</summary>
+/// <summary>Reads the server's settings: command line over environment over appsettings.json over defaults. Every
+/// mistake is told at once.</summary>
 internal static partial class CommandLine
 {
     /// <summary>Exit code after <c>--help</c> and <c>--version</c>, and of a server that was asked to end.</summary>
     public const int Success = 0;
 
-    /// <summary>Exit code where the server could not start or failed: port in use, bad model file, no memory for the KV cache.</summary>
+    /// <summary>Exit code where the server could not start or failed: port in use, bad model file, no memory for the KV
+    /// cache.</summary>
     public const int Failed = 1;
 
     /// <summary>Exit code for wrong settings.</summary>
@@ -45,11 +51,21 @@ internal static partial class CommandLine
 
     public static readonly Setting[] Settings =
     [
-        new("Model", "--model", "PATH", "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, which is downloaded where the cache lacks it. Default: the small demo model that ships with the server.", (o, v) => o with { Model = v }),
-        new("Model", "--served-model-name", "NAME", "The name clients ask for. Default: the file's or folder's name; ORG/REPO for a folder from the hub.", (o, v) => o with { ServedModelName = v }),
-        new("Model", "--max-model-len", "TOKENS", "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as the KV cache holds it.", (o, v) => o with { MaxModelLength = Int(v) }),
+        new("Model", "--model", "PATH",
+            "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] "
+                + "on the Hugging Face hub, which is downloaded where the cache lacks it. Default: the small demo "
+                + "model that ships with the server.", (o, v) => o with { Model = v }),
+        new("Model", "--served-model-name", "NAME",
+            "The name clients ask for. Default: the file's or folder's name; ORG/REPO for a folder from the hub.",
+            (o, v) => o with { ServedModelName = v }),
+        new("Model", "--max-model-len", "TOKENS",
+            "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as "
+                + "the KV cache holds it.", (o, v) => o with { MaxModelLength = Int(v) }),
 
-        new("Model", "--generation-config", "auto|none", "Whether requests that say nothing of temperature, top_k, top_p, min_p or repetition_penalty get what the model's makers recommend (generation_config.json, or general.sampling in a GGUF file). Default: auto, which does.", (o, v) => o with { UseSuggestedSampling = Choice(v, "auto", "none") == "auto" }),
+        new("Model", "--generation-config", "auto|none",
+            "Whether requests that say nothing of temperature, top_k, top_p, min_p or repetition_penalty get what the "
+                + "model's makers recommend (generation_config.json, or general.sampling in a GGUF file). Default: "
+                + "auto, which does.", (o, v) => o with { UseSuggestedSampling = Choice(v, "auto", "none") == "auto" }),
 
         new("Network", "--host", "ADDRESS",
             "Address to listen on: an IP address, localhost, or * for every address. Default: "
@@ -74,13 +90,18 @@ internal static partial class CommandLine
         new("Compute", "--backend", string.Join('|', BackendFactory.Names),
             $"What computes. Default: {Defaults.Backend}, which takes the fastest there is.",
             (o, v) => o with { Backend = v.ToLowerInvariant() }),
-        new("Compute", "--threads", "N", "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.", (o, v) => o with { Threads = Int(v) }),
+        new("Compute", "--threads", "N",
+            "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.",
+            (o, v) => o with { Threads = Int(v) }),
         new("Compute", "--kv-cache-dtype", "auto|f16|bf16|f32|q8_0",
             "Element type of the KV cache. q8_0 takes 53 % of f16's memory and reads, at some loss of "
             + "accuracy; f32 doubles both, for exact comparisons. Default: auto, which is "
             + $"{Name(Defaults.KvCacheType)}.",
             (o, v) => o with { KvCacheType = KvType(v) }),
-        new("Compute", "--kv-cache-memory", "BYTES", "Memory for the KV cache, with K, M or G for powers of 1024. More holds more and longer sequences at once. Default: what --max-num-seqs sequences can need, at most 4G and half of the free memory.", (o, v) => o with { KvCacheBytes = Bytes(v) }),
+        new("Compute", "--kv-cache-memory", "BYTES",
+            "Memory for the KV cache, with K, M or G for powers of 1024. More holds more and longer sequences at "
+                + "once. Default: what --max-num-seqs sequences can need, at most 4G and half of the free memory.",
+            (o, v) => o with { KvCacheBytes = Bytes(v) }),
         new("Compute", "--block-size", "TOKENS",
             "Tokens a KV block holds. Smaller wastes less memory, larger streams better. Default: "
             + $"{Defaults.BlockSize}.",
@@ -98,9 +119,13 @@ internal static partial class CommandLine
             "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: "
             + $"{Defaults.MaxQueued}.",
             (o, v) => o with { MaxQueued = Int(v) }),
-        new("Scheduling", "--seed", "N", "Where the seeds of requests without one come from: with the same seed a server answers the same requests in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),
+        new("Scheduling", "--seed", "N",
+            "Where the seeds of requests without one come from: with the same seed a server answers the same requests "
+                + "in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),
 
-        new("Watching", "--metrics-compat", "none|vllm", "Also expose vLLM's metric names (vllm:...) at /metrics, for its dashboards and gateways. Default: none.", (o, v) => o with { VllmMetrics = Choice(v, "none", "vllm") == "vllm" }),
+        new("Watching", "--metrics-compat", "none|vllm",
+            "Also expose vLLM's metric names (vllm:...) at /metrics, for its dashboards and gateways. Default: none.",
+            (o, v) => o with { VllmMetrics = Choice(v, "none", "vllm") == "vllm" }),
         new("Watching", "--log-level", "LEVEL",
             "trace, debug, information, warning, error, critical or none; debug has a line per request. "
             + $"Default: {Name(Defaults.LogLevel)}.",
@@ -117,13 +142,19 @@ internal static partial class CommandLine
         foreach (Setting setting in Settings)
         {
             // Any number of values is parsed and counted below, so that a mistake is told beside the others.
-            Option<string[]> option = new(setting.Name) { Description = setting.Help, HelpName = setting.Value, Arity = ArgumentArity.ZeroOrMore };
+            Option<string[]> option = new(setting.Name)
+            {
+                Description = setting.Help,
+                HelpName = setting.Value,
+                Arity = ArgumentArity.ZeroOrMore,
+            };
             known.Add(setting, option);
             root.Options.Add(option);
         }
         foreach (HelpOption help in root.Options.OfType<HelpOption>()) help.Action = new HelpText();
         root.SetAction(_ => Success);
-        ParseResult parsed = root.Parse(args, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
+        ParseResult parsed =
+            root.Parse(args, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
         if (parsed.Action is HelpText or { } and not ParseErrorAction && parsed.Action != root.Action)
             return parsed.Invoke(new InvocationConfiguration { Output = output, Error = error });
 
@@ -139,7 +170,8 @@ internal static partial class CommandLine
             }
             catch (Exception e) when (e is FormatException or OverflowException)
             {
-                errors.Add($"{source} is '{(setting.Name == "--api-key" ? "..." : value)}'; it must be {(e is OverflowException ? "a smaller number" : e.Message)}.");
+                errors.Add($"{source} is '{(setting.Name == "--api-key" ? "..." : value)}'; it must "
+                    + $"be {(e is OverflowException ? "a smaller number" : e.Message)}.");
             }
         }
         options.Validate(errors);
@@ -154,15 +186,19 @@ internal static partial class CommandLine
         return Misused;
     }
 
-    private static (string? Value, string Source) Find(Setting setting, OptionResult? result, IConfiguration? files, List<string> errors)
+    private static (string? Value, string Source) Find(Setting setting, OptionResult? result, IConfiguration? files,
+        List<string> errors)
     {
         if (result is { Implicit: false })
         {
-            if (result.Tokens.Count == 1 && result.IdentifierTokenCount == 1) return (result.Tokens[0].Value, setting.Name);
-            errors.Add(result.Tokens.Count == 0 ? $"{setting.Name} has no value." : $"{setting.Name} is given more than once.");
+            if (result.Tokens.Count == 1 && result.IdentifierTokenCount == 1)
+                return (result.Tokens[0].Value, setting.Name);
+            errors.Add(result.Tokens.Count == 0 ? $"{setting.Name} has no value."
+                : $"{setting.Name} is given more than once.");
             return (null, setting.Name);
         }
-        if (Environment.GetEnvironmentVariable(setting.Variable) is { Length: > 0 } variable && !IsServiceLink(setting.Variable, variable)) return (variable, setting.Variable);
+        if (Environment.GetEnvironmentVariable(setting.Variable) is { Length: > 0 } variable
+            && !IsServiceLink(setting.Variable, variable)) return (variable, setting.Variable);
         return (files?[setting.Key], $"appsettings.json {setting.Key}");
     }
 
@@ -182,11 +218,14 @@ internal static partial class CommandLine
     private static IEnumerable<string> Unknown(IConfiguration? files)
     {
         // What the kernels and the tests read.
-        string[] others = [CpuOptions.VariantVariable, "NATIVE_DATA", "NATIVE_EXPECT_NO", "NATIVE_FUZZ", "NATIVE_FUZZ_SEED", "NATIVE_FUZZ_FIRST"];
+        string[] others =
+            [CpuOptions.VariantVariable, "NATIVE_DATA", "NATIVE_EXPECT_NO", "NATIVE_FUZZ", "NATIVE_FUZZ_SEED",
+                "NATIVE_FUZZ_FIRST"];
         foreach (DictionaryEntry entry in Environment.GetEnvironmentVariables())
         {
             string name = (string)entry.Key;
-            if (!name.StartsWith("NATIVE_", StringComparison.Ordinal) || others.Contains(name) || IsServiceLink(name, (string?)entry.Value ?? "")) continue;
+            if (!name.StartsWith("NATIVE_", StringComparison.Ordinal) || others.Contains(name)
+                || IsServiceLink(name, (string?)entry.Value ?? "")) continue;
             if (!Settings.Any(setting => setting.Variable == name))
                 yield return $"the environment's {name} is no setting";
         }
@@ -213,30 +252,43 @@ internal static partial class CommandLine
         }
     }
 
-    private static int Int(string text) => int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) ? value
-        : throw new FormatException(long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out _) ? "a smaller number" : "a whole number");
+    private static int Int(string text) =>
+        int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) ? value
+            : long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out _)
+                ? throw new FormatException("a smaller number")
+            : throw new FormatException("a whole number");
 
-    private static ulong Seed(string text) => ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out ulong value) ? value
+    private static ulong Seed(string text) =>
+        ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out ulong value) ? value
         : throw new FormatException("a whole number that is not negative");
 
     private static TimeSpan Seconds(string text) =>
-        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) && Math.Abs(value) < 1e9 ? TimeSpan.FromSeconds(value)
+        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
+            && Math.Abs(value) < 1e9 ? TimeSpan.FromSeconds(value)
             : throw new FormatException("a number of seconds");
 
     private static long Bytes(string text)
     {
-        int shift = text.Length == 0 ? 0 : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, 'T' => 40, _ => 0 };
+        int shift = text.Length == 0 ? 0
+            : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, 'T' => 40, _ => 0 };
         string number = shift == 0 ? text : text[..^1];
-        if (!double.TryParse(number, NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out double value) || value * Math.Pow(2, shift) > long.MaxValue)
+        if (!double.TryParse(number, NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out double value)
+            || value * Math.Pow(2, shift) > long.MaxValue)
             throw new FormatException("a number of bytes, such as 4G, 512M or 1073741824");
         return (long)(value * Math.Pow(2, shift));
     }
 
     private static string Name(Enum value) => value.ToString().ToLowerInvariant();
 
-    private static DType KvType(string text) => Choice(text, "auto", "f16", "bf16", "f32", "q8_0") switch { "auto" => DType.F16, string name => Enum.Parse<DType>(name, ignoreCase: true) };
+    private static DType KvType(string text) => Choice(text, "auto", "f16", "bf16", "f32", "q8_0") switch
+    {
+        "auto" => DType.F16,
+        string name => Enum.Parse<DType>(name, ignoreCase: true),
+    };
 
-    private static LogLevel Level(string text) => Enum.Parse<LogLevel>(Choice(text, "trace", "debug", "information", "warning", "error", "critical", "none"), ignoreCase: true);
+    private static LogLevel Level(string text) =>
+        Enum.Parse<LogLevel>(Choice(text, "trace", "debug", "information", "warning", "error", "critical", "none"),
+            ignoreCase: true);
 
     private static string Choice(string text, params ReadOnlySpan<string> choices)
     {
@@ -258,7 +310,8 @@ internal static partial class CommandLine
             TextWriter output = result.InvocationConfiguration.Output;
             output.WriteLine("Native: serves a language model over the OpenAI HTTP API and gRPC.");
             output.WriteLine();
-            output.WriteLine("Usage: native-server [options]        (dotnet run -c Release --project server -- [options])");
+            output.WriteLine(
+                "Usage: native-server [options]        (dotnet run -c Release --project server -- [options])");
             foreach (IGrouping<string, Setting> group in Settings.GroupBy(setting => setting.Group))
             {
                 output.WriteLine();
@@ -278,9 +331,14 @@ internal static partial class CommandLine
             output.WriteLine("  3. appsettings.json           { \"Native\": { \"MaxModelLen\": 4096 } }");
             output.WriteLine("     in the current folder, or else beside the program");
             output.WriteLine();
-            Wrap(output, "For models from the hub its own variables count: HF_HOME or HF_HUB_CACHE (where they are kept), HF_TOKEN (for gated and private ones), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only what is there).", 0);
+            Wrap(output,
+                "For models from the hub its own variables count: HF_HOME or HF_HUB_CACHE (where they are kept), "
+                    + "HF_TOKEN (for gated and private ones), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only what "
+                    + "is there).", 0);
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model, no memory for the KV cache) or failed; 2 wrong options; 130 or 143 a second Ctrl-C or SIGTERM cut requests off.");
+            output.WriteLine(
+                "Exit codes: 0 ended when asked to; 1 could not start (port in use, bad model, no memory for the KV "
+                    + "cache) or failed; 2 wrong options; 130 or 143 a second Ctrl-C or SIGTERM cut requests off.");
             return Success;
         }
 

@@ -30,7 +30,8 @@ internal static class HttpServer
 
         Task Ready(HttpContext http)
         {
-            http.Response.StatusCode = host.IsServing ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable;
+            http.Response.StatusCode =
+                host.IsServing ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable;
             bool stalled = host.State == HostState.Ready && !host.IsServing;
             return http.Response.WriteAsync((stalled ? "stalled" : host.State.ToString().ToLowerInvariant()) + "\n");
         }

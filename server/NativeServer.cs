@@ -18,7 +18,8 @@ using Native.Server.Serving;
 
 namespace Native.Server;
 
-/// <summary>The server as a whole: listens at once, serves when a model is given to it, drains when it is told to end.</summary>
+/// <summary>The server as a whole: listens at once, serves when a model is given to it, drains when it is told to
+/// end.</summary>
 internal sealed class NativeServer : IAsyncDisposable
 {
     /// <summary>How long connections may take to end once nothing is computed any more.</summary>
@@ -38,7 +39,8 @@ internal sealed class NativeServer : IAsyncDisposable
         Host = new ModelHost();
         _metrics = new RequestMetrics(Host, options.VllmMetrics);
         _app = Build();
-        // The engine keeps a few thousand records of ended requests; at this rate nothing is lost, whoever scrapes or not.
+        // The engine keeps a few thousand records of ended requests; at this rate nothing is lost, whoever scrapes or
+        // not.
         _looking = new Timer(_ => Look(), null, LookEvery, LookEvery);
     }
 
@@ -56,8 +58,10 @@ internal sealed class NativeServer : IAsyncDisposable
     public IEnumerable<Endpoint> Endpoints =>
         ((IEndpointRouteBuilder)_app).DataSources.SelectMany(source => source.Endpoints);
 
-    /// <summary>Begins to listen. Until <see cref="ModelHost.Serve"/>, everything but health and metrics is refused as unavailable.</summary>
-    /// <exception cref="IOException">A port is in use or may not be bound, or the address is not this machine's.</exception>
+    /// <summary>Begins to listen. Until <see cref="ModelHost.Serve"/>, everything but health and metrics is refused as
+    /// unavailable.</summary>
+    /// <exception cref="IOException">A port is in use or may not be bound, or the address is not this
+    /// machine's.</exception>
     public static async Task<NativeServer> StartAsync(ServerOptions options)
     {
         NativeServer server = new(options);
@@ -69,7 +73,8 @@ internal sealed class NativeServer : IAsyncDisposable
         catch (SocketException e) // Kestrel's own word is for ports in use alone
         {
             await server.DisposeAsync();
-            throw new IOException($"Failed to bind to {options.Address}, ports {options.Port} and {options.GrpcPort}: {e.Message}.", e);
+            throw new IOException(
+                $"Failed to bind to {options.Address}, ports {options.Port} and {options.GrpcPort}: {e.Message}.", e);
         }
         catch
         {
@@ -78,11 +83,13 @@ internal sealed class NativeServer : IAsyncDisposable
         }
     }
 
-    /// <summary>Refuses what is new and lets what runs end, at most <see cref="ServerOptions.ShutdownTimeout"/> long.</summary>
+    /// <summary>Refuses what is new and lets what runs end, at most <see cref="ServerOptions.ShutdownTimeout"/>
+    /// long.</summary>
     /// <returns>True where everything ended by itself.</returns>
     public Task<bool> DrainAsync() => Host.DrainAsync(Options.ShutdownTimeout);
 
-    /// <summary>Aborts what runs. False where the step at hand did not end in time, so that the engine could not be told.</summary>
+    /// <summary>Aborts what runs. False where the step at hand did not end in time, so that the engine could not be
+    /// told.</summary>
     public async Task<bool> CutOffAsync()
     {
         Task<bool> ended = Host.DrainAsync(TimeSpan.Zero);
@@ -115,14 +122,18 @@ internal sealed class NativeServer : IAsyncDisposable
     private WebApplication Build()
     {
         // Empty: nothing reads the environment, the command line or appsettings.json but CommandLine.
-        WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions { ApplicationName = typeof(NativeServer).Assembly.GetName().Name });
+        WebApplicationBuilder builder =
+            WebApplication.CreateEmptyBuilder(
+                new WebApplicationOptions { ApplicationName = typeof(NativeServer).Assembly.GetName().Name });
         builder.WebHost.UseKestrelCore().ConfigureKestrel(Configure);
         builder.Logging.AddSimpleConsole(console =>
         {
             console.SingleLine = true;
             console.TimestampFormat = "HH:mm:ss.fff ";
         });
-        builder.Logging.AddFilter((category, level) => level >= Options.LogLevel && (level >= LogLevel.Warning || category?.StartsWith("Native", StringComparison.Ordinal) == true));
+        builder.Logging.AddFilter(
+            (category, level) => level >= Options.LogLevel
+                && (level >= LogLevel.Warning || category?.StartsWith("Native", StringComparison.Ordinal) == true));
         // What a caller did wrong is told to the caller; this would tell it again, with a stack trace.
         builder.Logging.AddFilter("Grpc.AspNetCore.Server", LogLevel.Critical);
         // The same of what StartAsync throws: a port in use.
@@ -130,7 +141,8 @@ internal sealed class NativeServer : IAsyncDisposable
         builder.Services.Configure<ConsoleLoggerOptions>(console =>
         {
             console.LogToStandardErrorThreshold = LogLevel.Trace;
-            console.QueueFullMode = ConsoleLoggerQueueFullMode.DropWrite; // whoever does not read the log loses lines of it, and holds up no request
+            // whoever does not read the log loses lines of it, and holds up no request
+            console.QueueFullMode = ConsoleLoggerQueueFullMode.DropWrite;
         });
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = LastBytes);
         builder.Services.AddRoutingCore();
@@ -156,9 +168,12 @@ internal sealed class NativeServer : IAsyncDisposable
         kestrel.AddServerHeader = false;
         kestrel.Limits.MaxConcurrentConnections = MaxConnections();
         kestrel.Limits.MaxRequestBodySize = RequestBody.MaxBytes;
-        kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15); // half a request is given up; Kestrel's 30 let twice as many wait
-        kestrel.Limits.Http2.MaxStreamsPerConnection = 1024;             // gRPC clients put every call on one connection; Kestrel's 100 would queue the rest
-        kestrel.Limits.Http2.KeepAlivePingDelay = TimeSpan.FromSeconds(30); // a client that vanished without a word frees its blocks within a minute
+        // half a request is given up; Kestrel's 30 let twice as many wait
+        kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15);
+        // gRPC clients put every call on one connection; Kestrel's 100 would queue the rest
+        kestrel.Limits.Http2.MaxStreamsPerConnection = 1024;
+        // a client that vanished without a word frees its blocks within a minute
+        kestrel.Limits.Http2.KeepAlivePingDelay = TimeSpan.FromSeconds(30);
         kestrel.Limits.Http2.KeepAlivePingTimeout = TimeSpan.FromSeconds(20);
         Listen(Options.Port, HttpProtocols.Http1);
         Listen(Options.GrpcPort, HttpProtocols.Http2);
@@ -181,13 +196,18 @@ internal sealed class NativeServer : IAsyncDisposable
         const int Most = 16384, OwnFiles = 256;
         const string Line = "Max open files";
         // The soft limit, the first number; the runtime has raised it to the hard one.
-        string? limits = OperatingSystem.IsLinux() ? File.ReadLines("/proc/self/limits").FirstOrDefault(line => line.StartsWith(Line, StringComparison.Ordinal)) : null;
-        return limits is not null && long.TryParse(limits[Line.Length..].Split(' ', StringSplitOptions.RemoveEmptyEntries)[0], out long files)
+        string? limits =
+            OperatingSystem.IsLinux()
+                ? File.ReadLines("/proc/self/limits")
+                    .FirstOrDefault(line => line.StartsWith(Line, StringComparison.Ordinal)) : null;
+        return limits is not null
+            && long.TryParse(limits[Line.Length..].Split(' ', StringSplitOptions.RemoveEmptyEntries)[0], out long files)
             ? Math.Clamp(files - OwnFiles, 16, Most)
             : Most;
     }
 
-    /// <summary>Signals are for whoever started the server: the host's own lifetime would tell all streams to end at SIGTERM, while the rest still drains.</summary>
+    /// <summary>Signals are for whoever started the server: the host's own lifetime would tell all streams to end at
+    /// SIGTERM, while the rest still drains.</summary>
     private sealed class NoLifetime : IHostLifetime
     {
         public Task WaitForStartAsync(CancellationToken cancellationToken) => Task.CompletedTask;
@@ -195,5 +215,7 @@ internal sealed class NativeServer : IAsyncDisposable
         public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
     }
 
-    private Uri[] Addresses() => [.. _app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Select(address => new Uri(address))];
+    private Uri[] Addresses() =>
+        [.. _app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Select(
+            address => new Uri(address))];
 }

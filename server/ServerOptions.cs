@@ -8,22 +8,27 @@ using Native.Server.Hub;
 
 namespace Native.Server;
 
-/// <summary>Everything a server can be told. Names and defaults are vLLM's where it has them; where a default differs, its reason is here.</summary>
+/// <summary>Everything a server can be told. Names and defaults are vLLM's where it has them; where a default differs,
+/// its reason is here.</summary>
 public sealed record ServerOptions
 {
-    /// <summary>A GGUF file, a Hugging Face folder with config.json and safetensors, or a <see cref="HubReference"/>. Null: the demo model that ships with the server.</summary>
+    /// <summary>A GGUF file, a Hugging Face folder with config.json and safetensors, or a <see cref="HubReference"/>.
+    /// Null: the demo model that ships with the server.</summary>
     public string? Model { get; init; }
 
-    /// <summary>The name clients ask for. Null: the file's or folder's name; <c>ORG/REPO</c> for a folder from the hub.</summary>
+    /// <summary>The name clients ask for. Null: the file's or folder's name; <c>ORG/REPO</c> for a folder from the
+    /// hub.</summary>
     public string? ServedModelName { get; init; }
 
-    /// <summary>Address to listen on, HTTP and gRPC. Default this machine alone: an open port is a decision, not a default.</summary>
+    /// <summary>Address to listen on, HTTP and gRPC. Default this machine alone: an open port is a decision, not a
+    /// default.</summary>
     public string Host { get; init; } = "127.0.0.1";
 
     /// <summary>Port of HTTP/1.1: the OpenAI API, health and metrics. 0 lets the system choose.</summary>
     public int Port { get; init; } = 8080;
 
-    /// <summary>Port of gRPC (HTTP/2 without TLS). Default 50051, gRPC's customary one. 0 lets the system choose.</summary>
+    /// <summary>Port of gRPC (HTTP/2 without TLS). Default 50051, gRPC's customary one. 0 lets the system
+    /// choose.</summary>
     public int GrpcPort { get; init; } = 50051;
 
     /// <summary>Bearer token that every request must have but health and metrics. Null: none.</summary>
@@ -35,13 +40,16 @@ public sealed record ServerOptions
     /// <summary>Worker threads. Null: one for each physical core.</summary>
     public int? Threads { get; init; }
 
-    /// <summary>Tokens a sequence may have, prompt and output. Null: what the model was made for, as far as the KV cache holds it.</summary>
+    /// <summary>Tokens a sequence may have, prompt and output. Null: what the model was made for, as far as the KV
+    /// cache holds it.</summary>
     public int? MaxModelLength { get; init; }
 
-    /// <summary>Sequences computed together. Default 64, not vLLM's 256: a CPU's throughput is level from there.</summary>
+    /// <summary>Sequences computed together. Default 64, not vLLM's 256: a CPU's throughput is level from
+    /// there.</summary>
     public int MaxRunning { get; init; } = ModelOptions.DefaultMaxSequences;
 
-    /// <summary>Tokens computed per step. Default 512, not vLLM's 2048: on a CPU a longer step gains little and stalls every stream.</summary>
+    /// <summary>Tokens computed per step. Default 512, not vLLM's 2048: on a CPU a longer step gains little and stalls
+    /// every stream.</summary>
     public int MaxBatchedTokens { get; init; } = ModelOptions.DefaultMaxBatchedTokens;
 
     /// <summary>Requests that may wait; more are refused with 429.</summary>
@@ -53,29 +61,34 @@ public sealed record ServerOptions
     /// <summary>Element type of the KV cache. Default F16.</summary>
     public DType KvCacheType { get; init; } = DType.F16;
 
-    /// <summary>Bytes for the KV cache. Null: what the sequences can need, at most 4 GiB and half of the free memory.</summary>
+    /// <summary>Bytes for the KV cache. Null: what the sequences can need, at most 4 GiB and half of the free
+    /// memory.</summary>
     public long? KvCacheBytes { get; init; }
 
     /// <summary>Where the seeds of requests without one come from. Null: drawn at the start.</summary>
     public ulong? Seed { get; init; }
 
-    /// <summary>Requests that say nothing are sampled as the model's makers recommend. False: always from the whole distribution at temperature 1.</summary>
+    /// <summary>Requests that say nothing are sampled as the model's makers recommend. False: always from the whole
+    /// distribution at temperature 1.</summary>
     public bool UseSuggestedSampling { get; init; } = true;
 
     /// <summary>Also expose vLLM's metric names.</summary>
     public bool VllmMetrics { get; init; }
 
-    /// <summary>How long running requests may take to end after SIGTERM. Default 30 seconds, Kubernetes' grace period.</summary>
+    /// <summary>How long running requests may take to end after SIGTERM. Default 30 seconds, Kubernetes' grace
+    /// period.</summary>
     public TimeSpan ShutdownTimeout { get; init; } = TimeSpan.FromSeconds(30);
 
-    /// <summary>How long an answer waits for a client that takes none of it. A minute, as proxies have it: no honest reader pauses that long with full buffers.</summary>
+    /// <summary>How long an answer waits for a client that takes none of it. A minute, as proxies have it: no honest
+    /// reader pauses that long with full buffers.</summary>
     internal TimeSpan ReaderPatience { get; init; } = TimeSpan.FromSeconds(60);
 
     /// <summary>How long a stream may be silent before a comment shows that it lives. 5 seconds: proxies give up after
     /// 15 to 60.</summary>
     internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
 
-    /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per request.</summary>
+    /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per
+    /// request.</summary>
     public LogLevel LogLevel { get; init; } = LogLevel.Warning;
 
     /// <summary>The address to bind; null where <see cref="Host"/> is none.</summary>
@@ -91,27 +104,39 @@ public sealed record ServerOptions
     {
         void Within(string name, long? value, long least, long most)
         {
-            if (value is { } v && (v < least || v > most)) errors.Add(string.Create(CultureInfo.InvariantCulture, $"{name} is {v}; it must be from {least} to {most}."));
+            if (value is { } v && (v < least || v > most))
+                errors.Add(string.Create(CultureInfo.InvariantCulture,
+                    $"{name} is {v}; it must be from {least} to {most}."));
         }
-        if (Model is not null && string.IsNullOrWhiteSpace(Model)) errors.Add("--model is empty; it must be a GGUF file or a Hugging Face folder.");
-        if (Model is not null && HubReference.IsMeant(Model) && !HubReference.TryParse(Model, out _)) errors.Add($"--model is '{Model}'; a model on the hub is {HubReference.Form}.");
-        if (ServedModelName is not null && string.IsNullOrWhiteSpace(ServedModelName)) errors.Add("--served-model-name is empty.");
-        if (Address is null) errors.Add($"--host is '{Host}'; it must be an IP address, localhost, or * for every address.");
+        if (Model is not null && string.IsNullOrWhiteSpace(Model))
+            errors.Add("--model is empty; it must be a GGUF file or a Hugging Face folder.");
+        if (Model is not null && HubReference.IsMeant(Model) && !HubReference.TryParse(Model, out _))
+            errors.Add($"--model is '{Model}'; a model on the hub is {HubReference.Form}.");
+        if (ServedModelName is not null && string.IsNullOrWhiteSpace(ServedModelName))
+            errors.Add("--served-model-name is empty.");
+        if (Address is null)
+            errors.Add($"--host is '{Host}'; it must be an IP address, localhost, or * for every address.");
         Within("--port", Port, 0, 65535);
         Within("--grpc-port", GrpcPort, 0, 65535);
-        if (Port != 0 && Port == GrpcPort) errors.Add($"--port and --grpc-port are both {Port}; they must differ, because HTTP/1.1 and HTTP/2 without TLS cannot share one.");
-        if (ApiKey is not null && (ApiKey.Length == 0 || ApiKey.AsSpan().ContainsAnyExceptInRange('!', '~'))) errors.Add("--api-key must have printable ASCII characters without spaces.");
+        if (Port != 0 && Port == GrpcPort)
+            errors.Add($"--port and --grpc-port are both {Port}; they must differ, because HTTP/1.1 and HTTP/2 "
+                + $"without TLS cannot share one.");
+        if (ApiKey is not null && (ApiKey.Length == 0 || ApiKey.AsSpan().ContainsAnyExceptInRange('!', '~')))
+            errors.Add("--api-key must have printable ASCII characters without spaces.");
         if (BackendFactory.Error(Backend) is { } backend) errors.Add($"--backend is {backend}");
         Within("--threads", Threads, 1, 1024);
         Within("--max-model-len", MaxModelLength, 1, 1 << 28);
         Within("--max-num-seqs", MaxRunning, 1, 1 << 14);
         Within("--max-num-batched-tokens", MaxBatchedTokens, 1, 1 << 16);
-        if (MaxBatchedTokens < MaxRunning) errors.Add($"--max-num-batched-tokens is {MaxBatchedTokens}, below --max-num-seqs ({MaxRunning}): a full batch could not decode one token each.");
+        if (MaxBatchedTokens < MaxRunning)
+            errors.Add($"--max-num-batched-tokens is {MaxBatchedTokens}, below --max-num-seqs ({MaxRunning}): a full "
+                + $"batch could not decode one token each.");
         Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
         if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1))
-            errors.Add(string.Create(CultureInfo.InvariantCulture, $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
+            errors.Add(string.Create(CultureInfo.InvariantCulture,
+                $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
     }
 
     /// <summary>What the scheduler is told.</summary>
@@ -124,7 +149,8 @@ public sealed record ServerOptions
     };
 
     /// <summary>How a request is sampled that does not say.</summary>
-    internal SamplingParams ToSamplingDefaults(SuggestedSampling suggested) => UseSuggestedSampling ? new SamplingParams().With(suggested) : new SamplingParams();
+    internal SamplingParams ToSamplingDefaults(SuggestedSampling suggested) =>
+        UseSuggestedSampling ? new SamplingParams().With(suggested) : new SamplingParams();
 
     /// <summary>What the loader is told.</summary>
     internal ModelOptions ToModelOptions(string path) => new()

@@ -19,12 +19,19 @@ internal static class StartupText
         Uri http = Reachable(server.HttpAddress);
         Uri grpc = Reachable(server.GrpcAddress);
         CultureInfo culture = CultureInfo.InvariantCulture;
-        output.WriteLine(string.Create(culture, $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, {Size(info.WeightBytes)}, context {info.MaxModelLength})"));
+        output.WriteLine(
+            string.Create(culture,
+                $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, {Size(info.WeightBytes)}, context {info.MaxModelLength})"));
         output.WriteLine($"backend  {info.Backend}");
-        output.WriteLine(string.Create(culture, $"KV       {info.BlockCount} blocks of {info.BlockSize} tokens, {info.KvCacheType.ToString().ToLowerInvariant()}, {Size(info.KvCacheBytes)}"));
+        output.WriteLine(
+            string.Create(culture,
+                $"KV       {info.BlockCount} blocks "
+                    + $"of {info.BlockSize} tokens, {info.KvCacheType.ToString().ToLowerInvariant()}, {Size(info.KvCacheBytes)}"));
         output.WriteLine($"HTTP     {http.ToString().TrimEnd('/')}   (/v1, /healthz, /readyz, /metrics)");
         output.WriteLine($"gRPC     {grpc.Authority}   (native.v1, health, reflection)");
-        output.WriteLine(string.Create(culture, $"ready    {Stopwatch.GetElapsedTime(server.Host.StartedAt).TotalSeconds:0.00} s after listening"));
+        output.WriteLine(
+            string.Create(culture,
+                $"ready    {Stopwatch.GetElapsedTime(server.Host.StartedAt).TotalSeconds:0.00} s after listening"));
         if (server.Options.Address is { } address && !IPAddress.IsLoopback(address))
             output.WriteLine(server.Options.ApiKey is null
                 ? "open     anyone who reaches this machine can use it; --api-key asks for a key"
@@ -33,13 +40,16 @@ internal static class StartupText
         output.WriteLine("try");
         string key = server.Options.ApiKey is null ? "" : " -H 'Authorization: Bearer '\"$NATIVE_API_KEY\"";
         output.WriteLine(model.Template is null
-            ? $"  curl -N {http}v1/completions -H 'Content-Type: application/json'{key} -d '{{\"prompt\":\"Once upon a time\",\"max_tokens\":64,\"stream\":true}}'"
-            : $"  curl -N {http}v1/chat/completions -H 'Content-Type: application/json'{key} -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Tell me a story.\"}}],\"stream\":true}}'");
+            ? $"  curl -N {http}v1/completions -H 'Content-Type: application/json'{key} -d '{{\"prompt\":\"Once upon "
+                + $"a time\",\"max_tokens\":64,\"stream\":true}}'"
+            : $"  curl -N {http}v1/chat/completions -H 'Content-Type: application/json'{key} -d "
+                + $"'{{\"messages\":[{{\"role\":\"user\",\"content\":\"Tell me a story.\"}}],\"stream\":true}}'");
         output.Flush();
     }
 
     /// <summary>A sentence for everything that was settled otherwise than a user may think.</summary>
-    public static IEnumerable<string> Warnings(ServerOptions options, ModelConfig config, ModelInfo info, SuggestedSampling suggested)
+    public static IEnumerable<string> Warnings(ServerOptions options, ModelConfig config, ModelInfo info,
+        SuggestedSampling suggested)
     {
         if (options.UseSuggestedSampling)
             foreach (string warning in suggested.Warnings) yield return warning;
@@ -49,11 +59,16 @@ internal static class StartupText
             yield return $"the context has {info.MaxModelLength} of the model's {config.ContextLength} tokens: a KV cache of {Size(info.KvCacheBytes)} holds no more (--kv-cache-memory)";
     }
 
-    private static Uri Reachable(Uri address) => address.Host is "0.0.0.0" or "[::]" ? new UriBuilder(address) { Host = "localhost" }.Uri : address;
+    private static Uri Reachable(Uri address) =>
+        address.Host is "0.0.0.0" or "[::]" ? new UriBuilder(address) { Host = "localhost" }.Uri : address;
 
-    private static string Size(long bytes) => bytes >= 1L << 30 ? string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 30):0.0} GiB") : string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 20):0.0} MiB");
+    private static string Size(long bytes) =>
+        bytes >= 1L << 30 ? string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 30):0.0} GiB")
+            : string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 20):0.0} MiB");
 
-    private static string Count(long n) => string.Create(CultureInfo.InvariantCulture, $"{(n >= 1_000_000_000 ? n / 1e9 : n >= 1_000_000 ? n / 1e6 : n / 1e3):0.##} {(n >= 1_000_000_000 ? "billion" : n >= 1_000_000 ? "million" : "thousand")}");
+    private static string Count(long n) =>
+        string.Create(CultureInfo.InvariantCulture,
+            $"{(n >= 1_000_000_000 ? n / 1e9 : n >= 1_000_000 ? n / 1e6 : n / 1e3):0.##} {(n >= 1_000_000_000 ? "billion" : n >= 1_000_000 ? "million" : "thousand")}");
 }
 
 /// <summary>One line that follows a download, and a load of more than a second; nothing where nobody watches.</summary>
@@ -93,5 +108,6 @@ internal sealed class ProgressLine : IProgress<LoadProgress>, IProgress<HubProgr
         _length = Math.Max(_length, text.Length + 1);
     }
 
-    private static string Percent(long done, long total) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * done / Math.Max(total, 1):0} % of {total >> 20} MiB");
+    private static string Percent(long done, long total) =>
+        string.Create(CultureInfo.InvariantCulture, $"{100.0 * done / Math.Max(total, 1):0} % of {total >> 20} MiB");
 }

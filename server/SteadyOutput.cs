@@ -1,6 +1,7 @@
 namespace Native.Server;
 
-/// <summary>Standard output or error that can't end the process: what a full disk or a closed pipe does not take is lost, and the server goes on.</summary>
+/// <summary>Standard output or error that can't end the process: what a full disk or a closed pipe does not take is
+/// lost, and the server goes on.</summary>
 internal sealed class SteadyOutput(Stream inner) : Stream
 {
     public override bool CanRead => false;
@@ -11,13 +12,21 @@ internal sealed class SteadyOutput(Stream inner) : Stream
 
     public override long Length => throw new NotSupportedException();
 
-    public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+    public override long Position
+    {
+        get => throw new NotSupportedException(); set =>
+        throw new NotSupportedException();
+    }
 
     /// <summary>Has everything that this process says go through one of these.</summary>
     public static void Install()
     {
-        Console.SetOut(TextWriter.Synchronized(new StreamWriter(new SteadyOutput(Console.OpenStandardOutput())) { AutoFlush = true }));
-        Console.SetError(TextWriter.Synchronized(new StreamWriter(new SteadyOutput(Console.OpenStandardError())) { AutoFlush = true }));
+        Console.SetOut(
+            TextWriter.Synchronized(
+                new StreamWriter(new SteadyOutput(Console.OpenStandardOutput())) { AutoFlush = true }));
+        Console.SetError(
+            TextWriter.Synchronized(
+                new StreamWriter(new SteadyOutput(Console.OpenStandardError())) { AutoFlush = true }));
     }
 
     public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));

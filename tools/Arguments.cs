@@ -11,8 +11,21 @@ namespace Native.Tools;
 /// <summary>The options of every command that loads a model, named as the server's.</summary>
 internal sealed class ModelArguments
 {
-    private readonly Option<string?> _model = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] on the Hugging Face hub, downloaded where the cache lacks it. Default: the small demo model that ships with Native." };
-    private readonly Option<int?> _maxModelLength = new("--max-model-len") { HelpName = "TOKENS", Description = "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as memory holds it." };
+    private readonly Option<string?> _model = new("--model", "-m")
+    {
+        HelpName = "PATH",
+        Description =
+            "A GGUF file, or a Hugging Face folder with config.json and safetensors; or hf:ORG/REPO[/FILE][@REVISION] "
+                + "on the Hugging Face hub, downloaded where the cache lacks it. Default: the small demo model that "
+                + "ships with Native.",
+    };
+    private readonly Option<int?> _maxModelLength = new("--max-model-len")
+    {
+        HelpName = "TOKENS",
+        Description =
+            "Tokens a sequence may have, prompt and output together. Default: what the model was made for, as far as "
+                + "memory holds it.",
+    };
     private readonly KvCacheTypeArgument _kvCacheType;
     private readonly Option<string> _backend = new("--backend")
     {
@@ -21,8 +34,15 @@ internal sealed class ModelArguments
         DefaultValueFactory = _ => BackendFactory.Auto,
     };
 
-    private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
-    private readonly Option<bool> _floatActivations = new("--float-activations") { Description = "Keep activations in float32 for quantized weights too: slower, closest to the reference." };
+    private readonly Option<int?> _threads = new("--threads", "-t")
+    {
+        HelpName = "N",
+        Description = "Worker threads. Default: one for each core.",
+    };
+    private readonly Option<bool> _floatActivations = new("--float-activations")
+    {
+        Description = "Keep activations in float32 for quantized weights too: slower, closest to the reference.",
+    };
 
     public ModelArguments(Command command)
     {
@@ -42,15 +62,19 @@ internal sealed class ModelArguments
     public static string DemoModel()
     {
         string path = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
-        return File.Exists(path) ? path : throw new UsageException("--model is needed: a GGUF file or a Hugging Face folder (the demo model is not here).");
+        return File.Exists(path) ? path
+            : throw new UsageException(
+                "--model is needed: a GGUF file or a Hugging Face folder (the demo model is not here).");
     }
 
     /// <summary>A model's path or name as an option gives it.</summary>
     /// <exception cref="UsageException">It is neither.</exception>
     public static string CheckPath(string option, string path)
     {
-        if (path.Length == 0) throw new UsageException($"{option} is empty; it must be a GGUF file or a Hugging Face folder.");
-        if (HubReference.IsMeant(path) && !HubReference.TryParse(path, out _)) throw new UsageException($"{option} is '{path}'; a model on the hub is {HubReference.Form}.");
+        if (path.Length == 0)
+            throw new UsageException($"{option} is empty; it must be a GGUF file or a Hugging Face folder.");
+        if (HubReference.IsMeant(path) && !HubReference.TryParse(path, out _))
+            throw new UsageException($"{option} is '{path}'; a model on the hub is {HubReference.Form}.");
         return path;
     }
 
@@ -83,7 +107,13 @@ internal sealed class ModelArguments
 /// <summary>The option that says how keys and values are kept.</summary>
 internal sealed class KvCacheTypeArgument
 {
-    private readonly Option<string> _type = new("--kv-cache-dtype") { HelpName = "auto|f16|bf16|f32|q8_0", Description = "Element type of the KV cache; auto is f16, q8_0 takes 53 % of its memory, f32 is for exact comparisons.", DefaultValueFactory = _ => "auto" };
+    private readonly Option<string> _type = new("--kv-cache-dtype")
+    {
+        HelpName = "auto|f16|bf16|f32|q8_0",
+        Description =
+            "Element type of the KV cache; auto is f16, q8_0 takes 53 % of its memory, f32 is for exact comparisons.",
+        DefaultValueFactory = _ => "auto",
+    };
 
     public KvCacheTypeArgument(Command command)
     {
@@ -91,13 +121,19 @@ internal sealed class KvCacheTypeArgument
         command.Add(_type);
     }
 
-    public DType Read(ParseResult arguments) => arguments.GetRequiredValue(_type) is var name && name.Equals("auto", StringComparison.OrdinalIgnoreCase) ? DType.F16 : Enum.Parse<DType>(name, ignoreCase: true);
+    public DType Read(ParseResult arguments) =>
+        arguments.GetRequiredValue(_type) is var name && name.Equals("auto", StringComparison.OrdinalIgnoreCase)
+            ? DType.F16 : Enum.Parse<DType>(name, ignoreCase: true);
 }
 
 /// <summary>The option that forces the CPU's instructions: each variant of a kernel is measured by itself.</summary>
 internal sealed class VariantArgument
 {
-    private readonly Option<string?> _variant = new("--variant") { HelpName = string.Join('|', Enum.GetNames<CpuVariant>()), Description = "Compute with these instructions. Default: the fastest that the processor has." };
+    private readonly Option<string?> _variant = new("--variant")
+    {
+        HelpName = string.Join('|', Enum.GetNames<CpuVariant>()),
+        Description = "Compute with these instructions. Default: the fastest that the processor has.",
+    };
 
     public VariantArgument(Command command)
     {
@@ -120,16 +156,57 @@ internal sealed class VariantArgument
 internal sealed class SamplingArguments
 {
     private readonly Option<float> _temperature;
-    private readonly Option<int> _topK = new("--top-k") { HelpName = "N", Description = "Keep this many best tokens; 0 keeps all." };
-    private readonly Option<float> _topP = new("--top-p") { HelpName = "P", Description = "Keep the smallest set of best tokens with this much probability.", DefaultValueFactory = _ => 1 };
-    private readonly Option<float> _minP = new("--min-p") { HelpName = "P", Description = "Keep tokens at least this times as probable as the best." };
-    private readonly Option<float> _repetitionPenalty = new("--repetition-penalty") { HelpName = "X", Description = "Above 1 discourages tokens seen in prompt or output.", DefaultValueFactory = _ => 1 };
-    private readonly Option<float> _presencePenalty = new("--presence-penalty") { HelpName = "X", Description = "Subtracted once from tokens seen in the output, -2 to 2." };
-    private readonly Option<float> _frequencyPenalty = new("--frequency-penalty") { HelpName = "X", Description = "Subtracted per occurrence in the output, -2 to 2." };
-    private readonly Option<ulong?> _seed = new("--seed") { HelpName = "N", Description = "The same seed, prompt and options give the same tokens. Default: drawn." };
-    private readonly Option<int?> _maxTokens = new("--max-tokens", "-n") { HelpName = "N", Description = "Tokens to generate at most. Default: what the context still holds." };
-    private readonly Option<string[]> _stop = new("--stop") { HelpName = "TEXT", Description = "Ends before this text; may be given several times." };
-    private readonly Option<bool> _ignoreEos = new("--ignore-eos") { Description = "Go on after the model's end tokens." };
+    private readonly Option<int> _topK = new("--top-k")
+    {
+        HelpName = "N",
+        Description = "Keep this many best tokens; 0 keeps all.",
+    };
+    private readonly Option<float> _topP = new("--top-p")
+    {
+        HelpName = "P",
+        Description = "Keep the smallest set of best tokens with this much probability.",
+        DefaultValueFactory = _ => 1,
+    };
+    private readonly Option<float> _minP = new("--min-p")
+    {
+        HelpName = "P",
+        Description = "Keep tokens at least this times as probable as the best.",
+    };
+    private readonly Option<float> _repetitionPenalty = new("--repetition-penalty")
+    {
+        HelpName = "X",
+        Description = "Above 1 discourages tokens seen in prompt or output.",
+        DefaultValueFactory = _ => 1,
+    };
+    private readonly Option<float> _presencePenalty = new("--presence-penalty")
+    {
+        HelpName = "X",
+        Description = "Subtracted once from tokens seen in the output, -2 to 2.",
+    };
+    private readonly Option<float> _frequencyPenalty = new("--frequency-penalty")
+    {
+        HelpName = "X",
+        Description = "Subtracted per occurrence in the output, -2 to 2.",
+    };
+    private readonly Option<ulong?> _seed = new("--seed")
+    {
+        HelpName = "N",
+        Description = "The same seed, prompt and options give the same tokens. Default: drawn.",
+    };
+    private readonly Option<int?> _maxTokens = new("--max-tokens", "-n")
+    {
+        HelpName = "N",
+        Description = "Tokens to generate at most. Default: what the context still holds.",
+    };
+    private readonly Option<string[]> _stop = new("--stop")
+    {
+        HelpName = "TEXT",
+        Description = "Ends before this text; may be given several times.",
+    };
+    private readonly Option<bool> _ignoreEos = new("--ignore-eos")
+    {
+        Description = "Go on after the model's end tokens.",
+    };
 
     /// <summary>Adds them to a command, which has its own default of <paramref name="temperature"/>.</summary>
     /// <param name="command">The command.</param>
@@ -140,10 +217,16 @@ internal sealed class SamplingArguments
         _temperature = new Option<float>("--temperature")
         {
             HelpName = "T",
-            Description = "0 always takes the most probable token; higher is more varied." + (suggested ? " This, --top-k, --top-p, --min-p and --repetition-penalty default to what the model's makers recommend." : ""),
+            Description =
+                "0 always takes the most probable token; higher is more varied."
+                    + (suggested
+                        ? " This, --top-k, --top-p, --min-p and --repetition-penalty default to what the model's "
+                            + "makers recommend." : ""),
             DefaultValueFactory = _ => temperature,
         };
-        Option[] options = [_temperature, _topK, _topP, _minP, _repetitionPenalty, _presencePenalty, _frequencyPenalty, _seed, _maxTokens, _stop, _ignoreEos];
+        Option[] options =
+            [_temperature, _topK, _topP, _minP, _repetitionPenalty, _presencePenalty, _frequencyPenalty, _seed,
+                _maxTokens, _stop, _ignoreEos];
         foreach (Option option in options) command.Add(option);
     }
 
@@ -162,7 +245,9 @@ internal sealed class SamplingArguments
     public SamplingParams Read(ParseResult arguments, SuggestedSampling? suggested = null)
     {
         T Value<T>(Option<T> option, T? recommended)
-            where T : struct => recommended is { } r && arguments.GetResult(option) is not { Implicit: false } ? r : arguments.GetValue(option);
+            where T : struct =>
+            recommended is { } r && arguments.GetResult(option) is not { Implicit: false } ? r
+                : arguments.GetValue(option);
         SamplingParams sampling = new()
         {
             Temperature = Value(_temperature, suggested?.Temperature),
@@ -186,8 +271,18 @@ internal sealed class SamplingArguments
 /// <summary>A text or ids to begin with.</summary>
 internal sealed class PromptArguments
 {
-    private readonly Option<string?> _prompt = new("--prompt", "-p") { HelpName = "TEXT", Description = "The text. Special tokens written in it, such as <|im_start|>, count as those; the model's begin token is added." };
-    private readonly Option<string?> _ids = new("--ids") { HelpName = "1,2,3", Description = "Token ids instead of text, taken as they are." };
+    private readonly Option<string?> _prompt = new("--prompt", "-p")
+    {
+        HelpName = "TEXT",
+        Description =
+            "The text. Special tokens written in it, such as <|im_start|>, count as those; the model's begin token is "
+                + "added.",
+    };
+    private readonly Option<string?> _ids = new("--ids")
+    {
+        HelpName = "1,2,3",
+        Description = "Token ids instead of text, taken as they are.",
+    };
 
     public PromptArguments(Command command)
     {
@@ -202,10 +297,12 @@ internal sealed class PromptArguments
         string? text = arguments.GetValue(_prompt), list = arguments.GetValue(_ids);
         if (text is not null && list is not null) throw new UsageException("--prompt and --ids exclude each other.");
         if (list is null) return (text, null);
-        string[] parts = list.Split([',', ' ', '\n', '\t'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        string[] parts =
+            list.Split([',', ' ', '\n', '\t'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
         int[] ids = new int[parts.Length];
         for (int i = 0; i < parts.Length; i++)
-            if (!int.TryParse(parts[i], NumberStyles.None, CultureInfo.InvariantCulture, out ids[i])) throw new UsageException($"--ids has '{parts[i]}'; ids are whole numbers with commas between them.");
+            if (!int.TryParse(parts[i], NumberStyles.None, CultureInfo.InvariantCulture, out ids[i]))
+                throw new UsageException($"--ids has '{parts[i]}'; ids are whole numbers with commas between them.");
         if (ids.Length == 0) throw new UsageException("--ids is empty; it must have at least one id.");
         return (null, ids);
     }
@@ -216,7 +313,11 @@ internal static class OptionRanges
     /// <summary>Refuses values outside a range, naming it.</summary>
     public static void Within(this Option<int?> option, int least, int most) => option.Validators.Add(result =>
     {
-        if (result.Tokens.Count == 1 && long.TryParse(result.Tokens[0].Value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value) && (value < least || value > most))
-            result.AddError(string.Create(CultureInfo.InvariantCulture, $"{option.Name} is {value}; it must be from {least} to {most}."));
+        if (result.Tokens.Count == 1
+            && long.TryParse(result.Tokens[0].Value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture,
+                out long value) && (value < least || value > most))
+            result.AddError(
+                string.Create(CultureInfo.InvariantCulture,
+                    $"{option.Name} is {value}; it must be from {least} to {most}."));
     });
 }

@@ -10,10 +10,16 @@ internal sealed class ChatCommand : ToolCommand
 {
     private readonly ModelArguments _model;
     private readonly SamplingArguments _sampling;
-    private readonly Option<string?> _system = new("--system") { HelpName = "TEXT", Description = "What the model is told before the conversation." };
+    private readonly Option<string?> _system = new("--system")
+    {
+        HelpName = "TEXT",
+        Description = "What the model is told before the conversation.",
+    };
 
     public ChatCommand(Terminal terminal)
-        : base(terminal, "chat", "Talks with a model through its own chat template. /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer. Lines piped in are answered one after the other.",
+        : base(terminal, "chat",
+            "Talks with a model through its own chat template. /reset forgets the conversation, /exit or Ctrl-D ends "
+                + "it, Ctrl-C stops an answer. Lines piped in are answered one after the other.",
             "chat",
             "chat --model model.gguf --system \"You answer in one sentence.\"",
             "chat --temperature 0 --max-tokens 200")
@@ -77,7 +83,9 @@ internal sealed class ChatCommand : ToolCommand
                     session.CompleteAsync(Encode(session, messages), turn, stops, Show, ct));
                 Terminal.Out.WriteLine();
                 messages.Add(new Message("assistant", answer.Text));
-                Terminal.Remark((answer.Finish == FinishReason.Cancelled ? "stopped; " : "") + ModelSession.Speed(answer.Ids.Length, started));
+                Terminal.Remark(
+                    (answer.Finish == FinishReason.Cancelled ? "stopped; " : "")
+                        + ModelSession.Speed(answer.Ids.Length, started));
             }
             catch (CommandException e)
             {
@@ -88,12 +96,12 @@ internal sealed class ChatCommand : ToolCommand
             }
         }
         return Cli.Success;
+    }
 
-        void Show(string piece)
-        {
-            Terminal.Out.Write(piece);
-            Terminal.Out.Flush();
-        }
+    private void Show(string piece)
+    {
+        Terminal.Out.Write(piece);
+        Terminal.Out.Flush();
     }
 
     private static int[] Encode(ModelSession session, List<Message> messages) =>

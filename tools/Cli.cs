@@ -15,7 +15,8 @@ internal sealed class UsageException(string message) : Exception(message);
 /// <summary>What was asked for can't be done: told in one line, exit code 1.</summary>
 internal sealed class CommandException(string message) : Exception(message);
 
-/// <summary>The one entry of the tools and the benches: parses, runs a command, and turns what went wrong into one line and an exit code.</summary>
+/// <summary>The one entry of the tools and the benches: parses, runs a command, and turns what went wrong into one line
+/// and an exit code.</summary>
 internal static class Cli
 {
     /// <summary>Exit code where all went well.</summary>
@@ -52,7 +53,8 @@ internal static class Cli
         root.Add(new QualityCommand(terminal));
         root.Add(new SynthCommand(terminal));
         root.Add(new PullCommand(terminal));
-        return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"", "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");
+        return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"",
+            "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");
     }
 
     /// <summary>Runs one of <paramref name="root"/>'s commands.</summary>
@@ -62,16 +64,21 @@ internal static class Cli
     /// <param name="project">The project's folder, for the examples.</param>
     /// <param name="examples">What to type after the program's name, for the help that belongs to no command.</param>
     /// <returns>The exit code.</returns>
-    public static async Task<int> RunAsync(string[] args, Terminal terminal, RootCommand root, string project, params string[] examples)
+    public static async Task<int> RunAsync(string[] args, Terminal terminal, RootCommand root, string project,
+        params string[] examples)
     {
         // Numbers are read and written alike on every machine.
         CultureInfo.CurrentCulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
-        foreach (HelpOption help in root.Options.OfType<HelpOption>()) help.Action = new HelpWithExamples((HelpAction)help.Action!, project, examples);
+        foreach (HelpOption help in root.Options.OfType<HelpOption>())
+            help.Action = new HelpWithExamples((HelpAction)help.Action!, project, examples);
 
-        ParseResult parsed = root.Parse(args.Length == 0 ? ["--help"] : args, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
+        ParseResult parsed =
+            root.Parse(args.Length == 0 ? ["--help"] : args,
+                new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
         if (parsed.Errors.Count > 0 && parsed.Action is not HelpWithExamples)
         {
-            foreach (string mistake in parsed.Errors.Select(error => error.Message).Distinct()) terminal.Error.WriteLine($"native: {mistake}");
+            foreach (string mistake in parsed.Errors.Select(error => error.Message).Distinct())
+                terminal.Error.WriteLine($"native: {mistake}");
             string command = parsed.CommandResult.Command == root ? "" : parsed.CommandResult.Command.Name + " ";
             terminal.Error.WriteLine($"native: {command}--help tells what can be said.");
             return Misused;
@@ -79,7 +86,14 @@ internal static class Cli
         try
         {
             // Signals and exceptions are dealt with here, not by the library.
-            int exit = await parsed.InvokeAsync(new InvocationConfiguration { Output = terminal.Out, Error = terminal.Error, EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null });
+            int exit = await parsed.InvokeAsync(
+                new InvocationConfiguration
+                {
+                    Output = terminal.Out,
+                    Error = terminal.Error,
+                    EnableDefaultExceptionHandler = false,
+                    ProcessTerminationTimeout = null
+                });
             return args.Length == 0 ? Misused : exit;
         }
         catch (OperationCanceledException)
@@ -104,7 +118,8 @@ internal static class Cli
     private static string OneLine(string message) => message.ReplaceLineEndings(" ");
 
     /// <summary>The library's help, then the command's examples and what exit codes mean.</summary>
-    private sealed class HelpWithExamples(HelpAction inner, string project, string[] ofRoot) : SynchronousCommandLineAction
+    private sealed class HelpWithExamples(HelpAction inner, string project, string[] ofRoot)
+        : SynchronousCommandLineAction
     {
         public override bool ClearsParseErrors => true;
 
@@ -114,9 +129,12 @@ internal static class Cli
             TextWriter output = result.InvocationConfiguration.Output;
             string[] examples = result.CommandResult.Command is ToolCommand tool ? tool.Examples : ofRoot;
             output.WriteLine("Examples:");
-            foreach (string example in examples) output.WriteLine($"  dotnet run -c Release --project {project} -- {example}");
+            foreach (string example in examples)
+                output.WriteLine($"  dotnet run -c Release --project {project} -- {example}");
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong command line; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.");
+            output.WriteLine(
+                "Exit codes: 0 done; 1 could not be done (no such file, bad model, text too long, no answer); 2 wrong "
+                    + "command line; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.");
             return Success;
         }
     }

@@ -6,7 +6,8 @@ namespace Native.Tools;
 /// <summary>One position's two distributions over the next token, side by side.</summary>
 /// <param name="Reference">Natural log-probability that the reference gives the text's next token.</param>
 /// <param name="Measured">What the measured model gives it.</param>
-/// <param name="Kl">sum p ln(p / q) over the vocabulary, p the reference's probabilities and q the measured model's (Kullback and Leibler 1951).</param>
+/// <param name="Kl">sum p ln(p / q) over the vocabulary, p the reference's probabilities and q the measured model's
+/// (Kullback and Leibler 1951).</param>
 /// <param name="SameTop">Whether both hold the same token for the most probable one.</param>
 internal readonly record struct PositionDivergence(double Reference, double Measured, double Kl, bool SameTop)
 {
@@ -15,13 +16,15 @@ internal readonly record struct PositionDivergence(double Reference, double Meas
     /// <summary>Compares two rows of raw logits; minus infinity is legal.</summary>
     public static PositionDivergence Of(ReadOnlySpan<float> reference, ReadOnlySpan<float> measured, int next)
     {
-        if (reference.Length != measured.Length) throw new ArgumentException($"{reference.Length} logits beside {measured.Length}", nameof(measured));
+        if (reference.Length != measured.Length)
+            throw new ArgumentException($"{reference.Length} logits beside {measured.Length}", nameof(measured));
         (int topP, int topQ) = (Top(reference), Top(measured));
         (float bestP, float bestQ) = (reference[topP], measured[topQ]);
         double sumP = 0, sumQ = 0, apart = 0;
         for (int from = 0; from < reference.Length; from += Piece)
         {
-            ReadOnlySpan<float> a = reference.Slice(from, Math.Min(Piece, reference.Length - from)), b = measured.Slice(from, a.Length);
+            ReadOnlySpan<float> a = reference.Slice(from, Math.Min(Piece, reference.Length - from)),
+                b = measured.Slice(from, a.Length);
             Vector<float> p = Vector<float>.Zero, q = Vector<float>.Zero, d = Vector<float>.Zero;
             int i = 0;
             for (; i <= a.Length - Vector<float>.Count; i += Vector<float>.Count)
@@ -45,8 +48,10 @@ internal readonly record struct PositionDivergence(double Reference, double Meas
             }
         }
         double logSumP = bestP + Math.Log(sumP), logSumQ = bestQ + Math.Log(sumQ);
-        // ln(p / q) = (a - b) - (ln sum e^a - ln sum e^b): logits that are near each other are subtracted before anything large is added.
-        return new PositionDivergence(reference[next] - logSumP, measured[next] - logSumQ, Math.Max(apart / sumP - (logSumP - logSumQ), 0), topP == topQ);
+        // ln(p / q) = (a - b) - (ln sum e^a - ln sum e^b): logits that are near each other are subtracted before
+        // anything large is added.
+        return new PositionDivergence(reference[next] - logSumP, measured[next] - logSumQ,
+            Math.Max(apart / sumP - (logSumP - logSumQ), 0), topP == topQ);
     }
 
     private static int Top(ReadOnlySpan<float> logits)
@@ -77,7 +82,8 @@ internal sealed class Divergence
     /// <summary>ln(measured perplexity / reference perplexity).</summary>
     public double LogRatio => _logRatio / Count;
 
-    /// <summary>Its standard error, from the tokens' differences: far smaller than that of either perplexity, for what is hard for one model is hard for the other.</summary>
+    /// <summary>Its standard error, from the tokens' differences: far smaller than that of either perplexity, for what
+    /// is hard for one model is hard for the other.</summary>
     public double LogRatioError => Error(_logRatio, _logRatioSquares);
 
     /// <summary>Mean divergence in nats.</summary>
@@ -101,7 +107,8 @@ internal sealed class Divergence
         {
             PositionDivergence position = positions[i];
             (reference[i], measured[i]) = ((float)position.Reference, (float)position.Measured);
-            double ratio = position.Reference - position.Measured, probability = Math.Exp(position.Measured) - Math.Exp(position.Reference);
+            double ratio = position.Reference - position.Measured,
+                probability = Math.Exp(position.Measured) - Math.Exp(position.Reference);
             _logRatio += ratio;
             _logRatioSquares += ratio * ratio;
             _kls += position.Kl;
@@ -114,14 +121,17 @@ internal sealed class Divergence
         Measured.Add(measured);
     }
 
-    /// <summary>The divergence that a share of the positions stay below: 0.5 is the median, 1 the greatest. Between two it is interpolated.</summary>
+    /// <summary>The divergence that a share of the positions stay below: 0.5 is the median, 1 the greatest. Between two
+    /// it is interpolated.</summary>
     public double KlQuantile(double share)
     {
         double[] sorted = [.. _kl.Order()];
         double at = share * (sorted.Length - 1);
         int below = (int)at;
-        return below + 1 < sorted.Length ? sorted[below] + (at - below) * (sorted[below + 1] - sorted[below]) : sorted[below];
+        return below + 1 < sorted.Length ? sorted[below] + (at - below) * (sorted[below + 1] - sorted[below])
+            : sorted[below];
     }
 
-    private double Error(double sum, double squares) => Count < 2 ? 0 : Math.Sqrt(Math.Max(squares / Count - sum / Count * (sum / Count), 0) / (Count - 1));
+    private double Error(double sum, double squares) =>
+        Count < 2 ? 0 : Math.Sqrt(Math.Max(squares / Count - sum / Count * (sum / Count), 0) / (Count - 1));
 }

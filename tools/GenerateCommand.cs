@@ -10,10 +10,15 @@ internal sealed class GenerateCommand : ToolCommand
     private readonly ModelArguments _model;
     private readonly PromptArguments _prompt;
     private readonly SamplingArguments _sampling;
-    private readonly Option<bool> _json = new("--json") { Description = "Print {\"ids\":[...],\"text\":...}: the output's ids, the end token among them, and its text." };
+    private readonly Option<bool> _json = new("--json")
+    {
+        Description = "Print {\"ids\":[...],\"text\":...}: the output's ids, the end token among them, and its text.",
+    };
 
     public GenerateCommand(Terminal terminal)
-        : base(terminal, "generate", "Continues a text, or ids. Without --prompt and --ids the text is read from standard input, less one line end at its end.",
+        : base(terminal, "generate",
+            "Continues a text, or ids. Without --prompt and --ids the text is read from standard input, less one line "
+                + "end at its end.",
             "generate --prompt \"Once upon a time\"",
             "generate --model model.gguf --ids 1,403,407 --max-tokens 64 --json",
             "generate --prompt \"The sea\" --temperature 0.8 --top-p 0.95 --seed 7",
@@ -33,7 +38,8 @@ internal sealed class GenerateCommand : ToolCommand
         var options = _model.Read(arguments);
         if (text is null && ids is null)
         {
-            if (Terminal.InIsTerminal) throw new UsageException("generate needs --prompt, --ids, or a text on standard input.");
+            if (Terminal.InIsTerminal)
+                throw new UsageException("generate needs --prompt, --ids, or a text on standard input.");
             text = await Terminal.In.ReadToEndAsync();
             if (text.EndsWith('\n')) text = text[..^(text.EndsWith("\r\n", StringComparison.Ordinal) ? 2 : 1)];
         }

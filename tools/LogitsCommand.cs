@@ -11,11 +11,24 @@ internal sealed class LogitsCommand : ToolCommand
 {
     private readonly ModelArguments _model;
     private readonly PromptArguments _prompt;
-    private readonly Option<int?> _top = new("--top") { HelpName = "N", Description = "How many of the best next tokens to print, 1 to 20.", DefaultValueFactory = _ => 8 };
-    private readonly Option<bool> _json = new("--json") { Description = "Print {\"ids\":[...],\"logprob_of_next\":[...],\"last_top\":[[id,logprob],...]}; logprob_of_next[i] is that of ids[i+1] after ids[0..i]." };
+    private readonly Option<int?> _top = new("--top")
+    {
+        HelpName = "N",
+        Description = "How many of the best next tokens to print, 1 to 20.",
+        DefaultValueFactory = _ => 8,
+    };
+    private readonly Option<bool> _json = new("--json")
+    {
+        Description =
+            "Print {\"ids\":[...],\"logprob_of_next\":[...],\"last_top\":[[id,logprob],...]}; logprob_of_next[i] is "
+                + "that of ids[i+1] after ids[0..i].",
+    };
 
     public LogitsCommand(Terminal terminal)
-        : base(terminal, "logits", "Scores a prompt: the natural log-probability of each token after those before it, and the best tokens after all of them. For comparing engines; add --kv-cache-dtype f32 --float-activations for the closest.",
+        : base(terminal, "logits",
+            "Scores a prompt: the natural log-probability of each token after those before it, and the best tokens "
+                + "after all of them. For comparing engines; add --kv-cache-dtype f32 --float-activations for the "
+                + "closest.",
             "logits --prompt \"The capital of France is\"",
             "logits --model model.gguf --ids 1,403,407 --json")
     {
@@ -61,7 +74,9 @@ internal sealed class LogitsCommand : ToolCommand
             return Cli.Success;
         }
 
-        void Line(int id, float? logprob) => Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{logprob,10:0.0000}  {id,7}  {session.Piece(id)}"));
+        void Line(int id, float? logprob) =>
+            Terminal.Out.WriteLine(
+                string.Create(CultureInfo.InvariantCulture, $"{logprob,10:0.0000}  {id,7}  {session.Piece(id)}"));
         Terminal.Out.WriteLine("   logprob       id  token");
         Line(ids[0], null);
         for (int i = 1; i < ids.Length; i++) Line(ids[i], generation.PromptLogprobs[i - 1]);

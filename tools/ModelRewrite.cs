@@ -15,7 +15,8 @@ internal sealed record Change(SourceTensor From, GgufTensorPlan To, TensorType? 
     /// <summary>Root of the summed squared differences over that of the squared values.</summary>
     public double Error { get; set; }
 
-    public static Change Of(SourceTensor from, TensorType type, TensorType? meant) => new(from, new GgufTensorPlan(from.Name, type, from.Shape), meant);
+    public static Change Of(SourceTensor from, TensorType type, TensorType? meant) =>
+        new(from, new GgufTensorPlan(from.Name, type, from.Shape), meant);
 }
 
 /// <summary>Writes a model's tensors in other types, and tells what that cost.</summary>
@@ -26,11 +27,13 @@ internal static class ModelRewrite
     /// <param name="metadata">Its metadata.</param>
     /// <param name="changes">Its tensors.</param>
     /// <param name="threads">Threads that quantize: however many, the bytes are the same.</param>
-    /// <param name="check">Throws where what was read was written to meanwhile; called before the file gets its name.</param>
+    /// <param name="check">Throws where what was read was written to meanwhile; called before the file gets its
+    /// name.</param>
     /// <param name="report">Told how much of 1 is done.</param>
     /// <param name="ct">Ends it, leaving nothing.</param>
     /// <exception cref="InvalidDataException">A value is not finite, or too large for its new type.</exception>
-    public static void Write(string output, IReadOnlyList<KeyValuePair<string, object>> metadata, IReadOnlyList<Change> changes, int threads, Action check, Action<double, string>? report, CancellationToken ct)
+    public static void Write(string output, IReadOnlyList<KeyValuePair<string, object>> metadata,
+        IReadOnlyList<Change> changes, int threads, Action check, Action<double, string>? report, CancellationToken ct)
     {
         const int PieceBytes = 1 << 24; // of floats: enough for every thread, and little memory
         double total = Math.Max(changes.Sum(c => (double)c.From.Rows * c.From.Columns), 1), done = 0;
@@ -52,7 +55,8 @@ internal static class ModelRewrite
                 int rows = (int)Math.Min(rowsAtOnce, from.Rows - first);
                 string?[] faults = new string?[rows];
                 from.ReadRows(first, source.AsSpan(0, rows * fromBytes));
-                Parallel.For(0, rows, parallel, () => (Values: new float[columns], Back: new float[columns]), (row, _, scratch) =>
+                Parallel.For(0, rows, parallel, () => (Values: new float[columns], Back: new float[columns]),
+                    (row, _, scratch) =>
                 {
                     Span<byte> to = piece.AsSpan(row * rowBytes, rowBytes);
                     ReadOnlySpan<byte> bytes = source.AsSpan(row * fromBytes, fromBytes);
@@ -66,7 +70,7 @@ internal static class ModelRewrite
                     int odd = Array.FindIndex(scratch.Values, value => !float.IsFinite(value));
                     if (odd >= 0)
                     {
-                        faults[row] = string.Create(CultureInfo.InvariantCulture, $"tensor {InspectCommand.Visible(from.Name)}, row {first + row}, column {odd}: expected a finite value, found {scratch.Values[odd]}");
+                        faults[row] = Fault(from, first + row, odd, "a finite value", scratch.Values[odd]);
                         return scratch;
                     }
                     format.Quantize(scratch.Values, to);
@@ -74,15 +78,11 @@ internal static class ModelRewrite
                     odd = Array.FindIndex(scratch.Back, value => !float.IsFinite(value));
                     if (odd >= 0)
                     {
-                        faults[row] = string.Create(CultureInfo.InvariantCulture, $"tensor {InspectCommand.Visible(from.Name)}, row {first + row}, column {odd}: expected a value that {change.To.Type} can hold, found {scratch.Values[odd]}");
+                        string expected = $"a value that {change.To.Type} can hold";
+                        faults[row] = Fault(from, first + row, odd, expected, scratch.Values[odd]);
                         return scratch;
                     }
-                    for (int i = 0; i < columns; i++)
-                    {
-                        double difference = scratch.Values[i] - (double)scratch.Back[i];
-                        errors[row] += difference * difference;
-                        squares[row] += scratch.Values[i] * (double)scratch.Values[i];
-                    }
+                    (errors[row], squares[row]) = Squares(scratch.Values, scratch.Back);
                     return scratch;
                 }, _ => { });
                 if (Array.Find(faults, fault => fault is not null) is { } found) throw new InvalidDataException(found);
@@ -100,26 +100,51 @@ internal static class ModelRewrite
         writer.Complete();
     }
 
+    /// <summary>Sums of the squared differences, and of the squared values.</summary>
+    private static (double Error, double Square) Squares(float[] values, float[] back)
+    {
+        double error = 0, square = 0;
+        for (int i = 0; i < values.Length; i++)
+        {
+            double difference = values[i] - (double)back[i];
+            error += difference * difference;
+            square += values[i] * (double)values[i];
+        }
+        return (error, square);
+    }
+
+    private static string Fault(SourceTensor from, long row, int column, string expected, float found) =>
+        string.Create(CultureInfo.InvariantCulture,
+            $"tensor {InspectCommand.Visible(from.Name)}, row {row}, column {column}: "
+                + $"expected {expected}, found {found}");
+
     /// <summary>A line for each tensor and one for all.</summary>
     public static void WriteTable(Terminal terminal, IReadOnlyList<Change> changes)
     {
         (long before, long after) = Bytes(changes);
         if (terminal.OutIsTerminal)
         {
-            Table table = new Table().Border(TableBorder.Simple).AddColumn("tensor").AddColumn("from").AddColumn("to").AddColumn(new TableColumn("relative error").RightAligned());
-            foreach (Change c in changes) table.AddRow(Markup.Escape(InspectCommand.Visible(c.To.Name)), c.From.Type.ToString(), To(c), Error(c));
+            Table table =
+                new Table().Border(TableBorder.Simple).AddColumn("tensor").AddColumn("from").AddColumn("to")
+                    .AddColumn(new TableColumn("relative error").RightAligned());
+            foreach (Change c in changes)
+                table.AddRow(Markup.Escape(InspectCommand.Visible(c.To.Name)), c.From.Type.ToString(), To(c), Error(c));
             Terminal.Ansi(terminal.Out).Write(table);
         }
         else
         {
-            foreach (Change c in changes) terminal.Out.WriteLine($"{InspectCommand.Visible(c.To.Name)}\t{c.From.Type}\t{To(c)}\t{Error(c)}");
+            foreach (Change c in changes)
+                terminal.Out.WriteLine($"{InspectCommand.Visible(c.To.Name)}\t{c.From.Type}\t{To(c)}\t{Error(c)}");
         }
         int other = changes.Count(c => c.Meant is not null);
-        if (other > 0) terminal.Out.WriteLine($"{other} tensors have rows that are no whole blocks of the type meant for them");
+        if (other > 0)
+            terminal.Out.WriteLine($"{other} tensors have rows that are no whole blocks of the type meant for them");
         terminal.Out.WriteLine($"{InspectCommand.Size(before)} became {InspectCommand.Size(after)}");
 
-        static string To(Change c) => c.Meant is { } meant ? $"{c.To.Type} (not {meant}: rows of {c.From.Columns})" : c.To.Type.ToString();
-        static string Error(Change c) => c.From.Type == c.To.Type ? "" : c.Error.ToString("0.000000", CultureInfo.InvariantCulture);
+        static string To(Change c) =>
+            c.Meant is { } meant ? $"{c.To.Type} (not {meant}: rows of {c.From.Columns})" : c.To.Type.ToString();
+        static string Error(Change c) =>
+            c.From.Type == c.To.Type ? "" : c.Error.ToString("0.000000", CultureInfo.InvariantCulture);
     }
 
     /// <summary>The members "tensors", "bytes_before" and "bytes_after" of an object.</summary>
@@ -142,7 +167,8 @@ internal static class ModelRewrite
         writer.WriteNumber("bytes_after", after);
     }
 
-    private static (long Before, long After) Bytes(IReadOnlyList<Change> changes) => (changes.Sum(c => c.From.ByteLength), changes.Sum(c => c.To.ByteLength));
+    private static (long Before, long After) Bytes(IReadOnlyList<Change> changes) =>
+        (changes.Sum(c => c.From.ByteLength), changes.Sum(c => c.To.ByteLength));
 }
 
 /// <summary>The rules for files that commands write.</summary>
@@ -153,11 +179,15 @@ internal static class OutputFile
     {
         if (path.Length == 0) throw new UsageException("OUT is empty; it must be a file's path.");
         if (Directory.Exists(path)) throw new UsageException($"{path} is a folder; OUT must be a file's path.");
-        if (input is not null && SameFile(input, path)) throw new UsageException($"{path} is the file that is read; OUT must be another.");
+        if (input is not null && SameFile(input, path))
+            throw new UsageException($"{path} is the file that is read; OUT must be another.");
         if (File.Exists(path) && !force) throw new UsageException($"{path} is there already; --force replaces it.");
     }
 
     private static bool SameFile(string a, string b) => Real(a) == Real(b);
 
-    private static string Real(string path) => !File.Exists(path) ? Path.GetFullPath(path) : File.ResolveLinkTarget(Path.GetFullPath(path), returnFinalTarget: true)?.FullName ?? Path.GetFullPath(path);
+    private static string Real(string path) =>
+        !File.Exists(path) ? Path.GetFullPath(path)
+            : File.ResolveLinkTarget(Path.GetFullPath(path), returnFinalTarget: true)?.FullName
+                ?? Path.GetFullPath(path);
 }

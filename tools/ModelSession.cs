@@ -36,7 +36,8 @@ internal sealed class ModelSession : IDisposable
 
     public SuggestedSampling Suggested => _loaded.Suggested;
 
-    /// <summary>Loads a model, downloading it before where it is the hub's and not here, with progress bars where somebody looks.</summary>
+    /// <summary>Loads a model, downloading it before where it is the hub's and not here, with progress bars where
+    /// somebody looks.</summary>
     public static async Task<ModelSession> OpenAsync(ModelOptions options, Terminal terminal) =>
         new(await LoadAsync(options, terminal));
 
@@ -69,8 +70,10 @@ internal sealed class ModelSession : IDisposable
         return Told(() => Generation.Start(Model, new TextRequest { Tokens = tokens, Stop = stops ?? [] }));
     }
 
-    /// <summary>Continues a prompt. Each piece of text goes to <paramref name="write"/> once it is certain; <paramref name="ct"/> ends the output where it is.</summary>
-    public async Task<Completion> CompleteAsync(int[] ids, SamplingParams sampling, IReadOnlyList<string> stops, Action<string> write, CancellationToken ct)
+    /// <summary>Continues a prompt. Each piece of text goes to <paramref name="write"/> once it is certain;
+    /// <paramref name="ct"/> ends the output where it is.</summary>
+    public async Task<Completion> CompleteAsync(int[] ids, SamplingParams sampling, IReadOnlyList<string> stops,
+        Action<string> write, CancellationToken ct)
     {
         using Generation generation = Start(ids, sampling, stops);
         List<int> output = [];
@@ -148,7 +151,8 @@ internal sealed class ModelSession : IDisposable
     public static string Speed(int tokens, long since)
     {
         double seconds = Stopwatch.GetElapsedTime(since).TotalSeconds;
-        return string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{tokens} tokens in {seconds:0.0} s, {tokens / Math.Max(seconds, 1e-9):0.0} tokens/s");
+        return string.Create(System.Globalization.CultureInfo.InvariantCulture,
+            $"{tokens} tokens in {seconds:0.0} s, {tokens / Math.Max(seconds, 1e-9):0.0} tokens/s");
     }
 
     public void Dispose()

@@ -8,12 +8,26 @@ namespace Native.Tools;
 /// <summary><c>pull</c>: downloads a model from the Hugging Face hub.</summary>
 internal sealed class PullCommand : ToolCommand
 {
-    private readonly Argument<string> _reference = new("MODEL") { Description = "hf:ORG/REPO[/FILE][@REVISION]. Without FILE: the repository's config.json, tokenizer and safetensors, or its GGUF file where it has only one." };
-    private readonly Option<bool> _json = new("--json") { Description = "Print {\"path\":...,\"name\":...,\"commit\":...}." };
+    private readonly Argument<string> _reference = new("MODEL")
+    {
+        Description =
+            "hf:ORG/REPO[/FILE][@REVISION]. Without FILE: the repository's config.json, tokenizer and safetensors, or "
+                + "its GGUF file where it has only one.",
+    };
+    private readonly Option<bool> _json = new("--json")
+    {
+        Description = "Print {\"path\":...,\"name\":...,\"commit\":...}.",
+    };
 
     public PullCommand(Terminal terminal)
-        : base(terminal, "pull", "Downloads a model into the Hugging Face cache, going on from what an interrupted pull left, checks its hash, and prints where it lies. What the official client downloaded is found, and the other way round. "
-            + "Variables: HF_HOME or HF_HUB_CACHE (where models are kept; ~/.cache/huggingface/hub), HF_TOKEN, HF_TOKEN_PATH or the token file in HF_HOME (for gated and private models), HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (only look into the cache), HF_HUB_DOWNLOAD_TIMEOUT (seconds without a byte before a connection is given up; 30).",
+        : base(terminal, "pull",
+            "Downloads a model into the Hugging Face cache, going on from what an interrupted pull left, checks its "
+                + "hash, and prints where it lies. What the official client downloaded is found, and the other way "
+                + "round. "
+            + "Variables: HF_HOME or HF_HUB_CACHE (where models are kept; ~/.cache/huggingface/hub), HF_TOKEN, "
+                + "HF_TOKEN_PATH or the token file in HF_HOME (for gated and private models), HF_ENDPOINT (another "
+                + "hub), HF_HUB_OFFLINE=1 (only look into the cache), HF_HUB_DOWNLOAD_TIMEOUT (seconds without a byte "
+                + "before a connection is given up; 30).",
             "pull hf:ORG/REPO",
             "pull hf:ORG/REPO/model-Q4_K_M.gguf",
             "pull hf:ORG/REPO@v1.0 --json",
@@ -26,7 +40,8 @@ internal sealed class PullCommand : ToolCommand
     protected override async Task<int> RunAsync(ParseResult arguments)
     {
         string text = arguments.GetRequiredValue(_reference);
-        if (!HubReference.TryParse(text, out HubReference? reference)) throw new UsageException($"'{text}' is no model on the hub; one is {HubReference.Form}.");
+        if (!HubReference.TryParse(text, out HubReference? reference))
+            throw new UsageException($"'{text}' is no model on the hub; one is {HubReference.Form}.");
         using ModelHub hub = new(HubOptions.FromEnvironment());
         HubModel model;
         try
@@ -60,7 +75,8 @@ internal sealed class PullCommand : ToolCommand
 /// <summary>Where a model named on the command line lies.</summary>
 internal static class HubPath
 {
-    /// <summary>A path as it is; for a model of the hub its place in the cache, downloaded before where it is not there.</summary>
+    /// <summary>A path as it is; for a model of the hub its place in the cache, downloaded before where it is not
+    /// there.</summary>
     /// <exception cref="UsageException">The repository has several models, and none is named.</exception>
     public static async Task<string> ResolveAsync(string model, Terminal terminal)
     {
@@ -76,9 +92,13 @@ internal static class HubPath
         }
     }
 
-    /// <summary>Downloads with a progress bar where somebody looks; Ctrl-C leaves what arrived for the next time.</summary>
-    public static Task<HubModel> DownloadAsync(HubReference reference, Func<HubReference, IProgress<HubProgress>?, CancellationToken, Task<HubModel>> pull, Terminal terminal) =>
-        terminal.InterruptibleAsync(ct => terminal.ProgressAsync("Downloading", report => pull(reference, report is null ? null : new Reporter(report), ct)));
+    /// <summary>Downloads with a progress bar where somebody looks; Ctrl-C leaves what arrived for the next
+    /// time.</summary>
+    public static Task<HubModel> DownloadAsync(HubReference reference,
+        Func<HubReference, IProgress<HubProgress>?, CancellationToken, Task<HubModel>> pull, Terminal terminal) =>
+        terminal.InterruptibleAsync(
+            ct => terminal.ProgressAsync("Downloading",
+                report => pull(reference, report is null ? null : new Reporter(report), ct)));
 
     private sealed class Reporter(Action<double, string> report) : IProgress<HubProgress>
     {
@@ -89,7 +109,10 @@ internal static class HubPath
         {
             if (_first < 0) _first = value.Done; // what was there before is not what the line brings
             double speed = (value.Done - _first) / Math.Max(Stopwatch.GetElapsedTime(_started).TotalSeconds, 1e-3);
-            string text = value.Note.Length > 0 ? value.Note : string.Create(CultureInfo.InvariantCulture, $"{value.Done >> 20} of {value.Total >> 20} MiB, {speed / 1e6:0.0} MB/s");
+            string text =
+                value.Note.Length > 0 ? value.Note
+                    : string.Create(CultureInfo.InvariantCulture,
+                        $"{value.Done >> 20} of {value.Total >> 20} MiB, {speed / 1e6:0.0} MB/s");
             report(value.Total == 0 ? 0 : (double)value.Done / value.Total, $"{value.File}: {text}");
         }
     }

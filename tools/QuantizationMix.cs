@@ -17,13 +17,16 @@ internal readonly record struct MixModel(string Architecture, int Layers, int He
     public static MixModel Of(GgufFile file)
     {
         string a = file.Architecture;
-        int heads = file.GetInt32OrDefault($"{a}.attention.head_count", 1), shared = file.GetInt32OrDefault($"{a}.attention.head_count_kv", heads);
-        return new MixModel(a, file.GetInt32OrDefault($"{a}.block_count", 0), shared > 0 ? heads / shared : 1, !file.Tensors.ContainsKey("output.weight"));
+        int heads = file.GetInt32OrDefault($"{a}.attention.head_count", 1),
+            shared = file.GetInt32OrDefault($"{a}.attention.head_count_kv", heads);
+        return new MixModel(a, file.GetInt32OrDefault($"{a}.block_count", 0), shared > 0 ? heads / shared : 1,
+            !file.Tensors.ContainsKey("output.weight"));
     }
 }
 
-/// <summary>Which type each tensor gets: a base type and llama.cpp's exceptions from it (llama-quant.cpp), without those that need an importance matrix or belong to experts.
-/// A type's own name (Q4_K) is that type everywhere but in the head; the letters S, M and L are llama.cpp's mixes, as is Q2_K.</summary>
+/// <summary>Which type each tensor gets: a base type and llama.cpp's exceptions from it (llama-quant.cpp), without
+/// those that need an importance matrix or belong to experts. A type's own name (Q4_K) is that type everywhere but in
+/// the head; the letters S, M and L are llama.cpp's mixes, as is Q2_K.</summary>
 /// <param name="Name">As it is typed.</param>
 /// <param name="Type">What most matrices get.</param>
 /// <param name="FileType">general.file_type, llama.cpp's number.</param>
@@ -32,10 +35,14 @@ internal sealed record QuantizationMix(string Name, TensorType Type, uint FileTy
     public static readonly QuantizationMix[] All =
     [
         new("F32", TensorType.F32, 0), new("F16", TensorType.F16, 1), new("BF16", TensorType.BF16, 32),
-        new("Q8_0", TensorType.Q8_0, 7), new("Q4_0", TensorType.Q4_0, 2), new("Q4_1", TensorType.Q4_1, 3), new("Q5_0", TensorType.Q5_0, 8), new("Q5_1", TensorType.Q5_1, 9),
-        new("Q2_K", TensorType.Q2_K, 10), new("Q3_K", TensorType.Q3_K, 11), new("Q4_K", TensorType.Q4_K, 14), new("Q5_K", TensorType.Q5_K, 16), new("Q6_K", TensorType.Q6_K, 18),
-        new("Q2_K_S", TensorType.Q2_K, 21), new("Q3_K_S", TensorType.Q3_K, 11), new("Q3_K_M", TensorType.Q3_K, 12), new("Q3_K_L", TensorType.Q3_K, 13),
-        new("Q4_K_S", TensorType.Q4_K, 14), new("Q4_K_M", TensorType.Q4_K, 15), new("Q5_K_S", TensorType.Q5_K, 16), new("Q5_K_M", TensorType.Q5_K, 17),
+        new("Q8_0", TensorType.Q8_0, 7), new("Q4_0", TensorType.Q4_0, 2), new("Q4_1", TensorType.Q4_1, 3),
+        new("Q5_0", TensorType.Q5_0, 8), new("Q5_1", TensorType.Q5_1, 9),
+        new("Q2_K", TensorType.Q2_K, 10), new("Q3_K", TensorType.Q3_K, 11), new("Q4_K", TensorType.Q4_K, 14),
+        new("Q5_K", TensorType.Q5_K, 16), new("Q6_K", TensorType.Q6_K, 18),
+        new("Q2_K_S", TensorType.Q2_K, 21), new("Q3_K_S", TensorType.Q3_K, 11), new("Q3_K_M", TensorType.Q3_K, 12),
+        new("Q3_K_L", TensorType.Q3_K, 13),
+        new("Q4_K_S", TensorType.Q4_K, 14), new("Q4_K_M", TensorType.Q4_K, 15), new("Q5_K_S", TensorType.Q5_K, 16),
+        new("Q5_K_M", TensorType.Q5_K, 17),
     ];
 
     /// <summary>The type a tensor gets; what it was meant to get, where its rows are no whole blocks of that.</summary>
@@ -46,7 +53,8 @@ internal sealed record QuantizationMix(string Name, TensorType Type, uint FileTy
     public (TensorType Type, TensorType? Meant) Of(string name, long columns, bool isMatrix, MixModel model)
     {
         // Norms, biases and rope factors: few, and read by value.
-        if (!isMatrix || !name.EndsWith(".weight", StringComparison.Ordinal) || name.Contains("_norm", StringComparison.Ordinal)) return (TensorType.F32, null);
+        if (!isMatrix || !name.EndsWith(".weight", StringComparison.Ordinal)
+            || name.Contains("_norm", StringComparison.Ordinal)) return (TensorType.F32, null);
         TensorType meant = Meant(name, model);
         TensorType type = meant;
         if (columns % BlockFormat.Of(type).BlockSize != 0)
@@ -112,5 +120,6 @@ internal sealed record QuantizationMix(string Name, TensorType Type, uint FileTy
     };
 
     /// <summary>The first and the last eighth of the layers, and every third between them.</summary>
-    private static bool HasMoreBits(int layer, int layers) => layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
+    private static bool HasMoreBits(int layer, int layers) =>
+        layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
 }

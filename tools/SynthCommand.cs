@@ -18,14 +18,37 @@ internal sealed class SynthCommand : ToolCommand
         new("gemma3-270m", "gemma3", 640, 18, 4, 1, 256, 2048, 262144, true, 32768, 1000000, 1e-6f, "gpt-2"),
     ];
 
-    private readonly Option<string> _shape = new("--shape") { HelpName = "SHAPE", Required = true, Description = "Whose shape: " + string.Join(", ", Shapes.Select(shape => shape.Name)) + "." };
-    private readonly Option<string> _type = new("--type") { HelpName = "TYPE", DefaultValueFactory = _ => "Q8_0", Description = "What matrices are: " + string.Join(", ", QuantizationMix.All.Select(mix => mix.Name)) + "." };
-    private readonly Option<string> _out = new("--output", "-o") { HelpName = "PATH", Required = true, Description = "The file to write. It appears when it is whole." };
-    private readonly Option<int?> _seed = new("--seed") { HelpName = "N", Description = "The same seed, shape and type give the same file.", DefaultValueFactory = _ => 0 };
+    private readonly Option<string> _shape = new("--shape")
+    {
+        HelpName = "SHAPE",
+        Required = true,
+        Description = "Whose shape: " + string.Join(", ", Shapes.Select(shape => shape.Name)) + ".",
+    };
+    private readonly Option<string> _type = new("--type")
+    {
+        HelpName = "TYPE",
+        DefaultValueFactory = _ => "Q8_0",
+        Description = "What matrices are: " + string.Join(", ", QuantizationMix.All.Select(mix => mix.Name)) + ".",
+    };
+    private readonly Option<string> _out = new("--output", "-o")
+    {
+        HelpName = "PATH",
+        Required = true,
+        Description = "The file to write. It appears when it is whole.",
+    };
+    private readonly Option<int?> _seed = new("--seed")
+    {
+        HelpName = "N",
+        Description = "The same seed, shape and type give the same file.",
+        DefaultValueFactory = _ => 0,
+    };
     private readonly Option<bool> _force = new("--force") { Description = "Replace the file where it is there." };
 
     public SynthCommand(Terminal terminal)
-        : base(terminal, "synth", "Writes a GGUF file of random weights in the shape of a real model, with a vocabulary of the right size: the 256 bytes, and made-up merges of them. It says nothing sensible, at the real model's speed. Weights are normally distributed (deviation 0.02), norms are 1.",
+        : base(terminal, "synth",
+            "Writes a GGUF file of random weights in the shape of a real model, with a vocabulary of the right size: "
+                + "the 256 bytes, and made-up merges of them. It says nothing sensible, at the real model's speed. "
+                + "Weights are normally distributed (deviation 0.02), norms are 1.",
             "synth --shape 135m --type Q4_0 -o synth-135m.gguf",
             "synth --shape 8b --type Q4_K_M -o synth-8b.gguf --seed 7")
     {
@@ -41,23 +64,31 @@ internal sealed class SynthCommand : ToolCommand
 
     protected override async Task<int> RunAsync(ParseResult arguments)
     {
-        SyntheticShape shape = Shapes.First(s => s.Name.Equals(arguments.GetRequiredValue(_shape), StringComparison.OrdinalIgnoreCase));
-        QuantizationMix mix = QuantizationMix.All.First(m => m.Name.Equals(arguments.GetRequiredValue(_type), StringComparison.OrdinalIgnoreCase));
+        SyntheticShape shape =
+            Shapes.First(s => s.Name.Equals(arguments.GetRequiredValue(_shape), StringComparison.OrdinalIgnoreCase));
+        QuantizationMix mix =
+            QuantizationMix.All.First(
+                m => m.Name.Equals(arguments.GetRequiredValue(_type), StringComparison.OrdinalIgnoreCase));
         string output = arguments.GetRequiredValue(_out);
         int seed = arguments.GetValue(_seed) ?? 0;
         OutputFile.Check(output, arguments.GetValue(_force));
-        await Terminal.ProgressAsync($"Writing {Path.GetFileName(output)}", report => Terminal.InterruptibleAsync(ct => Task.Run(() =>
+        await Terminal.ProgressAsync($"Writing {Path.GetFileName(output)}",
+            report => Terminal.InterruptibleAsync(ct => Task.Run(() =>
         {
             Write(output, shape, mix, seed, report, ct);
             return true;
         }, ct)));
-        if (Terminal.OutIsTerminal) Terminal.Out.WriteLine($"{output}: {InspectCommand.Size(new FileInfo(output).Length)}");
+        if (Terminal.OutIsTerminal)
+            Terminal.Out.WriteLine($"{output}: {InspectCommand.Size(new FileInfo(output).Length)}");
         return Cli.Success;
     }
 
-    private static void Write(string output, SyntheticShape shape, QuantizationMix mix, int seed, Action<double, string>? report, CancellationToken ct)
+    private static void Write(string output, SyntheticShape shape, QuantizationMix mix, int seed,
+        Action<double, string>? report, CancellationToken ct)
     {
-        List<GgufTensorPlan> plans = [.. shape.Tensors().Select(t => new GgufTensorPlan(t.Name, mix.Of(t.Name, t.Size[0], t.Size.Length > 1, shape.Mix).Type, t.Size))];
+        List<GgufTensorPlan> plans =
+            [.. shape.Tensors().Select(
+                t => new GgufTensorPlan(t.Name, mix.Of(t.Name, t.Size[0], t.Size.Length > 1, shape.Mix).Type, t.Size))];
         Dictionary<TensorType, byte[]> pools = [];
         long total = plans.Sum(plan => plan.ByteLength), done = 0;
         Random random = new(seed);
@@ -89,13 +120,15 @@ internal sealed class SynthCommand : ToolCommand
         writer.Complete();
     }
 
-    /// <summary>A million random weights in a format's blocks; every row is a stretch of it from a random block on, which is as good for measuring and quantizes once.</summary>
+    /// <summary>A million random weights in a format's blocks; every row is a stretch of it from a random block on,
+    /// which is as good for measuring and quantizes once.</summary>
     private static byte[] Pool(BlockFormat format, int seed)
     {
         Random random = new(seed);
         float[] values = new float[1 << 20];
         for (int i = 0; i < values.Length; i++)
-            values[i] = (float)(0.02 * Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble()));
+            values[i] = (float)(0.02 * Math.Sqrt(-2 * Math.Log(1 - random.NextDouble()))
+                * Math.Cos(2 * Math.PI * random.NextDouble()));
         byte[] blocks = new byte[values.Length / format.BlockSize * format.BlockBytes];
         format.Quantize(values, blocks);
         return blocks;
@@ -103,7 +136,9 @@ internal sealed class SynthCommand : ToolCommand
 }
 
 /// <summary>A model's shape, as its public config.json has it.</summary>
-internal sealed record SyntheticShape(string Name, string Architecture, int Hidden, int Layers, int Heads, int KvHeads, int HeadSize, int FeedForward, int Vocabulary, bool Tied, int Context, float RopeBase, float Epsilon, string PreTokenizer)
+internal sealed record SyntheticShape(string Name, string Architecture, int Hidden, int Layers, int Heads, int KvHeads,
+    int HeadSize, int FeedForward, int Vocabulary, bool Tied, int Context, float RopeBase, float Epsilon,
+    string PreTokenizer)
 {
     public MixModel Mix => new(Architecture, Layers, Heads / KvHeads, Tied);
 
@@ -172,19 +207,22 @@ internal sealed record SyntheticShape(string Name, string Architecture, int Hidd
         void Model(string key, object value) => Add($"{Architecture}.{key}", value);
     }
 
-    /// <summary>The bytes, then words of one token and one letter more each, every one made by the merge of its rank.</summary>
+    /// <summary>The bytes, then words of one token and one letter more each, every one made by the merge of its
+    /// rank.</summary>
     private (string[] Tokens, string[] Merges) Words(Random random)
     {
         // Frequent letters first, so that many merges apply to English; a space may begin a word.
         const string letters = "etaoinshrdlcumwfgypbvkjxqz";
         List<string> tokens = [.. Enumerable.Range(0, 256).Select(b => ByteAlphabet.Character((byte)b).ToString())];
-        List<string> starts = [.. letters.Select(letter => letter.ToString()), ByteAlphabet.Character((byte)' ').ToString()];
+        List<string> starts =
+            [.. letters.Select(letter => letter.ToString()), ByteAlphabet.Character((byte)' ').ToString()];
         HashSet<string> known = [.. tokens];
         List<string> merges = [];
         while (tokens.Count < Vocabulary - 2)
         {
             // The square of a uniform number prefers the short and frequent.
-            string left = starts[(int)(Square() * starts.Count)], right = letters[(int)(Square() * letters.Length)].ToString();
+            string left = starts[(int)(Square() * starts.Count)],
+                right = letters[(int)(Square() * letters.Length)].ToString();
             if (!known.Add(left + right)) continue;
             tokens.Add(left + right);
             starts.Add(left + right);

@@ -4,7 +4,8 @@ using Spectre.Console;
 
 namespace Native.Tools;
 
-/// <summary>Where a command reads and writes: results to <see cref="Out"/>, everything else to <see cref="Error"/>.</summary>
+/// <summary>Where a command reads and writes: results to <see cref="Out"/>, everything else to
+/// <see cref="Error"/>.</summary>
 /// <param name="In">What is typed, or piped in.</param>
 /// <param name="Out">Results alone, so that they can be piped on.</param>
 /// <param name="Error">Mistakes, and on a terminal progress.</param>
@@ -44,8 +45,10 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
     /// <summary>The exit code by the signal that was told to <see cref="End"/>; null where none was.</summary>
     internal int? Ended { get; private set; }
 
-    /// <summary>Runs work that Ctrl-C, SIGTERM and SIGHUP stop: it ends the programs that it started and removes its half-written files. Outside of it they end the program as if nobody listened.</summary>
-    /// <exception cref="OperationCanceledException">It was stopped, and the work noticed; or the program is to end.</exception>
+    /// <summary>Runs work that Ctrl-C, SIGTERM and SIGHUP stop: it ends the programs that it started and removes its
+    /// half-written files. Outside of it they end the program as if nobody listened.</summary>
+    /// <exception cref="OperationCanceledException">It was stopped, and the work noticed; or the program is to
+    /// end.</exception>
     public async Task<T> InterruptibleAsync<T>(Func<CancellationToken, Task<T>> work)
     {
         using CancellationTokenSource source = new();
@@ -74,7 +77,8 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
         }
     }
 
-    /// <summary>What a signal does that ends the program, whatever the command would do after Ctrl-C. False where nothing was there to stop.</summary>
+    /// <summary>What a signal does that ends the program, whatever the command would do after Ctrl-C. False where
+    /// nothing was there to stop.</summary>
     /// <param name="exit">The exit code that says so.</param>
     internal bool End(int exit)
     {
@@ -87,12 +91,14 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
 
     /// <summary>Runs work under a progress bar that vanishes with it; without a bar where nobody looks.</summary>
     /// <param name="what">In words.</param>
-    /// <param name="work">Given a place to tell how much of 1 is done, and what besides the bar is to be read; null where nobody looks.</param>
+    /// <param name="work">Given a place to tell how much of 1 is done, and what besides the bar is to be read; null
+    /// where nobody looks.</param>
     public async Task<T> ProgressAsync<T>(string what, Func<Action<double, string>?, Task<T>> work)
     {
         if (!ErrorIsTerminal) return await work(null);
         return await Ansi(Error).Progress().AutoClear(true)
-            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new RemainingTimeColumn())
+            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(),
+                new RemainingTimeColumn())
             .StartAsync(context =>
             {
                 ProgressTask task = context.AddTask(Markup.Escape(what), maxValue: 1);
@@ -121,7 +127,8 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
     }
 
     /// <summary>Colours and tables on <paramref name="writer"/>.</summary>
-    public static IAnsiConsole Ansi(TextWriter writer) => AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(writer) });
+    public static IAnsiConsole Ansi(TextWriter writer) =>
+        AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(writer) });
 
     public void Dispose()
     {

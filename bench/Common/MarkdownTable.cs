@@ -16,10 +16,16 @@ internal static class MarkdownTable
     public static string Of<T>(IReadOnlyList<Column<T>> columns, IReadOnlyList<T> rows)
     {
         StringBuilder text = new();
-        int[] widths = [.. columns.Select(column => Math.Max(Math.Max(column.Width, column.Name.Length), rows.Max(row => column.Value(row).Length)))];
-        void Line(Func<int, string> cell) => text.AppendLine($"| {string.Join(" | ", columns.Select((column, i) => column.Right ? cell(i).PadLeft(widths[i]) : cell(i).PadRight(widths[i])))} |");
+        int[] widths =
+            [.. columns.Select(
+                column => Math.Max(Math.Max(column.Width, column.Name.Length),
+                    rows.Max(row => column.Value(row).Length)))];
+        void Line(Func<int, string> cell) =>
+            text.AppendLine(
+                $"| {string.Join(" | ", columns.Select((column, i) => column.Right ? cell(i).PadLeft(widths[i]) : cell(i).PadRight(widths[i])))} |");
         Line(i => columns[i].Name);
-        text.AppendLine($"| {string.Join(" | ", columns.Select((column, i) => column.Right ? new string('-', widths[i] - 1) + ":" : new string('-', widths[i])))} |");
+        text.AppendLine(
+            $"| {string.Join(" | ", columns.Select((column, i) => column.Right ? new string('-', widths[i] - 1) + ":" : new string('-', widths[i])))} |");
         foreach (T row in rows) Line(i => columns[i].Value(row));
         return text.ToString();
     }

@@ -3,17 +3,22 @@ namespace Native.Bench.Common;
 /// <summary>What is said of a list of measurements. Of none, everything is 0.</summary>
 internal static class Statistics
 {
-    public static double Mean(IReadOnlyCollection<double> values) => values.Count == 0 ? 0 : values.Sum() / values.Count;
+    public static double Mean(IReadOnlyCollection<double> values) =>
+        values.Count == 0 ? 0 : values.Sum() / values.Count;
 
-    /// <summary>Standard deviation of a population that these values are a sample of (n - 1), as llama-bench has it; 0 of a single one.</summary>
-    public static double SampleDeviation(IReadOnlyCollection<double> values) => values.Count < 2 ? 0 : Math.Sqrt(SquaredDeviations(values) / (values.Count - 1));
+    /// <summary>Standard deviation of a population that these values are a sample of (n - 1), as llama-bench has it; 0
+    /// of a single one.</summary>
+    public static double SampleDeviation(IReadOnlyCollection<double> values) =>
+        values.Count < 2 ? 0 : Math.Sqrt(SquaredDeviations(values) / (values.Count - 1));
 
     /// <summary>Standard deviation of these values (n), as vLLM has it.</summary>
-    public static double Deviation(IReadOnlyCollection<double> values) => values.Count == 0 ? 0 : Math.Sqrt(SquaredDeviations(values) / values.Count);
+    public static double Deviation(IReadOnlyCollection<double> values) =>
+        values.Count == 0 ? 0 : Math.Sqrt(SquaredDeviations(values) / values.Count);
 
     public static double Median(IReadOnlyCollection<double> values) => Percentile(values, 50);
 
-    /// <summary>The value below which <paramref name="percent"/> of all lie, between neighbours by straight lines (numpy's default).</summary>
+    /// <summary>The value below which <paramref name="percent"/> of all lie, between neighbours by straight lines
+    /// (numpy's default).</summary>
     public static double Percentile(IReadOnlyCollection<double> values, double percent)
     {
         if (values.Count == 0) return 0;

@@ -14,19 +14,24 @@ namespace Native.Bench.Kernels;
 /// <param name="Rows">Tokens of the step.</param>
 /// <param name="Depth">Positions that the last of them sees.</param>
 /// <param name="Cache">The cache's type: F16 or Q8_0.</param>
-public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Rows, int Depth, DType Cache = DType.F16) : Workload
+public sealed record AttentionWorkload(int Heads, int KvHeads, int HeadSize, int Rows, int Depth,
+    DType Cache = DType.F16) : Workload
 {
     /// <summary>Keys and values.</summary>
-    public override double Bytes => 2.0 * KvHeads * CpuKvLayer.HeadColumns(HeadSize, Cache) * Tensor.SizeOf(Cache) * Depth;
+    public override double Bytes =>
+        2.0 * KvHeads * CpuKvLayer.HeadColumns(HeadSize, Cache) * Tensor.SizeOf(Cache) * Depth;
 
     /// <summary>Products with keys and with values.</summary>
     public override double Operations => 4.0 * Heads * HeadSize * Rows * (Depth - ((Rows - 1) / 2.0));
 
     /// <inheritdoc/>
-    public override string ToString() => $"{Rows} row{(Rows == 1 ? "" : "s")}, H {Heads}, Hkv {KvHeads}, d {HeadSize} @ d{Depth}{(Cache == DType.F16 ? "" : $", {Cache}")}";
+    public override string ToString() =>
+        $"{Rows} row{(Rows == 1 ? "" : "s")}, H {Heads}, Hkv {KvHeads}, d {HeadSize} @ "
+            + $"d{Depth}{(Cache == DType.F16 ? "" : $", {Cache}")}";
 }
 
-/// <summary>Paged attention on one thread: a decode's, whose limit is memory, and a prompt's, whose limit is arithmetic.</summary>
+/// <summary>Paged attention on one thread: a decode's, whose limit is memory, and a prompt's, whose limit is
+/// arithmetic.</summary>
 public unsafe class AttentionBenchmarks
 {
     private const int BlockSize = 16;
@@ -97,11 +102,22 @@ public unsafe class AttentionBenchmarks
         buffers.Begin();
         buffers.AddSequence(new int[Case.Rows], Case.Depth - Case.Rows, order, place: 0);
         _step.Load(buffers.Batch);
-        _rotations = new StepRotations([.. Enumerable.Range(0, Case.HeadSize / 2).Select(i => Math.Pow(10000, -2.0 * i / Case.HeadSize))], 1);
+        _rotations =
+            new StepRotations(
+                [.. Enumerable.Range(0, Case.HeadSize / 2).Select(i => Math.Pow(10000, -2.0 * i / Case.HeadSize))], 1);
         _rotations.Begin(Case.Rows);
         _rotations.Compute(_step, 0, Case.Rows);
-        _shape = new AttentionShape { Heads = Case.Heads, KvHeads = Case.KvHeads, HeadSize = Case.HeadSize, Rope = 0, Pairing = RopePairing.HalfSplit, Scale = 1 / MathF.Sqrt(Case.HeadSize) };
-        _cache = new CpuKvLayer(new KvShape(Case.KvHeads, Case.HeadSize, BlockSize, Case.Cache), Filled(blocks), Filled(blocks));
+        _shape = new AttentionShape
+        {
+            Heads = Case.Heads,
+            KvHeads = Case.KvHeads,
+            HeadSize = Case.HeadSize,
+            Rope = 0,
+            Pairing = RopePairing.HalfSplit,
+            Scale = 1 / MathF.Sqrt(Case.HeadSize),
+        };
+        _cache = new CpuKvLayer(new KvShape(Case.KvHeads, Case.HeadSize, BlockSize, Case.Cache), Filled(blocks),
+            Filled(blocks));
         _qkv = Floats((Case.Heads + 2 * Case.KvHeads) * Case.HeadSize);
         _y = Floats(Case.Heads * Case.HeadSize);
         _attention = new PagedAttention(_pool, _heap);
@@ -119,19 +135,25 @@ public unsafe class AttentionBenchmarks
 
     private Tensor Floats(int columns)
     {
-        Tensor tensor = new(_heap!.Allocate((long)Case.Rows * columns * sizeof(float), zeroed: true), Case.Rows, columns, DType.F32);
+        Tensor tensor =
+            new(_heap!.Allocate((long)Case.Rows * columns * sizeof(float), zeroed: true), Case.Rows, columns,
+                DType.F32);
         RandomFloats.Fill(tensor);
         return tensor;
     }
 
     private Tensor Filled(int blocks)
     {
-        int headColumns = CpuKvLayer.HeadColumns(Case.HeadSize, Case.Cache), columns = Case.KvHeads * BlockSize * headColumns;
-        Tensor tensor = new(_heap!.Allocate((long)blocks * columns * Tensor.SizeOf(Case.Cache), zeroed: false), blocks, columns, Case.Cache);
+        int headColumns = CpuKvLayer.HeadColumns(Case.HeadSize, Case.Cache),
+            columns = Case.KvHeads * BlockSize * headColumns;
+        Tensor tensor =
+            new(_heap!.Allocate((long)blocks * columns * Tensor.SizeOf(Case.Cache), zeroed: false), blocks, columns,
+                Case.Cache);
         Random random = new(3);
         if (Case.Cache == DType.F16)
         {
-            for (long i = 0; i < (long)blocks * columns; i++) ((Half*)tensor.Address)[i] = (Half)(random.NextSingle() * 2 - 1);
+            for (long i = 0; i < (long)blocks * columns; i++)
+                ((Half*)tensor.Address)[i] = (Half)(random.NextSingle() * 2 - 1);
             return tensor;
         }
         for (long head = 0; head < (long)blocks * Case.KvHeads; head++)

@@ -13,7 +13,8 @@ public sealed record ElementwiseWorkload(string Operation, int Length) : Workloa
     /// <summary>Operands and result.</summary>
     public override double Bytes => (double)Length * sizeof(float) * (Operation == "SoftCap" ? 2 : 3);
 
-    /// <summary>Without the exponential's own: a gate is a sigmoid and two products, a norm two products and a sum.</summary>
+    /// <summary>Without the exponential's own: a gate is a sigmoid and two products, a norm two products and a
+    /// sum.</summary>
     public override double Operations => 4.0 * Length;
 
     /// <inheritdoc/>
@@ -31,7 +32,8 @@ public unsafe class ElementwiseBenchmarks
     public ElementwiseWorkload Case { get; set; } = null!;
 
     /// <summary>A row of hidden size, and of a feed-forward layer.</summary>
-    public static IEnumerable<ElementwiseWorkload> Cases => [new("RmsNorm", 4096), new("Silu", 14336), new("Gelu", 14336), new("SoftCap", 4096)];
+    public static IEnumerable<ElementwiseWorkload> Cases =>
+        [new("RmsNorm", 4096), new("Silu", 14336), new("Gelu", 14336), new("SoftCap", 4096)];
 
     /// <summary>Plain C#.</summary>
     [Benchmark]
@@ -78,7 +80,8 @@ public unsafe class ElementwiseBenchmarks
 
     private float* Floats()
     {
-        Tensor tensor = new(_heap!.Allocate((long)Case.Length * sizeof(float), zeroed: false), 1, Case.Length, DType.F32);
+        Tensor tensor =
+            new(_heap!.Allocate((long)Case.Length * sizeof(float), zeroed: false), 1, Case.Length, DType.F32);
         RandomFloats.Fill(tensor);
         return (float*)tensor.Address;
     }

@@ -5,7 +5,8 @@ using Native.Kernels.Cpu.Machine;
 
 namespace Native.Bench.Kernels;
 
-/// <summary>What one thread of this machine reads and computes at most, probed again and again while kernels are measured.</summary>
+/// <summary>What one thread of this machine reads and computes at most, probed again and again while kernels are
+/// measured.</summary>
 internal sealed class KernelLimits : IDisposable
 {
     private readonly MemoryBandwidth _memory = new(threads: 1);
@@ -13,7 +14,8 @@ internal sealed class KernelLimits : IDisposable
     private readonly ArithmeticLoop _floatLoop = ArithmeticPeak.Fastest(ArithmeticPeak.FloatLoops)!, _integerLoop;
     private readonly List<double> _read = [], _integers = [], _floats = [];
 
-    public KernelLimits() => _integerLoop = ArithmeticPeak.Fastest(ArithmeticPeak.Int8Loops) ?? _floatLoop; // without instructions for them, integers are multiplied as floats
+    // without instructions for them, integers are multiplied as floats
+    public KernelLimits() => _integerLoop = ArithmeticPeak.Fastest(ArithmeticPeak.Int8Loops) ?? _floatLoop;
 
     /// <summary>Bytes a nanosecond: the median of the probes.</summary>
     public double Read => Statistics.Median(_read) / 1e9;
@@ -26,7 +28,9 @@ internal sealed class KernelLimits : IDisposable
 
     /// <summary>All of them in a sentence.</summary>
     public string Text => string.Create(CultureInfo.InvariantCulture,
-        $"One thread reads {Read:0.0} GB/s here and does {Integers:0} GOP/s on int8 ({_integerLoop.Instructions}), {Floats:0} GOP/s in float32 ({_floatLoop.Instructions}): medians of {_read.Count} probes between the benchmarks.");
+        $"One thread reads {Read:0.0} GB/s here and does {Integers:0} GOP/s on int8 "
+            + $"({_integerLoop.Instructions}), {Floats:0} GOP/s in float32 ({_floatLoop.Instructions}): medians "
+            + $"of {_read.Count} probes between the benchmarks.");
 
     /// <summary>Probes once.</summary>
     public void Sample()

@@ -14,7 +14,8 @@ namespace Native.Bench.Kernels;
 public sealed record MatMulWorkload(TensorType Format, int Size, int Rows) : Workload
 {
     /// <summary>The weights', as the file has them.</summary>
-    public override double Bytes => (double)Size * Size / BlockFormat.Of(Format).BlockSize * BlockFormat.Of(Format).BlockBytes;
+    public override double Bytes =>
+        (double)Size * Size / BlockFormat.Of(Format).BlockSize * BlockFormat.Of(Format).BlockBytes;
 
     /// <inheritdoc/>
     public override double Operations => 2.0 * Size * Size * Rows;
@@ -39,9 +40,11 @@ public abstract unsafe class MatMulProduct
     [ParamsSource(nameof(Cases))]
     public MatMulWorkload Case { get; set; } = null!;
 
-    /// <summary>The formats that are met most. Decodes are larger than a core's own caches; prompts are smaller, as the definition takes its time.</summary>
+    /// <summary>The formats that are met most. Decodes are larger than a core's own caches; prompts are smaller, as the
+    /// definition takes its time.</summary>
     public static IEnumerable<MatMulWorkload> Cases =>
-        from format in new[] { TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0, TensorType.Q4_K, TensorType.Q6_K }
+        from format in new[] { TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0,
+            TensorType.Q4_K, TensorType.Q6_K }
         from shape in new[] { (Size: 4096, Rows: 1), (Size: 4096, Rows: 4), (Size: 512, Rows: 512) }
         select new MatMulWorkload(format, shape.Size, shape.Rows);
 
@@ -63,7 +66,8 @@ public abstract unsafe class MatMulProduct
         try
         {
             Fill(new Span<byte>(weights, (int)Case.Bytes), BlockFormat.Of(Case.Format));
-            _weights = _backend.Load([new TensorView("weights", Case.Format, Case.Size, Case.Size, (nint)weights, (long)Case.Bytes)]);
+            _weights = _backend.Load(
+                [new TensorView("weights", Case.Format, Case.Size, Case.Size, (nint)weights, (long)Case.Bytes)]);
         }
         finally
         {
@@ -90,7 +94,8 @@ public abstract unsafe class MatMulProduct
             }
             while (!values.All(float.IsFinite) || values.Max(MathF.Abs) is not (> 1e-3f and < 1e4f));
         }
-        for (int at = 0; at < weights.Length; at += blocks.Length) blocks.AsSpan(0, Math.Min(blocks.Length, weights.Length - at)).CopyTo(weights[at..]);
+        for (int at = 0; at < weights.Length; at += blocks.Length)
+            blocks.AsSpan(0, Math.Min(blocks.Length, weights.Length - at)).CopyTo(weights[at..]);
     }
 }
 
@@ -140,6 +145,7 @@ internal static unsafe class RandomFloats
     public static void Fill(Tensor tensor)
     {
         Random random = new(2);
-        for (long i = 0; i < (long)tensor.Rows * tensor.Columns; i++) ((float*)tensor.Address)[i] = random.NextSingle() * 2 - 1;
+        for (long i = 0; i < (long)tensor.Rows * tensor.Columns; i++)
+            ((float*)tensor.Address)[i] = random.NextSingle() * 2 - 1;
     }
 }

@@ -36,7 +36,8 @@ public class SamplerBenchmarks
     public SamplerWorkload Case { get; set; } = null!;
 
     /// <summary>Common settings on a large vocabulary.</summary>
-    public static IEnumerable<SamplerWorkload> Cases => [new("greedy", 128_256, 0, 1), new("top-k 40", 128_256, 40, 1), new("top-p 0.95", 128_256, 0, 0.95f)];
+    public static IEnumerable<SamplerWorkload> Cases =>
+        [new("greedy", 128_256, 0, 1), new("top-k 40", 128_256, 40, 1), new("top-p 0.95", 128_256, 0, 0.95f)];
 
     /// <summary>Sorts everything.</summary>
     [Benchmark]
@@ -72,8 +73,16 @@ public class SamplerBenchmarks
     public void SetUp()
     {
         Random random = new(4);
-        _logits = [.. Enumerable.Range(0, Case.Vocabulary).Select(_ => (float)(-2 * Math.Log(1 - random.NextDouble())))];
+        _logits = [.. Enumerable.Range(0, Case.Vocabulary)
+            .Select(_ => (float)(-2 * Math.Log(1 - random.NextDouble())))];
         _sampler = new Sampler(Case.Vocabulary);
-        _row = new RowSampling { Temperature = Case.Greedy ? 0 : 1, TopK = Case.TopK, TopP = Case.TopP, Seed = 5, Position = 6 };
+        _row = new RowSampling
+        {
+            Temperature = Case.Greedy ? 0 : 1,
+            TopK = Case.TopK,
+            TopP = Case.TopP,
+            Seed = 5,
+            Position = 6,
+        };
     }
 }

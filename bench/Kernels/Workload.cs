@@ -1,6 +1,7 @@
 namespace Native.Bench.Kernels;
 
-/// <summary>What one call of a kernel works through, so that its time can be told as bandwidth and as arithmetic.</summary>
+/// <summary>What one call of a kernel works through, so that its time can be told as bandwidth and as
+/// arithmetic.</summary>
 public abstract record Workload
 {
     /// <summary>Bytes that must come from memory or caches, once.</summary>

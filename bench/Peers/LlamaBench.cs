@@ -7,7 +7,8 @@ using Native.Tools;
 
 namespace Native.Bench.Peers;
 
-/// <summary>A llama-bench of llama.cpp or ik_llama.cpp, built for this machine: a process for each measurement, and llama-batched-bench for batches where that lies beside it.</summary>
+/// <summary>A llama-bench of llama.cpp or ik_llama.cpp, built for this machine: a process for each measurement, and
+/// llama-batched-bench for batches where that lies beside it.</summary>
 internal sealed class LlamaBench : IPeer
 {
     private const int CellPadding = 256; // llama.cpp rounds each sequence's cache up to this
@@ -25,14 +26,19 @@ internal sealed class LlamaBench : IPeer
     /// <param name="name">Its name in the report.</param>
     public LlamaBench(string program, string model, int threads, string name)
     {
-        (_named, _program, _model, _threads, Name) = (program, Path.GetFullPath(program), Path.GetFullPath(model), threads, name);
-        string beside = Path.Combine(Path.GetDirectoryName(_program)!, "llama-batched-bench" + Path.GetExtension(program));
+        (_named, _program, _model, _threads, Name) =
+            (program, Path.GetFullPath(program), Path.GetFullPath(model), threads, name);
+        string beside =
+            Path.Combine(Path.GetDirectoryName(_program)!, "llama-batched-bench" + Path.GetExtension(program));
         _batched = File.Exists(beside) ? beside : null;
     }
 
     public string Name { get; }
 
-    public string Description => string.Create(CultureInfo.InvariantCulture, $"{_named}{_version}, {_threads} threads, no sampling{(_batched is null ? "; no llama-batched-bench beside it, so no batches" : "")}");
+    public string Description =>
+        string.Create(CultureInfo.InvariantCulture,
+            $"{_named}{_version}, {_threads} threads, no sampling{(_batched is null ? "; no llama-batched-bench "
+                + "beside it, so no batches" : "")}");
 
     /// <summary>Names for several of them: the folder of the checkout they were built in.</summary>
     /// <param name="programs">Their paths.</param>
@@ -43,10 +49,16 @@ internal sealed class LlamaBench : IPeer
         int before = names.Count;
         foreach (string program in programs)
         {
-            string[] folders = Path.GetDirectoryName(Path.GetFullPath(program))!.Split(Path.DirectorySeparatorChar, StringSplitOptions.RemoveEmptyEntries);
-            string name = folders.LastOrDefault(folder => !(folder is "bin" or "Release") && !folder.StartsWith("build", StringComparison.Ordinal)) ?? "llama-bench";
+            string[] folders =
+                Path.GetDirectoryName(Path.GetFullPath(program))!.Split(Path.DirectorySeparatorChar,
+                    StringSplitOptions.RemoveEmptyEntries);
+            string name =
+                folders.LastOrDefault(
+                    folder => !(folder is "bin" or "Release") && !folder.StartsWith("build", StringComparison.Ordinal))
+                    ?? "llama-bench";
             string unique = name;
-            for (int i = 2; names.Contains(unique); i++) unique = string.Create(CultureInfo.InvariantCulture, $"{name} {i}");
+            for (int i = 2; names.Contains(unique); i++)
+                unique = string.Create(CultureInfo.InvariantCulture, $"{name} {i}");
             names.Add(unique);
         }
         return [.. names.Skip(before)];
@@ -58,14 +70,20 @@ internal sealed class LlamaBench : IPeer
         if (test.Batch == 1)
         {
             string[] depth = test.Depth > 0 ? ["-d", $"{test.Depth}"] : []; // not every llama-bench knows it
-            (string json, _) = await ChildProcess.RunAsync(_program, [.. common, "-p", $"{test.Prompt}", "-n", $"{test.Generate}", .. depth, "-r", "1", "-o", "json"], RunTime, ct);
+            (string json, _) =
+                await ChildProcess.RunAsync(_program,
+                    [.. common, "-p", $"{test.Prompt}", "-n", $"{test.Generate}", .. depth, "-r", "1", "-o", "json"],
+                    RunTime, ct);
             (double seconds, _version) = Read(json, test, _program);
             return seconds;
         }
         if (_batched is null) return null;
         int prompt = Math.Max(test.Depth, 1); // it computes no batch without one
         int cells = (prompt + test.Generate + CellPadding - 1) / CellPadding * CellPadding * test.Batch;
-        (string table, string log) = await ChildProcess.RunAsync(_batched, [.. common, "-c", $"{cells}", "-npp", $"{prompt}", "-ntg", $"{test.Generate}", "-npl", $"{test.Batch}"], RunTime, ct);
+        (string table, string log) =
+            await ChildProcess.RunAsync(_batched,
+                [.. common, "-c", $"{cells}", "-npp", $"{prompt}", "-ntg", $"{test.Generate}", "-npl", $"{test.Batch}"],
+                RunTime, ct);
         return ReadBatched(table + "\n" + log, test, _batched); // ik_llama.cpp writes its table to the errors
     }
 
@@ -80,16 +98,24 @@ internal sealed class LlamaBench : IPeer
             using JsonDocument results = JsonDocument.Parse(json);
             foreach (JsonElement result in results.RootElement.EnumerateArray())
             {
-                if (result.GetProperty("n_prompt").GetInt32() != test.Prompt || result.GetProperty("n_gen").GetInt32() != test.Generate) continue;
-                string build = result.TryGetProperty("build_commit", out JsonElement commit) ? $", build {(result.TryGetProperty("build_number", out JsonElement number) ? $"{number} " : "")}({commit})" : "";
+                if (result.GetProperty("n_prompt").GetInt32() != test.Prompt
+                    || result.GetProperty("n_gen").GetInt32() != test.Generate) continue;
+                string build =
+                    result.TryGetProperty("build_commit", out JsonElement commit)
+                        ? $", build {(result.TryGetProperty("build_number", out JsonElement number) ? $"{number} " : "")}({commit})" : "";
                 double nanoseconds = result.GetProperty("avg_ns").GetDouble();
-                return nanoseconds > 0 ? (nanoseconds / 1e9, build) : throw new CommandException($"{program} wrote avg_ns {nanoseconds}; more than 0 was expected");
+                return nanoseconds > 0 ? (nanoseconds / 1e9, build)
+                    : throw new CommandException($"{program} wrote avg_ns {nanoseconds}; more than 0 was expected");
             }
-            throw new CommandException($"{program} wrote no result with n_prompt {test.Prompt} and n_gen {test.Generate}: {Shortened(json)}");
+            throw new CommandException(
+                $"{program} wrote no result with n_prompt {test.Prompt} and n_gen {test.Generate}: {Shortened(json)}");
         }
-        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException
+            or FormatException)
         {
-            throw new CommandException($"{program} wrote what is not llama-bench's JSON (an array of objects with n_prompt, n_gen and avg_ns): {Shortened(json)}");
+            throw new CommandException(
+                $"{program} wrote what is not llama-bench's JSON (an array of objects with n_prompt, n_gen and "
+                    + $"avg_ns): {Shortened(json)}");
         }
     }
 
@@ -97,19 +123,27 @@ internal sealed class LlamaBench : IPeer
     /// <exception cref="CommandException">It is not there.</exception>
     internal static double ReadBatched(string table, ThroughputTest test, string program)
     {
-        string[][] rows = [.. table.Split('\n').Where(line => line.StartsWith('|')).Select(line => line.Trim().Trim('|').Split('|', StringSplitOptions.TrimEntries))];
+        string[][] rows =
+            [.. table.Split('\n').Where(line => line.StartsWith('|'))
+                .Select(line => line.Trim().Trim('|').Split('|', StringSplitOptions.TrimEntries))];
         string[] heading = rows.FirstOrDefault(row => row.Contains("T_TG s")) ?? [];
-        int steps = Array.IndexOf(heading, "TG"), batch = Array.IndexOf(heading, "B"), seconds = Array.IndexOf(heading, "T_TG s");
+        int steps = Array.IndexOf(heading, "TG"), batch = Array.IndexOf(heading, "B"),
+            seconds = Array.IndexOf(heading, "T_TG s");
         if (steps >= 0 && batch >= 0)
         {
             foreach (string[] row in rows)
             {
-                if (row.Length == heading.Length && row[steps] == test.Generate.ToString(CultureInfo.InvariantCulture) && row[batch] == test.Batch.ToString(CultureInfo.InvariantCulture)
-                    && double.TryParse(row[seconds], CultureInfo.InvariantCulture, out double value) && value > 0) return value;
+                if (row.Length == heading.Length && row[steps] == test.Generate.ToString(CultureInfo.InvariantCulture)
+                    && row[batch] == test.Batch.ToString(CultureInfo.InvariantCulture)
+                    && double.TryParse(row[seconds], CultureInfo.InvariantCulture, out double value) && value > 0)
+                    return value;
             }
         }
-        throw new CommandException($"{program} wrote no row of {test.Batch} sequences of {test.Generate} tokens with T_TG s above 0: {Shortened(table)}");
+        throw new CommandException(
+            $"{program} wrote no row of {test.Batch} sequences of {test.Generate} tokens with T_TG s above "
+                + $"0: {Shortened(table)}");
     }
 
-    private static string Shortened(string text) => text.ReplaceLineEndings(" ") is var line && line.Length <= 300 ? line : line[..300] + "...";
+    private static string Shortened(string text) =>
+        text.ReplaceLineEndings(" ") is var line && line.Length <= 300 ? line : line[..300] + "...";
 }

@@ -27,10 +27,14 @@ internal sealed class LlamaServer : IDisposable
     /// <param name="length">Tokens a sequence may have.</param>
     /// <param name="ct">Gives up.</param>
     /// <exception cref="CommandException">It is not there, or did not come to be healthy.</exception>
-    public static async Task<LlamaServer> StartAsync(string program, string model, int threads, int slots, int length, CancellationToken ct)
+    public static async Task<LlamaServer> StartAsync(string program, string model, int threads, int slots, int length,
+        CancellationToken ct)
     {
         int port = FreePort();
-        Process process = ChildProcess.Start(Path.GetFullPath(program), ["-m", Path.GetFullPath(model), "-t", $"{threads}", "-ngl", "0", "--host", "127.0.0.1", "--port", $"{port}", "-np", $"{slots}", "-c", $"{slots * length}"]);
+        Process process =
+            ChildProcess.Start(Path.GetFullPath(program),
+                ["-m", Path.GetFullPath(model), "-t", $"{threads}", "-ngl", "0", "--host", "127.0.0.1", "--port",
+                    $"{port}", "-np", $"{slots}", "-c", $"{slots * length}"]);
         LlamaServer server = new(process, new Uri($"http://127.0.0.1:{port}"));
         StringBuilder log = new();
         void Logged(object sender, DataReceivedEventArgs line)
@@ -51,7 +55,9 @@ internal sealed class LlamaServer : IDisposable
                 if (process.HasExited)
                 {
                     await process.WaitForExitAsync(ct); // its last lines, too
-                    lock (log) throw new CommandException($"{program} ended with exit code {process.ExitCode} before it was ready: {ChildProcess.End(log.ToString())}");
+                    lock (log) throw new CommandException(
+                        $"{program} ended with exit code {process.ExitCode} before it was "
+                            + $"ready: {ChildProcess.End(log.ToString())}");
                 }
                 await Task.Delay(TimeSpan.FromMilliseconds(100), limited.Token);
             }
@@ -60,7 +66,8 @@ internal sealed class LlamaServer : IDisposable
         catch (Exception e)
         {
             server.Dispose();
-            if (e is OperationCanceledException && !ct.IsCancellationRequested) throw new CommandException($"{program} was not ready after {StartTime.TotalMinutes:0} minutes");
+            if (e is OperationCanceledException && !ct.IsCancellationRequested)
+                throw new CommandException($"{program} was not ready after {StartTime.TotalMinutes:0} minutes");
             throw;
         }
 

@@ -9,7 +9,8 @@ using Native.Tools;
 
 namespace Native.Bench.Peers;
 
-/// <summary>llama.cpp as the npm package node-llama-cpp brings it: one process with the model loaded, asked for one measurement after the other.</summary>
+/// <summary>llama.cpp as the npm package node-llama-cpp brings it: one process with the model loaded, asked for one
+/// measurement after the other.</summary>
 /// <remarks>The script tells what is timed: llama_decode and llama_synchronize, without choosing a token.</remarks>
 internal sealed class NodeLlamaCpp : IPeer
 {
@@ -42,7 +43,8 @@ internal sealed class NodeLlamaCpp : IPeer
     /// <param name="tests">What will be asked.</param>
     /// <param name="ct">Gives up.</param>
     /// <exception cref="CommandException">There is no Node.js, or llama.cpp does not take the model.</exception>
-    public static async Task<NodeLlamaCpp> StartAsync(string node, string modules, string model, int threads, int vocabulary, IReadOnlyList<ThroughputTest> tests, CancellationToken ct)
+    public static async Task<NodeLlamaCpp> StartAsync(string node, string modules, string model, int threads,
+        int vocabulary, IReadOnlyList<ThroughputTest> tests, CancellationToken ct)
     {
         // A file, as the package starts itself once more to try its library, with the same arguments.
         string script = Path.Combine(Path.GetTempPath(), $"native-{Guid.NewGuid():N}.mjs");
@@ -54,7 +56,8 @@ internal sealed class NodeLlamaCpp : IPeer
             model = Path.GetFullPath(model),
             threads,
             vocabulary,
-            contexts = tests.GroupBy(test => test.Batch).Select(batch => new { sequences = batch.Key, length = batch.Max(test => test.Length) }),
+            contexts = tests.GroupBy(test => test.Batch)
+                .Select(batch => new { sequences = batch.Key, length = batch.Max(test => test.Length) }),
         });
         NodeLlamaCpp peer;
         try
@@ -64,13 +67,17 @@ internal sealed class NodeLlamaCpp : IPeer
         catch (CommandException e)
         {
             File.Delete(script);
-            throw new CommandException($"{e.Message}; llama.cpp by npm needs Node.js 20 or later on the PATH, or compare with --llama-bench PATH");
+            throw new CommandException(
+                $"{e.Message}; llama.cpp by npm needs Node.js 20 or later on the PATH, or compare with --llama-bench "
+                    + "PATH");
         }
         try
         {
             JsonElement ready = await peer.ReadAsync("ready", ct);
             peer.Description = string.Create(CultureInfo.InvariantCulture,
-                $"node-llama-cpp {NodeModules.VersionIn(modules)}, llama.cpp {ready.GetProperty("release").GetString()}, {threads} threads, flash attention auto, no sampling; {ready.GetProperty("system").GetString()}");
+                $"node-llama-cpp {NodeModules.VersionIn(modules)}, "
+                    + $"llama.cpp {ready.GetProperty("release").GetString()}, {threads} threads, flash attention "
+                    + $"auto, no sampling; {ready.GetProperty("system").GetString()}");
             return peer;
         }
         catch
@@ -82,7 +89,16 @@ internal sealed class NodeLlamaCpp : IPeer
 
     public async Task<double?> MeasureAsync(ThroughputTest test, CancellationToken ct)
     {
-        string command = JsonSerializer.Serialize(new { tokens = test.Prompt + test.Generate, batch = test.Batch, depth = test.Depth, decodes = test.Generate > 0 });
+        string command =
+            JsonSerializer.Serialize(
+                new
+                {
+                    tokens = test.Prompt
+                    + test.Generate,
+                    batch = test.Batch,
+                    depth = test.Depth,
+                    decodes = test.Generate > 0
+                });
         try
         {
             await _process.StandardInput.WriteLineAsync(command.AsMemory(), ct);
@@ -125,12 +141,14 @@ internal sealed class NodeLlamaCpp : IPeer
         try
         {
             JsonElement answer = JsonSerializer.Deserialize<JsonElement>(line);
-            if (answer.TryGetProperty("error", out JsonElement error)) throw new CommandException($"node-llama-cpp: {error.GetString()} ({Told()})");
+            if (answer.TryGetProperty("error", out JsonElement error))
+                throw new CommandException($"node-llama-cpp: {error.GetString()} ({Told()})");
             return answer.GetProperty(name);
         }
         catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException)
         {
-            throw new CommandException($"node-llama-cpp answered '{line}'; a line of JSON with \"{name}\" was expected");
+            throw new CommandException(
+                $"node-llama-cpp answered '{line}'; a line of JSON with \"{name}\" was expected");
         }
     }
 

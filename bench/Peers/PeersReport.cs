@@ -29,8 +29,10 @@ internal sealed record PeersResult
 
     public IReadOnlyList<ServerResult> Servers { get; init; } = [];
 
-    /// <summary>The median speed of Native at a batch's decode at depth 0, or at a prompt nearest to a length; null where none was measured.</summary>
-    public double? Speed(bool decodes, int size) => Tests.Where(test => test.Decodes == decodes && test.Test.Depth == 0 && (!decodes || test.Test.Batch == size))
+    /// <summary>The median speed of Native at a batch's decode at depth 0, or at a prompt nearest to a length; null
+    /// where none was measured.</summary>
+    public double? Speed(bool decodes, int size) =>
+        Tests.Where(test => test.Decodes == decodes && test.Test.Depth == 0 && (!decodes || test.Test.Batch == size))
         .MinBy(test => Math.Abs(test.Test.Prompt - size))?.Samples[0].Speed;
 }
 
@@ -46,10 +48,15 @@ internal static class PeersReport
         {
             int index = peer;
             columns.Add(new($"{result.Peers[index].Name} t/s", 22, Right: true, test => Spread(test.Samples[index])));
-            columns.Add(new("of limit", 8, Right: true, test => test.Samples[index].Speed is { } speed ? $"{Number(test.Share(speed) * 100, "0")} %" : "-"));
-            if (index > 0) columns.Add(new("ratio", 6, Right: true, test => test.Ratio(test.Samples[index]) is { } ratio ? Number(ratio, "0.00") : "-"));
+            columns.Add(new("of limit", 8, Right: true,
+                test => test.Samples[index].Speed is { } speed ? $"{Number(test.Share(speed) * 100, "0")} %" : "-"));
+            if (index > 0)
+                columns.Add(new("ratio", 6, Right: true,
+                    test => test.Ratio(test.Samples[index]) is { } ratio ? Number(ratio, "0.00") : "-"));
         }
-        columns.Add(new("limit", 12, Right: true, test => test.Decodes ? $"{Number(test.Limit / 1e9, "0.0")} GB/s" : $"{Number(test.Limit / 1e9, "0")} GOP/s"));
+        columns.Add(new("limit", 12, Right: true,
+            test => test.Decodes ? $"{Number(test.Limit / 1e9, "0.0")} GB/s"
+                : $"{Number(test.Limit / 1e9, "0")} GOP/s"));
         text.Append(MarkdownTable.Of(columns, result.Tests));
         if (result.Load is not { } load) return text.ToString();
 
@@ -69,13 +76,20 @@ internal static class PeersReport
         {
             string first = server.Result.Records.First(record => !record.Succeeded).Error!.ReplaceLineEndings(" ");
             text.AppendLine();
-            text.AppendLine(string.Create(CultureInfo.InvariantCulture, $"{server.Name} failed {server.Result.Failed} of {server.Result.Records.Count} requests, the first of them thus: {first}"));
+            text.AppendLine(
+                string.Create(CultureInfo.InvariantCulture,
+                    $"{server.Name} failed {server.Result.Failed} of {server.Result.Records.Count} requests, the "
+                        + $"first of them thus: {first}"));
         }
         if (Bare(result) is { } bare)
         {
             double ours = result.Servers[0].Result.OutputThroughput;
             text.AppendLine();
-            text.AppendLine(string.Create(CultureInfo.InvariantCulture, $"Native's server gives {ours / bare.Decode * 100:0} % of the {bare.Decode:0.0} t/s that its bare engine decodes at batch {load.Clients}, and {ours / bare.Whole * 100:0} % of the {bare.Whole:0.0} t/s that are left of those where the prompts are computed too."));
+            text.AppendLine(
+                string.Create(CultureInfo.InvariantCulture,
+                    $"Native's server gives {ours / bare.Decode * 100:0} % of the {bare.Decode:0.0} t/s that its bare "
+                        + $"engine decodes at batch {load.Clients}, and {ours / bare.Whole * 100:0} % of "
+                        + $"the {bare.Whole:0.0} t/s that are left of those where the prompts are computed too."));
         }
         return text.ToString();
     }
@@ -90,25 +104,45 @@ internal static class PeersReport
         void Line(string line) => text.AppendLine(line);
         Line($"# {string.Join(", ", result.Peers.Select(peer => peer.Name))} on {Path.GetFileName(model.FileName)}");
         Line("");
-        Line(string.Create(CultureInfo.InvariantCulture, $"{model.Type}, {ThroughputReport.Bytes(model.Bytes)}, {model.Threads} threads on {Machine.Processor} ({Machine.Slug}), {RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.FrameworkDescription}."));
-        Line(string.Create(CultureInfo.InvariantCulture, $"The median of {result.Repetitions} repetition{(result.Repetitions == 1 ? "" : "s")} that visit all tests and engines by turns, with the least and the most. `ratio` is Native's median by that engine's: above 1 Native is faster."));
+        Line(string.Create(CultureInfo.InvariantCulture,
+            $"{model.Type}, {ThroughputReport.Bytes(model.Bytes)}, {model.Threads} threads "
+                + $"on {Machine.Processor} ({Machine.Slug}), {RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.FrameworkDescription}."));
+        Line(string.Create(CultureInfo.InvariantCulture,
+            $"The median of {result.Repetitions} repetition{(result.Repetitions == 1 ? "" : "s")} that visit all "
+                + $"tests and engines by turns, with the least and the most. `ratio` is Native's median by that "
+                + $"engine's: above 1 Native is faster."));
         Line("");
         foreach (IPeer peer in result.Peers) Line($"- **{peer.Name}**: {peer.Description}");
         Line("");
         text.Append(Tables(result));
         Line("");
-        Line($"`limit` is what this machine gave as many threads, the median of probes between the tests of the same run: for tg bytes read from memory a second, for pp operations a second of {result.Instructions}. `of limit` counts what the model needs whatever an engine does: for a step the weights as the file has them and all keys and values once, for a token of a prompt two operations for each weight of the layers.");
-        if (result.Load is { } load) Line(string.Create(CultureInfo.InvariantCulture, $"{Environment.NewLine}Servers: {load.Requests} requests of {load.InputTokens} tokens in and {load.OutputTokens} out by {load.Clients} clients in a closed loop, one server after the other; the clients run on the same machine."));
+        Line($"`limit` is what this machine gave as many threads, the median of probes between the tests of the same "
+            + $"run: for tg bytes read from memory a second, for pp operations a second of {result.Instructions}. `of "
+            + $"limit` counts what the model needs whatever an engine does: for a step the weights as the file has "
+            + $"them and all keys and values once, for a token of a prompt two operations for each weight of the "
+            + $"layers.");
+        if (result.Load is { } load)
+            Line(string.Create(CultureInfo.InvariantCulture,
+                $"{Environment.NewLine}Servers: {load.Requests} requests of {load.InputTokens} tokens in "
+                    + $"and {load.OutputTokens} out by {load.Clients} clients in a closed loop, one server after the "
+                    + $"other; the clients run on the same machine."));
         foreach ((string title, string file) in pictures) Line($"{Environment.NewLine}![{title}]({file})");
         return text.ToString();
     }
 
     /// <summary>Tokens a second against the size of the batch; null where there is nothing to draw.</summary>
-    public static string? Batches(PeersResult result) => Picture(result, test => test.Decodes && test.Test.Depth == 0, "Decode (tokens/s of all sequences)", "sequences in the batch", test => test.Test.Batch, (_, speed) => speed,
+    public static string? Batches(PeersResult result) =>
+        Picture(result, test => test.Decodes && test.Test.Depth == 0,
+            "Decode (tokens/s of all sequences)", "sequences in the batch", test => test.Test.Batch,
+            (_, speed) => speed,
         (line, x, y) => $"{line.Name}, batch {x:0}: {y:0.0} tokens/s");
 
-    /// <summary>Time to first token of a bare engine, which is what a prompt takes, against its length; null where there is nothing to draw.</summary>
-    public static string? Prompts(PeersResult result) => Picture(result, test => !test.Decodes && test.Test.Depth == 0, "Time to first token (ms)", "tokens of prompt", test => test.Test.Prompt, (test, speed) => test.Test.Prompt / speed * 1000,
+    /// <summary>Time to first token of a bare engine, which is what a prompt takes, against its length; null where
+    /// there is nothing to draw.</summary>
+    public static string? Prompts(PeersResult result) =>
+        Picture(result, test => !test.Decodes && test.Test.Depth == 0,
+            "Time to first token (ms)", "tokens of prompt", test => test.Test.Prompt,
+            (test, speed) => test.Test.Prompt / speed * 1000,
         (line, x, y) => $"{line.Name}, {x:0} tokens: {y:0.0} ms");
 
     /// <summary>An array with an object for each model: every sample, and what is said of them.</summary>
@@ -176,18 +210,25 @@ internal static class PeersReport
 
     private static (double Decode, double Whole)? Bare(PeersResult result)
     {
-        if (result.Load is not { } load || result.Speed(decodes: true, load.Clients) is not { } decode || result.Speed(decodes: false, load.InputTokens) is not { } prefill) return null;
+        if (result.Load is not { } load || result.Speed(decodes: true, load.Clients) is not { } decode
+            || result.Speed(decodes: false, load.InputTokens) is not { } prefill) return null;
         return (decode, load.Bare(prefill, decode));
     }
 
-    private static string? Picture(PeersResult result, Func<PeersTest, bool> of, string title, string axis, Func<PeersTest, double> x, Func<PeersTest, double, double> y, Func<ChartLine, double, double, FormattableString> tip)
+    private static string? Picture(PeersResult result, Func<PeersTest, bool> of, string title, string axis,
+        Func<PeersTest, double> x, Func<PeersTest, double, double> y,
+        Func<ChartLine, double, double, FormattableString> tip)
     {
         List<PeersTest> tests = [.. result.Tests.Where(of).OrderBy(x)];
         if (tests.Count < 2) return null;
         return LineChart.Svg(
         [
             new ChartPanel($"{title}, {Path.GetFileName(result.Model.FileName)}", axis,
-                [.. result.Peers.Select((peer, i) => new ChartLine(peer.Name, [.. tests.Where(test => test.Samples[i].Speed is not null).Select(test => (x(test), y(test, test.Samples[i].Speed!.Value)))]))]) { Tip = tip },
+                [.. result.Peers.Select(
+                    (peer, i) =>
+                        new ChartLine(peer.Name,
+                            [.. tests.Where(test => test.Samples[i].Speed is not null)
+                                .Select(test => (x(test), y(test, test.Samples[i].Speed!.Value)))]))]) { Tip = tip },
         ]);
     }
 
@@ -200,7 +241,8 @@ internal static class PeersReport
         return $"{Number(speed, format)} ({Number(speeds.Min(), format)}-{Number(speeds.Max(), format)})";
     }
 
-    private static string Milliseconds(Latency latency, double percent) => Number(latency.Percentile(percent) * 1000, "0.0");
+    private static string Milliseconds(Latency latency, double percent) =>
+        Number(latency.Percentile(percent) * 1000, "0.0");
 
     private static string Number(double value, string format) => value.ToString(format, CultureInfo.InvariantCulture);
 }

@@ -14,7 +14,8 @@ namespace Native.Bench.Peers;
 internal sealed record PeerSamples(IPeer Peer, ThroughputTest Test, IReadOnlyList<double> Seconds)
 {
     /// <summary>Each repetition's tokens a second, of all sequences.</summary>
-    public double[] Speeds => [.. Seconds.Select(seconds => (double)Test.Batch * (Test.Prompt + Test.Generate) / seconds)];
+    public double[] Speeds =>
+        [.. Seconds.Select(seconds => (double)Test.Batch * (Test.Prompt + Test.Generate) / seconds)];
 
     /// <summary>The median of them; null where there is none.</summary>
     public double? Speed => Seconds.Count > 0 ? Statistics.Median(Speeds) : null;
@@ -24,26 +25,33 @@ internal sealed record PeerSamples(IPeer Peer, ThroughputTest Test, IReadOnlyLis
 /// <param name="model">The model.</param>
 /// <param name="test">The test.</param>
 /// <param name="peers">The engines, Native first.</param>
-/// <param name="limits">What the machine gave, in the unit of <see cref="WorkPerToken"/> a second, around all tests that this bounds: a single probe can be disturbed as much as an engine can.</param>
-internal sealed class PeersTest(BenchModel model, ThroughputTest test, IReadOnlyList<IPeer> peers, IReadOnlyList<double> limits)
+/// <param name="limits">What the machine gave, in the unit of <see cref="WorkPerToken"/> a second, around all tests
+/// that this bounds: a single probe can be disturbed as much as an engine can.</param>
+internal sealed class PeersTest(BenchModel model, ThroughputTest test, IReadOnlyList<IPeer> peers,
+    IReadOnlyList<double> limits)
 {
     private readonly List<double>[] _seconds = [.. peers.Select(_ => new List<double>())];
 
     public ThroughputTest Test { get; } = test;
 
     /// <summary>pp512, tg32, tg32 B8, tg32 @ d4096.</summary>
-    public string Name => string.Create(CultureInfo.InvariantCulture, $"{(Decodes ? "tg" : "pp")}{Test.Prompt + Test.Generate}{(Test.Batch > 1 ? $" B{Test.Batch}" : "")}{(Test.Depth > 0 ? $" @ d{Test.Depth}" : "")}");
+    public string Name =>
+        string.Create(CultureInfo.InvariantCulture,
+            $"{(Decodes ? "tg" : "pp")}{Test.Prompt + Test.Generate}{(Test.Batch > 1 ? $" B{Test.Batch}" : "")}{(Test.Depth > 0 ? $" @ d{Test.Depth}" : "")}");
 
     /// <summary>Whether tokens are generated; else it is a prompt.</summary>
     public bool Decodes => Test.Generate > 0;
 
     /// <summary>Of each engine, in the order of the peers; Native is the first.</summary>
-    public IReadOnlyList<PeerSamples> Samples => [.. peers.Select((peer, i) => new PeerSamples(peer, Test, _seconds[i]))];
+    public IReadOnlyList<PeerSamples> Samples =>
+        [.. peers.Select((peer, i) => new PeerSamples(peer, Test, _seconds[i]))];
 
-    /// <summary>The median of what the machine gave: bytes read a second for a decode, operations for a prompt.</summary>
+    /// <summary>The median of what the machine gave: bytes read a second for a decode, operations for a
+    /// prompt.</summary>
     public double Limit => Statistics.Median(limits);
 
-    /// <summary>What a token costs at least. Of a decode bytes: a step reads the weights, as the file has them, and every sequence's keys and values. Of a prompt operations: two for each weight of the layers.</summary>
+    /// <summary>What a token costs at least. Of a decode bytes: a step reads the weights, as the file has them, and
+    /// every sequence's keys and values. Of a prompt operations: two for each weight of the layers.</summary>
     public double WorkPerToken => Decodes
         ? (double)model.FileStepBytes / Test.Batch + (Test.Depth + (Test.Generate + 1) / 2.0) * model.KvBytesPerToken
         : 2.0 * model.LayerParameters;
@@ -71,11 +79,14 @@ internal sealed class MachineLimits : IDisposable
 
     /// <summary>Chooses the loop that is the model's limit.</summary>
     /// <param name="threads">Threads, as the engines have.</param>
-    /// <param name="weights">Of the model: quantized ones are multiplied in integers of 8 bits, bfloat16 ones in pairs where the processor can.</param>
+    /// <param name="weights">Of the model: quantized ones are multiplied in integers of 8 bits, bfloat16 ones in pairs
+    /// where the processor can.</param>
     public MachineLimits(int threads, TensorType weights)
     {
         // A processor without instructions for either multiplies floats.
-        IReadOnlyList<ArithmeticLoop> loops = BlockFormat.Of(weights).BlockSize > 1 ? ArithmeticPeak.Int8Loops : weights == TensorType.BF16 ? ArithmeticPeak.BFloat16Loops : [];
+        IReadOnlyList<ArithmeticLoop> loops =
+            BlockFormat.Of(weights).BlockSize > 1 ? ArithmeticPeak.Int8Loops : weights == TensorType.BF16
+                ? ArithmeticPeak.BFloat16Loops : [];
         _loop = ArithmeticPeak.Fastest(loops) ?? ArithmeticPeak.Fastest(ArithmeticPeak.FloatLoops)!;
         _pool = new WorkerPool(threads);
         _memory = new MemoryBandwidth(threads);
@@ -85,11 +96,13 @@ internal sealed class MachineLimits : IDisposable
     /// <summary>Instructions of the arithmetic limit.</summary>
     public string Instructions => _loop.Instructions;
 
-    /// <summary>Bytes a second, or operations a second: the best of a few readings, since the first after a wait is slow and whatever else runs only takes from a limit.</summary>
+    /// <summary>Bytes a second, or operations a second: the best of a few readings, since the first after a wait is
+    /// slow and whatever else runs only takes from a limit.</summary>
     public double Measure(bool memory)
     {
         double best = 0;
-        for (int i = 0; i < Readings; i++) best = Math.Max(best, memory ? _memory.Measure() : ArithmeticPeak.OperationsPerSecond(_loop, _pool));
+        for (int i = 0; i < Readings; i++)
+            best = Math.Max(best, memory ? _memory.Measure() : ArithmeticPeak.OperationsPerSecond(_loop, _pool));
         return best;
     }
 
@@ -103,9 +116,11 @@ internal sealed class MachineLimits : IDisposable
 /// <summary>Measures engines by turns.</summary>
 internal static class PeersRun
 {
-    private const int WarmUpSteps = 4, WarmUpPrompt = 512; // tokens that every engine computes in one step at most: scratch is touched, code compiled
+    // tokens that every engine computes in one step at most: scratch is touched, code compiled
+    private const int WarmUpSteps = 4, WarmUpPrompt = 512;
 
-    /// <summary>Runs every test on every engine, once uncounted and then in repetitions that visit all tests and engines, so that what slows the machine for a while slows all alike.</summary>
+    /// <summary>Runs every test on every engine, once uncounted and then in repetitions that visit all tests and
+    /// engines, so that what slows the machine for a while slows all alike.</summary>
     /// <param name="model">The model.</param>
     /// <param name="peers">The engines, Native first.</param>
     /// <param name="tests">The tests.</param>
@@ -113,14 +128,23 @@ internal static class PeersRun
     /// <param name="limit">Tells what the machine gives: true for bytes a second, false for operations.</param>
     /// <param name="report">Told how much of 1 is done, and what is at hand.</param>
     /// <param name="ct">Ends it.</param>
-    public static async Task<List<PeersTest>> RunAsync(BenchModel model, IReadOnlyList<IPeer> peers, IReadOnlyList<ThroughputTest> tests, int repetitions, Func<bool, double> limit, Action<double, string>? report, CancellationToken ct)
+    public static async Task<List<PeersTest>> RunAsync(
+        BenchModel model, IReadOnlyList<IPeer> peers, IReadOnlyList<ThroughputTest> tests, int repetitions,
+        Func<bool, double> limit, Action<double, string>? report, CancellationToken ct)
     {
         List<double> memory = [], arithmetic = [];
-        List<PeersTest> results = [.. tests.Select(test => new PeersTest(model, test, peers, test.Generate > 0 ? memory : arithmetic))];
+        List<PeersTest> results =
+            [.. tests.Select(test => new PeersTest(model, test, peers, test.Generate > 0 ? memory : arithmetic))];
         foreach (PeersTest result in results)
         {
             report?.Invoke(0, $"warming up {result.Name}");
-            foreach (IPeer peer in peers) await peer.MeasureAsync(result.Test with { Prompt = Math.Min(result.Test.Prompt, WarmUpPrompt), Generate = Math.Min(result.Test.Generate, WarmUpSteps) }, ct);
+            foreach (IPeer peer in peers)
+                await peer.MeasureAsync(
+                    result.Test with
+                    {
+                        Prompt = Math.Min(result.Test.Prompt, WarmUpPrompt),
+                        Generate = Math.Min(result.Test.Generate, WarmUpSteps)
+                    }, ct);
         }
         int done = 0;
         for (int repetition = 0; repetition < repetitions; repetition++)
@@ -131,7 +155,8 @@ internal static class PeersRun
                 for (int i = 0; i < peers.Count; i++)
                 {
                     int turn = (i + repetition) % peers.Count; // nobody is always the first
-                    report?.Invoke((double)done++ / (repetitions * results.Count * peers.Count), $"{result.Name} {peers[turn].Name}");
+                    report?.Invoke((double)done++ / (repetitions * results.Count * peers.Count),
+                        $"{result.Name} {peers[turn].Name}");
                     result.Add(turn, await peers[turn].MeasureAsync(result.Test, ct));
                 }
             }

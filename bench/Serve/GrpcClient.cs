@@ -4,7 +4,8 @@ using Native.V1;
 
 namespace Native.Bench.Serve;
 
-/// <summary>Asks a Native server by gRPC. Each token is a message of its own, so that inter-token latencies are exactly that.</summary>
+/// <summary>Asks a Native server by gRPC. Each token is a message of its own, so that inter-token latencies are exactly
+/// that.</summary>
 internal sealed class GrpcClient : IServingClient
 {
     private readonly GrpcChannel _channel;
@@ -15,13 +16,30 @@ internal sealed class GrpcClient : IServingClient
     public GrpcClient(Uri url, string? model, bool ignoreEos)
     {
         (_model, _ignoreEos) = (model ?? "", ignoreEos);
-        _channel = GrpcChannel.ForAddress(url, new GrpcChannelOptions { HttpHandler = new SocketsHttpHandler { UseProxy = false, EnableMultipleHttp2Connections = true }, DisposeHttpClient = true });
+        _channel = GrpcChannel.ForAddress(url, new GrpcChannelOptions
+        {
+            HttpHandler = new SocketsHttpHandler
+            {
+                UseProxy = false,
+                EnableMultipleHttp2Connections = true,
+            },
+            DisposeHttpClient = true
+        });
         _inference = new Inference.InferenceClient(_channel);
     }
 
     public async Task<TokenCounts> SendAsync(Prompt prompt, Action onPiece, CancellationToken ct)
     {
-        GenerateRequest request = new() { Model = _model, Sampling = new SamplingParams { Temperature = 0, MaxTokens = (uint)prompt.OutputTokens, IgnoreEos = _ignoreEos } };
+        GenerateRequest request = new()
+        {
+            Model = _model,
+            Sampling = new SamplingParams
+            {
+                Temperature = 0,
+                MaxTokens = (uint)prompt.OutputTokens,
+                IgnoreEos = _ignoreEos,
+            },
+        };
         if (prompt.Ids is { } ids) request.TokenIds = new TokenIds { Ids = { ids } };
         else request.Text = prompt.Text;
         try
@@ -31,7 +49,8 @@ internal sealed class GrpcClient : IServingClient
             while (await call.ResponseStream.MoveNext(ct))
             {
                 if (call.ResponseStream.Current.EventCase == GenerateResponse.EventOneofCase.Token) onPiece();
-                else if (call.ResponseStream.Current.EventCase == GenerateResponse.EventOneofCase.Summary) usage = call.ResponseStream.Current.Summary.Usage;
+                else if (call.ResponseStream.Current.EventCase == GenerateResponse.EventOneofCase.Summary)
+                    usage = call.ResponseStream.Current.Summary.Usage;
             }
             if (usage is null) throw new RequestFailedException("the stream ended without a summary");
             return new TokenCounts((int)usage.PromptTokens, (int)usage.CompletionTokens);

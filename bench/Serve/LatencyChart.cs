@@ -15,10 +15,18 @@ internal static class LatencyChart
         Panel("Time per output token after the first (ms)", runs, run => run.Result.Tpot, percentiles),
     ]);
 
-    private static ChartPanel Panel(string title, IReadOnlyList<ServingRun> runs, Func<ServingRun, Latency> latency, IReadOnlyList<double> percentiles)
+    private static ChartPanel Panel(string title, IReadOnlyList<ServingRun> runs, Func<ServingRun, Latency> latency,
+        IReadOnlyList<double> percentiles)
     {
-        (string Name, Func<Latency, double> Of)[] series = [("median", values => values.Median), .. percentiles.Select(percent => ($"P{ServingReport.Word(percent)}", (Func<Latency, double>)(values => values.Percentile(percent))))];
-        return new ChartPanel(title, "offered load (requests/s)", [.. series.Select(line => new ChartLine(line.Name, [.. runs.Select(run => (run.RequestRate, line.Of(latency(run)) * 1000))]))])
+        (string Name, Func<Latency, double> Of)[] series =
+            [("median", values => values.Median),
+                .. percentiles.Select(
+                    percent => ($"P{ServingReport.Word(percent)}",
+                        (Func<Latency, double>)(values => values.Percentile(percent))))];
+        return new ChartPanel(title, "offered load (requests/s)",
+            [.. series.Select(
+                line => new ChartLine(line.Name,
+                    [.. runs.Select(run => (run.RequestRate, line.Of(latency(run)) * 1000))]))])
         {
             Tip = (line, rate, milliseconds) => $"{rate:0.####} requests/s, {line.Name}: {milliseconds:0.##} ms",
         };

@@ -11,8 +11,20 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
 {
     private const int MaxErrorLength = 300;
 
-    // A connection for each request: a server may close one that is idle just when the next request is sent on it, and that would count as its failure.
-    private readonly HttpClient _http = new(new SocketsHttpHandler { UseProxy = false, UseCookies = false, AllowAutoRedirect = false, PooledConnectionIdleTimeout = TimeSpan.Zero }) { BaseAddress = Root(url), Timeout = Timeout.InfiniteTimeSpan };
+    // A connection for each request: a server may close one that is idle just when the next request is sent on it, and
+    // that would count as its failure.
+    private readonly HttpClient _http =
+        new(new SocketsHttpHandler
+        {
+            UseProxy = false,
+            UseCookies = false,
+            AllowAutoRedirect = false,
+            PooledConnectionIdleTimeout = TimeSpan.Zero
+        })
+        {
+            BaseAddress = Root(url),
+            Timeout = Timeout.InfiniteTimeSpan,
+        };
     private string? _model = model;
 
     /// <summary>The name that is asked for.</summary>
@@ -28,23 +40,32 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
             using JsonDocument list = JsonDocument.Parse(await _http.GetByteArrayAsync("v1/models", ct));
             _model = list.RootElement.GetProperty("data")[0].GetProperty("id").GetString();
         }
-        catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException or IndexOutOfRangeException or HttpRequestException)
+        catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException
+            or IndexOutOfRangeException or HttpRequestException)
         {
-            throw new CommandException($"{_http.BaseAddress}v1/models does not tell a model ({e.Message}); name one with --model");
+            throw new CommandException(
+                $"{_http.BaseAddress}v1/models does not tell a model ({e.Message}); name one with --model");
         }
     }
 
     public async Task<TokenCounts> SendAsync(Prompt prompt, Action onPiece, CancellationToken ct)
     {
-        using HttpRequestMessage request = new(HttpMethod.Post, chat ? "v1/chat/completions" : "v1/completions") { Content = Body(prompt) };
-        using HttpResponseMessage response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
-        if (!response.IsSuccessStatusCode) throw new RequestFailedException($"HTTP {(int)response.StatusCode}: {Shortened(await response.Content.ReadAsStringAsync(ct))}");
+        using HttpRequestMessage request = new(HttpMethod.Post, chat ? "v1/chat/completions" : "v1/completions")
+        {
+            Content = Body(prompt),
+        };
+        using HttpResponseMessage response =
+            await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
+        if (!response.IsSuccessStatusCode)
+            throw new RequestFailedException(
+                $"HTTP {(int)response.StatusCode}: {Shortened(await response.Content.ReadAsStringAsync(ct))}");
 
         using StreamReader lines = new(await response.Content.ReadAsStreamAsync(ct), Encoding.UTF8);
         TokenCounts counts = default;
         while (await lines.ReadLineAsync(ct) is { } line)
         {
-            if (!line.StartsWith("data:", StringComparison.Ordinal)) continue; // a comment, or the empty line between events
+            // a comment, or the empty line between events
+            if (!line.StartsWith("data:", StringComparison.Ordinal)) continue;
             string data = line[5..].Trim();
             if (data == "[DONE]") return counts;
             JsonDocument chunk;
@@ -58,9 +79,11 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
             }
             using (chunk)
             {
-                if (chunk.RootElement.TryGetProperty("error", out JsonElement error)) throw new RequestFailedException($"the stream has an error: {Shortened(error.GetRawText())}");
+                if (chunk.RootElement.TryGetProperty("error", out JsonElement error))
+                    throw new RequestFailedException($"the stream has an error: {Shortened(error.GetRawText())}");
                 if (HasText(chunk.RootElement)) onPiece();
-                if (chunk.RootElement.TryGetProperty("usage", out JsonElement usage) && usage.ValueKind == JsonValueKind.Object)
+                if (chunk.RootElement.TryGetProperty("usage", out JsonElement usage)
+                    && usage.ValueKind == JsonValueKind.Object)
                     counts = new TokenCounts(Count(usage, "prompt_tokens"), Count(usage, "completion_tokens"));
             }
         }
@@ -69,24 +92,31 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
 
     public void Dispose() => _http.Dispose();
 
-    /// <summary>Whether there is output in a chunk. A chat's opening, which only names a role, and the chunk that only tells how it finished have none.</summary>
+    /// <summary>Whether there is output in a chunk. A chat's opening, which only names a role, and the chunk that only
+    /// tells how it finished have none.</summary>
     private bool HasText(JsonElement chunk)
     {
-        if (!chunk.TryGetProperty("choices", out JsonElement choices) || choices.ValueKind != JsonValueKind.Array) return false;
+        if (!chunk.TryGetProperty("choices", out JsonElement choices) || choices.ValueKind != JsonValueKind.Array)
+            return false;
         foreach (JsonElement choice in choices.EnumerateArray())
         {
             if (!chat && IsText(choice, "text")) return true;
-            if (chat && choice.TryGetProperty("delta", out JsonElement delta) && (IsText(delta, "content") || IsText(delta, "reasoning_content") || IsText(delta, "reasoning"))) return true;
+            if (chat && choice.TryGetProperty("delta", out JsonElement delta)
+                && (IsText(delta, "content") || IsText(delta, "reasoning_content") || IsText(delta, "reasoning")))
+                return true;
         }
         return false;
 
-        static bool IsText(JsonElement owner, string name) => owner.TryGetProperty(name, out JsonElement text) && text.ValueKind == JsonValueKind.String && !text.ValueEquals("");
+        static bool IsText(JsonElement owner, string name) =>
+            owner.TryGetProperty(name, out JsonElement text) && text.ValueKind == JsonValueKind.String
+                && !text.ValueEquals("");
     }
 
     private ByteArrayContent Body(Prompt prompt)
     {
         using MemoryStream buffer = new();
-        using (Utf8JsonWriter json = new(buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
+        using (Utf8JsonWriter json =
+            new(buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
         {
             json.WriteStartObject();
             json.WriteString("model", Model);
@@ -121,9 +151,11 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
         return content;
     }
 
-    private static int? Count(JsonElement usage, string name) => usage.TryGetProperty(name, out JsonElement value) && value.TryGetInt32(out int count) ? count : null;
+    private static int? Count(JsonElement usage, string name) =>
+        usage.TryGetProperty(name, out JsonElement value) && value.TryGetInt32(out int count) ? count : null;
 
-    private static string Shortened(string text) => text.Length <= MaxErrorLength ? text : text[..MaxErrorLength] + "...";
+    private static string Shortened(string text) =>
+        text.Length <= MaxErrorLength ? text : text[..MaxErrorLength] + "...";
 
     /// <summary>With or without /v1 at its end, as people write it.</summary>
     private static Uri Root(Uri url)

@@ -3,14 +3,17 @@ namespace Native.Bench.Serve;
 /// <summary>What became of one request. Times are seconds after the run began.</summary>
 internal sealed record RequestRecord
 {
-    /// <summary>When its latencies begin: in open loop when it was to be sent, whether or not it could be then; in closed loop when it was sent.</summary>
-    /// <remarks>A server that stalls delays the requests behind it too. Counting from the sending would leave that waiting out (Tene's coordinated omission).</remarks>
+    /// <summary>When its latencies begin: in open loop when it was to be sent, whether or not it could be then; in
+    /// closed loop when it was sent.</summary>
+    /// <remarks>A server that stalls delays the requests behind it too. Counting from the sending would leave that
+    /// waiting out (Tene's coordinated omission).</remarks>
     public required double Start { get; init; }
 
     /// <summary>When it was sent.</summary>
     public required double Sent { get; init; }
 
-    /// <summary>When each piece of output came; where there was none, when the answer ended. Empty for a failed request.</summary>
+    /// <summary>When each piece of output came; where there was none, when the answer ended. Empty for a failed
+    /// request.</summary>
     public IReadOnlyList<double> TokenTimes { get; init; } = [];
 
     /// <summary>When it was over, well or not.</summary>

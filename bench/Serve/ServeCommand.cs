@@ -14,36 +14,136 @@ namespace Native.Bench.Serve;
 /// <summary><c>serve</c>: load on a server, and how long its answers took.</summary>
 internal sealed class ServeCommand : ToolCommand
 {
-    private readonly Option<string> _url = new("--url") { HelpName = "URL", Description = "The server, e.g. http://127.0.0.1:8080; for gRPC http://127.0.0.1:50051.", Required = true };
-    private readonly Option<string> _api = new("--api") { HelpName = "openai|openai-chat|grpc", Description = "Completions or chats of OpenAI's API, of any server; or Native's gRPC.", DefaultValueFactory = _ => "openai" };
-    private readonly Option<string?> _model = new("--model") { HelpName = "NAME", Description = "The model to ask for. Default: the server's first." };
-    private readonly Option<int?> _numPrompts = new("--num-prompts") { HelpName = "N", Description = "Requests.", DefaultValueFactory = _ => 100 };
-    private readonly Option<string> _requestRate = new("--request-rate") { HelpName = "R|inf", Description = "Requests a second, sent whether or not earlier ones are done (open loop); latencies then begin when a request was to be sent. inf sends as many at once as --max-concurrency allows (closed loop); they begin when it is sent.", DefaultValueFactory = _ => "inf" };
-    private readonly Option<string> _burstiness = new("--burstiness") { HelpName = "B", Description = "Shape of the gaps between requests: 1 is Poisson, below comes in bursts, above is more even, inf wholly.", DefaultValueFactory = _ => "1" };
-    private readonly Option<int?> _maxConcurrency = new("--max-concurrency") { HelpName = "N", Description = "Requests under way at most. In open loop the others' latencies run on while they wait." };
-    private readonly Option<string> _dataset = new("--dataset-name") { HelpName = "random|file", Description = "Random prompts, which share no beginning, or those of --file.", DefaultValueFactory = _ => "random" };
-    private readonly Option<int?> _inputLength = new("--random-input-len") { HelpName = "N", Description = "Length of random prompts: tokens with --tokenizer, else common words, about a token each.", DefaultValueFactory = _ => 256 };
-    private readonly Option<int?> _outputLength = new("--random-output-len") { HelpName = "N", Description = "Tokens to generate at most; also for the lines of --file that don't tell.", DefaultValueFactory = _ => 64 };
+    private readonly Option<string> _url = new("--url")
+    {
+        HelpName = "URL",
+        Description = "The server, e.g. http://127.0.0.1:8080; for gRPC http://127.0.0.1:50051.",
+        Required = true,
+    };
+    private readonly Option<string> _api = new("--api")
+    {
+        HelpName = "openai|openai-chat|grpc",
+        Description = "Completions or chats of OpenAI's API, of any server; or Native's gRPC.",
+        DefaultValueFactory = _ => "openai",
+    };
+    private readonly Option<string?> _model = new("--model")
+    {
+        HelpName = "NAME",
+        Description = "The model to ask for. Default: the server's first.",
+    };
+    private readonly Option<int?> _numPrompts = new("--num-prompts")
+    {
+        HelpName = "N",
+        Description = "Requests.",
+        DefaultValueFactory = _ => 100,
+    };
+    private readonly Option<string> _requestRate = new("--request-rate")
+    {
+        HelpName = "R|inf",
+        Description =
+            "Requests a second, sent whether or not earlier ones are done (open loop); latencies then begin when a "
+                + "request was to be sent. inf sends as many at once as --max-concurrency allows (closed loop); they "
+                + "begin when it is sent.",
+        DefaultValueFactory = _ => "inf",
+    };
+    private readonly Option<string> _burstiness = new("--burstiness")
+    {
+        HelpName = "B",
+        Description =
+            "Shape of the gaps between requests: 1 is Poisson, below comes in bursts, above is more even, inf wholly.",
+        DefaultValueFactory = _ => "1",
+    };
+    private readonly Option<int?> _maxConcurrency = new("--max-concurrency")
+    {
+        HelpName = "N",
+        Description = "Requests under way at most. In open loop the others' latencies run on while they wait.",
+    };
+    private readonly Option<string> _dataset = new("--dataset-name")
+    {
+        HelpName = "random|file",
+        Description = "Random prompts, which share no beginning, or those of --file.",
+        DefaultValueFactory = _ => "random",
+    };
+    private readonly Option<int?> _inputLength = new("--random-input-len")
+    {
+        HelpName = "N",
+        Description = "Length of random prompts: tokens with --tokenizer, else common words, about a token each.",
+        DefaultValueFactory = _ => 256,
+    };
+    private readonly Option<int?> _outputLength = new("--random-output-len")
+    {
+        HelpName = "N",
+        Description = "Tokens to generate at most; also for the lines of --file that don't tell.",
+        DefaultValueFactory = _ => 64,
+    };
     private readonly Option<double[]> _rangeRatio = NumberOptions.Reals(
         "--random-range-ratio", "X", "Lengths are drawn from 1 - X to 1 + X times these.", 0, 0.999, 0);
-    private readonly Option<string?> _file = new("--file") { HelpName = "PATH", Description = "Prompts, one a line: a text, or {\"prompt\": \"...\", \"output_tokens\": 64}. Begins again at its end." };
-    private readonly Option<string?> _tokenizer = new("--tokenizer") { HelpName = "PATH", Description = "The served model's file or folder: random prompts then have exactly their length, and go as token ids where the interface takes them." };
-    private readonly Option<int?> _numWarmups = new("--num-warmups") { HelpName = "N", Description = "Requests before the clock runs, one after the other. One that fails ends the run.", DefaultValueFactory = _ => 1 };
-    private readonly Option<string?> _rampUp = new("--ramp-up-strategy") { HelpName = "linear|exponential", Description = "The rate rises from --ramp-up-start-rps to --ramp-up-end-rps, instead of --request-rate." };
+    private readonly Option<string?> _file = new("--file")
+    {
+        HelpName = "PATH",
+        Description =
+            "Prompts, one a line: a text, or {\"prompt\": \"...\", \"output_tokens\": 64}. Begins again at its end.",
+    };
+    private readonly Option<string?> _tokenizer = new("--tokenizer")
+    {
+        HelpName = "PATH",
+        Description =
+            "The served model's file or folder: random prompts then have exactly their length, and go as token ids "
+                + "where the interface takes them.",
+    };
+    private readonly Option<int?> _numWarmups = new("--num-warmups")
+    {
+        HelpName = "N",
+        Description = "Requests before the clock runs, one after the other. One that fails ends the run.",
+        DefaultValueFactory = _ => 1,
+    };
+    private readonly Option<string?> _rampUp = new("--ramp-up-strategy")
+    {
+        HelpName = "linear|exponential",
+        Description = "The rate rises from --ramp-up-start-rps to --ramp-up-end-rps, instead of --request-rate.",
+    };
     private readonly Option<double[]> _rampUpStart =
         NumberOptions.Reals("--ramp-up-start-rps", "R", "Requests a second at the beginning.", 1e-3, 1e6);
     private readonly Option<double[]> _rampUpEnd =
         NumberOptions.Reals("--ramp-up-end-rps", "R", "Requests a second at the end.", 1e-3, 1e6);
-    private readonly Option<int?> _seed = new("--seed") { HelpName = "N", Description = "The same seed gives the same prompts at the same times.", DefaultValueFactory = _ => 0 };
-    private readonly Option<bool> _ignoreEos = new("--ignore-eos") { Description = "Generate past end tokens, so that every output has its full length. Not part of OpenAI's API, but known to vLLM, llama.cpp and Native." };
-    private readonly Option<string[]> _goodput = new("--goodput") { HelpName = "ttft:MS tpot:MS e2el:MS", Description = "Count the requests that kept these latencies.", AllowMultipleArgumentsPerToken = true };
-    private readonly Option<string> _metrics = new("--percentile-metrics") { HelpName = "ttft,tpot,itl,e2el", Description = "The latencies to report.", DefaultValueFactory = _ => "ttft,tpot,itl,e2el" };
+    private readonly Option<int?> _seed = new("--seed")
+    {
+        HelpName = "N",
+        Description = "The same seed gives the same prompts at the same times.",
+        DefaultValueFactory = _ => 0,
+    };
+    private readonly Option<bool> _ignoreEos = new("--ignore-eos")
+    {
+        Description =
+            "Generate past end tokens, so that every output has its full length. Not part of OpenAI's API, but known "
+                + "to vLLM, llama.cpp and Native.",
+    };
+    private readonly Option<string[]> _goodput = new("--goodput")
+    {
+        HelpName = "ttft:MS tpot:MS e2el:MS",
+        Description = "Count the requests that kept these latencies.",
+        AllowMultipleArgumentsPerToken = true,
+    };
+    private readonly Option<string> _metrics = new("--percentile-metrics")
+    {
+        HelpName = "ttft,tpot,itl,e2el",
+        Description = "The latencies to report.",
+        DefaultValueFactory = _ => "ttft,tpot,itl,e2el",
+    };
     private readonly Option<double[]> _percentiles =
         NumberOptions.Reals("--metric-percentiles", "P,...", "Their percentiles.", 0, 100, 99);
-    private readonly Option<string?> _saveResult = new("--save-result") { HelpName = "FILE.json", Description = "Write everything there, under vLLM's names, with every request's times; of a sweep an array." };
+    private readonly Option<string?> _saveResult = new("--save-result")
+    {
+        HelpName = "FILE.json",
+        Description = "Write everything there, under vLLM's names, with every request's times; of a sweep an array.",
+    };
     private readonly Option<double[]> _sweep = NumberOptions.Reals(
         "--sweep", "R,...", "Measure at each of these request rates, one after the other.", 1e-3, 1e6);
-    private readonly Option<string?> _svg = new("--svg") { HelpName = "FILE.svg", Description = "Draw a sweep's latencies against its rates." };
+    private readonly Option<string?> _svg = new("--svg")
+    {
+        HelpName = "FILE.svg",
+        Description = "Draw a sweep's latencies against its rates.",
+    };
     private readonly Option<double[]> _requestTimeout =
         NumberOptions.Reals("--request-timeout", "S", "Seconds after which a request has failed.", 0.001, 86400, 600);
     private readonly Option<double[]> _maxDuration = NumberOptions.Reals(
@@ -51,10 +151,14 @@ internal sealed class ServeCommand : ToolCommand
         0.001, 864000, 3600);
 
     public ServeCommand(Terminal terminal)
-        : base(terminal, "serve", "Puts load on a server and prints vLLM's table of throughput and latencies: time to first token (TTFT), time per output token (TPOT), inter-token latency (ITL), end-to-end latency (E2EL). Open-loop latencies count from when a request was to be sent, so that a server that stalls can't hide it.",
+        : base(terminal, "serve",
+            "Puts load on a server and prints vLLM's table of throughput and latencies: time to first token (TTFT), "
+                + "time per output token (TPOT), inter-token latency (ITL), end-to-end latency (E2EL). Open-loop "
+                + "latencies count from when a request was to be sent, so that a server that stalls can't hide it.",
             "serve --url http://127.0.0.1:8080 --request-rate 4 --num-prompts 200",
             "serve --url http://127.0.0.1:50051 --api grpc --max-concurrency 8 --ignore-eos",
-            "serve --url http://127.0.0.1:8080 --api openai-chat --dataset-name file --file prompts.jsonl --goodput ttft:200 tpot:50",
+            "serve --url http://127.0.0.1:8080 --api openai-chat --dataset-name file --file prompts.jsonl --goodput "
+                + "ttft:200 tpot:50",
             "serve --url http://127.0.0.1:8080 --sweep 1,2,4,8 --num-prompts 50 --svg load.svg --save-result load.json")
     {
         _api.AcceptOnlyFromAmong("openai", "openai-chat", "grpc");
@@ -67,8 +171,10 @@ internal sealed class ServeCommand : ToolCommand
         _numWarmups.Within(0, 1000);
         Option[] options =
         [
-            _url, _api, _model, _numPrompts, _requestRate, _burstiness, _maxConcurrency, _rampUp, _rampUpStart, _rampUpEnd, _sweep, _svg, _dataset, _file, _inputLength, _outputLength, _rangeRatio, _tokenizer,
-            _ignoreEos, _seed, _numWarmups, _goodput, _metrics, _percentiles, _saveResult, _requestTimeout, _maxDuration,
+            _url, _api, _model, _numPrompts, _requestRate, _burstiness, _maxConcurrency, _rampUp, _rampUpStart,
+            _rampUpEnd, _sweep, _svg, _dataset, _file, _inputLength, _outputLength, _rangeRatio, _tokenizer,
+            _ignoreEos, _seed, _numWarmups, _goodput, _metrics, _percentiles, _saveResult, _requestTimeout,
+            _maxDuration,
         ];
         foreach (Option option in options) Add(option);
     }
@@ -76,42 +182,25 @@ internal sealed class ServeCommand : ToolCommand
     protected override async Task<int> RunAsync(ParseResult arguments)
     {
         // Everything said is looked at before anything is sent.
-        if (!Uri.TryCreate(arguments.GetRequiredValue(_url), UriKind.Absolute, out Uri? url) || url.Scheme is not ("http" or "https"))
-            throw new UsageException($"--url is '{arguments.GetRequiredValue(_url)}'; it must be like http://127.0.0.1:8080.");
+        Uri url = Url(arguments);
         string api = arguments.GetRequiredValue(_api);
         List<Load> loads = Loads(arguments);
         Goodput? goodput = ReadGoodput(arguments.GetValue(_goodput) ?? []);
-        string[] metrics = arguments.GetRequiredValue(_metrics).Split(',', StringSplitOptions.TrimEntries);
-        foreach (string metric in metrics)
-            if (!ServingReport.Metrics.Contains(metric)) throw new UsageException($"--percentile-metrics has '{metric}'; there are {string.Join(", ", ServingReport.Metrics)}.");
+        string[] metrics = Metrics(arguments);
         double[] percentiles = arguments.GetRequiredValue(_percentiles);
-        bool fromFile = arguments.GetRequiredValue(_dataset) == "file";
-        if (fromFile != arguments.GetValue(_file) is not null) throw new UsageException("--file goes with --dataset-name file, and that with --file.");
-        if (fromFile && arguments.GetValue(_tokenizer) is not null) throw new UsageException("--tokenizer is for random prompts.");
-        int seed = arguments.GetValue(_seed) ?? 0, count = arguments.GetValue(_numPrompts) ?? 100, warmups = arguments.GetValue(_numWarmups) ?? 1;
-
-        Tokenizer? tokenizer = null;
-        if (arguments.GetValue(_tokenizer) is { } path)
-        {
-            using ModelFile file = ModelFile.Open(path);
-            tokenizer = file.OpenTokenizer();
-        }
-        // A prompt is never used again: a server that keeps prefixes would answer it from memory.
-        List<Prompt> prompts = fromFile
-            ? Prompts.OfFile(arguments.GetValue(_file)!, warmups + count * loads.Count, arguments.GetValue(_outputLength) ?? 64)
-            : Prompts.Random(warmups + count * loads.Count, arguments.GetValue(_inputLength) ?? 256, arguments.GetValue(_outputLength) ?? 64, One(arguments, _rangeRatio)!.Value, tokenizer, new Random(seed));
+        int seed = arguments.GetValue(_seed) ?? 0, count = arguments.GetValue(_numPrompts) ?? 100,
+            warmups = arguments.GetValue(_numWarmups) ?? 1;
+        List<Prompt> prompts = ReadPrompts(arguments, warmups + count * loads.Count, seed);
 
         bool ignoreEos = arguments.GetValue(_ignoreEos);
         string? model = arguments.GetValue(_model);
-        using IServingClient client = api == "grpc" ? new GrpcClient(url, model, ignoreEos) : new OpenAiClient(url, chat: api == "openai-chat", model, ignoreEos);
-        LoadGenerator generator = new(client, TimeProvider.System)
-        {
-            MaxConcurrency = arguments.GetValue(_maxConcurrency),
-            RequestTimeout = TimeSpan.FromSeconds(One(arguments, _requestTimeout)!.Value),
-            MaxDuration = TimeSpan.FromSeconds(One(arguments, _maxDuration)!.Value),
-        };
+        using IServingClient client =
+            api == "grpc" ? new GrpcClient(url, model, ignoreEos)
+                : new OpenAiClient(url, chat: api == "openai-chat", model, ignoreEos);
+        LoadGenerator generator = Generator(arguments, client);
 
-        List<ServingRun> runs = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Sending", async report =>
+        List<ServingRun> runs =
+            await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Sending", async report =>
         {
             if (client is OpenAiClient openAi)
             {
@@ -120,19 +209,20 @@ internal sealed class ServeCommand : ToolCommand
                 await openAi.ChooseModelAsync(limited.Token);
                 model = openAi.Model;
             }
-            foreach (Prompt prompt in prompts[..warmups])
-            {
-                (RequestRecord[] records, _) = await generator.ClosedLoopAsync([prompt], null, ct);
-                if (records[0].Error is { } error) throw new CommandException($"{url} did not answer the first request: {error}");
-            }
+            await WarmUpAsync(generator, prompts[..warmups], url, ct);
             List<ServingRun> runs = [];
             foreach (Load load in loads)
             {
                 List<Prompt> part = prompts.GetRange(warmups + count * runs.Count, count);
                 int before = runs.Count;
-                void Done(int done) => report?.Invoke((before + (double)done / count) / loads.Count, string.Create(CultureInfo.InvariantCulture, $"{done} of {count} answered{(loads.Count > 1 ? $" at {load.Rate:0.###}/s" : "")}"));
+                void Done(int done) =>
+                    report?.Invoke((before + (double)done / count) / loads.Count,
+                        string.Create(CultureInfo.InvariantCulture,
+                            $"{done} of {count} answered{(loads.Count > 1 ? $" at {load.Rate:0.###}/s" : "")}"));
                 double[]? intended = load.Arrivals(count, new Random(seed));
-                (RequestRecord[] records, double duration) = intended is null ? await generator.ClosedLoopAsync(part, Done, ct) : await generator.OpenLoopAsync(part, intended, Done, ct);
+                (RequestRecord[] records, double duration) =
+                    intended is null ? await generator.ClosedLoopAsync(part, Done, ct)
+                        : await generator.OpenLoopAsync(part, intended, Done, ct);
                 runs.Add(new ServingRun
                 {
                     Api = api,
@@ -148,15 +238,81 @@ internal sealed class ServeCommand : ToolCommand
             return runs;
         }));
 
+        Print(runs, metrics, percentiles);
+        if (arguments.GetValue(_saveResult) is { } saved)
+            await File.WriteAllBytesAsync(saved, ToJson(runs, metrics, percentiles));
+        if (arguments.GetValue(_svg) is { } picture)
+            await File.WriteAllTextAsync(picture, LatencyChart.Svg(runs, percentiles));
+        return runs.All(run => run.Result.Completed > 0) ? Cli.Success : Cli.Failed;
+    }
+
+    private LoadGenerator Generator(ParseResult arguments, IServingClient client) => new(client, TimeProvider.System)
+    {
+        MaxConcurrency = arguments.GetValue(_maxConcurrency),
+        RequestTimeout = TimeSpan.FromSeconds(One(arguments, _requestTimeout)!.Value),
+        MaxDuration = TimeSpan.FromSeconds(One(arguments, _maxDuration)!.Value),
+    };
+
+    private static async Task WarmUpAsync(LoadGenerator generator, List<Prompt> prompts, Uri url, CancellationToken ct)
+    {
+        foreach (Prompt prompt in prompts)
+        {
+            (RequestRecord[] records, _) = await generator.ClosedLoopAsync([prompt], null, ct);
+            if (records[0].Error is { } error)
+                throw new CommandException($"{url} did not answer the first request: {error}");
+        }
+    }
+
+    private Uri Url(ParseResult arguments)
+    {
+        if (!Uri.TryCreate(arguments.GetRequiredValue(_url), UriKind.Absolute, out Uri? url)
+            || url.Scheme is not ("http" or "https"))
+            throw new UsageException(
+                $"--url is '{arguments.GetRequiredValue(_url)}'; it must be like http://127.0.0.1:8080.");
+        return url;
+    }
+
+    private string[] Metrics(ParseResult arguments)
+    {
+        string[] metrics = arguments.GetRequiredValue(_metrics).Split(',', StringSplitOptions.TrimEntries);
+        foreach (string metric in metrics)
+            if (!ServingReport.Metrics.Contains(metric))
+                throw new UsageException(
+                    $"--percentile-metrics has '{metric}'; there are {string.Join(", ", ServingReport.Metrics)}.");
+        return metrics;
+    }
+
+    private List<Prompt> ReadPrompts(ParseResult arguments, int count, int seed)
+    {
+        bool fromFile = arguments.GetRequiredValue(_dataset) == "file";
+        if (fromFile != arguments.GetValue(_file) is not null)
+            throw new UsageException("--file goes with --dataset-name file, and that with --file.");
+        if (fromFile && arguments.GetValue(_tokenizer) is not null)
+            throw new UsageException("--tokenizer is for random prompts.");
+        Tokenizer? tokenizer = null;
+        if (arguments.GetValue(_tokenizer) is { } path)
+        {
+            using ModelFile file = ModelFile.Open(path);
+            tokenizer = file.OpenTokenizer();
+        }
+        // A prompt is never used again: a server that keeps prefixes would answer it from memory.
+        return fromFile
+            ? Prompts.OfFile(arguments.GetValue(_file)!, count,
+                arguments.GetValue(_outputLength) ?? 64)
+            : Prompts.Random(count, arguments.GetValue(_inputLength) ?? 256,
+                arguments.GetValue(_outputLength) ?? 64, One(arguments, _rangeRatio)!.Value, tokenizer,
+                new Random(seed));
+    }
+
+    private void Print(List<ServingRun> runs, string[] metrics, double[] percentiles)
+    {
         foreach (ServingRun run in runs)
         {
             Terminal.Out.Write(ServingReport.Table(run, metrics, percentiles));
-            foreach (IGrouping<string, RequestRecord> failure in run.Result.Records.Where(record => !record.Succeeded).GroupBy(record => record.Error!).OrderByDescending(group => group.Count()).Take(10))
+            foreach (IGrouping<string, RequestRecord> failure in run.Result.Records.Where(record => !record.Succeeded)
+                .GroupBy(record => record.Error!).OrderByDescending(group => group.Count()).Take(10))
                 Terminal.Error.WriteLine($"native: {failure.Count()} failed: {failure.Key.ReplaceLineEndings(" ")}");
         }
-        if (arguments.GetValue(_saveResult) is { } saved) await File.WriteAllBytesAsync(saved, ToJson(runs, metrics, percentiles));
-        if (arguments.GetValue(_svg) is { } picture) await File.WriteAllTextAsync(picture, LatencyChart.Svg(runs, percentiles));
-        return runs.All(run => run.Result.Completed > 0) ? Cli.Success : Cli.Failed;
     }
 
     /// <summary>The runs that are asked for: one, or one for each rate of a sweep.</summary>
@@ -166,11 +322,16 @@ internal sealed class ServeCommand : ToolCommand
         double[] sweep = arguments.GetValue(_sweep) ?? [];
         double? from = One(arguments, _rampUpStart), to = One(arguments, _rampUpEnd);
         string? strategy = arguments.GetValue(_rampUp);
-        if ((strategy is null) != (from is null) || (strategy is null) != (to is null)) throw new UsageException("--ramp-up-strategy, --ramp-up-start-rps and --ramp-up-end-rps go together.");
-        if ((double.IsFinite(rate) ? 1 : 0) + (sweep.Length > 0 ? 1 : 0) + (strategy is not null ? 1 : 0) > 1) throw new UsageException("--request-rate, --sweep and --ramp-up-strategy exclude each other.");
-        if (arguments.GetValue(_svg) is not null && sweep.Length == 0) throw new UsageException("--svg draws a --sweep.");
+        if ((strategy is null) != (from is null) || (strategy is null) != (to is null))
+            throw new UsageException("--ramp-up-strategy, --ramp-up-start-rps and --ramp-up-end-rps go together.");
+        if ((double.IsFinite(rate) ? 1 : 0) + (sweep.Length > 0 ? 1 : 0) + (strategy is not null ? 1 : 0) > 1)
+            throw new UsageException("--request-rate, --sweep and --ramp-up-strategy exclude each other.");
+        if (arguments.GetValue(_svg) is not null && sweep.Length == 0)
+            throw new UsageException("--svg draws a --sweep.");
         if (sweep.Length > 0) return [.. sweep.Order().Select(swept => new Load(swept, burstiness, null))];
-        return [new Load(rate, burstiness, strategy is null ? null : (strategy == "linear" ? RampUp.Linear : RampUp.Exponential, from!.Value, to!.Value))];
+        return [new Load(rate, burstiness,
+            strategy is null ? null
+                : (strategy == "linear" ? RampUp.Linear : RampUp.Exponential, from!.Value, to!.Value))];
     }
 
     private static Goodput? ReadGoodput(string[] parts)
@@ -180,10 +341,18 @@ internal sealed class ServeCommand : ToolCommand
         foreach (string part in parts)
         {
             string[] pair = part.Split(':');
-            if (pair.Length != 2 || !double.TryParse(pair[1], NumberStyles.Float, CultureInfo.InvariantCulture, out double milliseconds) || !(milliseconds > 0) || pair[0] is not ("ttft" or "tpot" or "e2el"))
-                throw new UsageException($"--goodput has '{part}'; it must be ttft:MS, tpot:MS or e2el:MS with milliseconds above 0.");
+            if (pair.Length != 2
+                || !double.TryParse(pair[1], NumberStyles.Float, CultureInfo.InvariantCulture, out double milliseconds)
+                || !(milliseconds > 0) || pair[0] is not ("ttft" or "tpot" or "e2el"))
+                throw new UsageException(
+                    $"--goodput has '{part}'; it must be ttft:MS, tpot:MS or e2el:MS with milliseconds above 0.");
             double seconds = milliseconds / 1000;
-            goodput = pair[0] switch { "ttft" => goodput with { Ttft = seconds }, "tpot" => goodput with { Tpot = seconds }, _ => goodput with { E2el = seconds } };
+            goodput = pair[0] switch
+            {
+                "ttft" => goodput with { Ttft = seconds },
+                "tpot" => goodput with { Tpot = seconds },
+                _ => goodput with { E2el = seconds },
+            };
         }
         return goodput;
     }
@@ -192,7 +361,9 @@ internal sealed class ServeCommand : ToolCommand
     {
         string text = arguments.GetRequiredValue(option);
         if (text == "inf") return double.PositiveInfinity;
-        if (!double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) || !(value >= 1e-3 && value <= 1e6)) throw new UsageException($"{option.Name} is '{text}'; it must be from 0.001 to 1000000, or inf.");
+        if (!double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
+            || !(value >= 1e-3 && value <= 1e6))
+            throw new UsageException($"{option.Name} is '{text}'; it must be from 0.001 to 1000000, or inf.");
         return value;
     }
 

@@ -48,8 +48,10 @@ internal static class ServingReport
     {
         ServingResult result = run.Result;
         StringBuilder text = new();
-        void Count(string name, long value) => text.AppendLine($"{name + ":",-40} {value.ToString(CultureInfo.InvariantCulture),-10}");
-        void Number(string name, double value) => text.AppendLine($"{name + ":",-40} {value.ToString("F2", CultureInfo.InvariantCulture),-10}");
+        void Count(string name, long value) =>
+            text.AppendLine($"{name + ":",-40} {value.ToString(CultureInfo.InvariantCulture),-10}");
+        void Number(string name, double value) =>
+            text.AppendLine($"{name + ":",-40} {value.ToString("F2", CultureInfo.InvariantCulture),-10}");
 
         text.AppendLine(Centered(" Serving Benchmark Result ", '='));
         Count("Successful requests", result.Completed);
@@ -71,14 +73,16 @@ internal static class ServingReport
             text.AppendLine(Centered(Titles[metric].Long, '-'));
             Number($"Mean {Titles[metric].Short} (ms)", latency.Mean * 1000);
             Number($"Median {Titles[metric].Short} (ms)", latency.Median * 1000);
-            foreach (double percent in percentiles) Number($"P{Word(percent)} {Titles[metric].Short} (ms)", latency.Percentile(percent) * 1000);
+            foreach (double percent in percentiles)
+                Number($"P{Word(percent)} {Titles[metric].Short} (ms)", latency.Percentile(percent) * 1000);
         }
         text.AppendLine(new string('=', Width));
         return text.ToString();
     }
 
     /// <summary>Everything, under vLLM's names, with each request's own times (seconds).</summary>
-    public static void Write(Utf8JsonWriter json, ServingRun run, IReadOnlyList<string> metrics, IReadOnlyList<double> percentiles)
+    public static void Write(Utf8JsonWriter json, ServingRun run, IReadOnlyList<string> metrics,
+        IReadOnlyList<double> percentiles)
     {
         ServingResult result = run.Result;
         json.WriteStartObject();
@@ -116,7 +120,8 @@ internal static class ServingReport
             json.WriteNumber($"mean_{metric}_ms", latency.Mean * 1000);
             json.WriteNumber($"median_{metric}_ms", latency.Median * 1000);
             json.WriteNumber($"std_{metric}_ms", latency.Deviation * 1000);
-            foreach (double percent in percentiles) json.WriteNumber($"p{Word(percent)}_{metric}_ms", latency.Percentile(percent) * 1000);
+            foreach (double percent in percentiles)
+                json.WriteNumber($"p{Word(percent)}_{metric}_ms", latency.Percentile(percent) * 1000);
         }
         Numbers("input_lens", result.Records.Select(record => (double)record.InputTokens));
         Numbers("output_lens", result.Records.Select(record => record.Succeeded ? record.OutputTokens : 0.0));
@@ -148,5 +153,6 @@ internal static class ServingReport
     /// <summary>99, 99.9.</summary>
     public static string Word(double percent) => percent.ToString(CultureInfo.InvariantCulture);
 
-    private static string Centered(string title, char fill) => title.PadLeft(title.Length + (Width - title.Length) / 2, fill).PadRight(Width, fill);
+    private static string Centered(string title, char fill) =>
+        title.PadLeft(title.Length + (Width - title.Length) / 2, fill).PadRight(Width, fill);
 }

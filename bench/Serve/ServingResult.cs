@@ -23,7 +23,8 @@ internal sealed record Latency(string Name, IReadOnlyList<double> Values)
     public double Percentile(double percent) => Statistics.Percentile(Values, percent);
 }
 
-/// <summary>What a run's records say together: vLLM's definitions, but for where latencies begin (<see cref="RequestRecord.Start"/>).</summary>
+/// <summary>What a run's records say together: vLLM's definitions, but for where latencies begin
+/// (<see cref="RequestRecord.Start"/>).</summary>
 internal sealed record ServingResult
 {
     /// <summary>Sums up.</summary>
@@ -41,7 +42,8 @@ internal sealed record ServingResult
         OutputTokens = succeeded.Sum(record => (long)record.OutputTokens);
         Good = goodput is null ? null : succeeded.Count(goodput.IsGood);
         Ttft = new Latency("ttft", [.. succeeded.Select(record => record.Ttft)]);
-        Tpot = new Latency("tpot", [.. succeeded.Where(record => record.OutputTokens > 1).Select(record => record.Tpot)]);
+        Tpot = new Latency("tpot",
+            [.. succeeded.Where(record => record.OutputTokens > 1).Select(record => record.Tpot)]);
         Itl = new Latency("itl", [.. succeeded.SelectMany(record => record.Itls)]);
         E2el = new Latency("e2el", [.. succeeded.Select(record => record.E2el)]);
         PeakOutputTokensPerSecond = Peak(succeeded);
@@ -92,14 +94,18 @@ internal sealed record ServingResult
     {
         if (records.Count == 0) return 0;
         double begin = records.Min(record => record.Sent);
-        return records.SelectMany(record => record.TokenTimes).CountBy(time => (long)(time - begin)).Max(second => second.Value);
+        return records.SelectMany(record => record.TokenTimes).CountBy(time => (long)(time - begin))
+            .Max(second => second.Value);
     }
 
     private static int PeakConcurrency(IReadOnlyList<RequestRecord> records)
     {
         int now = 0, peak = 0;
         // Of a request that ends when another begins, the end comes first.
-        foreach ((_, int change) in records.SelectMany(record => new[] { (At: record.Sent, Change: 1), (At: record.Done, Change: -1) }).OrderBy(e => e.At).ThenBy(e => e.Change))
+        foreach ((_, int change)
+            in records.SelectMany(
+                record => new[] { (At: record.Sent, Change: 1), (At: record.Done, Change: -1) }).OrderBy(e => e.At)
+                .ThenBy(e => e.Change))
             peak = Math.Max(peak, now += change);
         return peak;
     }

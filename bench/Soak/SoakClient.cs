@@ -54,15 +54,36 @@ internal sealed class SoakClient : IDisposable
     public SoakClient(Uri http, Uri? grpc, string model)
     {
         _model = model;
-        // Whoever is to send too much asks first and is refused then; whoever waits for longer than this is not answered at all.
-        _http = new HttpClient(new SocketsHttpHandler { UseProxy = false, UseCookies = false, AllowAutoRedirect = false, Expect100ContinueTimeout = TimeSpan.FromSeconds(30) }) { BaseAddress = http, Timeout = Timeout.InfiniteTimeSpan };
+        // Whoever is to send too much asks first and is refused then; whoever waits for longer than this is not
+        // answered at all.
+        _http = new HttpClient(
+            new SocketsHttpHandler
+            {
+                UseProxy = false,
+                UseCookies = false,
+                AllowAutoRedirect = false,
+                Expect100ContinueTimeout = TimeSpan.FromSeconds(30)
+            })
+        {
+            BaseAddress = http,
+            Timeout = Timeout.InfiniteTimeSpan,
+        };
         if (grpc is not null)
         {
-            _channel = GrpcChannel.ForAddress(grpc, new GrpcChannelOptions { HttpHandler = new SocketsHttpHandler { UseProxy = false, EnableMultipleHttp2Connections = true }, DisposeHttpClient = true });
+            _channel = GrpcChannel.ForAddress(grpc, new GrpcChannelOptions
+            {
+                HttpHandler = new SocketsHttpHandler
+                {
+                    UseProxy = false,
+                    EnableMultipleHttp2Connections = true,
+                },
+                DisposeHttpClient = true
+            });
             _inference = new Inference.InferenceClient(_channel);
         }
         _refusals = [.. HttpRefusals(), .. grpc is null ? [] : GrpcRefusals()];
-        Transports = grpc is null ? [SoakTransport.OpenAi, SoakTransport.OpenAiStreamed] : [SoakTransport.OpenAi, SoakTransport.OpenAiStreamed, SoakTransport.Grpc];
+        Transports = grpc is null ? [SoakTransport.OpenAi, SoakTransport.OpenAiStreamed]
+            : [SoakTransport.OpenAi, SoakTransport.OpenAiStreamed, SoakTransport.Grpc];
     }
 
     public IReadOnlyList<SoakTransport> Transports { get; }
@@ -82,18 +103,29 @@ internal sealed class SoakClient : IDisposable
     /// <param name="answer">Filled as it comes; holds what came where this throws.</param>
     /// <param name="onPiece">Called after each piece of output, before the next is waited for.</param>
     /// <param name="ct">Gives the request up.</param>
-    /// <exception cref="RequestFailedException">The server refused, or ended the answer before its end; begins with the status.</exception>
-    public Task AskAsync(SoakCase asked, SoakTransport transport, SoakAnswer answer, Func<ValueTask> onPiece, CancellationToken ct) =>
-        transport == SoakTransport.Grpc ? AskGrpcAsync(asked, answer, onPiece, ct) : AskHttpAsync(asked, transport == SoakTransport.OpenAiStreamed, answer, onPiece, ct);
+    /// <exception cref="RequestFailedException">The server refused, or ended the answer before its end; begins with the
+    /// status.</exception>
+    public Task AskAsync(SoakCase asked, SoakTransport transport, SoakAnswer answer, Func<ValueTask> onPiece,
+        CancellationToken ct) =>
+        transport == SoakTransport.Grpc ? AskGrpcAsync(asked, answer, onPiece, ct)
+            : AskHttpAsync(asked, transport == SoakTransport.OpenAiStreamed, answer, onPiece, ct);
 
-    private async Task AskHttpAsync(SoakCase asked, bool stream, SoakAnswer answer, Func<ValueTask> onPiece, CancellationToken ct)
+    private async Task AskHttpAsync(SoakCase asked, bool stream, SoakAnswer answer, Func<ValueTask> onPiece,
+        CancellationToken ct)
     {
-        using HttpRequestMessage request = new(HttpMethod.Post, asked.Chat ? "v1/chat/completions" : "v1/completions") { Content = Json(Body(asked, stream)) };
-        using HttpResponseMessage response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
-        if (!response.IsSuccessStatusCode) throw new RequestFailedException($"{(int)response.StatusCode}: {await response.Content.ReadAsStringAsync(ct)}");
+        using HttpRequestMessage request = new(HttpMethod.Post, asked.Chat ? "v1/chat/completions" : "v1/completions")
+        {
+            Content = Json(Body(asked, stream)),
+        };
+        using HttpResponseMessage response =
+            await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
+        if (!response.IsSuccessStatusCode)
+            throw new RequestFailedException(
+                $"{(int)response.StatusCode}: {await response.Content.ReadAsStringAsync(ct)}");
         if (!stream)
         {
-            using JsonDocument whole = await JsonDocument.ParseAsync(await response.Content.ReadAsStreamAsync(ct), default, ct);
+            using JsonDocument whole =
+                await JsonDocument.ParseAsync(await response.Content.ReadAsStreamAsync(ct), default, ct);
             Take(whole.RootElement, answer);
             await onPiece();
             return;
@@ -104,7 +136,8 @@ internal sealed class SoakClient : IDisposable
             if (!line.StartsWith("data:", StringComparison.Ordinal)) continue;
             if (line == "data: [DONE]") return;
             using JsonDocument chunk = JsonDocument.Parse(line.AsMemory(5));
-            if (chunk.RootElement.TryGetProperty("error", out JsonElement error)) throw new RequestFailedException($"the stream has an error: {error.GetRawText()}");
+            if (chunk.RootElement.TryGetProperty("error", out JsonElement error))
+                throw new RequestFailedException($"the stream has an error: {error.GetRawText()}");
             int before = answer.Tokens;
             Take(chunk.RootElement, answer);
             if (answer.Tokens > before) await onPiece();
@@ -114,14 +147,29 @@ internal sealed class SoakClient : IDisposable
 
     private async Task AskGrpcAsync(SoakCase asked, SoakAnswer answer, Func<ValueTask> onPiece, CancellationToken ct)
     {
-        SamplingParams sampling = new() { Temperature = (float)asked.Temperature, Seed = (ulong)asked.Seed, MaxTokens = (uint)asked.MaxTokens, N = (uint)asked.N, IgnoreEos = asked.IgnoreEos };
+        SamplingParams sampling = new()
+        {
+            Temperature = (float)asked.Temperature,
+            Seed = (ulong)asked.Seed,
+            MaxTokens = (uint)asked.MaxTokens,
+            N = (uint)asked.N,
+            IgnoreEos = asked.IgnoreEos,
+        };
         if (asked.Stop is { } stop) sampling.Stop.Add(stop);
         if (asked.Logprobs is { } logprobs) sampling.Logprobs = (uint)logprobs;
         try
         {
             using AsyncServerStreamingCall<GenerateResponse> call = asked.Chat
-                ? _inference!.Chat(new ChatRequest { Model = _model, Messages = { new ChatMessage { Role = "user", Content = asked.Prompt } }, Sampling = sampling }, cancellationToken: ct)
-                : _inference!.Generate(new GenerateRequest { Model = _model, Text = asked.Prompt, Sampling = sampling }, cancellationToken: ct);
+                ? _inference!.Chat(
+                    new ChatRequest
+                    {
+                        Model = _model,
+                        Messages = { new ChatMessage { Role = "user", Content = asked.Prompt } },
+                        Sampling = sampling
+                    },
+                    cancellationToken: ct)
+                : _inference!.Generate(new GenerateRequest { Model = _model, Text = asked.Prompt, Sampling = sampling },
+                    cancellationToken: ct);
             while (await call.ResponseStream.MoveNext(ct))
             {
                 GenerateResponse message = call.ResponseStream.Current;
@@ -135,7 +183,8 @@ internal sealed class SoakClient : IDisposable
                         break;
                     case GenerateResponse.EventOneofCase.Finished:
                         answer.Texts[message.Index].Append(message.Finished.Text);
-                        answer.Finishes[message.Index] = message.Finished.Reason == FinishReason.Length ? "length" : "stop";
+                        answer.Finishes[message.Index] =
+                            message.Finished.Reason == FinishReason.Length ? "length" : "stop";
                         break;
                     case GenerateResponse.EventOneofCase.Summary:
                         answer.CompletionTokens = (int)message.Summary.Usage.CompletionTokens;
@@ -191,20 +240,28 @@ internal sealed class SoakClient : IDisposable
         foreach (JsonElement choice in chunk.GetProperty("choices").EnumerateArray())
         {
             int index = choice.GetProperty("index").GetInt32();
-            if (choice.TryGetProperty("text", out JsonElement text) || (choice.TryGetProperty("delta", out JsonElement inner) || choice.TryGetProperty("message", out inner)) && inner.TryGetProperty("content", out text))
+            if (choice.TryGetProperty("text", out JsonElement text)
+                || (choice.TryGetProperty("delta", out JsonElement inner)
+                    || choice.TryGetProperty("message", out inner)) && inner.TryGetProperty("content", out text))
                 answer.Texts[index].Append(text.GetString());
             if (choice.GetProperty("finish_reason").GetString() is { } finish) answer.Finishes[index] = finish;
             if (choice.TryGetProperty("token_ids", out JsonElement ids)) answer.Tokens += ids.GetArrayLength();
-            if (choice.TryGetProperty("logprobs", out JsonElement logprobs) && logprobs.ValueKind == JsonValueKind.Object && logprobs.TryGetProperty("token_logprobs", out JsonElement values))
-                foreach (JsonElement value in values.EnumerateArray()) answer.AddLogprob(value.ValueKind == JsonValueKind.Number ? value.GetDouble() : double.NaN);
+            if (choice.TryGetProperty("logprobs", out JsonElement logprobs)
+                && logprobs.ValueKind == JsonValueKind.Object
+                && logprobs.TryGetProperty("token_logprobs", out JsonElement values))
+                foreach (JsonElement value in values.EnumerateArray())
+                    answer.AddLogprob(value.ValueKind == JsonValueKind.Number ? value.GetDouble() : double.NaN);
         }
-        if (chunk.TryGetProperty("usage", out JsonElement usage) && usage.ValueKind == JsonValueKind.Object) answer.CompletionTokens = usage.GetProperty("completion_tokens").GetInt32();
+        if (chunk.TryGetProperty("usage", out JsonElement usage) && usage.ValueKind == JsonValueKind.Object)
+            answer.CompletionTokens = usage.GetProperty("completion_tokens").GetInt32();
     }
 
     private IEnumerable<SoakRefusal> HttpRefusals()
     {
-        SoakRefusal Posted(string name, int status, string body, string path = "v1/completions", string type = "application/json") =>
-            new(name, $"{status}", ct => StatusAsync(new HttpRequestMessage(HttpMethod.Post, path) { Content = Json(body, type) }, ct));
+        SoakRefusal Posted(string name, int status, string body, string path = "v1/completions",
+            string type = "application/json") =>
+            new(name, $"{status}",
+                ct => StatusAsync(new HttpRequestMessage(HttpMethod.Post, path) { Content = Json(body, type) }, ct));
         string Prompted(Action<Utf8JsonWriter> more) => Text(json =>
         {
             json.WriteString("model", _model);
@@ -216,12 +273,17 @@ internal sealed class SoakClient : IDisposable
         yield return Posted("HTTP, half of a JSON", 400, """{"prompt":""");
         yield return Posted("HTTP, an unknown model", 404, """{"model":"nobody's","prompt":"Once"}""");
         yield return Posted("HTTP, an unknown address", 404, "{}", "v1/nothing");
-        yield return Posted("HTTP, a type that is no JSON", 415, "prompt=Once", type: "application/x-www-form-urlencoded");
+        yield return Posted("HTTP, a type that is no JSON", 415, "prompt=Once",
+            type: "application/x-www-form-urlencoded");
         yield return Posted("HTTP, a suffix", 501, Prompted(json => json.WriteString("suffix", "the end")));
-        yield return new SoakRefusal("HTTP, GET where POST is due", "405", ct => StatusAsync(new HttpRequestMessage(HttpMethod.Get, "v1/completions"), ct));
+        yield return new SoakRefusal("HTTP, GET where POST is due", "405",
+            ct => StatusAsync(new HttpRequestMessage(HttpMethod.Get, "v1/completions"), ct));
         yield return new SoakRefusal("HTTP, 17 MiB", "413", ct =>
         {
-            HttpRequestMessage request = new(HttpMethod.Post, "v1/completions") { Content = new ByteArrayContent(TooMuch) };
+            HttpRequestMessage request = new(HttpMethod.Post, "v1/completions")
+            {
+                Content = new ByteArrayContent(TooMuch),
+            };
             request.Content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
             request.Headers.ExpectContinue = true;
             return StatusAsync(request, ct);
@@ -230,11 +292,13 @@ internal sealed class SoakClient : IDisposable
 
     private IEnumerable<SoakRefusal> GrpcRefusals()
     {
-        SoakRefusal Called(string name, StatusCode status, GenerateRequest request) => new(name, $"{status}", async ct =>
+        SoakRefusal Called(
+            string name, StatusCode status, GenerateRequest request) => new(name, $"{status}", async ct =>
         {
             try
             {
-                using AsyncServerStreamingCall<GenerateResponse> call = _inference!.Generate(request, cancellationToken: ct);
+                using AsyncServerStreamingCall<GenerateResponse> call =
+                    _inference!.Generate(request, cancellationToken: ct);
                 while (await call.ResponseStream.MoveNext(ct))
                 {
                 }
@@ -245,10 +309,26 @@ internal sealed class SoakClient : IDisposable
                 return $"{e.StatusCode}";
             }
         });
-        yield return Called("gRPC, temperature -1", StatusCode.InvalidArgument, new GenerateRequest { Text = "Once", Sampling = new SamplingParams { Temperature = -1 } });
+        yield return Called("gRPC, temperature -1", StatusCode.InvalidArgument,
+            new GenerateRequest
+            {
+                Text = "Once",
+                Sampling = new SamplingParams
+                {
+                    Temperature = -1,
+                }
+            });
         yield return Called("gRPC, no prompt", StatusCode.InvalidArgument, new GenerateRequest());
-        yield return Called("gRPC, a token that is none", StatusCode.InvalidArgument, new GenerateRequest { TokenIds = new TokenIds { Ids = { int.MaxValue } } });
-        yield return Called("gRPC, an unknown model", StatusCode.NotFound, new GenerateRequest { Model = "nobody's", Text = "Once" });
+        yield return Called("gRPC, a token that is none", StatusCode.InvalidArgument,
+            new GenerateRequest
+            {
+                TokenIds = new TokenIds
+                {
+                    Ids = { int.MaxValue },
+                }
+            });
+        yield return Called("gRPC, an unknown model", StatusCode.NotFound,
+            new GenerateRequest { Model = "nobody's", Text = "Once" });
     }
 
     private async Task<string> StatusAsync(HttpRequestMessage request, CancellationToken ct)
@@ -270,7 +350,8 @@ internal sealed class SoakClient : IDisposable
     private static string Text(Action<Utf8JsonWriter> members)
     {
         using MemoryStream buffer = new();
-        using (Utf8JsonWriter json = new(buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
+        using (Utf8JsonWriter json =
+            new(buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
         {
             json.WriteStartObject();
             members(json);

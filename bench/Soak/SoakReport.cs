@@ -16,7 +16,9 @@ internal static class SoakReport
     public static string Verdict(IReadOnlyList<SoakCheck> checks)
     {
         StringBuilder text = new();
-        foreach (SoakCheck check in checks) text.AppendLine($"{(check.Passed ? "PASS" : "FAIL")}  {check.Name}: {check.Detail.ReplaceLineEndings(" ")}");
+        foreach (SoakCheck check in checks)
+            text.AppendLine(
+                $"{(check.Passed ? "PASS" : "FAIL")}  {check.Name}: {check.Detail.ReplaceLineEndings(" ")}");
         return text.ToString();
     }
 
@@ -29,7 +31,8 @@ internal static class SoakReport
         StringBuilder text = new();
         void Line(FormattableString line) => text.Append(line.ToString(CultureInfo.InvariantCulture)).Append('\n');
         int failed = checks.Count(check => !check.Passed);
-        double[] ttft = [.. result.Samples.SelectMany(sample => sample.Ttft)], itl = [.. result.Samples.SelectMany(sample => sample.Itl)];
+        double[] ttft = [.. result.Samples.SelectMany(sample => sample.Ttft)],
+            itl = [.. result.Samples.SelectMany(sample => sample.Itl)];
         double tokens = result.After.GeneratedTokens - result.Before.GeneratedTokens;
 
         Line($"# Soak of {result.Model}: {(failed == 0 ? "all checks pass" : $"{failed} of {checks.Count} checks fail")}");
@@ -38,14 +41,16 @@ internal static class SoakReport
         Line($"");
         Line($"| check | verdict | numbers |");
         Line($"|---|---|---|");
-        foreach (SoakCheck check in checks) Line($"| {check.Name} | {(check.Passed ? "pass" : "**FAIL**")} | {check.Detail.ReplaceLineEndings(" ").Replace("|", "\\|", StringComparison.Ordinal)} |");
+        foreach (SoakCheck check in checks)
+            Line($"| {check.Name} | {(check.Passed ? "pass" : "**FAIL**")} | {check.Detail.ReplaceLineEndings(" ").Replace("|", "\\|", StringComparison.Ordinal)} |");
         Line($"");
         foreach ((SoakPromise promise, IReadOnlyDictionary<string, int> breaches) in result.Breaches)
         {
             if (breaches.Count == 0) continue;
             Line($"## Breaches: {promise}");
             Line($"");
-            foreach ((string message, int count) in breaches.OrderByDescending(breach => breach.Value)) Line($"- {count} x {message.ReplaceLineEndings(" ")}");
+            foreach ((string message, int count) in breaches.OrderByDescending(
+                breach => breach.Value)) Line($"- {count} x {message.ReplaceLineEndings(" ")}");
             Line($"");
         }
         Line($"| | |");
@@ -57,7 +62,8 @@ internal static class SoakReport
         Line($"| contended locks in the whole process | {result.After.LockContentions - result.Before.LockContentions:0} |");
         Line($"| time to first token, streamed | median {Statistics.Median(ttft) * 1000:0.0} ms, P99 {Statistics.Percentile(ttft, 99) * 1000:0.0} ms |");
         Line($"| between tokens, streamed | median {Statistics.Median(itl) * 1000:0.00} ms, P99 {Statistics.Percentile(itl, 99) * 1000:0.0} ms |");
-        foreach ((SoakKind kind, int count) in result.Requests.OrderBy(kind => kind.Key)) Line($"| of kind {kind} | {count} |");
+        foreach ((SoakKind kind, int count)
+            in result.Requests.OrderBy(kind => kind.Key)) Line($"| of kind {kind} | {count} |");
         Line($"");
         Line($"![memory, handles, load, latencies and what the step path must not do, over time]({picture})");
         return text.ToString();
@@ -67,20 +73,35 @@ internal static class SoakReport
     public static string Picture(SoakResult result)
     {
         IReadOnlyList<SoakSample> samples = result.Samples;
-        ChartLine Over(string name, Func<SoakSample, double> of) => new(name, [.. samples.Where(sample => !double.IsNaN(of(sample))).Select(sample => (sample.Time, of(sample)))]);
-        ChartLine Percent(string name, Func<SoakSample, IReadOnlyList<double>> of, double percent) => new(name, [.. samples.Where(sample => of(sample).Count > 0).Select(sample => (sample.Time, Statistics.Percentile([.. of(sample)], percent) * 1000))]);
+        ChartLine Over(string name, Func<SoakSample, double> of) =>
+            new(name, [.. samples.Where(sample => !double.IsNaN(of(sample)))
+                .Select(sample => (sample.Time, of(sample)))]);
+        ChartLine Percent(string name, Func<SoakSample, IReadOnlyList<double>> of, double percent) =>
+            new(name, [.. samples.Where(sample => of(sample).Count > 0)
+                .Select(sample => (sample.Time, Statistics.Percentile([.. of(sample)], percent) * 1000))]);
         ChartPanel Panel(string title, params ChartLine[] lines) => new(title, "seconds", lines) { LeastTop = 1 };
         List<(double, double)> rate = [];
-        for (int i = 1; i < samples.Count; i++) rate.Add((samples[i].Time, (samples[i].GeneratedTokens - samples[i - 1].GeneratedTokens) / (samples[i].Time - samples[i - 1].Time)));
+        for (int i = 1; i < samples.Count; i++)
+            rate.Add((samples[i].Time,
+                (samples[i].GeneratedTokens - samples[i - 1].GeneratedTokens)
+                    / (samples[i].Time - samples[i - 1].Time)));
         return LineChart.Svg(
         [
-            Panel("Memory (MiB)", Over("resident", sample => sample.ResidentBytes / MiB), Over("managed heap", sample => sample.HeapBytes / MiB)),
-            Panel("Handles and threads", Over("open handles", sample => sample.Handles), Over("threads", sample => sample.Threads)),
-            Panel("Sequences, and KV blocks in use", Over("running", sample => sample.Running), Over("waiting", sample => sample.Waiting), Over("blocks used", sample => sample.BlocksUsed)),
+            Panel("Memory (MiB)", Over("resident", sample => sample.ResidentBytes / MiB),
+                Over("managed heap", sample => sample.HeapBytes / MiB)),
+            Panel("Handles and threads", Over("open handles", sample => sample.Handles),
+                Over("threads", sample => sample.Threads)),
+            Panel("Sequences, and KV blocks in use", Over("running", sample => sample.Running),
+                Over("waiting", sample => sample.Waiting), Over("blocks used", sample => sample.BlocksUsed)),
             Panel("Tokens a second", new ChartLine("generated", rate)),
-            Panel("Time to first token (ms)", Percent("median", sample => sample.Ttft, 50), Percent("P99", sample => sample.Ttft, 99)),
-            Panel("Between tokens (ms)", Percent("median", sample => sample.Itl, 50), Percent("P99", sample => sample.Itl, 99)),
-            Panel("Bytes allocated in decode steps, and locks waited for, since the start", Over("bytes", sample => sample.DecodeStepAllocatedBytes - result.Before.DecodeStepAllocatedBytes), Over("step path's locks", sample => sample.StepLockContentions - result.Before.StepLockContentions), Over("process's locks", sample => sample.LockContentions - result.Before.LockContentions)),
+            Panel("Time to first token (ms)", Percent("median", sample => sample.Ttft, 50),
+                Percent("P99", sample => sample.Ttft, 99)),
+            Panel("Between tokens (ms)", Percent("median", sample => sample.Itl, 50),
+                Percent("P99", sample => sample.Itl, 99)),
+            Panel("Bytes allocated in decode steps, and locks waited for, since the start",
+                Over("bytes", sample => sample.DecodeStepAllocatedBytes - result.Before.DecodeStepAllocatedBytes),
+                Over("step path's locks", sample => sample.StepLockContentions - result.Before.StepLockContentions),
+                Over("process's locks", sample => sample.LockContentions - result.Before.LockContentions)),
         ]);
     }
 
@@ -107,7 +128,8 @@ internal static class SoakReport
             }
             json.WriteEndArray();
             json.WriteStartObject("requests");
-            foreach ((SoakKind kind, int count) in result.Requests.OrderBy(kind => kind.Key)) json.WriteNumber($"{kind}", count);
+            foreach ((SoakKind kind, int count)
+                in result.Requests.OrderBy(kind => kind.Key)) json.WriteNumber($"{kind}", count);
             json.WriteEndObject();
             json.WriteStartObject("breaches");
             foreach ((SoakPromise promise, IReadOnlyDictionary<string, int> breaches) in result.Breaches)
@@ -155,7 +177,9 @@ internal static class SoakReport
         Number("decode_step_allocated_bytes", sample.DecodeStepAllocatedBytes);
         Number("step_lock_contentions", sample.StepLockContentions);
         Number("lock_contentions", sample.LockContentions);
-        foreach ((string name, IReadOnlyList<double> values) in ((string, IReadOnlyList<double>)[])[("ttft", sample.Ttft), ("itl", sample.Itl)])
+        foreach ((string name, IReadOnlyList<double> values)
+            in ((string, IReadOnlyList<double>)[])[("ttft", sample.Ttft),
+                ("itl", sample.Itl)])
         {
             json.WriteNumber($"{name}_count", values.Count);
             json.WriteNumber($"median_{name}_ms", Statistics.Median([.. values]) * 1000);
@@ -164,5 +188,7 @@ internal static class SoakReport
         json.WriteEndObject();
     }
 
-    private static string Time(double seconds) => seconds >= 120 ? string.Create(CultureInfo.InvariantCulture, $"{seconds / 60:0.#} minutes") : string.Create(CultureInfo.InvariantCulture, $"{seconds:0.#} seconds");
+    private static string Time(double seconds) =>
+        seconds >= 120 ? string.Create(CultureInfo.InvariantCulture, $"{seconds / 60:0.#} minutes")
+            : string.Create(CultureInfo.InvariantCulture, $"{seconds:0.#} seconds");
 }

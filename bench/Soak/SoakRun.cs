@@ -18,14 +18,17 @@ internal sealed record SoakOptions
 
     public required int Seed { get; init; }
 
-    /// <summary>How long the server may take to be at rest afterwards: idle pool threads and connections take some seconds to go.</summary>
+    /// <summary>How long the server may take to be at rest afterwards: idle pool threads and connections take some
+    /// seconds to go.</summary>
     public TimeSpan RestTime => TimeSpan.FromSeconds(Math.Clamp(Duration.TotalSeconds, 5, 45));
 
-    /// <summary>From one sample to the next: a hundredth of the whole, within what a server can answer and a picture needs.</summary>
+    /// <summary>From one sample to the next: a hundredth of the whole, within what a server can answer and a picture
+    /// needs.</summary>
     public TimeSpan SampleInterval => TimeSpan.FromSeconds(Math.Clamp(Duration.TotalSeconds / 100, 0.2, 5));
 }
 
-/// <summary>The server at one moment, and what clients measured since the sample before. Counters are totals; NaN where the server doesn't tell.</summary>
+/// <summary>The server at one moment, and what clients measured since the sample before. Counters are totals; NaN where
+/// the server doesn't tell.</summary>
 internal sealed record SoakSample
 {
     /// <summary>Seconds after the beginning.</summary>
@@ -135,7 +138,8 @@ internal sealed record SoakResult
     public (int? ExitCode, string Log)? End { get; init; }
 }
 
-/// <summary>Clients that ask a server for a while, each the next thing when one is answered, and check every answer.</summary>
+/// <summary>Clients that ask a server for a while, each the next thing when one is answered, and check every
+/// answer.</summary>
 internal sealed class SoakRun(SoakServer server, SoakOptions options)
 {
     private const int MaxMessage = 300, MaxMessages = 20;
@@ -165,10 +169,15 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         List<SoakSample> samples = [];
         using (SoakClient client = new(server.Http, server.Grpc, model))
         {
-            Task[] clients = [.. Enumerable.Range(0, options.Clients).Select(i => Task.Run(() => ClientAsync(client, workload, new Random(HashCode.Combine(options.Seed, i)), ct), ct))];
+            Task[] clients =
+                [.. Enumerable.Range(0, options.Clients)
+                    .Select(i =>
+                        Task.Run(() => ClientAsync(client, workload, new Random(HashCode.Combine(options.Seed, i)), ct),
+                            ct))];
             for (int i = 1; Now - began < options.Duration.TotalSeconds; i++)
             {
-                double next = Math.Min(began + i * options.SampleInterval.TotalSeconds, began + options.Duration.TotalSeconds);
+                double next =
+                    Math.Min(began + i * options.SampleInterval.TotalSeconds, began + options.Duration.TotalSeconds);
                 if (next > Now) await Task.Delay(TimeSpan.FromSeconds(next - Now), ct);
                 if (await SampleAsync(began, ct) is { } sample) samples.Add(sample);
                 report?.Invoke((Now - began) / options.Duration.TotalSeconds, Progress(samples));
@@ -190,12 +199,14 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
                 After = after,
                 Requests = new Dictionary<SoakKind, int>(_requests),
                 Compared = _compared,
-                Breaches = Enum.GetValues<SoakPromise>().ToDictionary(promise => promise, promise => (IReadOnlyDictionary<string, int>)_breaches.GetValueOrDefault(promise, [])),
+                Breaches = Enum.GetValues<SoakPromise>().ToDictionary(promise => promise,
+                    promise => (IReadOnlyDictionary<string, int>)_breaches.GetValueOrDefault(promise, [])),
             };
         }
     }
 
-    /// <summary>One request by each protocol, so that what is made once is made; also finds out whether the model chats.</summary>
+    /// <summary>One request by each protocol, so that what is made once is made; also finds out whether the model
+    /// chats.</summary>
     private async Task<SoakWorkload> WarmUpAsync(string model, int maxModelLength, CancellationToken ct)
     {
         using SoakClient client = new(server.Http, server.Grpc, model);
@@ -203,15 +214,18 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         try
         {
             foreach (SoakTransport transport in client.Transports)
-                await client.AskAsync(workload.DrawCase(SoakKind.Short, new Random(0)), transport, new SoakAnswer(1), () => ValueTask.CompletedTask, ct);
+                await client.AskAsync(workload.DrawCase(SoakKind.Short, new Random(0)), transport, new SoakAnswer(1),
+                    () => ValueTask.CompletedTask, ct);
         }
-        catch (Exception e) when (e is RequestFailedException or HttpRequestException or IOException or JsonException or KeyNotFoundException or InvalidOperationException)
+        catch (Exception e) when (e is RequestFailedException or HttpRequestException or IOException or JsonException
+            or KeyNotFoundException or InvalidOperationException)
         {
             throw new CommandException($"the server did not answer the first request: {e.Message}");
         }
         try
         {
-            await client.AskAsync(workload.DrawCase(SoakKind.Chat, new Random(0)), SoakTransport.OpenAi, new SoakAnswer(1), () => ValueTask.CompletedTask, ct);
+            await client.AskAsync(workload.DrawCase(SoakKind.Chat, new Random(0)), SoakTransport.OpenAi,
+                new SoakAnswer(1), () => ValueTask.CompletedTask, ct);
             return workload;
         }
         catch (RequestFailedException)
@@ -227,8 +241,10 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
             SoakKind kind = workload.DrawKind(random);
             try
             {
-                if (kind == SoakKind.BadRequest) await RefusalAsync(client.Refusals[random.Next(client.Refusals.Count)], ct);
-                else await RequestAsync(client, kind, workload.DrawCase(kind, random), client.Transports[random.Next(client.Transports.Count)], random, ct);
+                if (kind == SoakKind.BadRequest)
+                    await RefusalAsync(client.Refusals[random.Next(client.Refusals.Count)], ct);
+                else await RequestAsync(client, kind, workload.DrawCase(kind, random),
+                    client.Transports[random.Next(client.Transports.Count)], random, ct);
             }
             catch (Exception e) when (!ct.IsCancellationRequested && IsOfAnswer(e))
             {
@@ -239,18 +255,23 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         }
     }
 
-    private static bool IsOfAnswer(Exception e) => e is RequestFailedException or HttpRequestException or IOException or OperationCanceledException or Grpc.Core.RpcException
-        or JsonException or KeyNotFoundException or InvalidOperationException or IndexOutOfRangeException or FormatException;
+    private static bool IsOfAnswer(Exception e) =>
+        e is RequestFailedException or HttpRequestException or IOException or OperationCanceledException
+            or Grpc.Core.RpcException
+        or JsonException or KeyNotFoundException or InvalidOperationException or IndexOutOfRangeException
+            or FormatException;
 
     private async Task RefusalAsync(SoakRefusal refusal, CancellationToken ct)
     {
         using CancellationTokenSource limited = CancellationTokenSource.CreateLinkedTokenSource(ct);
         limited.CancelAfter(RequestTime);
         string status = await refusal.SendAsync(limited.Token);
-        if (status != refusal.Expected) Breach(SoakPromise.Refusals, $"{refusal.Name}: {status}, not {refusal.Expected}");
+        if (status != refusal.Expected)
+            Breach(SoakPromise.Refusals, $"{refusal.Name}: {status}, not {refusal.Expected}");
     }
 
-    private async Task RequestAsync(SoakClient client, SoakKind kind, SoakCase asked, SoakTransport transport, Random random, CancellationToken ct)
+    private async Task RequestAsync(SoakClient client, SoakKind kind, SoakCase asked, SoakTransport transport,
+        Random random, CancellationToken ct)
     {
         using CancellationTokenSource leaving = CancellationTokenSource.CreateLinkedTokenSource(ct);
         leaving.CancelAfter(RequestTime);
@@ -273,10 +294,12 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         catch (RequestFailedException e) when (kind == SoakKind.TooLong)
         {
             string expected = transport == SoakTransport.Grpc ? "InvalidArgument:" : "400:";
-            if (!e.Message.StartsWith(expected, StringComparison.Ordinal)) Breach(SoakPromise.Refusals, $"a prompt past the context: {e.Message}, not {expected[..^1]}");
+            if (!e.Message.StartsWith(expected, StringComparison.Ordinal))
+                Breach(SoakPromise.Refusals, $"a prompt past the context: {e.Message}, not {expected[..^1]}");
             return;
         }
-        catch (Exception e) when (left && !ct.IsCancellationRequested && leaving.IsCancellationRequested && IsOfAnswer(e))
+        catch (Exception e) when (left && !ct.IsCancellationRequested && leaving.IsCancellationRequested
+            && IsOfAnswer(e))
         {
             CheckBeginning(asked, transport, answer);
             return;
@@ -286,7 +309,8 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
             Breach(SoakPromise.Answers, $"{kind}: no end after {RequestTime.TotalSeconds} s");
             return;
         }
-        if (kind == SoakKind.TooLong) Breach(SoakPromise.Refusals, $"a prompt past the context was answered: {answer.Tokens} tokens");
+        if (kind == SoakKind.TooLong)
+            Breach(SoakPromise.Refusals, $"a prompt past the context was answered: {answer.Tokens} tokens");
         else Check(asked, transport, answer);
 
         async ValueTask OnPiece()
@@ -311,17 +335,24 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         if (answer.Tokens == 0) Breach(SoakPromise.Answers, $"{who}: no token");
         for (int i = 0; i < asked.N; i++)
         {
-            if (answer.Finishes[i] is not ("stop" or "length")) Breach(SoakPromise.Endings, $"{who}: choice {i} ended with '{answer.Finishes[i]}', not stop or length");
-            if (asked.Stop is { } stop && answer.Texts[i].ToString().Contains(stop, StringComparison.Ordinal)) Breach(SoakPromise.Endings, $"{who}: the stop text '{stop}' was sent");
+            if (answer.Finishes[i] is not ("stop" or "length"))
+                Breach(SoakPromise.Endings, $"{who}: choice {i} ended with '{answer.Finishes[i]}', not stop or length");
+            if (asked.Stop is { } stop && answer.Texts[i].ToString().Contains(stop, StringComparison.Ordinal))
+                Breach(SoakPromise.Endings, $"{who}: the stop text '{stop}' was sent");
         }
-        if (asked.N == 1 && (answer.Finishes[0] == "length" ? answer.Tokens != asked.MaxTokens : answer.Tokens > asked.MaxTokens))
-            Breach(SoakPromise.Endings, $"{who}: ended with '{answer.Finishes[0]}' after {answer.Tokens} tokens of {asked.MaxTokens}");
-        if (answer.CompletionTokens != answer.Tokens) Breach(SoakPromise.Counts, $"{who}: the usage has {answer.CompletionTokens} tokens, but {answer.Tokens} came");
+        if (asked.N == 1
+            && (answer.Finishes[0] == "length" ? answer.Tokens != asked.MaxTokens : answer.Tokens > asked.MaxTokens))
+            Breach(SoakPromise.Endings,
+                $"{who}: ended with '{answer.Finishes[0]}' after {answer.Tokens} tokens of {asked.MaxTokens}");
+        if (answer.CompletionTokens != answer.Tokens)
+            Breach(SoakPromise.Counts,
+                $"{who}: the usage has {answer.CompletionTokens} tokens, but {answer.Tokens} came");
         if (asked.Logprobs is not null)
         {
             // OpenAI's protocol leaves end tokens out.
             int least = transport == SoakTransport.Grpc ? answer.Tokens : answer.Tokens - asked.N;
-            if (answer.Logprobs < least || answer.Logprobs > answer.Tokens) Breach(SoakPromise.Counts, $"{who}: {answer.Logprobs} log-probabilities of {answer.Tokens} tokens");
+            if (answer.Logprobs < least || answer.Logprobs > answer.Tokens)
+                Breach(SoakPromise.Counts, $"{who}: {answer.Logprobs} log-probabilities of {answer.Tokens} tokens");
             if (answer.WrongLogprob is { } wrong) Breach(SoakPromise.Counts, $"{who}: a log-probability is {wrong}");
         }
         string said = Said(answer), first = _answers.GetOrAdd(asked.Number, said);
@@ -336,11 +367,14 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         if (asked.N != 1 || !_answers.TryGetValue(asked.Number, out string? first)) return;
         string said = answer.Texts[0].ToString();
         Interlocked.Increment(ref _compared);
-        if (!first.StartsWith(said, StringComparison.Ordinal)) Breach(SoakPromise.SameText, $"case {asked.Number} by {transport}, left early: {Difference(first, said)}");
+        if (!first.StartsWith(said, StringComparison.Ordinal))
+            Breach(SoakPromise.SameText, $"case {asked.Number} by {transport}, left early: {Difference(first, said)}");
     }
 
-    /// <summary>The texts first, so that the beginning of a text is one of this; then how each choice ended, and the tokens.</summary>
-    private static string Said(SoakAnswer answer) => $"{string.Join('\u0001', answer.Texts.Select(text => text.ToString()))}\u0001{string.Join(' ', answer.Finishes)} {answer.Tokens}";
+    /// <summary>The texts first, so that the beginning of a text is one of this; then how each choice ended, and the
+    /// tokens.</summary>
+    private static string Said(SoakAnswer answer) =>
+        $"{string.Join('\u0001', answer.Texts.Select(text => text.ToString()))}\u0001{string.Join(' ', answer.Finishes)} {answer.Tokens}";
 
     private static string Difference(string first, string then)
     {
@@ -354,7 +388,8 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         message = message.Length <= MaxMessage ? message : message[..MaxMessage] + "...";
         lock (_lock)
         {
-            if (!_breaches.TryGetValue(promise, out Dictionary<string, int>? messages)) _breaches[promise] = messages = [];
+            if (!_breaches.TryGetValue(promise, out Dictionary<string, int>? messages))
+                _breaches[promise] = messages = [];
             if (!messages.ContainsKey(message) && messages.Count >= MaxMessages) message = "others";
             messages[message] = messages.GetValueOrDefault(message) + 1;
         }
@@ -379,16 +414,20 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
         }
     }
 
-    /// <summary>Waits until nothing runs, every block is free and as many handles are open as before, as long as there is time.</summary>
+    /// <summary>Waits until nothing runs, every block is free and as many handles are open as before, as long as there
+    /// is time.</summary>
     private async Task<SoakSample> RestAsync(SoakSample before, double began, CancellationToken ct)
     {
         double end = Now + options.RestTime.TotalSeconds;
         while (true)
         {
             SoakSample? sample = await SampleAsync(began, ct);
-            bool rests = sample is { Running: 0, Waiting: 0, BlocksUsed: 0 } && !(sample.Handles > before.Handles) && !(sample.Threads > before.Threads);
+            bool rests =
+                sample is { Running: 0, Waiting: 0, BlocksUsed: 0 } && !(sample.Handles > before.Handles)
+                    && !(sample.Threads > before.Threads);
             if (sample is not null && (rests || Now > end)) return sample;
-            if (Now > end) return before with { Time = Now - began, BlocksUsed = double.NaN, Running = double.NaN }; // it answers no more, which is told
+            // it answers no more, which is told
+            if (Now > end) return before with { Time = Now - began, BlocksUsed = double.NaN, Running = double.NaN };
             await Task.Delay(200, ct);
         }
     }
@@ -396,8 +435,12 @@ internal sealed class SoakRun(SoakServer server, SoakOptions options)
     private string Progress(List<SoakSample> samples)
     {
         int wrong, requests;
-        lock (_lock) (wrong, requests) = (_breaches.Values.Sum(messages => messages.Values.Sum()), _requests.Values.Sum());
-        double rate = samples.Count < 2 ? 0 : (samples[^1].GeneratedTokens - samples[^2].GeneratedTokens) / (samples[^1].Time - samples[^2].Time);
-        return string.Create(CultureInfo.InvariantCulture, $"{requests} requests, {wrong} wrong, {rate:0} tokens/s, {(samples.Count == 0 ? 0 : samples[^1].ResidentBytes / (1 << 20)):0} MiB");
+        lock (_lock)
+            (wrong, requests) = (_breaches.Values.Sum(messages => messages.Values.Sum()), _requests.Values.Sum());
+        double rate =
+            samples.Count < 2 ? 0
+                : (samples[^1].GeneratedTokens - samples[^2].GeneratedTokens) / (samples[^1].Time - samples[^2].Time);
+        return string.Create(CultureInfo.InvariantCulture,
+            $"{requests} requests, {wrong} wrong, {rate:0} tokens/s, {(samples.Count == 0 ? 0 : samples[^1].ResidentBytes / (1 << 20)):0} MiB");
     }
 }

@@ -25,7 +25,11 @@ internal sealed class SoakServer : IDisposable
         Http = http;
         Grpc = grpc;
         _process = process;
-        _http = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = http, Timeout = TimeSpan.FromSeconds(30) };
+        _http = new HttpClient(new SocketsHttpHandler { UseProxy = false })
+        {
+            BaseAddress = http,
+            Timeout = TimeSpan.FromSeconds(30),
+        };
     }
 
     /// <summary>Where the OpenAI API and /metrics are.</summary>
@@ -46,19 +50,29 @@ internal sealed class SoakServer : IDisposable
     /// <summary>A server that runs already.</summary>
     public static SoakServer At(Uri http, Uri? grpc) => new(http, grpc, null, new StringBuilder());
 
-    /// <summary>Starts the one beside this program, on ports that the system chooses, and waits until it is ready.</summary>
+    /// <summary>Starts the one beside this program, on ports that the system chooses, and waits until it is
+    /// ready.</summary>
     /// <param name="model">Its --model; null for the demo model.</param>
     /// <param name="options">More of its command line.</param>
     /// <param name="ct">Gives up.</param>
     /// <exception cref="CommandException">It is not here, or it did not come to be ready.</exception>
     public static async Task<SoakServer> StartAsync(string? model, IReadOnlyList<string> options, CancellationToken ct)
     {
-        string library = Path.Combine(AppContext.BaseDirectory, "Native.Server.dll"), program = Path.Combine(AppContext.BaseDirectory, OperatingSystem.IsWindows() ? "Native.Server.exe" : "Native.Server");
-        if (!File.Exists(library)) throw new CommandException($"the server is not here: {library}; start one yourself and name it with --url");
-        ProcessStartInfo start = new(File.Exists(program) ? program : "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
+        string library = Path.Combine(AppContext.BaseDirectory, "Native.Server.dll"),
+            program = Path.Combine(AppContext.BaseDirectory,
+                OperatingSystem.IsWindows() ? "Native.Server.exe" : "Native.Server");
+        if (!File.Exists(library))
+            throw new CommandException($"the server is not here: {library}; start one yourself and name it with --url");
+        ProcessStartInfo start = new(File.Exists(program) ? program : "dotnet")
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
         if (!File.Exists(program)) start.ArgumentList.Add(library);
-        foreach (string argument in (string[])["--port", "0", "--grpc-port", "0", .. model is null ? (string[])[] : ["--model", model], .. options]) start.ArgumentList.Add(argument);
-        foreach (string name in start.Environment.Keys.Where(name => name.StartsWith("NATIVE_", StringComparison.Ordinal)).ToArray()) start.Environment.Remove(name);
+        foreach (string argument in (string[])["--port", "0", "--grpc-port", "0",
+            .. model is null ? (string[])[] : ["--model", model], .. options]) start.ArgumentList.Add(argument);
+        foreach (string name in start.Environment.Keys.Where(
+            name => name.StartsWith("NATIVE_", StringComparison.Ordinal)).ToArray()) start.Environment.Remove(name);
         Process process = Process.Start(start) ?? throw new CommandException($"{start.FileName} could not be started");
         StringBuilder log = new();
         process.ErrorDataReceived += (_, line) =>
@@ -81,16 +95,19 @@ internal sealed class SoakServer : IDisposable
             if (http is null || grpc is null)
             {
                 await process.WaitForExitAsync(limited.Token);
-                lock (log) throw new CommandException($"the server ended with {process.ExitCode} before it was ready: {log}");
+                lock (log) throw new CommandException(
+                    $"the server ended with {process.ExitCode} before it was ready: {log}");
             }
-            _ = process.StandardOutput.ReadToEndAsync(CancellationToken.None); // or it would wait for a reader once the pipe is full
+            // or it would wait for a reader once the pipe is full
+            _ = process.StandardOutput.ReadToEndAsync(CancellationToken.None);
             return new SoakServer(http, grpc, process, log);
         }
         catch (Exception e)
         {
             process.Kill();
             process.Dispose();
-            if (e is OperationCanceledException && !ct.IsCancellationRequested) throw new CommandException($"the server was not ready after {StartTime.TotalMinutes} minutes");
+            if (e is OperationCanceledException && !ct.IsCancellationRequested)
+                throw new CommandException($"the server was not ready after {StartTime.TotalMinutes} minutes");
             throw;
         }
     }
@@ -105,7 +122,8 @@ internal sealed class SoakServer : IDisposable
             JsonElement model = list.RootElement.GetProperty("data")[0];
             return (model.GetProperty("id").GetString()!, model.GetProperty("max_model_len").GetInt32());
         }
-        catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException or IndexOutOfRangeException or HttpRequestException or TaskCanceledException && !ct.IsCancellationRequested)
+        catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException
+            or IndexOutOfRangeException or HttpRequestException or TaskCanceledException && !ct.IsCancellationRequested)
         {
             throw new CommandException($"{Http}v1/models does not tell a model of a Native server: {e.Message}");
         }
@@ -119,7 +137,9 @@ internal sealed class SoakServer : IDisposable
         foreach (string line in (await _http.GetStringAsync("metrics", ct)).Split('\n'))
         {
             int space = line.LastIndexOf(' ');
-            if (space > 0 && line[0] != '#' && double.TryParse(line.AsSpan(space + 1), NumberStyles.Float, CultureInfo.InvariantCulture, out double value)) samples[line[..space]] = value;
+            if (space > 0 && line[0] != '#'
+                && double.TryParse(line.AsSpan(space + 1), NumberStyles.Float, CultureInfo.InvariantCulture,
+                    out double value)) samples[line[..space]] = value;
         }
         return samples;
     }
@@ -128,7 +148,8 @@ internal sealed class SoakServer : IDisposable
     /// <returns>The exit code; null where it did not end and was killed.</returns>
     public async Task<int?> StopAsync()
     {
-        if (_process is null) throw new InvalidOperationException("a server that is not the soak's own is not the soak's to end");
+        if (_process is null)
+            throw new InvalidOperationException("a server that is not the soak's own is not the soak's to end");
         if (!_process.HasExited)
         {
             if (OperatingSystem.IsWindows()) _process.Kill(); // there is no SIGTERM

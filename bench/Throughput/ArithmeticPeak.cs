@@ -11,9 +11,11 @@ namespace Native.Bench.Throughput;
 
 /// <summary>A loop that does nothing but multiply and add in registers.</summary>
 /// <param name="instructions">By which instructions, in words.</param>
-/// <param name="code">Runs so many rounds. Unmanaged, so that code assembled at run time is measured like code of ours.</param>
+/// <param name="code">Runs so many rounds. Unmanaged, so that code assembled at run time is measured like code of
+/// ours.</param>
 /// <param name="operationsPerRound">Multiplications and additions of one round.</param>
-internal sealed unsafe class ArithmeticLoop(string instructions, delegate* unmanaged<long, void> code, double operationsPerRound)
+internal sealed unsafe class ArithmeticLoop(string instructions, delegate* unmanaged<long, void> code,
+    double operationsPerRound)
 {
     public string Instructions { get; } = instructions;
 
@@ -22,9 +24,11 @@ internal sealed unsafe class ArithmeticLoop(string instructions, delegate* unman
     public double OperationsPerRound { get; } = operationsPerRound;
 }
 
-/// <summary>How many operations a second this processor does at most, by threads that each run a loop without memory.</summary>
+/// <summary>How many operations a second this processor does at most, by threads that each run a loop without
+/// memory.</summary>
 /// <remarks>
-/// Loops in C# intrinsics, and in machine code (<see cref="PeakProbe"/>) for the 512-bit VPDPBUSD and VDPBF16PS, for which .NET has none.
+/// Loops in C# intrinsics, and in machine code (<see cref="PeakProbe"/>) for the 512-bit VPDPBUSD and VDPBF16PS, for
+/// which .NET has none.
 /// </remarks>
 internal static unsafe class ArithmeticPeak
 {
@@ -33,12 +37,16 @@ internal static unsafe class ArithmeticPeak
     private static Vector512<int> s_integers; // what was computed is kept, so that it can't be left out
     private static Vector512<float> s_floats;
 
-    /// <summary>Loops over products of bytes with sums of 32 bits that this processor runs; none where it has no instruction for them.</summary>
+    /// <summary>Loops over products of bytes with sums of 32 bits that this processor runs; none where it has no
+    /// instruction for them.</summary>
     public static IReadOnlyList<ArithmeticLoop> Int8Loops { get; } =
     [
-        .. PeakProbe.Int8 != 0 ? [new ArithmeticLoop("VPDPBUSD, 512 bits", (delegate* unmanaged<long, void>)PeakProbe.Int8, PeakProbe.Int8Operations)] : (ArithmeticLoop[])[],
+        .. PeakProbe.Int8 != 0
+            ? [new ArithmeticLoop("VPDPBUSD, 512 bits", (delegate* unmanaged<long, void>)PeakProbe.Int8,
+                PeakProbe.Int8Operations)] : (ArithmeticLoop[])[],
         .. AvxVnni.IsSupported ? [new ArithmeticLoop("VPDPBUSD, 256 bits", &Vnni256, 12 * 64)] : (ArithmeticLoop[])[],
-        .. Avx512BW.IsSupported ? [new ArithmeticLoop("VPMADDUBSW, 512 bits", &Pairs512, 6 * 128)] : (ArithmeticLoop[])[],
+        .. Avx512BW.IsSupported ? [new ArithmeticLoop("VPMADDUBSW, 512 bits", &Pairs512, 6 * 128)]
+            : (ArithmeticLoop[])[],
         .. Avx2.IsSupported ? [new ArithmeticLoop("VPMADDUBSW, 256 bits", &Pairs256, 6 * 64)] : (ArithmeticLoop[])[],
         .. Dp.IsSupported ? [new ArithmeticLoop("SDOT, 128 bits", &Dot128, 12 * 32)] : (ArithmeticLoop[])[],
     ];
@@ -46,19 +54,23 @@ internal static unsafe class ArithmeticPeak
     /// <summary>Loops over products of bfloat16 with sums of float32.</summary>
     public static IReadOnlyList<ArithmeticLoop> BFloat16Loops { get; } =
     [
-        .. PeakProbe.BFloat16 != 0 ? [new ArithmeticLoop("VDPBF16PS, 512 bits", (delegate* unmanaged<long, void>)PeakProbe.BFloat16, PeakProbe.BFloat16Operations)] : (ArithmeticLoop[])[],
+        .. PeakProbe.BFloat16 != 0
+            ? [new ArithmeticLoop("VDPBF16PS, 512 bits", (delegate* unmanaged<long, void>)PeakProbe.BFloat16,
+                PeakProbe.BFloat16Operations)] : (ArithmeticLoop[])[],
     ];
 
     /// <summary>Loops over products and sums of float32.</summary>
     public static IReadOnlyList<ArithmeticLoop> FloatLoops { get; } =
     [
         .. Avx512F.IsSupported ? [new ArithmeticLoop("FMA, 512 bits", &Fma512, 12 * 32)] : (ArithmeticLoop[])[],
-        .. Vector256.IsHardwareAccelerated ? [new ArithmeticLoop("FMA, 256 bits", &Fma256, 12 * 16)] : (ArithmeticLoop[])[],
+        .. Vector256.IsHardwareAccelerated ? [new ArithmeticLoop("FMA, 256 bits", &Fma256, 12 * 16)]
+            : (ArithmeticLoop[])[],
         new ArithmeticLoop("FMA, 128 bits", &Fma128, 12 * 8),
     ];
 
     /// <summary>The loop that does most operations on one thread; null of none.</summary>
-    public static ArithmeticLoop? Fastest(IReadOnlyList<ArithmeticLoop> loops) => loops.MaxBy(loop => Enumerable.Range(0, 3).Max(_ => OperationsPerSecond(loop, 1)));
+    public static ArithmeticLoop? Fastest(IReadOnlyList<ArithmeticLoop> loops) =>
+        loops.MaxBy(loop => Enumerable.Range(0, 3).Max(_ => OperationsPerSecond(loop, 1)));
 
     /// <summary>How many operations a second a loop does on so many threads at once.</summary>
     public static double OperationsPerSecond(ArithmeticLoop loop, int threads)
@@ -70,7 +82,8 @@ internal static unsafe class ArithmeticPeak
     /// <summary>The same on threads there are already.</summary>
     public static double OperationsPerSecond(ArithmeticLoop loop, WorkerPool pool)
     {
-        // As many rounds as take the time, found by doubling; the first are also what the processor needs to raise its clock.
+        // As many rounds as take the time, found by doubling; the first are also what the processor needs to raise its
+        // clock.
         Work work = new() { Code = loop.Code, Rounds = 1 << 12 };
         while (true)
         {
@@ -88,15 +101,16 @@ internal static unsafe class ArithmeticPeak
         for (int share = from; share < to; share++) work->Code(work->Rounds);
     }
 
-    // An instruction's result is there after about four cycles and two begin in each: 8 sums or more that don't wait for each other.
-    // Optimized at once: none of these is called often enough to be compiled twice.
+    // An instruction's result is there after about four cycles and two begin in each: 8 sums or more that don't wait
+    // for each other. Optimized at once: none of these is called often enough to be compiled twice.
 
     [UnmanagedCallersOnly, MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Vnni256(long rounds)
     {
         Vector256<byte> x = Vector256.Create((byte)3);
         Vector256<sbyte> y = Vector256.Create((sbyte)-5);
-        Vector256<int> a = default, b = default, c = default, d = default, e = default, f = default, g = default, h = default, i = default, j = default, k = default, l = default;
+        Vector256<int> a = default, b = default, c = default, d = default, e = default, f = default, g = default,
+            h = default, i = default, j = default, k = default, l = default;
         for (long round = 0; round < rounds; round++)
         {
             a = AvxVnni.MultiplyWideningAndAdd(a, x, y);
@@ -120,7 +134,9 @@ internal static unsafe class ArithmeticPeak
     {
         Vector512<byte> x = Vector512.Create((byte)3);
         Vector512<short> ones = Vector512.Create((short)1);
-        Vector512<sbyte> u = Vector512.Create((sbyte)-5), v = Vector512.Create((sbyte)7), w = Vector512.Create((sbyte)-9), p = Vector512.Create((sbyte)11), q = Vector512.Create((sbyte)-13), r = Vector512.Create((sbyte)15);
+        Vector512<sbyte> u = Vector512.Create((sbyte)-5), v = Vector512.Create((sbyte)7),
+            w = Vector512.Create((sbyte)-9), p = Vector512.Create((sbyte)11), q = Vector512.Create((sbyte)-13),
+            r = Vector512.Create((sbyte)15);
         Vector512<int> a = default, b = default, c = default, d = default, e = default, f = default;
         for (long round = 0; round < rounds; round++)
         {
@@ -140,7 +156,9 @@ internal static unsafe class ArithmeticPeak
     {
         Vector256<byte> x = Vector256.Create((byte)3);
         Vector256<short> ones = Vector256.Create((short)1);
-        Vector256<sbyte> u = Vector256.Create((sbyte)-5), v = Vector256.Create((sbyte)7), w = Vector256.Create((sbyte)-9), p = Vector256.Create((sbyte)11), q = Vector256.Create((sbyte)-13), r = Vector256.Create((sbyte)15);
+        Vector256<sbyte> u = Vector256.Create((sbyte)-5), v = Vector256.Create((sbyte)7),
+            w = Vector256.Create((sbyte)-9), p = Vector256.Create((sbyte)11), q = Vector256.Create((sbyte)-13),
+            r = Vector256.Create((sbyte)15);
         Vector256<int> a = default, b = default, c = default, d = default, e = default, f = default;
         for (long round = 0; round < rounds; round++)
         {
@@ -159,7 +177,8 @@ internal static unsafe class ArithmeticPeak
     private static void Dot128(long rounds)
     {
         Vector128<sbyte> x = Vector128.Create((sbyte)3), y = Vector128.Create((sbyte)-5);
-        Vector128<int> a = default, b = default, c = default, d = default, e = default, f = default, g = default, h = default, i = default, j = default, k = default, l = default;
+        Vector128<int> a = default, b = default, c = default, d = default, e = default, f = default, g = default,
+            h = default, i = default, j = default, k = default, l = default;
         for (long round = 0; round < rounds; round++)
         {
             a = Dp.DotProduct(a, x, y);
@@ -182,7 +201,8 @@ internal static unsafe class ArithmeticPeak
     private static void Fma512(long rounds)
     {
         Vector512<float> x = Vector512.Create(0.5f), y = Vector512.Create(0.25f);
-        Vector512<float> a = default, b = default, c = default, d = default, e = default, f = default, g = default, h = default, i = default, j = default, k = default, l = default;
+        Vector512<float> a = default, b = default, c = default, d = default, e = default, f = default, g = default,
+            h = default, i = default, j = default, k = default, l = default;
         for (long round = 0; round < rounds; round++)
         {
             a = Vector512.FusedMultiplyAdd(a, x, y);
@@ -205,7 +225,8 @@ internal static unsafe class ArithmeticPeak
     private static void Fma256(long rounds)
     {
         Vector256<float> x = Vector256.Create(0.5f), y = Vector256.Create(0.25f);
-        Vector256<float> a = default, b = default, c = default, d = default, e = default, f = default, g = default, h = default, i = default, j = default, k = default, l = default;
+        Vector256<float> a = default, b = default, c = default, d = default, e = default, f = default, g = default,
+            h = default, i = default, j = default, k = default, l = default;
         for (long round = 0; round < rounds; round++)
         {
             a = Vector256.FusedMultiplyAdd(a, x, y);
@@ -228,7 +249,8 @@ internal static unsafe class ArithmeticPeak
     private static void Fma128(long rounds)
     {
         Vector128<float> x = Vector128.Create(0.5f), y = Vector128.Create(0.25f);
-        Vector128<float> a = default, b = default, c = default, d = default, e = default, f = default, g = default, h = default, i = default, j = default, k = default, l = default;
+        Vector128<float> a = default, b = default, c = default, d = default, e = default, f = default, g = default,
+            h = default, i = default, j = default, k = default, l = default;
         for (long round = 0; round < rounds; round++)
         {
             a = Vector128.FusedMultiplyAdd(a, x, y);

@@ -15,9 +15,11 @@ namespace Native.Bench.Throughput;
 /// <param name="StepWeightBytes">Bytes of weights that one decode step reads, as they lie in memory.</param>
 /// <param name="Threads">Threads that compute.</param>
 /// <param name="Runner">The model.</param>
-internal sealed record BenchModel(string FileName, string Type, long Bytes, long StepWeightBytes, int Threads, IModelRunner Runner) : IDisposable
+internal sealed record BenchModel(string FileName, string Type, long Bytes, long StepWeightBytes, int Threads,
+    IModelRunner Runner) : IDisposable
 {
-    /// <summary>Bytes of weights that one decode step reads, as the file has them: whatever an engine makes of them, it must know as much.</summary>
+    /// <summary>Bytes of weights that one decode step reads, as the file has them: whatever an engine makes of them, it
+    /// must know as much.</summary>
     public long FileStepBytes { get; init; }
 
     /// <summary>Bytes of keys and values that a token leaves in the cache, in all layers.</summary>
@@ -35,15 +37,24 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
     /// <param name="tests">What it is to do, one after the other.</param>
     /// <param name="kvCacheType">Element type of the KV cache.</param>
     /// <param name="progress">Told how much is loaded.</param>
-    public static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, DType kvCacheType, IProgress<LoadProgress>? progress)
+    public static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, DType kvCacheType,
+        IProgress<LoadProgress>? progress)
     {
-        if (path.Length == 0) throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
+        if (path.Length == 0)
+            throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
         using ModelFile file = ModelFile.Open(path);
         int sequences = tests.Max(test => test.Batch);
-        ModelOptions options = new() { Path = path, MaxModelLength = tests.Max(test => test.Length), MaxSequences = sequences, KvCacheType = kvCacheType };
+        ModelOptions options = new()
+        {
+            Path = path,
+            MaxModelLength = tests.Max(test => test.Length),
+            MaxSequences = sequences,
+            KvCacheType = kvCacheType,
+        };
         long blocks = tests.Max(test => (test.Length + options.BlockSize - 1) / options.BlockSize * (long)test.Batch);
         CpuBackend backend = new(new CpuOptions { Threads = threads });
-        long kvBytesPerToken = file.Config.LayerCount * backend.KvBlockBytes(file.Config.KvShape(1, options.KvCacheType));
+        long kvBytesPerToken =
+            file.Config.LayerCount * backend.KvBlockBytes(file.Config.KvShape(1, options.KvCacheType));
         options = options with
         {
             KvCacheBytes = blocks * options.BlockSize * kvBytesPerToken,
@@ -53,13 +64,18 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
         {
             ModelRunner runner = new(file, backend, options, progress);
             long bytes = file.Tensors.Values.Sum(tensor => tensor.ByteLength);
-            TensorType type = file.Tensors.Values.GroupBy(tensor => tensor.Type).MaxBy(group => group.Sum(tensor => tensor.ByteLength))!.Key;
-            bool embeds = file.TryFind("token_embd.weight", out TensorView embedding), hasHead = file.TryFind("output.weight", out TensorView head);
+            TensorType type =
+                file.Tensors.Values.GroupBy(tensor => tensor.Type)
+                    .MaxBy(group => group.Sum(tensor => tensor.ByteLength))!.Key;
+            bool embeds = file.TryFind("token_embd.weight", out TensorView embedding),
+                hasHead = file.TryFind("output.weight", out TensorView head);
             return new BenchModel(path, Describe(runner.Info, type), bytes, runner.StepWeightBytes, threads, runner)
             {
                 FileStepBytes = bytes - (embeds && hasHead ? embedding.ByteLength : 0),
                 KvBytesPerToken = kvBytesPerToken,
-                LayerParameters = runner.Info.ParameterCount - (embeds ? embedding.Rows * embedding.Columns : 0) - (hasHead ? head.Rows * head.Columns : 0),
+                LayerParameters =
+                    runner.Info.ParameterCount - (embeds ? embedding.Rows * embedding.Columns : 0)
+                        - (hasHead ? head.Rows * head.Columns : 0),
                 WeightType = type,
             };
         }

@@ -5,7 +5,8 @@ using Native.Kernels.Cpu.Machine;
 
 namespace Native.Bench.Throughput;
 
-/// <summary>How fast this machine's memory is read from its beginning to its end by as many threads as a model computes with.</summary>
+/// <summary>How fast this machine's memory is read from its beginning to its end by as many threads as a model computes
+/// with.</summary>
 internal sealed unsafe class MemoryBandwidth : IDisposable
 {
     private const long ChunkBytes = 1 << 20;
@@ -16,7 +17,8 @@ internal sealed unsafe class MemoryBandwidth : IDisposable
     private readonly byte* _memory;
     private readonly ulong[] _sums; // what was read is used, so that it can't be left out
 
-    /// <summary>Takes memory that no cache holds, and touches it: pages never written to are all the same one.</summary>
+    /// <summary>Takes memory that no cache holds, and touches it: pages never written to are all the same
+    /// one.</summary>
     public MemoryBandwidth(int threads)
     {
         long free = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes - Environment.WorkingSet;
@@ -52,7 +54,8 @@ internal sealed unsafe class MemoryBandwidth : IDisposable
     private static void Fill(void* context, int from, int to, int worker)
     {
         byte* memory = ((Reading*)context)->Memory;
-        for (int chunk = from; chunk < to; chunk++) new Span<byte>(memory + chunk * ChunkBytes, (int)ChunkBytes).Fill((byte)chunk);
+        for (int chunk = from; chunk < to; chunk++)
+            new Span<byte>(memory + chunk * ChunkBytes, (int)ChunkBytes).Fill((byte)chunk);
     }
 
     private static void Read(void* context, int from, int to, int worker)
@@ -67,7 +70,8 @@ internal sealed unsafe class MemoryBandwidth : IDisposable
                 // Asked for ahead, as the kernels do: what comes without is a third less.
                 if (Sse.IsSupported)
                 {
-                    for (int line = 0; line < 4 * sizeof(Vector<ulong>); line += 64) Sse.Prefetch0((byte*)(at + i) + AheadBytes + line);
+                    for (int line = 0; line < 4 * sizeof(Vector<ulong>); line += 64)
+                        Sse.Prefetch0((byte*)(at + i) + AheadBytes + line);
                 }
                 a += at[i];
                 b += at[i + 1];

@@ -4,7 +4,8 @@ using Native.Tools;
 
 namespace Native.Bench.Throughput;
 
-/// <summary>Drives a model step by step with nothing around it: no scheduler, no text. Sequences own their blocks from the beginning, prompts are random ids, decodes are greedy.</summary>
+/// <summary>Drives a model step by step with nothing around it: no scheduler, no text. Sequences own their blocks from
+/// the beginning, prompts are random ids, decodes are greedy.</summary>
 internal sealed class StepDriver
 {
     private readonly IModelRunner _runner;
@@ -21,8 +22,12 @@ internal sealed class StepDriver
     {
         ModelInfo info = runner.Info;
         _stride = (length + info.BlockSize - 1) / info.BlockSize;
-        if (sequences > info.MaxSequences || length > info.MaxModelLength || (long)sequences * _stride > info.BlockCount)
-            throw new CommandException($"{sequences} sequences of {length} tokens don't fit: the model takes {info.MaxSequences} of {info.MaxModelLength}, and its KV cache holds {(long)info.BlockCount * info.BlockSize} tokens");
+        if (sequences > info.MaxSequences || length > info.MaxModelLength
+            || (long)sequences * _stride > info.BlockCount)
+            throw new CommandException(
+                $"{sequences} sequences of {length} tokens don't fit: the model "
+                    + $"takes {info.MaxSequences} of {info.MaxModelLength}, and its KV cache "
+                    + $"holds {(long)info.BlockCount * info.BlockSize} tokens");
         (_runner, _length) = (runner, length);
         Random random = new(42);
         _prompts = new int[sequences * length];
@@ -33,7 +38,8 @@ internal sealed class StepDriver
         _buffers = new BatchBuffers(info, maxSequences: sequences);
     }
 
-    /// <summary>Computes <paramref name="count"/> tokens of prompt of each of the first <paramref name="sequences"/> sequences, in as few steps as the model allows; each one's last token is sampled.</summary>
+    /// <summary>Computes <paramref name="count"/> tokens of prompt of each of the first <paramref name="sequences"/>
+    /// sequences, in as few steps as the model allows; each one's last token is sampled.</summary>
     /// <param name="sequences">How many, from the first.</param>
     /// <param name="from">Tokens they have already.</param>
     /// <param name="count">Tokens to compute of each.</param>
@@ -61,7 +67,8 @@ internal sealed class StepDriver
         return steps;
     }
 
-    /// <summary>Generates <paramref name="count"/> tokens in each of the first <paramref name="sequences"/> sequences, all of them together one a step.</summary>
+    /// <summary>Generates <paramref name="count"/> tokens in each of the first <paramref name="sequences"/> sequences,
+    /// all of them together one a step.</summary>
     /// <param name="sequences">How many, from the first.</param>
     /// <param name="from">Tokens they have already.</param>
     /// <param name="count">Steps.</param>
@@ -77,14 +84,16 @@ internal sealed class StepDriver
         }
     }
 
-    /// <summary>Adds a sequence's tokens from <paramref name="start"/> on; greedy where the last one is sampled.</summary>
+    /// <summary>Adds a sequence's tokens from <paramref name="start"/> on; greedy where the last one is
+    /// sampled.</summary>
     private void Add(int sequence, int start, ReadOnlySpan<int> ids, bool samples, bool decodes = false)
     {
         int row = _buffers.AddSequence(ids, start, _tables.AsSpan(sequence * _stride, _stride), sequence, decodes);
         if (samples) _buffers.AddSample(row + ids.Length - 1, new RowSampling { Position = start + ids.Length });
     }
 
-    /// <summary>Computes the step; its samples are the next tokens of sequence <paramref name="first"/> and those after it.</summary>
+    /// <summary>Computes the step; its samples are the next tokens of sequence <paramref name="first"/> and those after
+    /// it.</summary>
     private void Compute(int first)
     {
         _runner.Launch(_buffers.Batch);
@@ -92,7 +101,8 @@ internal sealed class StepDriver
         _runner.Collect(sampled, []);
         for (int r = 0; r < sampled.Length; r++)
         {
-            if (sampled[r].Token < 0) throw new CommandException($"{_runner.Info.Name} gave logits that are no numbers");
+            if (sampled[r].Token < 0)
+                throw new CommandException($"{_runner.Info.Name} gave logits that are no numbers");
             _next[first + r] = sampled[r].Token;
         }
     }

@@ -10,7 +10,13 @@ namespace Native.Bench.Throughput;
 /// <summary><c>throughput</c>: tokens a second of a model alone.</summary>
 internal sealed class ThroughputCommand : ToolCommand
 {
-    private readonly Option<string[]> _models = new("--model", "-m") { HelpName = "PATH", Description = "A GGUF file, or a Hugging Face folder; may be given several times, and then all are measured by turns. Default: the small demo model that ships with Native." };
+    private readonly Option<string[]> _models = new("--model", "-m")
+    {
+        HelpName = "PATH",
+        Description =
+            "A GGUF file, or a Hugging Face folder; may be given several times, and then all are measured by turns. "
+                + "Default: the small demo model that ships with Native.",
+    };
     private readonly Option<int[]> _prompts =
         NumberOptions.Integers("--n-prompt", "-p", "N,...", "Tokens of prompt; 0 leaves prompts out.", 0, 1 << 20, 512);
     private readonly Option<int[]> _generate = NumberOptions.Integers(
@@ -21,14 +27,36 @@ internal sealed class ThroughputCommand : ToolCommand
         + "every prompt length with every output length.", 1, 1 << 14, 1);
     private readonly Option<int[]> _depths =
         NumberOptions.Integers("--n-depth", "-d", "N,...", "Tokens already in the KV cache.", 0, 1 << 20, 0);
-    private readonly Option<int?> _repetitions = new("--repetitions", "-r") { HelpName = "N", Description = "Measurements of each test, after a warm-up.", DefaultValueFactory = _ => 5 };
-    private readonly Option<int?> _threads = new("--threads", "-t") { HelpName = "N", Description = "Worker threads. Default: one for each core." };
+    private readonly Option<int?> _repetitions = new("--repetitions", "-r")
+    {
+        HelpName = "N",
+        Description = "Measurements of each test, after a warm-up.",
+        DefaultValueFactory = _ => 5,
+    };
+    private readonly Option<int?> _threads = new("--threads", "-t")
+    {
+        HelpName = "N",
+        Description = "Worker threads. Default: one for each core.",
+    };
     private readonly KvCacheTypeArgument _kvCacheType;
-    private readonly Option<bool> _bandwidth = new("--bandwidth") { Description = "Also read memory sequentially with the same threads before and after each decode, and tell which part of that speed went into reading weights." };
-    private readonly Option<string> _output = new("--output", "-o") { HelpName = "md|csv|json|jsonl", Description = "How to print; json has every sample and the medians.", DefaultValueFactory = _ => "md" };
+    private readonly Option<bool> _bandwidth = new("--bandwidth")
+    {
+        Description =
+            "Also read memory sequentially with the same threads before and after each decode, and tell which part of "
+                + "that speed went into reading weights.",
+    };
+    private readonly Option<string> _output = new("--output", "-o")
+    {
+        HelpName = "md|csv|json|jsonl",
+        Description = "How to print; json has every sample and the medians.",
+        DefaultValueFactory = _ => "md",
+    };
 
     public ThroughputCommand(Terminal terminal)
-        : base(terminal, "throughput", "Measures tokens a second of prompts (pp) and of generating (tg), as llama-bench does: the model is driven step by step without tokenizer, scheduler or network, and tokens are chosen greedily. Repetitions of all tests and models are interleaved.",
+        : base(terminal, "throughput",
+            "Measures tokens a second of prompts (pp) and of generating (tg), as llama-bench does: the model is "
+                + "driven step by step without tokenizer, scheduler or network, and tokens are chosen greedily. "
+                + "Repetitions of all tests and models are interleaved.",
             "throughput",
             "throughput --model model.gguf -p 512 -n 128 -d 0,2048 --bandwidth",
             "throughput --model q4_0.gguf --model q8_0.gguf -r 10 -o json",
@@ -37,7 +65,8 @@ internal sealed class ThroughputCommand : ToolCommand
         _repetitions.Within(1, 1000);
         _threads.Within(1, 1024);
         _output.AcceptOnlyFromAmong("md", "csv", "json", "jsonl");
-        Option[] options = [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _bandwidth, _output];
+        Option[] options =
+            [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _bandwidth, _output];
         foreach (Option option in options) Add(option);
         _kvCacheType = new KvCacheTypeArgument(this);
     }
@@ -46,9 +75,12 @@ internal sealed class ThroughputCommand : ToolCommand
     {
         string[] paths = arguments.GetValue(_models) is { Length: > 0 } named ? named : [ModelArguments.DemoModel()];
         int[] batches = arguments.GetRequiredValue(_batches);
-        List<ThroughputTest> tests = Tests(arguments.GetRequiredValue(_prompts), arguments.GetRequiredValue(_generate), batches, arguments.GetRequiredValue(_depths));
+        List<ThroughputTest> tests =
+            Tests(arguments.GetRequiredValue(_prompts), arguments.GetRequiredValue(_generate), batches,
+                arguments.GetRequiredValue(_depths));
         if (tests.Count == 0) throw new UsageException("-p and -n are 0: there is nothing to measure.");
-        int threads = arguments.GetValue(_threads) ?? Processors.PhysicalCores(), repetitions = arguments.GetValue(_repetitions) ?? 5;
+        int threads = arguments.GetValue(_threads) ?? Processors.PhysicalCores(),
+            repetitions = arguments.GetValue(_repetitions) ?? 5;
 
         List<BenchModel> models = [];
         List<Phase> phases;
@@ -57,7 +89,8 @@ internal sealed class ThroughputCommand : ToolCommand
             foreach (string model in paths)
             {
                 string path = await HubPath.ResolveAsync(model, Terminal);
-                models.Add(await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests, _kvCacheType.Read(arguments), progress)));
+                models.Add(await Terminal.LoadingAsync(path,
+                    progress => BenchModel.Load(path, threads, tests, _kvCacheType.Read(arguments), progress)));
             }
             using MemoryBandwidth? bandwidth = arguments.GetValue(_bandwidth) ? new MemoryBandwidth(threads) : null;
             phases = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report =>
@@ -73,12 +106,15 @@ internal sealed class ThroughputCommand : ToolCommand
             case "csv": Terminal.Out.Write(ThroughputReport.Csv(phases)); break;
             case "json": ThroughputReport.Json(Terminal.Out, phases); break;
             case "jsonl": ThroughputReport.JsonLines(Terminal.Out, phases); break;
-            default: Terminal.Out.Write(batches.Max() > 1 ? ThroughputReport.Batched(phases) : ThroughputReport.Markdown(phases)); break;
+            default:
+                Terminal.Out.Write(
+                batches.Max() > 1 ? ThroughputReport.Batched(phases) : ThroughputReport.Markdown(phases)); break;
         }
         return Cli.Success;
     }
 
-    /// <summary>What is measured: prompts and outputs apart, as llama-bench; or with batches one after the other, as llama-batched-bench.</summary>
+    /// <summary>What is measured: prompts and outputs apart, as llama-bench; or with batches one after the other, as
+    /// llama-batched-bench.</summary>
     internal static List<ThroughputTest> Tests(int[] prompts, int[] generate, int[] batches, int[] depths)
     {
         List<ThroughputTest> tests = [];

@@ -17,17 +17,22 @@ internal static class ThroughputReport
     public static string Markdown(IReadOnlyList<Phase> phases)
     {
         // Two files of one type are told apart by their names.
-        bool named = phases.Select(phase => phase.Model).Distinct().GroupBy(model => model.Type).Any(group => group.Count() > 1);
-        bool bandwidth = phases.Any(phase => phase.ReadBandwidths.Count > 0), cache = phases.Any(phase => phase.Model.Runner.Info.KvCacheType != DType.F16);
+        bool named =
+            phases.Select(phase => phase.Model).Distinct().GroupBy(model => model.Type).Any(group => group.Count() > 1);
+        bool bandwidth = phases.Any(phase => phase.ReadBandwidths.Count > 0),
+            cache = phases.Any(phase => phase.Model.Runner.Info.KvCacheType != DType.F16);
         List<Column<Phase>> columns =
         [
-            new("model", 30, Right: false, phase => named ? $"{phase.Model.Type} ({Path.GetFileName(phase.Model.FileName)})" : phase.Model.Type),
+            new("model", 30, Right: false,
+                phase => named ? $"{phase.Model.Type} ({Path.GetFileName(phase.Model.FileName)})" : phase.Model.Type),
             new("size", 10, Right: true, phase => Bytes(phase.Model.Bytes)),
             new("params", 10, Right: true, phase => Parameters(phase.Model.Runner.Info.ParameterCount)),
             new("backend", 10, Right: false, phase => phase.Model.Runner.Info.Backend),
             new("threads", 7, Right: true, phase => phase.Model.Threads.ToString(CultureInfo.InvariantCulture)),
             new("test", 15, Right: true, phase => phase.Name),
-            new("t/s", 20, Right: true, phase => $"{Number(Statistics.Mean(phase.Speeds), 2)} ± {Number(Statistics.SampleDeviation(phase.Speeds), 2)}"),
+            new("t/s", 20, Right: true,
+                phase =>
+                    $"{Number(Statistics.Mean(phase.Speeds), 2)} ± {Number(Statistics.SampleDeviation(phase.Speeds), 2)}"),
         ];
         if (cache) columns.Insert(5, new("type_kv", 7, Right: true, phase => CacheType(phase.Model)));
         if (bandwidth) columns.AddRange(BandwidthColumns());
@@ -38,29 +43,36 @@ internal static class ThroughputReport
     public static string Batched(IReadOnlyList<Phase> phases)
     {
         StringBuilder text = new();
-        foreach (IGrouping<(BenchModel Model, int Depth), Phase> group in phases.GroupBy(phase => (phase.Model, phase.Test.Depth)))
+        foreach (IGrouping<(BenchModel Model, int Depth), Phase> group in phases.GroupBy(
+            phase => (phase.Model, phase.Test.Depth)))
         {
             if (text.Length > 0) text.AppendLine();
-            text.AppendLine(CultureInfo.InvariantCulture, $"{group.Key.Model.Type} ({Path.GetFileName(group.Key.Model.FileName)}), {Bytes(group.Key.Model.Bytes)}, {group.Key.Model.Runner.Info.Backend}, {CacheType(group.Key.Model)} cache{(group.Key.Depth > 0 ? $" @ d{group.Key.Depth}" : "")}");
+            text.AppendLine(CultureInfo.InvariantCulture,
+                $"{group.Key.Model.Type} ({Path.GetFileName(group.Key.Model.FileName)}), {Bytes(group.Key.Model.Bytes)}, {group.Key.Model.Runner.Info.Backend}, {CacheType(group.Key.Model)} cache{(group.Key.Depth > 0 ? $" @ d{group.Key.Depth}" : "")}");
             text.AppendLine();
             // The decode stands for its test where there is one; its prompt is found beside it.
             List<Phase> rows = [.. group.GroupBy(phase => phase.Test).Select(test => test.Last())];
-            Phase? Part(Phase row, bool decodes) => group.FirstOrDefault(phase => phase.Test == row.Test && phase.Decodes == decodes);
-            double Seconds(Phase row, bool decodes) => Part(row, decodes) is { } phase ? Statistics.Mean(phase.Seconds) : 0;
-            double Speed(Phase row, bool decodes) => Part(row, decodes) is { } phase ? phase.Tokens / Seconds(row, decodes) : 0;
+            Phase? Part(Phase row, bool decodes) =>
+                group.FirstOrDefault(phase => phase.Test == row.Test && phase.Decodes == decodes);
+            double Seconds(Phase row, bool decodes) =>
+                Part(row, decodes) is { } phase ? Statistics.Mean(phase.Seconds) : 0;
+            double Speed(Phase row, bool decodes) =>
+                Part(row, decodes) is { } phase ? phase.Tokens / Seconds(row, decodes) : 0;
             double Total(Phase row) => Seconds(row, decodes: false) + Seconds(row, decodes: true);
             List<Column<Phase>> columns =
             [
                 new("PP", 6, Right: true, row => row.Test.Prompt.ToString(CultureInfo.InvariantCulture)),
                 new("TG", 6, Right: true, row => row.Test.Generate.ToString(CultureInfo.InvariantCulture)),
                 new("B", 4, Right: true, row => row.Test.Batch.ToString(CultureInfo.InvariantCulture)),
-                new("N_KV", 6, Right: true, row => ((long)row.Test.Batch * row.Test.Length).ToString(CultureInfo.InvariantCulture)),
+                new("N_KV", 6, Right: true,
+                    row => ((long)row.Test.Batch * row.Test.Length).ToString(CultureInfo.InvariantCulture)),
                 new("T_PP s", 8, Right: true, row => Number(Seconds(row, decodes: false), 3)),
                 new("S_PP t/s", 8, Right: true, row => Number(Speed(row, decodes: false), 2)),
                 new("T_TG s", 8, Right: true, row => Number(Seconds(row, decodes: true), 3)),
                 new("S_TG t/s", 8, Right: true, row => Number(Speed(row, decodes: true), 2)),
                 new("T s", 8, Right: true, row => Number(Total(row), 3)),
-                new("S t/s", 8, Right: true, row => Number((double)row.Test.Batch * (row.Test.Prompt + row.Test.Generate) / Total(row), 2)),
+                new("S t/s", 8, Right: true,
+                    row => Number((double)row.Test.Batch * (row.Test.Prompt + row.Test.Generate) / Total(row), 2)),
             ];
             if (rows.Any(row => row.ReadBandwidths.Count > 0)) columns.AddRange(BandwidthColumns());
             text.Append(MarkdownTable.Of(columns, rows));
@@ -76,13 +88,18 @@ internal static class ThroughputReport
         {
             List<(string Name, object? Value)> fields = [.. Fields(phase).Where(field => field.Value is not double[])];
             if (text.Length == 0) text.AppendLine(string.Join(',', fields.Select(field => field.Name)));
-            text.AppendLine(string.Join(',', fields.Select(field => $"\"{Convert.ToString(field.Value, CultureInfo.InvariantCulture)?.Replace("\"", "\"\"")}\"")));
+            text.AppendLine(
+                string.Join(',',
+                    fields.Select(
+                        field =>
+                            $"\"{Convert.ToString(field.Value, CultureInfo.InvariantCulture)?.Replace("\"", "\"\"")}\"")));
         }
         return text.ToString();
     }
 
     /// <summary>An array of all phases.</summary>
-    public static void Json(TextWriter output, IReadOnlyList<Phase> phases) => Native.Tools.Json.WriteLine(output, json =>
+    public static void Json(
+        TextWriter output, IReadOnlyList<Phase> phases) => Native.Tools.Json.WriteLine(output, json =>
     {
         json.WriteStartArray();
         foreach (Phase phase in phases) Write(json, phase);
@@ -143,15 +160,21 @@ internal static class ThroughputReport
 
     private static IEnumerable<Column<Phase>> BandwidthColumns()
     {
-        yield return new("weights GB/s", 12, Right: true, phase => phase.Decodes ? Number(Statistics.Mean(phase.WeightBandwidths) / 1e9, 2) : "");
-        yield return new("memory GB/s", 12, Right: true, phase => phase.Decodes ? Number(Statistics.Mean(phase.ReadBandwidths) / 1e9, 2) : "");
-        yield return new("share", 6, Right: true, phase => phase.ShareOfBandwidth is { } share ? $"{Number(share * 100, 0)} %" : "");
+        yield return new("weights GB/s", 12, Right: true,
+            phase => phase.Decodes ? Number(Statistics.Mean(phase.WeightBandwidths) / 1e9, 2) : "");
+        yield return new("memory GB/s", 12, Right: true,
+            phase => phase.Decodes ? Number(Statistics.Mean(phase.ReadBandwidths) / 1e9, 2) : "");
+        yield return new("share", 6, Right: true,
+            phase => phase.ShareOfBandwidth is { } share ? $"{Number(share * 100, 0)} %" : "");
     }
 
     /// <summary>137.91 MiB.</summary>
-    internal static string Bytes(long bytes) => bytes < 1 << 30 ? $"{Number(bytes / 1048576.0, 2)} MiB" : $"{Number(bytes / 1073741824.0, 2)} GiB";
+    internal static string Bytes(long bytes) =>
+        bytes < 1 << 30 ? $"{Number(bytes / 1048576.0, 2)} MiB" : $"{Number(bytes / 1073741824.0, 2)} GiB";
 
-    private static string Parameters(long count) => count < 1e9 ? $"{Number(count / 1e6, 2)} M" : $"{Number(count / 1e9, 2)} B";
+    private static string Parameters(long count) =>
+        count < 1e9 ? $"{Number(count / 1e6, 2)} M" : $"{Number(count / 1e9, 2)} B";
 
-    private static string Number(double value, int digits) => value.ToString($"F{digits}", CultureInfo.InvariantCulture);
+    private static string Number(double value, int digits) =>
+        value.ToString($"F{digits}", CultureInfo.InvariantCulture);
 }

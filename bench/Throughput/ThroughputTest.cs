@@ -5,7 +5,8 @@ using Native.Bench.Serve;
 
 namespace Native.Bench.Throughput;
 
-/// <summary>What is measured: B sequences with d tokens in the cache compute PP tokens of prompt each, then TG tokens one by one.</summary>
+/// <summary>What is measured: B sequences with d tokens in the cache compute PP tokens of prompt each, then TG tokens
+/// one by one.</summary>
 /// <param name="Prompt">PP; 0 for none.</param>
 /// <param name="Generate">TG; 0 for none.</param>
 /// <param name="Batch">B.</param>
@@ -27,7 +28,9 @@ internal sealed class Phase(BenchModel model, ThroughputTest test, bool decodes)
     public bool Decodes { get; } = decodes;
 
     /// <summary>As llama-bench writes it: pp512, tg128, tg128 @ d512.</summary>
-    public string Name => string.Create(CultureInfo.InvariantCulture, $"{(Decodes ? "tg" : "pp")}{(Decodes ? Test.Generate : Test.Prompt)}{(Test.Depth > 0 ? $" @ d{Test.Depth}" : "")}");
+    public string Name =>
+        string.Create(CultureInfo.InvariantCulture,
+            $"{(Decodes ? "tg" : "pp")}{(Decodes ? Test.Generate : Test.Prompt)}{(Test.Depth > 0 ? $" @ d{Test.Depth}" : "")}");
 
     /// <summary>Tokens of all sequences.</summary>
     public long Tokens => (long)Test.Batch * (Decodes ? Test.Generate : Test.Prompt);
@@ -42,13 +45,18 @@ internal sealed class Phase(BenchModel model, ThroughputTest test, bool decodes)
     public double[] Speeds => [.. Seconds.Select(seconds => Tokens / seconds)];
 
     /// <summary>Bytes of weights read a second, in each repetition: all of them once a step.</summary>
-    public double[] WeightBandwidths => Decodes ? [.. Seconds.Select(seconds => Model.StepWeightBytes * Test.Generate / seconds)] : [];
+    public double[] WeightBandwidths =>
+        Decodes ? [.. Seconds.Select(seconds => Model.StepWeightBytes * Test.Generate / seconds)] : [];
 
-    /// <summary>The part of the memory's bandwidth that went into reading weights: the median of the repetitions, each against what memory gave just then. Null where nobody asked.</summary>
-    public double? ShareOfBandwidth => Decodes && ReadBandwidths.Count > 0 ? Statistics.Median([.. WeightBandwidths.Zip(ReadBandwidths, (weights, read) => weights / read)]) : null;
+    /// <summary>The part of the memory's bandwidth that went into reading weights: the median of the repetitions, each
+    /// against what memory gave just then. Null where nobody asked.</summary>
+    public double? ShareOfBandwidth =>
+        Decodes && ReadBandwidths.Count > 0
+            ? Statistics.Median([.. WeightBandwidths.Zip(ReadBandwidths, (weights, read) => weights / read)]) : null;
 }
 
-/// <summary>Runs tests on models, interleaved: each repetition visits every test of every model, so that what slows the machine for a while slows all alike.</summary>
+/// <summary>Runs tests on models, interleaved: each repetition visits every test of every model, so that what slows the
+/// machine for a while slows all alike.</summary>
 internal static class ThroughputRun
 {
     private const int WarmUpSteps = 16;
@@ -61,7 +69,8 @@ internal static class ThroughputRun
     /// <param name="report">Told how much of 1 is done, and what is at hand.</param>
     /// <param name="ct">Ends it at the next step.</param>
     /// <returns>The phases of each model's tests, in their order.</returns>
-    public static List<Phase> Run(IReadOnlyList<BenchModel> models, IReadOnlyList<ThroughputTest> tests, int repetitions, MemoryBandwidth? bandwidth, Action<double, string>? report, CancellationToken ct)
+    public static List<Phase> Run(IReadOnlyList<BenchModel> models, IReadOnlyList<ThroughputTest> tests,
+        int repetitions, MemoryBandwidth? bandwidth, Action<double, string>? report, CancellationToken ct)
     {
         int sequences = tests.Max(test => test.Batch), deepest = tests.Max(test => test.Depth);
         List<(StepDriver Driver, ThroughputTest Test, Phase? Prompt, Phase? Generate)> work = [];
@@ -75,7 +84,8 @@ internal static class ThroughputRun
             {
                 driver.Prefill(test.Batch, test.Depth, test.Prompt, ct);
                 driver.Decode(test.Batch, test.Depth + test.Prompt, Math.Min(test.Generate, WarmUpSteps), ct);
-                work.Add((driver, test, test.Prompt > 0 ? new Phase(model, test, decodes: false) : null, test.Generate > 0 ? new Phase(model, test, decodes: true) : null));
+                work.Add((driver, test, test.Prompt > 0 ? new Phase(model, test, decodes: false) : null,
+                    test.Generate > 0 ? new Phase(model, test, decodes: true) : null));
             }
         }
         bandwidth?.Measure();
@@ -90,7 +100,8 @@ internal static class ThroughputRun
                 prompt?.Seconds.Add(Time(() => driver.Prefill(test.Batch, test.Depth, test.Prompt, ct)));
                 if (generate is null) continue;
                 double before = bandwidth?.Measure() ?? 0;
-                generate.Seconds.Add(Time(() => driver.Decode(test.Batch, test.Depth + test.Prompt, test.Generate, ct)));
+                generate.Seconds.Add(
+                    Time(() => driver.Decode(test.Batch, test.Depth + test.Prompt, test.Generate, ct)));
                 if (bandwidth is not null) generate.ReadBandwidths.Add((before + bandwidth.Measure()) / 2);
             }
         }

@@ -9,7 +9,8 @@ namespace Native.Bench.Turns;
 internal sealed class SchedulerCommand : ToolCommand
 {
     private readonly Option<int[]> _waiting =
-        NumberOptions.Integers("--waiting", "-w", "N,...", "Requests that wait in the queue.", 1, 500_000, 10, 1000, 100_000);
+        NumberOptions.Integers("--waiting", "-w", "N,...", "Requests that wait in the queue.", 1, 500_000, 10, 1000,
+            100_000);
 
     private readonly Option<int?> _running = new("--running", "-r")
     {
@@ -26,8 +27,10 @@ internal sealed class SchedulerCommand : ToolCommand
     };
 
     public SchedulerCommand(Terminal terminal)
-        : base(terminal, "scheduler", "Measures one turn of the engine's loop with a model that computes nothing: planning, building "
-            + "the batch and publishing, with no news, a cancellation, a stop text or a deadline before each turn. The number of "
+        : base(terminal, "scheduler",
+            "Measures one turn of the engine's loop with a model that computes nothing: planning, building "
+            + "the batch and publishing, with no news, a cancellation, a stop text or a deadline before each turn. "
+                + "The number of "
             + "sequences looked at is exact and the same on every machine.",
             "scheduler",
             "scheduler --waiting 10,100000 --running 256")
@@ -43,8 +46,10 @@ internal sealed class SchedulerCommand : ToolCommand
     {
         int[] waiting = arguments.GetRequiredValue(_waiting);
         int running = arguments.GetValue(_running) ?? 64, turns = arguments.GetValue(_turns) ?? 1000;
-        (int Waiting, News News)[] cases = [.. Enum.GetValues<News>().SelectMany(news => waiting.Select(count => (count, news)))];
-        List<TurnCost> costs = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report => Task.Run(() =>
+        (int Waiting, News News)[] cases =
+            [.. Enum.GetValues<News>().SelectMany(news => waiting.Select(count => (count, news)))];
+        List<TurnCost> costs =
+            await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report => Task.Run(() =>
         {
             List<TurnCost> found = [];
             foreach ((int count, News news) in cases)
@@ -68,5 +73,6 @@ internal sealed class SchedulerCommand : ToolCommand
         new("looked at", 9, Right: true, cost => Number(cost.Visits, 0)),
     ];
 
-    private static string Number(double value, int digits) => value.ToString($"N{digits}", CultureInfo.InvariantCulture);
+    private static string Number(double value, int digits) =>
+        value.ToString($"N{digits}", CultureInfo.InvariantCulture);
 }

@@ -43,10 +43,13 @@ internal static class TurnMeasurement
         int warm = Math.Max(turns / 10, 10), length = 4 * (turns + warm) + 64;
         int blocks = (length + BlockSize - 1) / BlockSize;
         ManualClock clock = new();
-        using Engine engine = new(new IdleRunner(Model(running, length, blocks)), [], Options(running, waiting), startThread: false, clock: clock);
+        using Engine engine =
+            new(new IdleRunner(Model(running, length, blocks)), [], Options(running, waiting), startThread: false,
+                clock: clock);
         Queue<TokenStream> decoding = new(Enumerable.Range(0, running).Select(_ => Submit(engine, length - 8, null)));
         engine.Turn();
-        Queue<TokenStream> line = new(Enumerable.Range(0, waiting).Select(i => Submit(engine, length - 8, ManualClock.Start + 1 + i)));
+        Queue<TokenStream> line =
+            new(Enumerable.Range(0, waiting).Select(i => Submit(engine, length - 8, ManualClock.Start + 1 + i)));
         engine.Turn();
 
         double[] times = new double[turns], visits = new double[turns];
@@ -54,7 +57,8 @@ internal static class TurnMeasurement
         {
             ct.ThrowIfCancellationRequested();
             // The line stays as long: another request comes for each that leaves it.
-            if (news != News.None) line.Enqueue(Submit(engine, length - 8, ManualClock.Start + 1 + waiting + warm + turn));
+            if (news != News.None)
+                line.Enqueue(Submit(engine, length - 8, ManualClock.Start + 1 + waiting + warm + turn));
             if (news == News.Deadline) clock.Now++;
             else if (news == News.Cancel) line.Dequeue().Cancel();
             else if (news == News.Stop)
@@ -86,7 +90,8 @@ internal static class TurnMeasurement
             Deadline = deadline,
         };
         SubmitOutcome outcome = engine.Submit(request, out TokenStream? stream);
-        return outcome == SubmitOutcome.Accepted ? stream! : throw new InvalidOperationException($"the engine answered {outcome}");
+        return outcome == SubmitOutcome.Accepted ? stream!
+            : throw new InvalidOperationException($"the engine answered {outcome}");
     }
 
     private static ModelInfo Model(int running, int length, int blocks) => new()

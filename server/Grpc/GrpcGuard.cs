@@ -22,17 +22,22 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
     public const string Unreadable =
         "The message could not be read: it is not this method's protobuf, or a string in it is not UTF-8.";
 
-    public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
+    public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
+        TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
     {
         TResponse? response = null;
         await Guard(context, async () => response = await continuation(request, context));
         return response!;
     }
 
-    public override Task ServerStreamingServerHandler<TRequest, TResponse>(TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context, ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
+    public override Task ServerStreamingServerHandler<TRequest, TResponse>(
+        TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
+        ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
         Guard(context, () => continuation(request, responseStream, context));
 
-    public override Task DuplexStreamingServerHandler<TRequest, TResponse>(IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream, ServerCallContext context, DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
+    public override Task DuplexStreamingServerHandler<TRequest, TResponse>(
+        IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream,
+        ServerCallContext context, DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
         Guard(context, () => continuation(requestStream, responseStream, context));
 
     private async Task Guard(ServerCallContext context, Func<Task> call)
@@ -44,14 +49,17 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
             // Health is for probes, which have no keys.
             if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal)
                 && !key.Accepts(context.RequestHeaders.GetValue("authorization")))
-                throw new RequestException(Failure.Unauthenticated, "The metadata 'authorization: Bearer KEY' is missing or has a wrong key.");
+                throw new RequestException(Failure.Unauthenticated,
+                    "The metadata 'authorization: Bearer KEY' is missing or has a wrong key.");
             await call();
         }
         catch (RequestException e)
         {
             status = FailureStatus.Of(e.Failure).Grpc;
             Metadata trailers = [];
-            if (e.RetryAfter is { } wait) trailers.Add(PushbackTrailer, Math.Max(1, Math.Ceiling(wait.TotalMilliseconds)).ToString(CultureInfo.InvariantCulture));
+            if (e.RetryAfter is { } wait)
+                trailers.Add(PushbackTrailer,
+                    Math.Max(1, Math.Ceiling(wait.TotalMilliseconds)).ToString(CultureInfo.InvariantCulture));
             throw new RpcException(new Status(status, e.Message), trailers);
         }
         catch (TextEncodingException e)
@@ -59,15 +67,20 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
             status = FailureStatus.Of(Failure.InvalidArgument).Grpc;
             throw new RpcException(new Status(status, e.Message));
         }
-        catch (Exception e) when (e is InvalidProtocolBufferException or InvalidDataException) // a message, or a frame around one, that a streaming call came to read
+        // a message, or a frame around one, that a streaming call came to read
+        catch (Exception e) when (e is InvalidProtocolBufferException or InvalidDataException)
         {
             status = FailureStatus.Of(Failure.InvalidArgument).Grpc;
             throw new RpcException(new Status(status, Unreadable));
         }
-        catch (Exception e) when (context.CancellationToken.IsCancellationRequested || e is OperationCanceledException or IOException) // IOException: reset while its messages were read
+        // IOException: reset while its messages were read
+        catch (Exception e) when (context.CancellationToken.IsCancellationRequested
+            || e is OperationCanceledException or IOException)
         {
             status = context.Deadline <= DateTime.UtcNow ? StatusCode.DeadlineExceeded : StatusCode.Cancelled;
-            throw new RpcException(new Status(status, status == StatusCode.Cancelled ? "The call was cancelled." : "The call's deadline passed."));
+            throw new RpcException(
+                new Status(status,
+                    status == StatusCode.Cancelled ? "The call was cancelled." : "The call's deadline passed."));
         }
         catch (RpcException e)
         {
@@ -82,7 +95,9 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
         }
         finally
         {
-            if (log.IsEnabled(LogLevel.Debug)) log.LogDebug("{Method} {Status} {Milliseconds:F1} ms", context.Method, status, Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+            if (log.IsEnabled(LogLevel.Debug))
+                log.LogDebug("{Method} {Status} {Milliseconds:F1} ms", context.Method, status,
+                    Stopwatch.GetElapsedTime(start).TotalMilliseconds);
         }
     }
 }

@@ -48,7 +48,8 @@ internal sealed class GrpcProtocol : IProtocol
         if (error.Failure is Failure.NotFound or Failure.WrongMethod)
         {
             string path = response.HttpContext.Request.Path.ToUriComponent();
-            Tell(response, StatusCode.Unimplemented, $"There is no method {path} here; reflection lists those there are.");
+            Tell(response, StatusCode.Unimplemented,
+                $"There is no method {path} here; reflection lists those there are.");
         }
         else Tell(response, FailureStatus.Of(error.Failure).Grpc, error.Message);
         return Task.CompletedTask;

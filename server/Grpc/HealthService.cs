@@ -6,7 +6,8 @@ using static Grpc.Health.V1.HealthCheckResponse.Types;
 
 namespace Native.Server.Grpc;
 
-/// <summary>gRPC's health protocol: serving while the model is loaded, nobody drains, and the engine's heart beats.</summary>
+/// <summary>gRPC's health protocol: serving while the model is loaded, nobody drains, and the engine's heart
+/// beats.</summary>
 /// <remarks>
 /// Grpc.HealthCheck's own service has no List, names no service in its refusals, and keeps those who watch past the
 /// server's end.
@@ -18,21 +19,26 @@ internal sealed class HealthService(ModelHost host, IHostApplicationLifetime lif
 
     public override Task<HealthCheckResponse> Check(HealthCheckRequest request, ServerCallContext context)
     {
-        if (!Services.Contains(request.Service)) throw new RequestException(Failure.NotFound, $"There is no service '{RequestException.Quoted(request.Service)}' here.");
+        if (!Services.Contains(request.Service))
+            throw new RequestException(Failure.NotFound,
+                $"There is no service '{RequestException.Quoted(request.Service)}' here.");
         return Task.FromResult(new HealthCheckResponse { Status = Status });
     }
 
     public override Task<HealthListResponse> List(HealthListRequest request, ServerCallContext context)
     {
         HealthListResponse response = new();
-        foreach (string service in Services) response.Statuses.Add(service, new HealthCheckResponse { Status = Status });
+        foreach (string service in Services)
+            response.Statuses.Add(service, new HealthCheckResponse { Status = Status });
         return Task.FromResult(response);
     }
 
-    public override async Task Watch(HealthCheckRequest request, IServerStreamWriter<HealthCheckResponse> responses, ServerCallContext context)
+    public override async Task Watch(HealthCheckRequest request, IServerStreamWriter<HealthCheckResponse> responses,
+        ServerCallContext context)
     {
         bool known = Services.Contains(request.Service);
-        using CancellationTokenSource end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping);
+        using CancellationTokenSource end =
+            CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping);
         ServingStatus told = ServingStatus.Unknown;
         try
         {

@@ -14,7 +14,8 @@ namespace Native.Server.Grpc;
 internal sealed class InferenceService(ModelHost host, RequestEvents events, EngineOptions limits)
     : Inference.InferenceBase
 {
-    public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses,
+        ServerCallContext context)
     {
         long arrival = Stopwatch.GetTimestamp();
         ServedModel model = host.Require(request.Model);
@@ -22,7 +23,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         await Stream(model, id, MessageReader.Read(request, model), arrival, responses, context);
     }
 
-    public override async Task Chat(ChatRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    public override async Task Chat(ChatRequest request, IServerStreamWriter<GenerateResponse> responses,
+        ServerCallContext context)
     {
         long arrival = Stopwatch.GetTimestamp();
         ServedModel model = host.Require(request.Model);
@@ -35,7 +37,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
     {
         ServedModel model = host.Require(request.Model);
         TokenizeResponse response = new();
-        response.Ids.AddRange(model.Tokenizer.Encode(request.Text, !request.HasAddSpecial || request.AddSpecial, request.ParseSpecial));
+        response.Ids.AddRange(
+            model.Tokenizer.Encode(request.Text, !request.HasAddSpecial || request.AddSpecial, request.ParseSpecial));
         response.Pieces.AddRange(response.Ids.Select(id => ByteString.CopyFrom(model.BytesOf(id))));
         return Task.FromResult(response);
     }
@@ -44,8 +47,16 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
     {
         ServedModel model = host.Require(request.Model);
         foreach (int id in request.Ids)
-            if ((uint)id >= (uint)model.Tokenizer.VocabularySize) throw RequestException.Invalid($"ids has {id}; ids are 0 to {model.Tokenizer.VocabularySize - 1}.", "ids");
-        return Task.FromResult(new DetokenizeResponse { Text = model.Tokenizer.Decode(request.Ids.ToArray(), !request.HasSkipSpecialTokens || request.SkipSpecialTokens) });
+            if ((uint)id >= (uint)model.Tokenizer.VocabularySize)
+                throw RequestException.Invalid($"ids has {id}; ids are 0 to {model.Tokenizer.VocabularySize - 1}.",
+                    "ids");
+        return Task.FromResult(
+            new DetokenizeResponse
+            {
+                Text =
+                model.Tokenizer.Decode(request.Ids.ToArray(),
+                    !request.HasSkipSpecialTokens || request.SkipSpecialTokens)
+            });
     }
 
     public override Task<ListModelsResponse> ListModels(ListModelsRequest request, ServerCallContext context)
@@ -144,11 +155,13 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
             },
         });
 
-        Task Send(GenerateResponse message) => SlowReader.WaitAsync(context.GetHttpContext(), responses.WriteAsync(message, ct));
+        Task Send(GenerateResponse message) =>
+            SlowReader.WaitAsync(context.GetHttpContext(), responses.WriteAsync(message, ct));
     }
 
     private RequestId Enter(string given, ServerCallContext context) =>
-        given.Length > 0 ? host.Enter(given, shared: false) : host.Enter(context.RequestHeaders.GetValue(RequestIdHeader.Name), shared: true);
+        given.Length > 0 ? host.Enter(given, shared: false)
+            : host.Enter(context.RequestHeaders.GetValue(RequestIdHeader.Name), shared: true);
 
     private static Prompt Open(ServedModel model, RequestId id, Generation generation, SamplingParams sampling)
     {
@@ -162,7 +175,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
             if (i > 0)
             {
                 token.Logprob = generation.PromptLogprobs[i - 1];
-                foreach (Kernels.Sampling.TokenLogprob alternative in generation.PromptAlternatives(i)) token.Alternatives.Add(Describe(model, alternative));
+                foreach (Kernels.Sampling.TokenLogprob alternative in generation.PromptAlternatives(i))
+                    token.Alternatives.Add(Describe(model, alternative));
             }
             prompt.Logprobs.Add(token);
         }
@@ -174,12 +188,18 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         Token token = new() { Id = piece.Token, Text = piece.Content };
         if (sampling.Logprobs is null) return token;
         token.Logprob = piece.Logprob;
-        foreach (Kernels.Sampling.TokenLogprob alternative in piece.Alternatives.Span) token.Alternatives.Add(Describe(model, alternative));
+        foreach (Kernels.Sampling.TokenLogprob alternative in piece.Alternatives.Span)
+            token.Alternatives.Add(Describe(model, alternative));
         return token;
     }
 
     private static TokenLogprob Describe(ServedModel model, Kernels.Sampling.TokenLogprob alternative) =>
-        new() { Id = alternative.Token, Logprob = alternative.Logprob, Bytes = ByteString.CopyFrom(model.BytesOf(alternative.Token)) };
+        new()
+        {
+            Id = alternative.Token,
+            Logprob = alternative.Logprob,
+            Bytes = ByteString.CopyFrom(model.BytesOf(alternative.Token)),
+        };
 
     /// <summary>The call's deadline by the clock that the engine reads.</summary>
     private static long? DeadlineOf(ServerCallContext context)
@@ -189,5 +209,6 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         return Stopwatch.GetTimestamp() + (long)(Math.Clamp(left, 0, 1e6) * Stopwatch.Frequency);
     }
 
-    private static double Seconds(long from, long to) => from == 0 || to == 0 ? 0 : Stopwatch.GetElapsedTime(from, to).TotalSeconds;
+    private static double Seconds(long from, long to) =>
+        from == 0 || to == 0 ? 0 : Stopwatch.GetElapsedTime(from, to).TotalSeconds;
 }

@@ -9,7 +9,8 @@ using Native.Server.Serving;
 
 namespace Native.Server.Http;
 
-/// <summary>Server-sent events as OpenAI frames them: <c>data: {json}</c>, an empty line, and at the end <c>data: [DONE]</c>.</summary>
+/// <summary>Server-sent events as OpenAI frames them: <c>data: {json}</c>, an empty line, and at the end <c>data:
+/// [DONE]</c>.</summary>
 internal sealed class EventStream : IDisposable
 {
     private readonly HttpContext _http;
@@ -63,7 +64,8 @@ internal sealed class EventStream : IDisposable
         response.Headers["X-Accel-Buffering"] = "no"; // nginx would hold tokens back
     }
 
-    /// <summary>Sends what was written. Waits while the client does not read, which slows this request alone, and hangs up where it never does.</summary>
+    /// <summary>Sends what was written. Waits while the client does not read, which slows this request alone, and hangs
+    /// up where it never does.</summary>
     public async ValueTask FlushAsync(CancellationToken ct)
     {
         Begin();
@@ -95,14 +97,17 @@ internal static class JsonText
     /// <summary>Bytes that a client must take at a time, in as long as it may be slow.</summary>
     private const int PieceBytes = 64 << 10;
 
-    public static async Task WriteAsync(HttpResponse response, int status, Action<Utf8JsonWriter> write, CancellationToken ct = default)
+    public static async Task WriteAsync(HttpResponse response, int status, Action<Utf8JsonWriter> write,
+        CancellationToken ct = default)
     {
         ArrayBufferWriter<byte> body = new();
         using (Utf8JsonWriter json = new(body, Writing)) write(json);
         response.StatusCode = status;
         response.ContentType = "application/json; charset=utf-8";
         response.ContentLength = body.WrittenCount;
-        for (ReadOnlyMemory<byte> rest = body.WrittenMemory; !rest.IsEmpty; rest = rest[Math.Min(PieceBytes, rest.Length)..])
-            await SlowReader.WaitAsync(response.HttpContext, response.Body.WriteAsync(rest[..Math.Min(PieceBytes, rest.Length)], ct).AsTask());
+        for (ReadOnlyMemory<byte> rest = body.WrittenMemory; !rest.IsEmpty; rest =
+            rest[Math.Min(PieceBytes, rest.Length)..])
+            await SlowReader.WaitAsync(response.HttpContext,
+                response.Body.WriteAsync(rest[..Math.Min(PieceBytes, rest.Length)], ct).AsTask());
     }
 }

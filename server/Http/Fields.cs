@@ -3,14 +3,16 @@ using Native.Server.Serving;
 
 namespace Native.Server.Http;
 
-/// <summary>Reads the members of a JSON object one by one. A member that is absent or null is "not given"; one of a wrong type is an error that names it; unknown ones are nobody's business.</summary>
+/// <summary>Reads the members of a JSON object one by one. A member that is absent or null is "not given"; one of a
+/// wrong type is an error that names it; unknown ones are nobody's business.</summary>
 internal readonly struct Fields(JsonElement element, string path = "")
 {
     /// <exception cref="RequestException"><paramref name="element"/> is no object.</exception>
     public static Fields Of(JsonElement element, string path) =>
         element.ValueKind == JsonValueKind.Object ? new Fields(element, path) : throw Wrong(path, "an object", element);
 
-    /// <summary>Every member's numbers; of members with the same name the last counts, as everywhere. One that is null is 0.</summary>
+    /// <summary>Every member's numbers; of members with the same name the last counts, as everywhere. One that is null
+    /// is 0.</summary>
     public Dictionary<string, float> Floats()
     {
         Dictionary<string, float> values = new(StringComparer.Ordinal);
@@ -26,9 +28,12 @@ internal readonly struct Fields(JsonElement element, string path = "")
         return values;
     }
 
-    public JsonElement? Any(string name) => element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
+    public JsonElement? Any(string name) =>
+        element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
 
-    public string? String(string name) => Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.String ? value.GetString() : throw Wrong(PathOf(name), "a string", value);
+    public string? String(string name) =>
+        Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.String ? value.GetString()
+            : throw Wrong(PathOf(name), "a string", value);
 
     public bool? Bool(string name) => Any(name) is not { } value ? null : value.ValueKind switch
     {
@@ -39,11 +44,14 @@ internal readonly struct Fields(JsonElement element, string path = "")
 
     public int? Int(string name) => Any(name) is { } value ? Int(value, PathOf(name)) : null;
 
-    public float? Float(string name) => Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.Number ? (float)value.GetDouble() : throw Wrong(PathOf(name), "a number", value);
+    public float? Float(string name) =>
+        Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.Number ? (float)value.GetDouble()
+            : throw Wrong(PathOf(name), "a number", value);
 
     /// <summary>A number of tokens. What 32 bits don't hold is as many as they hold: no context is as long.</summary>
     public int? Tokens(string name) =>
-        Any(name) is { ValueKind: JsonValueKind.Number } value && value.GetDouble() is > int.MaxValue and var many && many == Math.Floor(many) ? int.MaxValue : Int(name);
+        Any(name) is { ValueKind: JsonValueKind.Number } value && value.GetDouble() is > int.MaxValue and var many
+            && many == Math.Floor(many) ? int.MaxValue : Int(name);
 
     /// <summary>A 64-bit number, signed or not; -1 is none.</summary>
     public ulong? Seed(string name)
@@ -53,9 +61,11 @@ internal readonly struct Fields(JsonElement element, string path = "")
         if (value.ValueKind != JsonValueKind.Number) throw Wrong(PathOf(name), "an integer", value);
         if (value.TryGetUInt64(out ulong unsigned)) return unsigned;
         bool whole = value.TryGetInt64(out long signed);
-        if (!whole && value.GetDouble() is >= -MostExact and <= MostExact and var real && real == Math.Floor(real)) (whole, signed) = (true, (long)real);
+        if (!whole && value.GetDouble() is >= -MostExact and <= MostExact and var real && real == Math.Floor(real))
+            (whole, signed) = (true, (long)real);
         if (whole && signed == -1) return null;
-        return whole ? unchecked((ulong)signed) : throw RequestException.Invalid($"'{PathOf(name)}' must be an integer of 64 bits.", PathOf(name));
+        return whole ? unchecked((ulong)signed)
+            : throw RequestException.Invalid($"'{PathOf(name)}' must be an integer of 64 bits.", PathOf(name));
     }
 
     public Fields? Object(string name) => Any(name) is { } value ? Of(value, PathOf(name)) : null;
@@ -68,14 +78,16 @@ internal readonly struct Fields(JsonElement element, string path = "")
         if (value.ValueKind != JsonValueKind.Array) throw Wrong(PathOf(name), "a string or a list of strings", value);
         List<string> strings = [];
         foreach (JsonElement item in value.EnumerateArray())
-            strings.Add(item.ValueKind == JsonValueKind.String ? item.GetString()! : throw Wrong(PathOf(name), "a string or a list of strings", item));
+            strings.Add(item.ValueKind == JsonValueKind.String ? item.GetString()!
+                : throw Wrong(PathOf(name), "a string or a list of strings", item));
         return strings;
     }
 
     public int[] Ints(string name)
     {
         if (Any(name) is not { } value) return [];
-        return value.ValueKind == JsonValueKind.Array ? Ints(value, PathOf(name)) : throw Wrong(PathOf(name), "a list of integers", value);
+        return value.ValueKind == JsonValueKind.Array ? Ints(value, PathOf(name))
+            : throw Wrong(PathOf(name), "a list of integers", value);
     }
 
     public static int[] Ints(JsonElement list, string path)
@@ -88,7 +100,9 @@ internal readonly struct Fields(JsonElement element, string path = "")
 
     /// <summary>That a member is of the wrong type.</summary>
     public static RequestException Wrong(string path, string expected, JsonElement found) =>
-        RequestException.Invalid($"{(path.Length == 0 ? "The body" : $"'{path}'")} must be {expected}, not {NameOf(found.ValueKind)}.", path.Length == 0 ? null : path, "invalid_type");
+        RequestException.Invalid(
+            $"{(path.Length == 0 ? "The body" : $"'{path}'")} must be {expected}, not {NameOf(found.ValueKind)}.",
+            path.Length == 0 ? null : path, "invalid_type");
 
     private static int Int(JsonElement value, string path)
     {
@@ -96,7 +110,8 @@ internal readonly struct Fields(JsonElement element, string path = "")
         if (value.TryGetInt32(out int number)) return number;
         double real = value.GetDouble();
         if (real is >= int.MinValue and <= int.MaxValue && real == Math.Floor(real)) return (int)real;
-        throw RequestException.Invalid($"'{path}' is {RequestException.Quoted(value.GetRawText())}; it must be an integer of 32 bits.", path);
+        throw RequestException.Invalid(
+            $"'{path}' is {RequestException.Quoted(value.GetRawText())}; it must be an integer of 32 bits.", path);
     }
 
     private static string NameOf(JsonValueKind kind) => kind switch

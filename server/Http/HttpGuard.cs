@@ -7,7 +7,8 @@ using Native.Server.Serving;
 
 namespace Native.Server.Http;
 
-/// <summary>Marks a route whose protocol asks for the API key itself, to tell a refusal in the way of its calls.</summary>
+/// <summary>Marks a route whose protocol asks for the API key itself, to tell a refusal in the way of its
+/// calls.</summary>
 internal sealed class AsksForKey;
 
 /// <summary>

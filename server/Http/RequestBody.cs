@@ -8,10 +8,12 @@ using Native.Server.Serving;
 
 namespace Native.Server.Http;
 
-/// <summary>Reads a request's body as JSON that the rest may take as it is: bounded in size and depth, and every string of it well-formed.</summary>
+/// <summary>Reads a request's body as JSON that the rest may take as it is: bounded in size and depth, and every string
+/// of it well-formed.</summary>
 internal static class RequestBody
 {
-    /// <summary>Largest body read. A megabyte of text as a list of ids is about seven; twice that is nobody's honest prompt.</summary>
+    /// <summary>Largest body read. A megabyte of text as a list of ids is about seven; twice that is nobody's honest
+    /// prompt.</summary>
     public const int MaxBytes = 16 << 20;
 
     /// <summary>Deepest nesting read; tool definitions, the deepest honest part, stay below a dozen.</summary>
@@ -21,13 +23,19 @@ internal static class RequestBody
     public static async Task<JsonElement> ReadAsync(HttpRequest request, CancellationToken ct)
     {
         // Browsers send other types to other sites without asking; JSON alone makes them ask first, and nobody answers.
-        if (!MediaTypeHeaderValue.TryParse(request.ContentType, out MediaTypeHeaderValue? type) || !type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase))
-            throw new RequestException(Failure.NotJson, "The header Content-Type must be application/json.", code: "unsupported_media_type");
-        if (request.Headers.ContentEncoding is [{ } encoding, ..] && !encoding.Equals("identity", StringComparison.OrdinalIgnoreCase))
-            throw new RequestException(Failure.NotJson, $"The body is encoded as '{RequestException.Quoted(encoding)}'; it must be plain JSON.", code: "unsupported_encoding");
+        if (!MediaTypeHeaderValue.TryParse(request.ContentType, out MediaTypeHeaderValue? type)
+            || !type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase))
+            throw new RequestException(Failure.NotJson, "The header Content-Type must be application/json.",
+                code: "unsupported_media_type");
+        if (request.Headers.ContentEncoding is [{ } encoding, ..]
+            && !encoding.Equals("identity", StringComparison.OrdinalIgnoreCase))
+            throw new RequestException(Failure.NotJson,
+                $"The body is encoded as '{RequestException.Quoted(encoding)}'; it must be plain JSON.",
+                code: "unsupported_encoding");
         if (request.ContentLength > MaxBytes) throw TooLarge();
 
-        using MemoryStream body = new((int)Math.Min(request.ContentLength ?? 4096, 1 << 16)); // a promised length is no reason for memory
+        // a promised length is no reason for memory
+        using MemoryStream body = new((int)Math.Min(request.ContentLength ?? 4096, 1 << 16));
         try
         {
             await request.Body.CopyToAsync(body, ct);
@@ -38,7 +46,8 @@ internal static class RequestBody
         }
         catch (BadHttpRequestException e) when (e.StatusCode == StatusCodes.Status408RequestTimeout)
         {
-            throw new RequestException(Failure.BodyTimeout, "The body did not arrive in time.", code: "request_timeout");
+            throw new RequestException(Failure.BodyTimeout, "The body did not arrive in time.",
+                code: "request_timeout");
         }
         catch (BadHttpRequestException e)
         {
@@ -51,20 +60,24 @@ internal static class RequestBody
     public static JsonElement Parse(ReadOnlySpan<byte> utf8)
     {
         if (!Utf8.IsValid(utf8)) throw RequestException.Invalid("The body is not valid UTF-8.", code: "invalid_utf8");
-        if (utf8.StartsWith("\uFEFF"u8)) utf8 = utf8[3..]; // some editors begin their files with this mark, and RFC 8259 lets readers pass over it
+        // some editors begin their files with this mark, and RFC 8259 lets readers pass over it
+        if (utf8.StartsWith("\uFEFF"u8)) utf8 = utf8[3..];
         try
         {
             Utf8JsonReader strings = new(utf8, new JsonReaderOptions { MaxDepth = MaxDepth });
             while (strings.Read())
             {
-                if (!strings.ValueIsEscaped || strings.TokenType is not (JsonTokenType.String or JsonTokenType.PropertyName)) continue;
+                if (!strings.ValueIsEscaped
+                    || strings.TokenType is not (JsonTokenType.String or JsonTokenType.PropertyName)) continue;
                 try
                 {
                     strings.GetString();
                 }
                 catch (InvalidOperationException)
                 {
-                    throw RequestException.Invalid($"The string at byte {strings.TokenStartIndex} of the body has half a surrogate pair; it must be Unicode text.", code: "invalid_utf8");
+                    throw RequestException.Invalid(
+                        $"The string at byte {strings.TokenStartIndex} of the body has half a surrogate pair; it must "
+                            + $"be Unicode text.", code: "invalid_utf8");
                 }
             }
             Utf8JsonReader reader = new(utf8, new JsonReaderOptions { MaxDepth = MaxDepth });
@@ -76,5 +89,6 @@ internal static class RequestBody
         }
     }
 
-    private static RequestException TooLarge() => new(Failure.TooLarge, $"The body is larger than {MaxBytes >> 20} MiB.", code: "request_too_large");
+    private static RequestException TooLarge() =>
+        new(Failure.TooLarge, $"The body is larger than {MaxBytes >> 20} MiB.", code: "request_too_large");
 }

@@ -27,7 +27,8 @@ internal sealed class SlowReader(TimeSpan patience)
         catch (TimeoutException) when (!sending.IsCompleted)
         {
             http.Abort();
-            // It ends now, in whatever way; left alone it would reach for a context that is gone when the abort is told.
+            // It ends now, in whatever way; left alone it would reach for a context that is gone when the abort is
+            // told.
             await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             throw new OperationCanceledException("The client does not read.");
         }

@@ -2,9 +2,11 @@ using System.Text.RegularExpressions;
 
 namespace Native.Server.Hub;
 
-/// <summary>The official client's cache: <c>models--ORG--REPO/blobs</c> by hash, <c>snapshots/COMMIT</c> with links to them by name, <c>refs</c> from branches and tags to commits.</summary>
+/// <summary>The official client's cache: <c>models--ORG--REPO/blobs</c> by hash, <c>snapshots/COMMIT</c> with links to
+/// them by name, <c>refs</c> from branches and tags to commits.</summary>
 /// <param name="root">The folder of all repositories.</param>
-/// <param name="symlinks">Whether snapshots may be links; where not, or where the system can't, the files themselves lie in the snapshot, as the official client has it.</param>
+/// <param name="symlinks">Whether snapshots may be links; where not, or where the system can't, the files themselves
+/// lie in the snapshot, as the official client has it.</param>
 internal sealed partial class HubCache(string root, bool symlinks)
 {
     /// <summary>How often a lock that somebody else has is tried.</summary>
@@ -55,7 +57,8 @@ internal sealed partial class HubCache(string root, bool symlinks)
     }
 
     /// <summary>Whether a snapshot has a whole file of this size by this name.</summary>
-    public bool Has(string repository, string commit, string path, long size) => Length(Path.Combine(Snapshot(repository, commit), path)) == size;
+    public bool Has(string repository, string commit, string path, long size) =>
+        Length(Path.Combine(Snapshot(repository, commit), path)) == size;
 
     /// <summary>The names of a snapshot's files, with slashes; none where there is no such snapshot.</summary>
     public IEnumerable<string> Files(string repository, string commit)
@@ -100,10 +103,14 @@ internal sealed partial class HubCache(string root, bool symlinks)
         Directory.CreateDirectory(Path.Combine(Folder(repository), "blobs"));
         Directory.CreateDirectory(Snapshot(repository, commit));
         string tag = Path.Combine(root, "CACHEDIR.TAG"); // backups leave such folders out
-        if (!File.Exists(tag)) Replace(tag, temporary => File.WriteAllText(temporary, "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of models from the Hugging Face hub.\n"));
+        if (!File.Exists(tag))
+            Replace(tag,
+                temporary => File.WriteAllText(temporary,
+                    "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of models from the Hugging Face hub.\n"));
     }
 
-    /// <summary>Waits for the lock that keeps two downloads of one file apart, the official client's too (flock on Unix).</summary>
+    /// <summary>Waits for the lock that keeps two downloads of one file apart, the official client's too (flock on
+    /// Unix).</summary>
     /// <param name="repository"><c>ORG/REPO</c>.</param>
     /// <param name="etag">The file's hash.</param>
     /// <param name="waiting">Called once where somebody else has it.</param>
@@ -133,7 +140,8 @@ internal sealed partial class HubCache(string root, bool symlinks)
     {
         if (!File.Exists(path)) return null;
         FileInfo file = new(path);
-        return file.LinkTarget is null ? file.Length : (file.ResolveLinkTarget(returnFinalTarget: true) as FileInfo)?.Length;
+        return file.LinkTarget is null ? file.Length
+            : (file.ResolveLinkTarget(returnFinalTarget: true) as FileInfo)?.Length;
     }
 
     /// <summary>Writes beside a file and puts the result in its place at once: nobody sees half of it.</summary>
@@ -156,7 +164,8 @@ internal sealed partial class HubCache(string root, bool symlinks)
 
     private string Reference(string repository, string revision) => Path.Combine(Folder(repository), "refs", revision);
 
-    private static string Name(string repository) => "models--" + repository.Replace("/", "--", StringComparison.Ordinal);
+    private static string Name(string repository) =>
+        "models--" + repository.Replace("/", "--", StringComparison.Ordinal);
 
     [GeneratedRegex(@"\A[0-9a-f]{40}\z")]
     private static partial Regex CommitHash();

@@ -18,7 +18,8 @@ internal sealed record HubFile(string Repository, string Commit, string Path, st
 /// <param name="Files">Sizes by names; null where the hub tells none.</param>
 internal sealed record HubListing(string Commit, IReadOnlyDictionary<string, long?> Files);
 
-/// <summary>The hub's HTTP protocol. Every call may end in <see cref="TransientException"/>, for which <see cref="RetryAsync"/> is.</summary>
+/// <summary>The hub's HTTP protocol. Every call may end in <see cref="TransientException"/>, for which
+/// <see cref="RetryAsync"/> is.</summary>
 internal sealed class HubClient : IDisposable
 {
     private const int MaxRedirects = 8;
@@ -35,12 +36,21 @@ internal sealed class HubClient : IDisposable
     public HubClient(HubOptions options)
     {
         _options = options;
-        // Redirects are followed here, so that the token stays with the hub. Bodies come as they are: ranges and lengths count bytes of the file.
-        _http = new HttpClient(new SocketsHttpHandler { AllowAutoRedirect = false, AutomaticDecompression = DecompressionMethods.None, UseCookies = false, ConnectTimeout = options.ConnectTimeout })
+        // Redirects are followed here, so that the token stays with the hub. Bodies come as they are: ranges and
+        // lengths count bytes of the file.
+        _http = new HttpClient(
+            new SocketsHttpHandler
+            {
+                AllowAutoRedirect = false,
+                AutomaticDecompression = DecompressionMethods.None,
+                UseCookies = false,
+                ConnectTimeout = options.ConnectTimeout
+            })
         {
             Timeout = Timeout.InfiniteTimeSpan,
         };
-        _http.DefaultRequestHeaders.UserAgent.Add(new ProductInfoHeaderValue("native", typeof(HubClient).Assembly.GetName().Version?.ToString(3)));
+        _http.DefaultRequestHeaders.UserAgent.Add(
+            new ProductInfoHeaderValue("native", typeof(HubClient).Assembly.GetName().Version?.ToString(3)));
         _http.DefaultRequestHeaders.AcceptEncoding.Add(new StringWithQualityHeaderValue("identity"));
     }
 
@@ -49,7 +59,9 @@ internal sealed class HubClient : IDisposable
     {
         using Stall stall = new(_options.StallTimeout, ct);
         string what = $"{repository} at {revision}";
-        using HttpResponseMessage response = await FollowAsync(Address($"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}?blobs=true"), null, stall);
+        using HttpResponseMessage response =
+            await FollowAsync(Address($"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}?blobs=true"),
+                null, stall);
         Check(response, repository, revision, file: null);
         byte[] body = await ReadAsync(response, what, stall);
         try
@@ -62,13 +74,19 @@ internal sealed class HubClient : IDisposable
             {
                 string path = file.GetProperty("rfilename").GetString() ?? "";
                 // What could lie outside its folder is no file of a model.
-                if (HubReference.IsRelativePath(path)) files[path] = file.TryGetProperty("size", out JsonElement size) && size.ValueKind == JsonValueKind.Number && size.TryGetInt64(out long bytes) ? bytes : null;
+                if (HubReference.IsRelativePath(path))
+                    files[path] =
+                        file.TryGetProperty("size", out JsonElement size) && size.ValueKind == JsonValueKind.Number
+                            && size.TryGetInt64(out long bytes) ? bytes : null;
             }
             return new HubListing(commit, files);
         }
-        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException or FormatException or ArgumentNullException)
+        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException
+            or FormatException or ArgumentNullException)
         {
-            throw new HubException($"{_options.Endpoint.OriginalString} answered for {what} with no list of files (HF_ENDPOINT must be a Hugging Face hub)", e);
+            throw new HubException(
+                $"{_options.Endpoint.OriginalString} answered for {what} with no list of files (HF_ENDPOINT must be a "
+                    + "Hugging Face hub)", e);
         }
     }
 
@@ -84,7 +102,8 @@ internal sealed class HubClient : IDisposable
             commit ??= Header(response, "X-Repo-Commit");
             etag ??= Header(response, "X-Linked-Etag");
             size ??= Header(response, "X-Linked-Size");
-            // The storage a large file lies in knows nothing of the hub's hashes; what moves within the hub, such as a renamed repository, is followed.
+            // The storage a large file lies in knows nothing of the hub's hashes; what moves within the hub, such as a
+            // renamed repository, is followed.
             if (Target(response, uri) is { } target && IsHub(target))
             {
                 uri = target;
@@ -99,21 +118,27 @@ internal sealed class HubClient : IDisposable
             break;
         }
         string hash = (etag ?? "").Replace("W/", "", StringComparison.Ordinal).Trim('"').ToLowerInvariant();
-        if (commit is null || !HubCache.IsCommit(commit) || hash.Length is not (40 or 64) || !hash.All(char.IsAsciiHexDigitLower)
-            || !long.TryParse(size, NumberStyles.None, CultureInfo.InvariantCulture, out long bytes) || bytes > MaxFileBytes)
+        if (commit is null || !HubCache.IsCommit(commit) || hash.Length is not (40 or 64)
+            || !hash.All(char.IsAsciiHexDigitLower)
+            || !long.TryParse(size, NumberStyles.None, CultureInfo.InvariantCulture, out long bytes)
+            || bytes > MaxFileBytes)
         {
-            throw new HubException($"{_options.Endpoint.OriginalString} did not tell commit, hash and size of {path} in {repository} (HF_ENDPOINT must be a Hugging Face hub)");
+            throw new HubException(
+                $"{_options.Endpoint.OriginalString} did not tell commit, hash and size "
+                    + $"of {path} in {repository} (HF_ENDPOINT must be a Hugging Face hub)");
         }
         return new HubFile(repository, commit, path, hash, bytes);
     }
 
-    /// <summary>Asks for a file's bytes. Whether the answer is the range asked for, the whole file or another range is for the caller to see.</summary>
+    /// <summary>Asks for a file's bytes. Whether the answer is the range asked for, the whole file or another range is
+    /// for the caller to see.</summary>
     /// <param name="file">The file.</param>
     /// <param name="range">The bytes; null for all.</param>
     /// <param name="stall">Ends what does not go on.</param>
     public async Task<HttpResponseMessage> GetAsync(HubFile file, RangeHeaderValue? range, Stall stall)
     {
-        HttpResponseMessage response = await FollowAsync(FileAddress(file.Repository, file.Commit, file.Path), range, stall);
+        HttpResponseMessage response =
+            await FollowAsync(FileAddress(file.Repository, file.Commit, file.Path), range, stall);
         try
         {
             Check(response, file.Repository, file.Commit, file.Path);
@@ -151,30 +176,42 @@ internal sealed class HubClient : IDisposable
     /// <param name="failure">The last.</param>
     /// <param name="waiting">Told why and how long, in words.</param>
     /// <param name="ct">Gives up.</param>
-    /// <exception cref="HubException">They were too many, or the server wants a longer wait than anybody has.</exception>
+    /// <exception cref="HubException">They were too many, or the server wants a longer wait than anybody
+    /// has.</exception>
     public async Task WaitAsync(int failures, TransientException failure, Action<string> waiting, CancellationToken ct)
     {
-        if (failures > _options.Retries) throw new HubException($"{failure.Message}; gave up after {failures} attempts, and what has arrived is kept for the next", failure);
+        if (failures > _options.Retries)
+            throw new HubException(
+                $"{failure.Message}; gave up after {failures} attempts, and what has arrived is kept for the next",
+                failure);
         // Doubled each time, and between half and all of it, so that many that failed at once do not come back at once.
         TimeSpan wait = _options.Backoff * Math.Pow(2, failures - 1) * (0.5 + Random.Shared.NextDouble() / 2);
         if (wait > _options.LongestWait) wait = _options.LongestWait;
         if (failure.RetryAfter is { } asked)
         {
-            if (asked > _options.LongestWait) throw new HubException(string.Create(CultureInfo.InvariantCulture, $"{failure.Message} and asks to come back in {asked.TotalSeconds:0} seconds; what has arrived is kept"), failure);
+            if (asked > _options.LongestWait)
+                throw new HubException(
+                    string.Create(CultureInfo.InvariantCulture,
+                        $"{failure.Message} and asks to come back in {asked.TotalSeconds:0} seconds; what has arrived "
+                            + $"is kept"), failure);
             if (asked > wait) wait = asked;
         }
-        waiting(string.Create(CultureInfo.InvariantCulture, $"{failure.Message}, again in {Math.Ceiling(wait.TotalSeconds):0} s"));
+        waiting(string.Create(CultureInfo.InvariantCulture,
+            $"{failure.Message}, again in {Math.Ceiling(wait.TotalSeconds):0} s"));
         await Task.Delay(wait, ct);
     }
 
     public void Dispose() => _http.Dispose();
 
     private Uri FileAddress(string repository, string revision, string path) =>
-        Address($"{repository}/resolve/{Uri.EscapeDataString(revision)}/{string.Join('/', path.Split('/').Select(Uri.EscapeDataString))}");
+        Address(
+            $"{repository}/resolve/{Uri.EscapeDataString(revision)}/{string.Join('/', path.Split('/').Select(Uri.EscapeDataString))}");
 
     private Uri Address(string rest) => new($"{_options.Endpoint.OriginalString.TrimEnd('/')}/{rest}");
 
-    private bool IsHub(Uri uri) => Uri.Compare(uri, _options.Endpoint, UriComponents.SchemeAndServer, UriFormat.Unescaped, StringComparison.OrdinalIgnoreCase) == 0;
+    private bool IsHub(Uri uri) =>
+        Uri.Compare(uri, _options.Endpoint, UriComponents.SchemeAndServer, UriFormat.Unescaped,
+            StringComparison.OrdinalIgnoreCase) == 0;
 
     private async Task<HttpResponseMessage> FollowAsync(Uri uri, RangeHeaderValue? range, Stall stall)
     {
@@ -193,19 +230,28 @@ internal sealed class HubClient : IDisposable
         using HttpRequestMessage request = new(method, uri);
         request.Headers.Range = range;
         // Storage has its own signature in the address; the token is no business of its.
-        if (_options.Token is { } token && IsHub(uri)) request.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
-        return await stall.WatchAsync(ct => new ValueTask<HttpResponseMessage>(_http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct)), Server(uri));
+        if (_options.Token is { } token && IsHub(uri))
+            request.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
+        return await stall.WatchAsync(
+            ct => new ValueTask<HttpResponseMessage>(
+                _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct)), Server(uri));
     }
 
-    private static bool IsRedirect(HttpResponseMessage response) => response.StatusCode is HttpStatusCode.MovedPermanently or HttpStatusCode.Found or HttpStatusCode.SeeOther or HttpStatusCode.TemporaryRedirect or HttpStatusCode.PermanentRedirect;
+    private static bool IsRedirect(HttpResponseMessage response) =>
+        response.StatusCode is HttpStatusCode.MovedPermanently or HttpStatusCode.Found or HttpStatusCode.SeeOther
+            or HttpStatusCode.TemporaryRedirect or HttpStatusCode.PermanentRedirect;
 
     /// <summary>Where a redirect leads; null where the answer is none.</summary>
     private static Uri? Target(HttpResponseMessage response, Uri from)
     {
         if (!IsRedirect(response)) return null;
         Uri? target = response.Headers.Location is { } location ? new Uri(from, location) : null;
-        if (target is null || target.Scheme is not ("http" or "https") || (from.Scheme == "https" && target.Scheme != "https"))
-            throw new HubException($"{Server(from)} redirects to {(target is null ? "nowhere" : $"{target.Scheme}://{target.Authority}")}, which is not followed");
+        if (target is null || target.Scheme is not ("http" or "https")
+            || (from.Scheme == "https" && target.Scheme != "https"))
+            throw new HubException(
+                $"{Server(from)} redirects "
+                    + $"to {(target is null ? "nowhere" : $"{target.Scheme}://{target.Authority}")}, which is not "
+                    + "followed");
         return target;
     }
 
@@ -221,13 +267,21 @@ internal sealed class HubClient : IDisposable
         bool hasToken = _options.Token is not null;
         throw new HubException((Header(response, "X-Error-Code"), status) switch
         {
-            ("GatedRepo", _) => $"{repository} is gated: accept its terms at {Address(repository)} and set HF_TOKEN to a token of the account that did{(hasToken ? " (the token that is set may not read it)" : "")}",
+            ("GatedRepo", _) =>
+                $"{repository} is gated: accept its terms at {Address(repository)} and set HF_TOKEN to a token of the "
+                    + $"account that did{(hasToken ? " (the token that is set may not read it)" : "")}",
             ("RevisionNotFound", _) => $"{repository} has no revision '{revision}'",
             ("EntryNotFound", _) => $"{repository} has no file '{file}' at revision '{revision}'",
             (_, 401) when hasToken => $"the hub refuses the token (HF_TOKEN, or the token file) for {repository} (401)",
-            ("RepoNotFound", _) or (_, 401) => $"the hub has no repository {repository}, or it is private: look at its name{(hasToken ? "" : ", or set HF_TOKEN")}",
-            (_, 403) => $"the hub refuses {repository} (403): {(hasToken ? "the token may not read it" : "it may need a token in HF_TOKEN")}",
-            (_, 404) => file is null ? $"the hub has no repository {repository}, or it has no revision '{revision}' (404)" : $"{repository} has no file '{file}' at revision '{revision}' (404)",
+            ("RepoNotFound", _) or (_, 401) =>
+                $"the hub has no repository {repository}, or it is private: look at its "
+                    + $"name{(hasToken ? "" : ", or set HF_TOKEN")}",
+            (_, 403) =>
+                $"the hub refuses {repository} (403): {(hasToken ? "the token may not read it" : "it may need a token "
+                    + "in HF_TOKEN")}",
+            (_, 404) => file is null
+                ? $"the hub has no repository {repository}, or it has no revision '{revision}' (404)"
+                : $"{repository} has no file '{file}' at revision '{revision}' (404)",
             (_, 416) => $"{answered} for a range of {file} of {repository}: the file is shorter than was announced",
             _ => $"{answered} for {repository}",
         });
@@ -241,12 +295,14 @@ internal sealed class HubClient : IDisposable
         for (int read; (read = await stall.WatchAsync(ct => stream.ReadAsync(buffer, ct), what)) > 0;)
         {
             body.Write(buffer, 0, read);
-            if (body.Length > MaxListingBytes) throw new HubException($"the list of files of {what} has more than {MaxListingBytes >> 20} MiB");
+            if (body.Length > MaxListingBytes)
+                throw new HubException($"the list of files of {what} has more than {MaxListingBytes >> 20} MiB");
         }
         return body.ToArray();
     }
 
-    private static string? Header(HttpResponseMessage response, string name) => response.Headers.TryGetValues(name, out IEnumerable<string>? values) ? values.First() : null;
+    private static string? Header(HttpResponseMessage response, string name) =>
+        response.Headers.TryGetValues(name, out IEnumerable<string>? values) ? values.First() : null;
 
     private static TimeSpan? RetryAfter(HttpResponseMessage response) => response.Headers.RetryAfter switch
     {
@@ -278,7 +334,9 @@ internal sealed class Stall(TimeSpan timeout, CancellationToken ct) : IDisposabl
         }
         catch (OperationCanceledException e) when (!ct.IsCancellationRequested)
         {
-            throw new TransientException(string.Create(CultureInfo.InvariantCulture, $"nothing came from {what} for {timeout.TotalSeconds:0.#} seconds"), inner: e);
+            throw new TransientException(
+                string.Create(CultureInfo.InvariantCulture,
+                    $"nothing came from {what} for {timeout.TotalSeconds:0.#} seconds"), inner: e);
         }
         catch (HttpRequestException e) when (e.HttpRequestError == HttpRequestError.SecureConnectionError)
         {

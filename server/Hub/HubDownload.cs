@@ -41,31 +41,38 @@ internal sealed class DownloadCount(long total, IProgress<HubProgress>? progress
     }
 }
 
-/// <summary>Fetches one file, in ranges at once where the server has them, going on from what an earlier process left.</summary>
+/// <summary>Fetches one file, in ranges at once where the server has them, going on from what an earlier process
+/// left.</summary>
 internal sealed class HubDownload(HubClient client, HubOptions options, HubFile file, DownloadCount count)
 {
     private const int BufferBytes = 256 << 10;
 
-    /// <summary>An attempt that brought this much, or all there was to bring, got further: the count of failures begins anew.</summary>
+    /// <summary>An attempt that brought this much, or all there was to bring, got further: the count of failures begins
+    /// anew.</summary>
     private const long Further = 64 << 10;
 
     private volatile bool _rangesIgnored;
 
-    /// <summary>Brings the file to <paramref name="blob"/>, whole and with its hash, or throws and leaves what arrived for the next time. The file's lock must be held.</summary>
+    /// <summary>Brings the file to <paramref name="blob"/>, whole and with its hash, or throws and leaves what arrived
+    /// for the next time. The file's lock must be held.</summary>
     /// <exception cref="HubException">It can't be had, or what came is not what was announced.</exception>
     public async Task RunAsync(string blob, CancellationToken ct)
     {
         using PartialFile part = PartialFile.Open(blob, file.Size, options.RangeBytes);
         count.Add(part.Done);
         int[] missing = [.. Enumerable.Range(0, part.RangeCount).Where(range => part.Next(range) < part.End(range))];
-        await Parallel.ForEachAsync(missing, new ParallelOptions { MaxDegreeOfParallelism = options.Connections, CancellationToken = ct }, (range, stop) => new ValueTask(FetchAsync(part, range, stop)));
+        await Parallel.ForEachAsync(missing,
+            new ParallelOptions { MaxDegreeOfParallelism = options.Connections, CancellationToken = ct },
+            (range, stop) => new ValueTask(FetchAsync(part, range, stop)));
         if (_rangesIgnored) await FetchWholeAsync(part, ct);
 
         count.Note("checking");
         if (!part.Matches(file.Etag, ct))
         {
             part.Delete();
-            throw new HubException($"{file.Path} of {file.Repository}: what arrived has not the hash {file.Etag} that the hub names, and is deleted; pull it again");
+            throw new HubException(
+                $"{file.Path} of {file.Repository}: what arrived has not the hash {file.Etag} that the hub names, and "
+                    + "is deleted; pull it again");
         }
         part.Complete(blob);
     }
@@ -94,7 +101,8 @@ internal sealed class HubDownload(HubClient client, HubOptions options, HubFile 
         long from = part.Next(range), end = part.End(range);
         bool whole = from == 0 && end == file.Size;
         using Stall stall = new(options.StallTimeout, ct);
-        using HttpResponseMessage response = await client.GetAsync(file, whole ? null : new RangeHeaderValue(from, end - 1), stall);
+        using HttpResponseMessage response =
+            await client.GetAsync(file, whole ? null : new RangeHeaderValue(from, end - 1), stall);
         if (!whole)
         {
             if (response.StatusCode == HttpStatusCode.OK)
@@ -104,8 +112,10 @@ internal sealed class HubDownload(HubClient client, HubOptions options, HubFile 
             }
             // A server may answer with less of the range, and is asked for the rest.
             ContentRangeHeaderValue? sent = response.Content.Headers.ContentRange;
-            if (sent is not { From: { } first, To: { } last } || first != from || last < first || last >= end || (sent.Length is { } length && length != file.Size))
-                throw Wrong($"bytes {from}-{end - 1}/{file.Size} were asked for, {sent?.ToString() ?? "no range"} came");
+            if (sent is not { From: { } first, To: { } last } || first != from || last < first || last >= end
+                || (sent.Length is { } length && length != file.Size))
+                throw Wrong($"bytes {from}-{end - 1}/{file.Size} were asked "
+                    + $"for, {sent?.ToString() ?? "no range"} came");
             end = last + 1;
         }
         await ReadAsync(response, from, end, bytes => part.Append(range, bytes.Span), stall);
@@ -142,11 +152,16 @@ internal sealed class HubDownload(HubClient client, HubOptions options, HubFile 
         }
     }
 
-    /// <summary>Reads a body that must have the bytes from <paramref name="from"/> to <paramref name="end"/>, and no more.</summary>
-    private async Task ReadAsync(HttpResponseMessage response, long from, long end, Action<ReadOnlyMemory<byte>> append, Stall stall)
+    /// <summary>Reads a body that must have the bytes from <paramref name="from"/> to <paramref name="end"/>, and no
+    /// more.</summary>
+    private async Task ReadAsync(HttpResponseMessage response, long from, long end, Action<ReadOnlyMemory<byte>> append,
+        Stall stall)
     {
-        if (response.Content.Headers.ContentLength is { } length && length != end - from) throw Wrong($"{end - from} bytes were announced, {length} are sent");
-        if (response.Content.Headers.ContentEncoding.Count > 0) throw Wrong($"it is sent as {string.Join(", ", response.Content.Headers.ContentEncoding)}, which was not asked for");
+        if (response.Content.Headers.ContentLength is { } length && length != end - from)
+            throw Wrong($"{end - from} bytes were announced, {length} are sent");
+        if (response.Content.Headers.ContentEncoding.Count > 0)
+            throw Wrong($"it is sent as {string.Join(", ", response.Content.Headers.ContentEncoding)}, which was not "
+                + "asked for");
         using Stream body = await response.Content.ReadAsStreamAsync(stall.Token);
         byte[] buffer = new byte[BufferBytes];
         for (long at = from; ;)

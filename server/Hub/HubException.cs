@@ -7,7 +7,8 @@ public class HubException(string message, Exception? inner = null) : IOException
 public sealed class HubChoiceException(string message) : HubException(message);
 
 /// <summary>What a later attempt may do better: a lost connection, a server that is busy.</summary>
-internal sealed class TransientException(string message, TimeSpan? retryAfter = null, Exception? inner = null) : Exception(message, inner)
+internal sealed class TransientException(string message, TimeSpan? retryAfter = null, Exception? inner = null)
+    : Exception(message, inner)
 {
     /// <summary>When the server wants to be asked again.</summary>
     public TimeSpan? RetryAfter { get; } = retryAfter;

@@ -20,7 +20,8 @@ public sealed partial record HubReference(string Repository, string? File, strin
     public static bool IsMeant(string model) => model.StartsWith(Prefix, StringComparison.Ordinal);
 
     /// <summary>Reads a reference. False where it is none.</summary>
-    public static bool TryParse(string text, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out HubReference? reference)
+    public static bool TryParse(
+        string text, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out HubReference? reference)
     {
         reference = null;
         if (!IsMeant(text)) return false;
@@ -34,16 +35,19 @@ public sealed partial record HubReference(string Repository, string? File, strin
         return true;
     }
 
-    /// <summary>Whether a name, which may come from the hub, stays below the folder it is put in, on any system.</summary>
+    /// <summary>Whether a name, which may come from the hub, stays below the folder it is put in, on any
+    /// system.</summary>
     internal static bool IsRelativePath(string path)
     {
         if (path.Length is 0 or > 1024) return false;
         foreach (string part in path.Split('/'))
-            if (part.Length is 0 or > 255 || part is "." or ".." || part.Any(c => char.IsControl(c) || c is '\\' or ':')) return false;
+            if (part.Length is 0 or > 255 || part is "." or ".."
+                || part.Any(c => char.IsControl(c) || c is '\\' or ':')) return false;
         return true;
     }
 
-    public override string ToString() => $"{Prefix}{Repository}{(File is null ? "" : "/" + File)}{(Revision == DefaultRevision ? "" : "@" + Revision)}";
+    public override string ToString() =>
+        $"{Prefix}{Repository}{(File is null ? "" : "/" + File)}{(Revision == DefaultRevision ? "" : "@" + Revision)}";
 
     // The hub's rule; -- stands for the slash in names of folders, so it must not be in a name.
     [GeneratedRegex(@"\A(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?\z")]

@@ -23,26 +23,35 @@ public sealed class ModelHub : IDisposable
     }
 
     /// <summary>A model from the cache, asking nobody; null where it is not there, or not whole.</summary>
-    /// <exception cref="HubChoiceException">The cache has several models of the repository, and none is named.</exception>
+    /// <exception cref="HubChoiceException">The cache has several models of the repository, and none is
+    /// named.</exception>
     public HubModel? Find(HubReference reference)
     {
         if (_cache.Commit(reference.Repository, reference.Revision) is not { } commit) return null;
         string snapshot = _cache.Snapshot(reference.Repository, commit);
-        ModelFiles[] whole = [.. (reference.File is { } file ? [ModelFiles.OfGguf(file)] : ModelFiles.Of(_cache.Files(reference.Repository, commit))).Where(model => model.IsWhole(snapshot))];
+        ModelFiles[] whole =
+            [.. (reference.File is { } file ? [ModelFiles.OfGguf(file)]
+                : ModelFiles.Of(_cache.Files(reference.Repository, commit))).Where(model => model.IsWhole(snapshot))];
         if (whole.Length == 0) return null;
         return Model(reference, commit, Only(reference, whole, name => HubCache.Length(Path.Combine(snapshot, name))));
     }
 
     /// <summary>A model from the cache as it is there; downloaded where it is not.</summary>
     /// <exception cref="HubException">It can't be had.</exception>
-    public async Task<HubModel> ResolveAsync(HubReference reference, IProgress<HubProgress>? progress, CancellationToken ct) =>
+    public async Task<HubModel> ResolveAsync(HubReference reference, IProgress<HubProgress>? progress,
+        CancellationToken ct) =>
         Find(reference) ?? await PullAsync(reference, progress, ct);
 
-    /// <summary>Downloads what the cache lacks of a model as the hub has it now. Offline, finds it in the cache.</summary>
+    /// <summary>Downloads what the cache lacks of a model as the hub has it now. Offline, finds it in the
+    /// cache.</summary>
     /// <exception cref="HubException">It can't be had.</exception>
-    public async Task<HubModel> PullAsync(HubReference reference, IProgress<HubProgress>? progress, CancellationToken ct)
+    public async Task<HubModel> PullAsync(HubReference reference, IProgress<HubProgress>? progress,
+        CancellationToken ct)
     {
-        if (_options.Offline) return Find(reference) ?? throw new HubException($"{reference} is not in the cache {_cache.Root}, or not whole, and HF_HUB_OFFLINE is set");
+        if (_options.Offline)
+            return Find(reference)
+                ?? throw new HubException(
+                    $"{reference} is not in the cache {_cache.Root}, or not whole, and HF_HUB_OFFLINE is set");
 
         DownloadCount looking = new(0, progress) { File = reference.File ?? reference.Repository };
         Task<T> Ask<T>(Func<Task<T>> attempt) => _client.RetryAsync(attempt, looking.Note, ct);
@@ -56,7 +65,10 @@ public sealed class ModelHub : IDisposable
         {
             HubListing listing = await Ask(() => _client.ListAsync(repository, revision, ct));
             IReadOnlyList<ModelFiles> models = ModelFiles.Of(listing.Files.Keys);
-            if (models.Count == 0) throw new HubException($"{repository} has neither a GGUF file nor config.json with safetensors: it is no model that can be loaded");
+            if (models.Count == 0)
+                throw new HubException(
+                    $"{repository} has neither a GGUF file nor config.json with safetensors: it is no model that can "
+                        + "be loaded");
             model = Only(reference, models, name => listing.Files.TryGetValue(name, out long? size) ? size : null);
             revision = listing.Commit;
         }
@@ -80,13 +92,20 @@ public sealed class ModelHub : IDisposable
         string Blob(HubFile file) => _cache.Blob(file.Repository, file.Etag);
 
         _cache.Prepare(files[0].Repository, files[0].Commit);
-        long needed = files.Where(file => !IsThere(file) && HubCache.Length(Blob(file)) != file.Size).Sum(file => file.Size - PartialFile.DoneOf(Blob(file), file.Size, _options.RangeBytes));
-        if (_cache.FreeBytes is { } free && needed > free) throw new HubException($"{files[0].Repository}: {Bytes(needed)} are to come, but {_cache.Root} has {Bytes(free)} left (HF_HUB_CACHE names another folder)");
+        long needed =
+            files.Where(file => !IsThere(file) && HubCache.Length(Blob(file)) != file.Size)
+                .Sum(file => file.Size - PartialFile.DoneOf(Blob(file), file.Size, _options.RangeBytes));
+        if (_cache.FreeBytes is { } free && needed > free)
+            throw new HubException(
+                $"{files[0].Repository}: {Bytes(needed)} are to come, but {_cache.Root} has {Bytes(free)} left "
+                    + "(HF_HUB_CACHE names another folder)");
 
         foreach (HubFile file in files)
         {
             count.File = file.Path;
-            using IDisposable held = await _cache.LockAsync(file.Repository, file.Etag, () => count.Note("waiting for another download of it"), ct);
+            using IDisposable held =
+                await _cache.LockAsync(file.Repository, file.Etag,
+                    () => count.Note("waiting for another download of it"), ct);
             // Looked at again under the lock: another process may have brought it meanwhile.
             if (IsThere(file))
             {
@@ -105,7 +124,8 @@ public sealed class ModelHub : IDisposable
         string snapshot = _cache.Snapshot(reference.Repository, commit);
         return model.Folder
             ? new HubModel(snapshot, reference.Repository, commit)
-            : new HubModel(Path.Combine(snapshot, Path.Combine(model.Names[0].Split('/'))), Path.GetFileNameWithoutExtension(model.Names[0]), commit);
+            : new HubModel(Path.Combine(snapshot, Path.Combine(model.Names[0].Split('/'))),
+                Path.GetFileNameWithoutExtension(model.Names[0]), commit);
     }
 
     private static ModelFiles Only(HubReference reference, IReadOnlyList<ModelFiles> models, Func<string, long?> size)
@@ -116,7 +136,8 @@ public sealed class ModelHub : IDisposable
             long? total = model.Names.Select(size).Aggregate((long?)0, (sum, bytes) => sum + bytes);
             return $"  {reference with { File = model.Names[0] }}{(total is { } bytes ? $"  {Bytes(bytes)}" : "")}";
         }
-        throw new HubChoiceException($"{reference} has {models.Count} models; name one:\n{string.Join('\n', models.Select(Line))}");
+        throw new HubChoiceException(
+            $"{reference} has {models.Count} models; name one:\n{string.Join('\n', models.Select(Line))}");
     }
 
     private static string Bytes(long bytes) => bytes >= 1L << 30

@@ -6,9 +6,12 @@ using Microsoft.Win32.SafeHandles;
 namespace Native.Server.Hub;
 
 /// <summary>A file of which ranges are there and others not, kept so that a later process goes on from it.</summary>
-/// <remarks>The bytes lie in <c>HASH.native.incomplete</c>, of the whole length from the beginning, and how much of each range is there in <c>HASH.native.ranges.incomplete</c>: three numbers
-/// (a mark, the length, the length of a range) and one for each range, 64 bits little-endian. A range's number is written after its bytes, so a process that is killed loses one write and
-/// claims none too many; what the system loses with its power, <see cref="Matches"/> notices. The official client's <c>HASH.incomplete</c> is another name: some of its versions take a length for progress.</remarks>
+/// <remarks>The bytes lie in <c>HASH.native.incomplete</c>, of the whole length from the beginning, and how much of
+/// each range is there in <c>HASH.native.ranges.incomplete</c>: three numbers (a mark, the length, the length of a
+/// range) and one for each range, 64 bits little-endian. A range's number is written after its bytes, so a process that
+/// is killed loses one write and claims none too many; what the system loses with its power, <see cref="Matches"/>
+/// notices. The official client's <c>HASH.incomplete</c> is another name: some of its versions take a length for
+/// progress.</remarks>
 internal sealed class PartialFile : IDisposable
 {
     private const long Mark = 0x31534547_4e415248; // "HRANGES1"
@@ -35,16 +38,20 @@ internal sealed class PartialFile : IDisposable
                 BinaryPrimitives.WriteInt64LittleEndian(numbers, Mark);
                 BinaryPrimitives.WriteInt64LittleEndian(numbers.AsSpan(8), size);
                 BinaryPrimitives.WriteInt64LittleEndian(numbers.AsSpan(16), rangeBytes);
-                for (int i = 0; i < _done.Length; i++) BinaryPrimitives.WriteInt64LittleEndian(numbers.AsSpan(Header + i * sizeof(long)), _done[i]);
+                for (int i = 0; i < _done.Length; i++)
+                    BinaryPrimitives.WriteInt64LittleEndian(numbers.AsSpan(Header + i * sizeof(long)), _done[i]);
                 RandomAccess.SetLength(_ranges, 0); // between here and the next line nothing is claimed
                 RandomAccess.Write(_ranges, numbers, 0);
                 try
                 {
                     RandomAccess.SetLength(_file, size);
                 }
-                catch (ArgumentOutOfRangeException e) // the runtime's word for EFBIG: past 4 GiB on FAT, or past a limit of the process
+                // the runtime's word for EFBIG: past 4 GiB on FAT, or past a limit of the process
+                catch (ArgumentOutOfRangeException e)
                 {
-                    throw new IOException($"{size} bytes are too large a file for the file system or for this process's limit : '{_path}'", e);
+                    throw new IOException(
+                        $"{size} bytes are too large a file for the file system or for this process's limit : "
+                            + $"'{_path}'", e);
                 }
             }
             catch
@@ -69,7 +76,8 @@ internal sealed class PartialFile : IDisposable
     public static PartialFile Open(string blob, long size, long rangeBytes) => new(blob, size, rangeBytes);
 
     /// <summary>Bytes that are there, or were a moment ago where somebody has the file open.</summary>
-    public static long DoneOf(string blob, long size, long rangeBytes) => File.Exists(Paths(blob).Ranges) ? ReadDone(blob, size, rangeBytes).Sum() : 0;
+    public static long DoneOf(string blob, long size, long rangeBytes) =>
+        File.Exists(Paths(blob).Ranges) ? ReadDone(blob, size, rangeBytes).Sum() : 0;
 
     /// <summary>The first byte of a range that is not there.</summary>
     public long Next(int range) => range * _rangeBytes + Volatile.Read(ref _done[range]);
@@ -90,10 +98,12 @@ internal sealed class PartialFile : IDisposable
         for (int i = 0; i < _done.Length; i++) SetDone(i, 0);
     }
 
-    /// <summary>Whether the bytes are those of a hash: SHA-256 (64 digits), or git's SHA-1 of a blob (40 digits), the hub's for files that are not in its large-file storage.</summary>
+    /// <summary>Whether the bytes are those of a hash: SHA-256 (64 digits), or git's SHA-1 of a blob (40 digits), the
+    /// hub's for files that are not in its large-file storage.</summary>
     public bool Matches(string etag, CancellationToken ct)
     {
-        using IncrementalHash hash = IncrementalHash.CreateHash(etag.Length == 64 ? HashAlgorithmName.SHA256 : HashAlgorithmName.SHA1);
+        using IncrementalHash hash =
+            IncrementalHash.CreateHash(etag.Length == 64 ? HashAlgorithmName.SHA256 : HashAlgorithmName.SHA1);
         if (etag.Length == 40) hash.AppendData(Encoding.ASCII.GetBytes($"blob {_size}\0"));
         byte[] buffer = new byte[1 << 20];
         for (long at = 0; at < _size;)
@@ -147,8 +157,10 @@ internal sealed class PartialFile : IDisposable
         byte[] numbers = new byte[Header + none.Length * sizeof(long)];
         try
         {
-            using SafeFileHandle ranges = File.OpenHandle(rangesPath, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
-            if (RandomAccess.GetLength(ranges) != numbers.Length || RandomAccess.Read(ranges, numbers, 0) != numbers.Length) return none;
+            using SafeFileHandle ranges =
+                File.OpenHandle(rangesPath, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+            if (RandomAccess.GetLength(ranges) != numbers.Length
+                || RandomAccess.Read(ranges, numbers, 0) != numbers.Length) return none;
         }
         catch (FileNotFoundException)
         {
@@ -165,5 +177,6 @@ internal sealed class PartialFile : IDisposable
         return done;
     }
 
-    private static (string Bytes, string Ranges) Paths(string blob) => (blob + ".native.incomplete", blob + ".native.ranges.incomplete");
+    private static (string Bytes, string Ranges) Paths(string blob) =>
+        (blob + ".native.incomplete", blob + ".native.ranges.incomplete");
 }

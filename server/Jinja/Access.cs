@@ -3,7 +3,8 @@ namespace Native.Server.Jinja;
 /// <summary>Attributes, items, slices and iteration: what a template may reach inside a value.</summary>
 internal static class Access
 {
-    /// <summary><c>value.name</c>: a method first, then the item of that name. So <c>d.items</c> is the method, <c>d['items']</c> may be a key.</summary>
+    /// <summary><c>value.name</c>: a method first, then the item of that name. So <c>d.items</c> is the method,
+    /// <c>d['items']</c> may be a key.</summary>
     public static object? Attribute(object? value, string name, RenderBudget budget)
     {
         if (OwnAttribute(value, name, out object? own)) return own;
@@ -12,7 +13,8 @@ internal static class Access
     }
 
     /// <summary>An attribute alone, never an item: the filter <c>attr</c>.</summary>
-    public static object? OwnAttribute(object? value, string name) => OwnAttribute(value, name, out object? own) ? own : Missing(value, name);
+    public static object? OwnAttribute(object? value, string name) =>
+        OwnAttribute(value, name, out object? own) ? own : Missing(value, name);
 
     /// <summary><c>value[key]</c>: the item first, then the attribute of that name.</summary>
     public static object? Item(object? value, object? key, RenderBudget budget)
@@ -33,7 +35,8 @@ internal static class Access
         return Missing(value, key);
     }
 
-    /// <summary>The offset an integer key selects, counting from the end when negative; null for another key or outside.</summary>
+    /// <summary>The offset an integer key selects, counting from the end when negative; null for another key or
+    /// outside.</summary>
     private static int? Index(object? key, int count)
     {
         long? index = key switch { long integer => integer, bool flag => flag ? 1 : 0, _ => null };
@@ -63,13 +66,18 @@ internal static class Access
         string type = value is null ? "'None'" : $"'{Python.TypeName(value)} object'";
         return key switch
         {
-            string name => new Undefined($"{type} has no attribute '{(name.Length <= 80 ? name : string.Concat(name.AsSpan(0, 80), "..."))}'"),
+            string name =>
+                new Undefined(
+                    $"{type} has no attribute "
+                        + $"'{(name.Length <= 80 ? name : string.Concat(name.AsSpan(0, 80), "..."))}'"),
             null or bool or long or double => new Undefined($"{type} has no element {Python.Repr(key, null)}"),
-            _ => new Undefined($"{type} has no element of type {Python.TypeName(key)}"), // as text it could be of any size
+            // as text it could be of any size
+            _ => new Undefined($"{type} has no element of type {Python.TypeName(key)}"),
         };
     }
 
-    /// <summary>The elements of anything that can be iterated. The array may be the value itself: not to be written to.</summary>
+    /// <summary>The elements of anything that can be iterated. The array may be the value itself: not to be written
+    /// to.</summary>
     public static object?[] Iterate(object? value, RenderBudget budget)
     {
         object?[] items = value switch
@@ -104,7 +112,8 @@ internal static class Access
                 if (stride == 1)
                 {
                     int begin = Characters.Offset(text, from);
-                    return length == text.Length ? text.Substring(from, count) : text[begin..(begin + Characters.Offset(text[begin..], count))];
+                    return length == text.Length ? text.Substring(from, count)
+                        : text[begin..(begin + Characters.Offset(text[begin..], count))];
                 }
                 if (length == text.Length) return string.Create(count, (text, from, stride), static (span, s) =>
                 {

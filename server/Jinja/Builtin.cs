@@ -4,12 +4,15 @@ namespace Native.Server.Jinja;
 /// A filter, method or function: its parameters' names in order, and what it computes from a value and its arguments.
 /// </summary>
 /// <param name="name">What error messages call it.</param>
-/// <param name="parameters">Names separated by spaces; one that ends in '?' may be left out. "*" takes whatever comes.</param>
+/// <param name="parameters">Names separated by spaces; one that ends in '?' may be left out. "*" takes whatever
+/// comes.</param>
 /// <param name="compute">From the interpreter, the value it is applied to, and the arguments.</param>
 internal sealed class Builtin(string name, string parameters, Func<Interpreter, object?, Bound, object?> compute)
 {
-    private readonly string[] _names = [.. parameters.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(p => p.TrimEnd('?'))];
-    private readonly int _required = parameters.Split(' ', StringSplitOptions.RemoveEmptyEntries).Count(p => !p.EndsWith('?'));
+    private readonly string[] _names =
+        [.. parameters.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(p => p.TrimEnd('?'))];
+    private readonly int _required =
+        parameters.Split(' ', StringSplitOptions.RemoveEmptyEntries).Count(p => !p.EndsWith('?'));
 
     public string Name { get; } = name;
 
@@ -19,9 +22,11 @@ internal sealed class Builtin(string name, string parameters, Func<Interpreter, 
     private Bound Bind(Arguments arguments)
     {
         if (arguments.Positional.Length > _names.Length)
-            throw new TemplateException($"{Name}() takes at most {_names.Length} arguments, not {arguments.Positional.Length}");
+            throw new TemplateException(
+                $"{Name}() takes at most {_names.Length} arguments, not {arguments.Positional.Length}");
         var values = new object?[_names.Length];
-        for (int i = 0; i < values.Length; i++) values[i] = i < arguments.Positional.Length ? arguments.Positional[i] : Bound.Missing;
+        for (int i = 0; i < values.Length; i++)
+            values[i] = i < arguments.Positional.Length ? arguments.Positional[i] : Bound.Missing;
         if (arguments.Keywords is { } keywords)
         {
             foreach ((object key, object? value) in keywords)
@@ -72,7 +77,8 @@ internal readonly struct Bound(string function, string[] names, object?[] values
 /// <summary>A builtin with the value it was taken from, as <c>text.strip</c> is.</summary>
 internal sealed class BoundMethod(Builtin method, object? self) : Callable(method.Name)
 {
-    public override object? Invoke(Interpreter interpreter, Arguments arguments) => method.Invoke(interpreter, self, arguments);
+    public override object? Invoke(Interpreter interpreter, Arguments arguments) =>
+        method.Invoke(interpreter, self, arguments);
 }
 
 /// <summary>Builtins by name, written as a collection initializer.</summary>

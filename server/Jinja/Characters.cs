@@ -49,7 +49,8 @@ internal static class Characters
     /// <summary>The text as one string per code point.</summary>
     public static object?[] Split(string text)
     {
-        if (!HasWide(text)) return Array.ConvertAll<char, object?>(text.ToCharArray(), c => c < 128 ? Ascii[c] : c.ToString());
+        if (!HasWide(text))
+            return Array.ConvertAll<char, object?>(text.ToCharArray(), c => c < 128 ? Ascii[c] : c.ToString());
         var parts = new List<object?>(text.Length);
         for (int i = 0; i < text.Length;)
         {
@@ -85,7 +86,8 @@ internal static class Characters
 
     public static bool IsPrintable(Rune rune) => rune.Value == ' ' || Rune.GetUnicodeCategory(rune) is not
         (UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.Surrogate or UnicodeCategory.PrivateUse or
-         UnicodeCategory.OtherNotAssigned or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator or UnicodeCategory.SpaceSeparator);
+         UnicodeCategory.OtherNotAssigned or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator
+            or UnicodeCategory.SpaceSeparator);
 
     public static string Capitalize(string text)
     {

@@ -3,7 +3,8 @@ namespace Native.Server.Jinja;
 /// <summary>An expression knows how to evaluate itself; every node costs one step of the budget.</summary>
 internal abstract class Expression
 {
-    public object? Evaluate(Interpreter i) => EvaluateMarked(i) is var value && value is Markup markup ? markup.Text : value;
+    public object? Evaluate(Interpreter i) =>
+        EvaluateMarked(i) is var value && value is Markup markup ? markup.Text : value;
 
     /// <summary>The value, which may be <see cref="Markup"/>.</summary>
     public object? EvaluateMarked(Interpreter i)
@@ -78,7 +79,8 @@ internal sealed class Slice(Expression target, Expression? start, Expression? st
 }
 
 /// <summary>The arguments of a call as written, with their <c>*list</c> and <c>**dict</c>.</summary>
-internal sealed class ArgumentList(Expression[] positional, (string Name, Expression Value)[] keywords, Expression? spread, Expression? keywordSpread)
+internal sealed class ArgumentList(Expression[] positional, (string Name, Expression Value)[] keywords,
+    Expression? spread, Expression? keywordSpread)
 {
     public static readonly ArgumentList None = new([], [], null, null);
 
@@ -93,7 +95,8 @@ internal sealed class ArgumentList(Expression[] positional, (string Name, Expres
         foreach ((string name, Expression value) in keywords) named[name] = value.Evaluate(i);
         if (keywordSpread is not null)
         {
-            if (keywordSpread.Evaluate(i) is not Dict dict) throw new TemplateException("the argument after ** must be a dict");
+            if (keywordSpread.Evaluate(i) is not Dict dict)
+                throw new TemplateException("the argument after ** must be a dict");
             i.Budget.Elements(dict.Count);
             foreach ((object key, object? value) in dict)
             {
@@ -110,18 +113,20 @@ internal sealed class Call(Expression function, ArgumentList arguments) : Expres
 {
     protected override object? Compute(Interpreter i) => Invoke(i);
 
-    public object? Invoke(Interpreter i, params ReadOnlySpan<(string Name, object? Value)> more) => function.Evaluate(i) switch
-    {
-        Callable callable => callable.Invoke(i, arguments.Evaluate(i, more)),
-        Undefined undefined => throw undefined.Error(),
-        var value => throw new TemplateException($"'{Python.TypeName(value)}' object is not callable"),
-    };
+    public object? Invoke(
+        Interpreter i, params ReadOnlySpan<(string Name, object? Value)> more) => function.Evaluate(i) switch
+        {
+            Callable callable => callable.Invoke(i, arguments.Evaluate(i, more)),
+            Undefined undefined => throw undefined.Error(),
+            var value => throw new TemplateException($"'{Python.TypeName(value)}' object is not callable"),
+        };
 }
 
 internal sealed class Filter(Expression operand, string name, ArgumentList arguments) : Expression
 {
     protected override object? Compute(Interpreter i) =>
-        Filters.Apply(i, name, name is "escape" or "e" ? operand.EvaluateMarked(i) : operand.Evaluate(i), arguments.Evaluate(i));
+        Filters.Apply(i, name, name is "escape" or "e" ? operand.EvaluateMarked(i) : operand.Evaluate(i),
+            arguments.Evaluate(i));
 }
 
 /// <summary>What a block prints, as a value: the operand of <c>filter</c> blocks and of <c>set</c> blocks.</summary>
@@ -135,7 +140,8 @@ internal sealed class Captured : Expression
 
 internal sealed class Test(Expression operand, string name, ArgumentList arguments, bool negated) : Expression
 {
-    protected override object? Compute(Interpreter i) => Tests.Apply(i, name, operand.Evaluate(i), arguments.Evaluate(i)) != negated;
+    protected override object? Compute(Interpreter i) =>
+        Tests.Apply(i, name, operand.Evaluate(i), arguments.Evaluate(i)) != negated;
 }
 
 internal sealed class Not(Expression operand) : Expression
@@ -150,12 +156,14 @@ internal sealed class Sign(bool negative, Expression operand) : Expression
 
 internal sealed class And(Expression left, Expression right) : Expression
 {
-    protected override object? Compute(Interpreter i) => left.EvaluateMarked(i) is var value && Python.IsTrue(value) ? right.EvaluateMarked(i) : value;
+    protected override object? Compute(Interpreter i) =>
+        left.EvaluateMarked(i) is var value && Python.IsTrue(value) ? right.EvaluateMarked(i) : value;
 }
 
 internal sealed class Or(Expression left, Expression right) : Expression
 {
-    protected override object? Compute(Interpreter i) => left.EvaluateMarked(i) is var value && Python.IsTrue(value) ? value : right.EvaluateMarked(i);
+    protected override object? Compute(Interpreter i) =>
+        left.EvaluateMarked(i) is var value && Python.IsTrue(value) ? value : right.EvaluateMarked(i);
 }
 
 internal sealed class Conditional(Expression condition, Expression then, Expression? otherwise) : Expression
@@ -163,13 +171,15 @@ internal sealed class Conditional(Expression condition, Expression then, Express
     protected override object? Compute(Interpreter i)
     {
         if (Python.IsTrue(condition.Evaluate(i))) return then.EvaluateMarked(i);
-        return otherwise is null ? new Undefined("the inline if is false and has no else") : otherwise.EvaluateMarked(i);
+        return otherwise is null ? new Undefined("the inline if is false and has no else")
+            : otherwise.EvaluateMarked(i);
     }
 }
 
 internal sealed class Arithmetic(string symbol, Expression left, Expression right) : Expression
 {
-    protected override object? Compute(Interpreter i) => Python.Arithmetic(symbol, left.EvaluateMarked(i), right.EvaluateMarked(i), i);
+    protected override object? Compute(Interpreter i) =>
+        Python.Arithmetic(symbol, left.EvaluateMarked(i), right.EvaluateMarked(i), i);
 }
 
 /// <summary>The '~' operator: everything as text.</summary>

@@ -6,8 +6,8 @@ using System.Text.RegularExpressions;
 namespace Native.Server.Jinja;
 
 /// <summary>
-/// Jinja2's filters, as far as text is made with them. <c>tojson</c> is the one of transformers: no HTML escapes, Python's separators.
-/// Nothing is escaped unless a template asks for it.
+/// Jinja2's filters, as far as text is made with them. <c>tojson</c> is the one of transformers: no HTML escapes,
+/// Python's separators. Nothing is escaped unless a template asks for it.
 /// </summary>
 internal static partial class Filters
 {
@@ -20,27 +20,49 @@ internal static partial class Filters
 
     private static readonly BuiltinTable All = new()
     {
-        { "abs", "", (_, v, _) => v is double number ? Math.Abs(number) : (object)checked(Math.Abs(Python.AsInteger(v) ?? throw Wrong("abs", v))) },
+        { "abs", "",
+            (_, v, _) => v is double number ? Math.Abs(number)
+                : (object)checked(Math.Abs(Python.AsInteger(v) ?? throw Wrong("abs", v))) },
         { "attr", "name", (_, v, a) => Access.OwnAttribute(v, a.Text(0)) },
-        { "batch", "linecount fill_with?", (i, v, a) => new Generator(Batch(i, Access.Iterate(v, i.Budget), a.Integer(0, 0), a)) },
+        { "batch", "linecount fill_with?",
+            (i, v, a) => new Generator(Batch(i, Access.Iterate(v, i.Budget), a.Integer(0, 0), a)) },
         { "capitalize", "", (i, v, _) => Characters.Capitalize(Read(i, v)) },
         { "center", "width?", (i, v, a) => Formatting.Pad(Read(i, v), a.Integer(0, 80), ' ', '^', i.Budget) },
-        { "default", "default_value? boolean?", (_, v, a) => v is Undefined || (a.Flag(1) && !Python.IsTrue(v)) ? (a.Has(0) ? a[0] : "") : v },
+        { "default", "default_value? boolean?",
+            (_, v, a) => v is Undefined || (a.Flag(1) && !Python.IsTrue(v)) ? (a.Has(0) ? a[0] : "") : v },
         { "d", "default" },
         { "dictsort", "case_sensitive? by? reverse?", DictSort },
         { "escape", "", (i, v, _) => v is Markup ? v : new Markup(Markup.Escape(Read(i, v), i.Budget)) },
         { "e", "escape" },
         { "forceescape", "", (i, v, _) => new Markup(Markup.Escape(Read(i, v), i.Budget)) },
-        { "first", "", (i, v, _) => Access.Iterate(v, i.Budget) is [var first, ..] ? first : new Undefined("no first item, sequence was empty") },
-        { "float", "default?", (_, v, a) => (v is string text ? Numbers.ParsePythonFloat(text) : v is Undefined ? throw Wrong("float", v) : Python.AsNumber(v)) ?? (a.Has(0) ? a[0] : 0.0) },
-        { "format", "*", (i, v, a) => Formatting.Percent(Read(i, v), a.All.Keywords is { } named ? named : a.All.Positional, i) },
+        { "first", "",
+            (i, v, _) => Access.Iterate(v, i.Budget) is [var first, ..] ? first
+                : new Undefined("no first item, sequence was empty") },
+        { "float", "default?",
+            (_, v, a) =>
+                (v is string text ? Numbers.ParsePythonFloat(text) : v is Undefined ? throw Wrong("float", v)
+                    : Python.AsNumber(v)) ?? (a.Has(0) ? a[0] : 0.0) },
+        { "format", "*",
+            (i, v, a) => Formatting.Percent(Read(i, v), a.All.Keywords is { } named ? named : a.All.Positional, i) },
         { "from_json", "", (i, v, _) => FromJson(i, Read(i, v)) },
         { "groupby", "attribute default? case_sensitive?", GroupBy },
         { "indent", "width? first? blank?", Indent },
-        { "int", "default? base?", (_, v, a) => ToInteger(v, (int)Math.Clamp(a.Integer(1, 10), 0, 36)) ?? (a.Has(0) ? a[0] : 0L) },
-        { "items", "", (i, v, _) => new Generator(v switch { Dict dict => Methods.Items(dict, i.Budget), Undefined => [], _ => throw Wrong("items", v) }) },
-        { "join", "d? attribute?", (i, v, a) => Join(i, Attributes(i, Access.Iterate(v, i.Budget), a.Has(1) ? a[1] : null), a.Has(0) ? Read(i, a[0]) : "") },
-        { "last", "", (i, v, _) => v is Generator ? throw new TemplateException("'generator' object is not reversible; put |list before |last") : Access.Iterate(v, i.Budget) is [.., var last] ? last : new Undefined("no last item, sequence was empty") },
+        { "int", "default? base?",
+            (_, v, a) => ToInteger(v, (int)Math.Clamp(a.Integer(1, 10), 0, 36)) ?? (a.Has(0) ? a[0] : 0L) },
+        { "items", "",
+            (i, v, _) =>
+                new Generator(
+                    v switch { Dict dict => Methods.Items(dict, i.Budget), Undefined => [],
+                        _ => throw Wrong("items", v) }) },
+        { "join", "d? attribute?",
+            (i, v, a) => Join(i, Attributes(i, Access.Iterate(v, i.Budget), a.Has(1) ? a[1] : null),
+                a.Has(0) ? Read(i, a[0]) : "") },
+        { "last", "",
+            (i, v, _) =>
+                v is Generator
+                    ? throw new TemplateException("'generator' object is not reversible; put |list before |last")
+                    : Access.Iterate(v, i.Budget) is [.., var last] ? last
+                    : new Undefined("no last item, sequence was empty") },
         { "length", "", (i, v, _) => Length(v, i.Budget) },
         { "count", "length" },
         { "list", "", (i, v, _) => new List<object?>(Access.Iterate(v, i.Budget)) },
@@ -50,7 +72,9 @@ internal static partial class Filters
         { "min", "case_sensitive? attribute?", (i, v, a) => Extreme(i, v, a, "<") },
         { "reject", "*", (i, v, a) => Select(i, v, a.All, byAttribute: false, keep: false) },
         { "rejectattr", "*", (i, v, a) => Select(i, v, a.All, byAttribute: true, keep: false) },
-        { "replace", "old new count?", (i, v, a) => Methods.Replace(i, Read(i, v), Read(i, a[0]), Read(i, a[1]), a[2] is null ? -1 : a.Integer(2, -1)) },
+        { "replace", "old new count?",
+            (i, v, a) =>
+                Methods.Replace(i, Read(i, v), Read(i, a[0]), Read(i, a[1]), a[2] is null ? -1 : a.Integer(2, -1)) },
         { "reverse", "", Reverse },
         { "round", "precision? method?", Round },
         { "safe", "", (i, v, _) => new Markup(Read(i, v)) },
@@ -96,7 +120,8 @@ internal static partial class Filters
     }
 
     private static TemplateException Wrong(string filter, object? value) =>
-        value is Undefined undefined ? undefined.Error() : new TemplateException($"{filter} can't be applied to '{Python.TypeName(value)}'");
+        value is Undefined undefined ? undefined.Error()
+            : new TemplateException($"{filter} can't be applied to '{Python.TypeName(value)}'");
 
     /// <summary>A word begins after a hyphen, a space or an opening bracket.</summary>
     private static string Title(string text)
@@ -115,9 +140,12 @@ internal static partial class Filters
 
     private static string UrlEncode(Interpreter i, object? value)
     {
-        if (value is not (Dict or List<object?> or object?[] or Generator)) return Made(i, Uri.EscapeDataString(Walked(i, value)).Replace("%2F", "/"));
-        IEnumerable<string> pairs = (value is Dict dict ? Methods.Items(dict, i.Budget) : Access.Iterate(value, i.Budget)).Select(
-            pair => Access.Iterate(pair, i.Budget) is [var key, var item] ? $"{Quote(key)}={Quote(item)}" : throw new TemplateException("urlencode needs a text, a dict or pairs"));
+        if (value is not (Dict or List<object?> or object?[] or Generator))
+            return Made(i, Uri.EscapeDataString(Walked(i, value)).Replace("%2F", "/"));
+        IEnumerable<string> pairs =
+            (value is Dict dict ? Methods.Items(dict, i.Budget) : Access.Iterate(value, i.Budget)).Select(
+            pair => Access.Iterate(pair, i.Budget) is [var key, var item] ? $"{Quote(key)}={Quote(item)}"
+                : throw new TemplateException("urlencode needs a text, a dict or pairs"));
         return Made(i, string.Join('&', pairs));
 
         string Quote(object? part) => Made(i, Uri.EscapeDataString(Walked(i, part)).Replace("%20", "+"));
@@ -190,12 +218,15 @@ internal static partial class Filters
     private static Func<object?, object?> SortKeys(Interpreter i, object? paths, bool caseSensitive)
     {
         if (paths is null) return SortKey(i, null, caseSensitive);
-        Func<object?, object?>[] keys = [.. (paths is string text ? (object?[])text.Split(',') : [paths]).Select(path => SortKey(i, path, caseSensitive))];
+        Func<object?, object?>[] keys =
+            [.. (paths is string text ? (object?[])text.Split(',') : [paths]).Select(
+                path => SortKey(i, path, caseSensitive))];
         return item => Array.ConvertAll(keys, key => key(item));
     }
 
     /// <summary>Jinja2's map and select take anything false, None too, for an empty sequence.</summary>
-    private static object?[] IterateIfTrue(Interpreter i, object? value) => Python.IsTrue(value) ? Access.Iterate(value, i.Budget) : [];
+    private static object?[] IterateIfTrue(Interpreter i, object? value) =>
+        Python.IsTrue(value) ? Access.Iterate(value, i.Budget) : [];
 
     private static object? Map(Interpreter i, object? value, Bound a)
     {
@@ -207,9 +238,13 @@ internal static partial class Filters
             var rest = new Arguments(positional[1..], keywords);
             return new Generator([.. items.Select(item => Counted(i, Apply(i, filter, item, rest)))]);
         }
-        if (keywords is null || !keywords.TryGetValue("attribute", out object? path)) throw new TemplateException("map() needs a filter or an attribute");
+        if (keywords is null || !keywords.TryGetValue("attribute", out object? path))
+            throw new TemplateException("map() needs a filter or an attribute");
         keywords.TryGetValue("default", out object? otherwise);
-        return new Generator([.. items.Select(item => Attribute(i, item, path) is var found && found is Undefined && otherwise is not null ? otherwise : found)]);
+        return new Generator(
+            [.. items.Select(
+                item => Attribute(i, item, path) is var found && found is Undefined && otherwise is not null ? otherwise
+                    : found)]);
     }
 
     private static object? Counted(Interpreter i, object? value)
@@ -221,10 +256,13 @@ internal static partial class Filters
     private static Generator Select(Interpreter i, object? value, Arguments arguments, bool byAttribute, bool keep)
     {
         object?[] given = arguments.Positional;
-        if (byAttribute && given.Length == 0) throw new TemplateException("selectattr() needs the name of an attribute");
+        if (byAttribute && given.Length == 0)
+            throw new TemplateException("selectattr() needs the name of an attribute");
         object? path = byAttribute ? given[0] : null;
         object?[] rest = byAttribute ? given[1..] : given;
-        string? test = rest.Length == 0 ? null : rest[0] as string ?? throw new TemplateException("select() needs the name of a test");
+        string? test =
+            rest.Length == 0 ? null
+                : rest[0] as string ?? throw new TemplateException("select() needs the name of a test");
         var testArguments = new Arguments(rest.Length == 0 ? [] : rest[1..]);
         var kept = new List<object?>();
         foreach (object? item in IterateIfTrue(i, value))
@@ -239,12 +277,15 @@ internal static partial class Filters
     private static object? GroupBy(Interpreter i, object? value, Bound a)
     {
         Func<object?, object?> key = SortKey(i, null, a.Flag(2));
-        object? Grouper(object? item) => Attribute(i, item, a[0]) is var found && found is Undefined && a.Has(1) ? a[1] : found;
+        object? Grouper(object? item) =>
+            Attribute(i, item, a[0]) is var found && found is Undefined && a.Has(1) ? a[1] : found;
         var groups = new List<object?>();
-        foreach (object? item in Python.Sort(Access.Iterate(value, i.Budget), item => key(Grouper(item)), false, i.Budget))
+        foreach (object? item in Python.Sort(Access.Iterate(value, i.Budget), item => key(Grouper(item)), false,
+            i.Budget))
         {
             object? grouper = Grouper(item);
-            if (groups.Count > 0 && groups[^1] is Group last && Python.Equals(key(last.Grouper), key(grouper), i.Budget)) last.List.Add(item);
+            if (groups.Count > 0 && groups[^1] is Group last
+                && Python.Equals(key(last.Grouper), key(grouper), i.Budget)) last.List.Add(item);
             else groups.Add(new Group(grouper, [item]));
         }
         return groups;
@@ -293,7 +334,8 @@ internal static partial class Filters
     private static object? Sum(Interpreter i, object? value, Bound a)
     {
         object? sum = a.Has(1) ? a[1] : 0L;
-        foreach (object? item in Attributes(i, Access.Iterate(value, i.Budget), a[0])) sum = Python.Arithmetic("+", sum, item, i);
+        foreach (object? item in Attributes(i, Access.Iterate(value, i.Budget), a[0]))
+            sum = Python.Arithmetic("+", sum, item, i);
         return sum;
     }
 
@@ -367,7 +409,9 @@ internal static partial class Filters
         if (value is not string text) throw Wrong("indent", value);
         object?[] lines = Methods.SplitLines(i, Made(i, text) + "\n", keepEnds: false);
         i.Budget.Characters((long)lines.Length * (indention.Length + 1));
-        IEnumerable<string> indented = lines.Cast<string>().Select((line, n) => (n > 0 && (blank || line.Length > 0)) || (n == 0 && a.Flag(1)) ? indention + line : line);
+        IEnumerable<string> indented =
+            lines.Cast<string>().Select(
+                (line, n) => (n > 0 && (blank || line.Length > 0)) || (n == 0 && a.Flag(1)) ? indention + line : line);
         return Made(i, string.Join('\n', indented));
     }
 
@@ -375,9 +419,12 @@ internal static partial class Filters
     {
         string end = a.TextOrNone(2) ?? "...";
         long length = a.Integer(0, 255);
-        if (value is not string text) return Length(value, i.Budget) is long count && count <= length + a.Integer(3, 5) ? value : throw Wrong("truncate", value);
+        if (value is not string text)
+            return Length(value, i.Budget) is long count && count <= length + a.Integer(3, 5) ? value
+                : throw Wrong("truncate", value);
         i.Budget.Characters(text.Length);
-        if (length < Characters.Length(end)) throw new TemplateException("truncate() needs a length of at least its end's");
+        if (length < Characters.Length(end))
+            throw new TemplateException("truncate() needs a length of at least its end's");
         if (Characters.Length(text) <= length + a.Integer(3, 5)) return text;
         string cut = text[..Characters.Offset(text, (int)length - Characters.Length(end))];
         int space = a.Flag(1) ? -1 : cut.LastIndexOf(' ');
@@ -406,10 +453,13 @@ internal static partial class Filters
         {
             "ceil" => (Math.Ceiling(number * scale) + 0.0) / scale, // no negative zero
             "floor" => (Math.Floor(number * scale) + 0.0) / scale,
-            "common" when Python.AsInteger(value) is long integer => precision >= 0 ? integer : RoundInteger(integer, -precision), // it stays one
+            // it stays one
+            "common" when Python.AsInteger(value) is long integer =>
+                precision >= 0 ? integer : RoundInteger(integer, -precision),
             "common" when value is not double => value,
             "common" when precision < 0 => Math.Round(number * scale, MidpointRounding.ToEven) / scale,
-            "common" => double.Parse(Numbers.Fixed(number, (int)precision), System.Globalization.CultureInfo.InvariantCulture),
+            "common" => double.Parse(Numbers.Fixed(number, (int)precision),
+                System.Globalization.CultureInfo.InvariantCulture),
             _ => throw new TemplateException("round() rounds by 'common', 'ceil' or 'floor'"),
         };
     }

@@ -39,8 +39,10 @@ internal static class Formatting
             if (at < format.Length && format[at] == '(')
             {
                 int close = format.IndexOf(')', at);
-                if (close < 0 || values is not Dict dict) throw new TemplateException("a format with %(name) needs a dict");
-                if (!dict.Find(format[(at + 1)..close], out named, i.Budget)) throw new TemplateException($"format: no key '{format[(at + 1)..close]}'");
+                if (close < 0 || values is not Dict dict)
+                    throw new TemplateException("a format with %(name) needs a dict");
+                if (!dict.Find(format[(at + 1)..close], out named, i.Budget))
+                    throw new TemplateException($"format: no key '{format[(at + 1)..close]}'");
                 at = close + 1;
             }
             var spec = new Spec { Align = '>' };
@@ -64,13 +66,16 @@ internal static class Formatting
                 result.Append('%');
                 continue;
             }
-            if (named == Bound.Missing) named = used < positional.Length ? positional[used++] : throw new TemplateException("not enough arguments for format string");
+            if (named == Bound.Missing)
+                named = used < positional.Length ? positional[used++]
+                    : throw new TemplateException("not enough arguments for format string");
             string text = PercentValue(spec, named, i);
             i.Budget.Characters(text.Length);
             if (result.Length + text.Length > RenderBudget.MaxLength) i.Budget.Characters(RenderBudget.MaxLength + 1L);
             result.Append(text);
         }
-        if (used < positional.Length && values is not (Dict or List<object?>)) throw new TemplateException("not all arguments converted during string formatting");
+        if (used < positional.Length && values is not (Dict or List<object?>))
+            throw new TemplateException("not all arguments converted during string formatting");
         return result.ToString();
     }
 
@@ -98,14 +103,16 @@ internal static class Formatting
     private static string Cut(string text, int precision) =>
         precision < 0 || precision >= Characters.Length(text) ? text : text[..Characters.Offset(text, precision)];
 
-    private static string Rune32(object? value) => Python.AsInteger(value) is long code && Rune.IsValid((int)Math.Clamp(code, -1, int.MaxValue))
+    private static string Rune32(object? value) =>
+        Python.AsInteger(value) is long code && Rune.IsValid((int)Math.Clamp(code, -1, int.MaxValue))
         ? new Rune((int)code).ToString()
         : throw new TemplateException("%c needs a character");
 
     private static long ReadNumber(string text, ref int at)
     {
         long number = 0;
-        for (; at < text.Length && char.IsAsciiDigit(text[at]); at++) number = Math.Min(number * 10 + (text[at] - '0'), int.MaxValue);
+        for (; at < text.Length && char.IsAsciiDigit(text[at]); at++)
+            number = Math.Min(number * 10 + (text[at] - '0'), int.MaxValue);
         return number;
     }
 
@@ -130,10 +137,12 @@ internal static class Formatting
             else if (c == '{')
             {
                 int close = format.AsSpan(at + 1).IndexOfAny("{}") + at + 1;
-                if (close == at || format[close] == '{') throw new TemplateException("format: expected '}', nested fields are not supported");
+                if (close == at || format[close] == '{')
+                    throw new TemplateException("format: expected '}', nested fields are not supported");
                 string text = Field(format[(at + 1)..close], arguments, ref automatic, i);
                 i.Budget.Characters(text.Length);
-                if (result.Length + text.Length > RenderBudget.MaxLength) i.Budget.Characters(RenderBudget.MaxLength + 1L);
+                if (result.Length + text.Length > RenderBudget.MaxLength)
+                    i.Budget.Characters(RenderBudget.MaxLength + 1L);
                 result.Append(text);
                 at = close;
             }
@@ -174,7 +183,8 @@ internal static class Formatting
             if (bracket && next < 0) throw new TemplateException("format: expected ']'");
             if (!bracket && next == end) next = path.Length;
             string key = path[(end + 1)..next];
-            value = bracket ? Access.Item(value, Numbers.ParseInteger(key, 10) is long n ? n : key, i.Budget) : Access.Attribute(value, key, i.Budget);
+            value = bracket ? Access.Item(value, Numbers.ParseInteger(key, 10) is long n ? n : key, i.Budget)
+                : Access.Attribute(value, key, i.Budget);
             end = bracket ? next + 1 : next;
         }
         value = conversion switch
@@ -207,8 +217,10 @@ internal static class Formatting
         if (at < text.Length) spec.Type = text[at++];
         if (at < text.Length) throw new TemplateException($"format: invalid specifier '{text}'");
         if (value is long or double or bool && spec.Type != 's') return FormatNumber(spec, value, i);
-        if (spec.Type is not ('\0' or 's') || value is not string) throw new TemplateException($"format: '{text}' does not fit {Python.TypeName(value)}");
-        return Pad(Cut((string)value, spec.Precision), spec.Width, spec.Fill, spec.Align is '\0' or '=' ? '<' : spec.Align, i.Budget);
+        if (spec.Type is not ('\0' or 's') || value is not string)
+            throw new TemplateException($"format: '{text}' does not fit {Python.TypeName(value)}");
+        return Pad(Cut((string)value, spec.Precision), spec.Width, spec.Fill,
+            spec.Align is '\0' or '=' ? '<' : spec.Align, i.Budget);
     }
 
     private record struct Spec()
@@ -252,8 +264,10 @@ internal static class Formatting
         }
         if (spec.Grouping != '\0') digits = Group(digits, spec.Grouping);
         string sign = negative ? "-" : spec.Sign is '+' or ' ' ? spec.Sign.ToString() : "";
-        if (spec.Zero && spec.Align is '\0' or '>' && spec.Fill == ' ') return sign + Pad(digits, spec.Width - sign.Length, '0', '>', i.Budget);
-        if (spec.Align == '=') return sign + Pad(digits, spec.Width - sign.Length, spec.Zero ? '0' : spec.Fill, '>', i.Budget);
+        if (spec.Zero && spec.Align is '\0' or '>' && spec.Fill == ' ')
+            return sign + Pad(digits, spec.Width - sign.Length, '0', '>', i.Budget);
+        if (spec.Align == '=')
+            return sign + Pad(digits, spec.Width - sign.Length, spec.Zero ? '0' : spec.Fill, '>', i.Budget);
         return Pad(sign + digits, spec.Width, spec.Fill, spec.Align == '\0' ? '>' : spec.Align, i.Budget);
     }
 
@@ -277,7 +291,8 @@ internal static class Formatting
     }
 
     private static string Exponential(double number, int precision) =>
-        number.ToString((precision == 0 ? "0" : "0." + new string('0', precision)) + "e+00", CultureInfo.InvariantCulture);
+        number.ToString((precision == 0 ? "0" : "0." + new string('0', precision)) + "e+00",
+            CultureInfo.InvariantCulture);
 
     /// <summary>C's %g: significant digits without trailing zeros, in whichever form is shorter.</summary>
     private static string General(double number, int precision, bool keepPoint)
@@ -300,5 +315,6 @@ internal static class Formatting
         return grouped.ToString();
     }
 
-    private static TemplateException Wrong(Spec spec, object? value) => new($"format '{spec.Type}' does not fit {Python.TypeName(value)}");
+    private static TemplateException Wrong(Spec spec, object? value) =>
+        new($"format '{spec.Type}' does not fit {Python.TypeName(value)}");
 }

@@ -14,7 +14,8 @@ internal static class Globals
         { "range", "start stop? step?", Range },
         { "dict", "*", (i, _, a) => Methods.Update(i, new Dict(), a.All.Positional.FirstOrDefault(), a.All.Keywords) },
         { "namespace", "*", NewNamespace },
-        { "raise_exception", "message", (i, _, a) => throw new TemplateException(Python.Str(a[0], i.Budget)) { IsRefusal = true } },
+        { "raise_exception", "message",
+            (i, _, a) => throw new TemplateException(Python.Str(a[0], i.Budget)) { IsRefusal = true } },
         { "strftime_now", "format", (i, _, a) => FormatTime(i, a.Text(0)) },
     };
 

@@ -8,12 +8,14 @@ namespace Native.Server.Jinja;
 /// <summary>JSON in (the request) and out (<c>tojson</c>, written as Python's <c>json.dumps</c> writes).</summary>
 internal static class Json
 {
-    /// <summary>A JSON value as template values. Numbers without fraction or exponent are integers; of equal keys the last counts.</summary>
+    /// <summary>A JSON value as template values. Numbers without fraction or exponent are integers; of equal keys the
+    /// last counts.</summary>
     /// <param name="element">The value.</param>
     /// <param name="budget">What reading it counts against.</param>
     /// <param name="mark">What becomes of every string and name in it; null where they stay as they are.</param>
     /// <param name="depth">How deep <paramref name="element"/> is nested.</param>
-    public static object? Read(JsonElement element, RenderBudget budget, Func<string, string>? mark = null, int depth = 0)
+    public static object? Read(JsonElement element, RenderBudget budget, Func<string, string>? mark = null,
+        int depth = 0)
     {
         Python.CheckNesting(depth);
         budget.Elements(1);
@@ -21,7 +23,8 @@ internal static class Json
         {
             case JsonValueKind.Object:
                 var dict = new Dict();
-                foreach (JsonProperty property in element.EnumerateObject()) dict.Set(Text(() => property.Name, mark), Read(property.Value, budget, mark, depth + 1), budget);
+                foreach (JsonProperty property in element.EnumerateObject())
+                    dict.Set(Text(() => property.Name, mark), Read(property.Value, budget, mark, depth + 1), budget);
                 return dict;
             case JsonValueKind.Array:
                 var list = new List<object?>(element.GetArrayLength());
@@ -76,11 +79,14 @@ internal static class Json
         return writer.Output.ToString();
     }
 
-    private static readonly SearchValues<char> Escaped = SearchValues.Create([.. Enumerable.Range(0, 32).Select(code => (char)code), '"', '\\']);
+    private static readonly SearchValues<char> Escaped =
+        SearchValues.Create([.. Enumerable.Range(0, 32).Select(code => (char)code), '"', '\\']);
     private static readonly SearchValues<char> OutsideAscii = SearchValues.Create(
-        [.. Enumerable.Range(0, 32).Concat(Enumerable.Range(0x7F, 0xFF81)).Select(code => (char)code).Where(c => c != Marks.Character), '"', '\\']);
+        [.. Enumerable.Range(0, 32).Concat(Enumerable.Range(0x7F, 0xFF81)).Select(code => (char)code)
+            .Where(c => c != Marks.Character), '"', '\\']);
 
-    private sealed record Writer(StringBuilder Output, bool Ascii, string? Indent, string ItemSeparator, string KeySeparator, bool SortKeys, RenderBudget Budget)
+    private sealed record Writer(StringBuilder Output, bool Ascii, string? Indent, string ItemSeparator,
+        string KeySeparator, bool SortKeys, RenderBudget Budget)
     {
         public void Append(object? value, int depth)
         {
@@ -104,7 +110,8 @@ internal static class Json
         }
 
         private static string Number(double number) =>
-            double.IsFinite(number) ? Numbers.Repr(number) : double.IsNaN(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity";
+            double.IsFinite(number) ? Numbers.Repr(number) : double.IsNaN(number) ? "NaN" : number > 0 ? "Infinity"
+                : "-Infinity";
 
         private void AppendArray(IReadOnlyList<object?> items, int depth)
         {
@@ -135,7 +142,8 @@ internal static class Json
                     bool flag => flag ? "true" : "false",
                     double number => Number(number),
                     long or BigInteger => Python.Repr(key, Budget),
-                    _ => throw new TemplateException($"tojson: a key must be a string or number, not {Python.TypeName(key)}"),
+                    _ => throw new TemplateException(
+                        $"tojson: a key must be a string or number, not {Python.TypeName(key)}"),
                 });
                 Output.Append(KeySeparator);
                 Append(item, depth + 1);

@@ -3,14 +3,15 @@ using System.Text;
 namespace Native.Server.Jinja;
 
 /// <summary>
-/// Splits a template into tokens, with Jinja2's whitespace rules under <c>trim_blocks</c> and <c>lstrip_blocks</c>, which is how
-/// chat templates are written: the newline after a block tag goes, and so does the indentation before one.
+/// Splits a template into tokens, with Jinja2's whitespace rules under <c>trim_blocks</c> and <c>lstrip_blocks</c>,
+/// which is how chat templates are written: the newline after a block tag goes, and so does the indentation before one.
 /// </summary>
 internal sealed class Lexer(SourceText source)
 {
     // Longest first, so that "**" is not read as two "*".
     private static readonly string[] Operators =
-        ["**", "//", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[", "]", "(", ")", "{", "}", "<", ">", "=", ".", ":", "|", ",", ";"];
+        ["**", "//", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[", "]", "(", ")", "{", "}", "<", ">", "=",
+            ".", ":", "|", ",", ";"];
 
     private readonly string _text = source.Text;
     private readonly List<Token> _tokens = [];
@@ -48,7 +49,8 @@ internal sealed class Lexer(SourceText source)
         return -1;
     }
 
-    /// <summary>Where the text before a tag ends: '-' strips all whitespace, a block or comment alone on its line loses its indentation.</summary>
+    /// <summary>Where the text before a tag ends: '-' strips all whitespace, a block or comment alone on its line loses
+    /// its indentation.</summary>
     private int TextEnd(int start, int tag, char sign, bool isVariable)
     {
         int end = tag;
@@ -90,7 +92,8 @@ internal sealed class Lexer(SourceText source)
         }
     }
 
-    /// <summary>Whether a block tag whose inside starts at <paramref name="from"/> is this one word; the offset of its end sign or '%}'.</summary>
+    /// <summary>Whether a block tag whose inside starts at <paramref name="from"/> is this one word; the offset of its
+    /// end sign or '%}'.</summary>
     private bool IsWordTag(int from, string word, out int after)
     {
         after = from;
@@ -107,7 +110,8 @@ internal sealed class Lexer(SourceText source)
         char sign = _text[after];
         _position = after + (sign == '%' ? 2 : 3);
         AfterTag(sign, trimNewline: false);
-        for (int end = _text.IndexOf("{%", _position, StringComparison.Ordinal); end >= 0; end = _text.IndexOf("{%", end + 2, StringComparison.Ordinal))
+        for (int end = _text.IndexOf("{%", _position, StringComparison.Ordinal); end >= 0; end =
+            _text.IndexOf("{%", end + 2, StringComparison.Ordinal))
         {
             char open = end + 2 < _text.Length && _text[end + 2] is '-' or '+' ? _text[end + 2] : '\0';
             if (!IsWordTag(end + (open == '\0' ? 2 : 3), "endraw", out int close)) continue;
@@ -151,7 +155,8 @@ internal sealed class Lexer(SourceText source)
 
     private void ReadName(int start)
     {
-        while (_position < _text.Length && (_text[_position] == '_' || char.IsLetterOrDigit(_text[_position]))) _position++;
+        while (_position < _text.Length && (_text[_position] == '_' || char.IsLetterOrDigit(_text[_position])))
+            _position++;
         _tokens.Add(new Token(TokenKind.Name, _text[start.._position], start));
     }
 
@@ -162,7 +167,8 @@ internal sealed class Lexer(SourceText source)
             if (string.CompareOrdinal(_text, start, symbol, 0, symbol.Length) != 0) continue;
             if (symbol is "(" or "[" or "{") brackets.Push(symbol[0] switch { '(' => ')', '[' => ']', _ => '}' });
             if (symbol is ")" or "]" or "}" && (!brackets.TryPop(out char expected) || expected != symbol[0]))
-                throw source.Error(start, $"unexpected '{symbol}'{(expected == '\0' ? "" : $", expected '{expected}'")}");
+                throw source.Error(start,
+                    $"unexpected '{symbol}'{(expected == '\0' ? "" : $", expected '{expected}'")}");
             _position += symbol.Length;
             _tokens.Add(new Token(TokenKind.Operator, symbol, start));
             return;
@@ -172,13 +178,15 @@ internal sealed class Lexer(SourceText source)
 
     private void ReadNumber(int start)
     {
-        if (_text[start] == '0' && start + 1 < _text.Length && _text[start + 1] is 'x' or 'X' or 'o' or 'O' or 'b' or 'B')
+        if (_text[start] == '0' && start + 1 < _text.Length
+            && _text[start + 1] is 'x' or 'X' or 'o' or 'O' or 'b' or 'B')
         {
             _position += 2;
             SkipDigits(char.IsAsciiHexDigit);
             int radix = char.ToLowerInvariant(_text[start + 1]) switch { 'x' => 16, 'o' => 8, _ => 2 };
             string digits = _text[(start + 2).._position].Replace("_", "");
-            if (Numbers.ParseInteger(digits, radix) is not long value) throw source.Error(start, "an integer is malformed or too large");
+            if (Numbers.ParseInteger(digits, radix) is not long value)
+                throw source.Error(start, "an integer is malformed or too large");
             _tokens.Add(new Token(TokenKind.Integer, value.ToString(), start));
             return;
         }
@@ -186,7 +194,8 @@ internal sealed class Lexer(SourceText source)
         bool isFloat = false;
         // "x.0.1" subscripts twice; only a number that does not follow a dot may have a fraction.
         bool afterDot = start > 0 && _text[start - 1] == '.';
-        if (!afterDot && _position + 1 < _text.Length && _text[_position] == '.' && char.IsAsciiDigit(_text[_position + 1]))
+        if (!afterDot && _position + 1 < _text.Length && _text[_position] == '.'
+            && char.IsAsciiDigit(_text[_position + 1]))
         {
             isFloat = true;
             _position++;
@@ -202,7 +211,8 @@ internal sealed class Lexer(SourceText source)
                 SkipDigits(char.IsAsciiDigit);
             }
         }
-        _tokens.Add(new Token(isFloat ? TokenKind.Float : TokenKind.Integer, _text[start.._position].Replace("_", ""), start));
+        _tokens.Add(new Token(isFloat ? TokenKind.Float : TokenKind.Integer, _text[start.._position].Replace("_", ""),
+            start));
     }
 
     private void SkipDigits(Func<char, bool> isDigit)
@@ -222,7 +232,8 @@ internal sealed class Lexer(SourceText source)
             {
                 _position++;
                 string literal = value.ToString();
-                if (!Characters.IsWellFormed(literal)) throw source.Error(start, "a string holds half of a surrogate pair");
+                if (!Characters.IsWellFormed(literal))
+                    throw source.Error(start, "a string holds half of a surrogate pair");
                 _tokens.Add(new Token(TokenKind.String, literal, start));
                 return;
             }
@@ -252,7 +263,8 @@ internal sealed class Lexer(SourceText source)
             case >= '0' and <= '7':
                 int code = 0;
                 int end = Math.Min(_position + 3, _text.Length);
-                while (_position < end && _text[_position] is >= '0' and <= '7') code = code * 8 + (_text[_position++] - '0');
+                while (_position < end && _text[_position] is >= '0' and <= '7')
+                    code = code * 8 + (_text[_position++] - '0');
                 _position--;
                 value.Append((char)code);
                 break;
@@ -263,8 +275,10 @@ internal sealed class Lexer(SourceText source)
     private void AppendHex(StringBuilder value, int digits)
     {
         int start = _position + 1;
-        if (start + digits > _text.Length || Numbers.ParseInteger(_text.Substring(start, digits), 16) is not (>= 0 and <= 0x10FFFF and long code))
-            throw source.Error(_position - 1, $"expected {digits} hexadecimal digits of a Unicode character after '\\{_text[_position]}'");
+        if (start + digits > _text.Length
+            || Numbers.ParseInteger(_text.Substring(start, digits), 16) is not (>= 0 and <= 0x10FFFF and long code))
+            throw source.Error(_position - 1,
+                $"expected {digits} hexadecimal digits of a Unicode character after '\\{_text[_position]}'");
         if (code <= 0xFFFF) value.Append((char)code);
         else value.Append(new Rune((int)code).ToString());
         _position += digits;

@@ -4,22 +4,19 @@ using System.Text.Json;
 namespace Native.Server.Jinja;
 
 /// <summary>
-/// Brings messages into the form a template can read. The API allows a content as a string or as parts, an absent one beside tool
-/// calls, and gives a tool call's arguments as JSON text; a template was written for one form of each and may print nonsense or
-/// fail on the other.
+/// Brings messages into the form a template can read. The API allows a content as a string or as parts, an absent one
+/// beside tool calls, and gives a tool call's arguments as JSON text; a template was written for one form of each and
+/// may print nonsense or fail on the other.
 /// </summary>
 /// <remarks>
-/// Which form that is can't be told reliably from the source (macros, aliases), so it is tried: the template renders a few
-/// messages in both forms, once, when the first request needs to know. The rules:
-/// text parts stay parts where they render like the same text as a string does, else they are joined with newlines;
-/// a string becomes a part only where the template prints parts and not strings; arguments become an object, as transformers
-/// documents, unless the template fails on objects or prints them as Python would; an absent content becomes an empty
-/// string, beside tool
+/// Which form that is can't be told reliably from the source (macros, aliases), so it is tried: the template renders a
+/// few messages in both forms, once, when the first request needs to know. The rules: text parts stay parts where they
+/// render like the same text as a string does, else they are joined with newlines; a string becomes a part only where
+/// the template prints parts and not strings; arguments become an object, as transformers documents, unless the
+/// template fails on objects or prints them as Python would; an absent content becomes an empty string, beside tool
 /// calls only where the template fails on None or prints it. A developer's message is the system's, unless the template
-/// names that role. An
-/// instruction after the first is told with the first, and one after the first turn with the user's next message, where
-/// the template would
-/// leave it out.
+/// names that role. An instruction after the first is told with the first, and one after the first turn with the user's
+/// next message, where the template would leave it out.
 /// </remarks>
 internal sealed class MessageDialect
 {
@@ -30,7 +27,8 @@ internal sealed class MessageDialect
     private readonly Func<List<object?>, string?> _render;
     private readonly ConcurrentDictionary<string, (bool Strings, bool Parts)> _contents = new();
     private readonly ConcurrentDictionary<string, bool> _dropped = new(); // by role
-    private readonly Lazy<bool> _tellsSeveral, _tellsLate, _knowsDeveloper, _argumentsAsText, _takesArgumentsAsText, _needsContent, _readsThinking;
+    private readonly Lazy<bool> _tellsSeveral, _tellsLate, _knowsDeveloper, _argumentsAsText, _takesArgumentsAsText,
+        _needsContent, _readsThinking;
 
     /// <param name="source">The template's text.</param>
     /// <param name="render">The template on some messages; null when it fails.</param>
@@ -39,12 +37,18 @@ internal sealed class MessageDialect
         _render = render;
         // Many templates print whatever role they are given; the model knows those that its template names.
         _knowsDeveloper = new(() => source.Contains("developer", StringComparison.Ordinal) && Tells("developer"));
-        _tellsSeveral = new(() => TellsBoth([Message("system", First), Message("system", Second), Message("user", "x")]));
-        _tellsLate = new(() => TellsBoth([Message("system", First), Message("user", "x"), Message("assistant", "x"), Message("system", Second), Message("user", "x")]));
+        _tellsSeveral =
+            new(() => TellsBoth([Message("system", First), Message("system", Second), Message("user", "x")]));
+        _tellsLate =
+            new(() => TellsBoth(
+                [Message("system", First), Message("user", "x"), Message("assistant", "x"), Message("system", Second),
+                    Message("user", "x")]));
         _argumentsAsText = new Lazy<bool>(ReadsArgumentsAsText);
         _takesArgumentsAsText = new(() => _render(ToolCall("", "probe")) is not null);
         _needsContent = new Lazy<bool>(NeedsContentBesideToolCalls);
-        _readsThinking = new(() => _render(Conversation("assistant", new List<object?> { Thinking(First), Part(Second) })) is { } text
+        _readsThinking =
+            new(() => _render(
+                Conversation("assistant", new List<object?> { Thinking(First), Part(Second) })) is { } text
             && text.Contains(First) && !text.Contains("'type'")); // and not the list as Python would
     }
 
@@ -81,7 +85,9 @@ internal sealed class MessageDialect
             if (!IsInstruction(messages[i]) || (i >= leading && _tellsLate.Value)) continue;
             ((Dict)messages[i]!)["role"] = "user";
             bool turn = false;
-            for (; !turn && i + 1 < messages.Count && ((turn = Is(messages[i + 1], "user")) || IsInstruction(messages[i + 1]));) JoinNext(messages, i, budget);
+            for (; !turn && i + 1 < messages.Count
+                && ((turn = Is(messages[i + 1], "user")) || IsInstruction(messages[i + 1]));)
+                JoinNext(messages, i, budget);
         }
     }
 
@@ -109,7 +115,10 @@ internal sealed class MessageDialect
     /// <summary>Null means that a member is not given; templates ask whether it is there.</summary>
     private static void DropNulls(Dict dict, string but)
     {
-        object[] names = [.. dict.Where(pair => pair.Value is null && pair.Key is not string name || pair.Value is null && (string)pair.Key != but).Select(pair => pair.Key)];
+        object[] names =
+            [.. dict.Where(
+                pair => pair.Value is null && pair.Key is not string name
+                    || pair.Value is null && (string)pair.Key != but).Select(pair => pair.Key)];
         foreach (object name in names) dict.Remove(name);
     }
 
@@ -129,15 +138,19 @@ internal sealed class MessageDialect
         var texts = new List<string>();
         foreach (object? part in parts)
         {
-            if (part is Dict thinking && TextOf(thinking, "thinking", "thinking") is { } thought && !_readsThinking.Value)
+            if (part is Dict thinking && TextOf(thinking, "thinking", "thinking") is { } thought
+                && !_readsThinking.Value)
             {
                 // Where templates look for old reasoning; they decide what is left of it.
                 if (!message.ContainsKey("reasoning_content")) message["reasoning_content"] = thought;
                 continue;
             }
-            string? text = part is not Dict dict ? null : TextOf(dict, "refusal", "refusal") ?? TextOf(dict, null, "text");
+            string? text =
+                part is not Dict dict ? null : TextOf(dict, "refusal", "refusal") ?? TextOf(dict, null, "text");
             if (text is not null) texts.Add(text);
-            adapted.Add(text is null || part is Dict { } given && given.TryGetValue("type", out object? type) && type is "text" ? part : Part(text));
+            adapted.Add(text is null
+                || part is Dict { } given && given.TryGetValue("type", out object? type) && type is "text" ? part
+                : Part(text));
         }
         // Only the template can know what to do with an image.
         if (texts.Count < adapted.Count || Reads(role).Parts) return adapted;
@@ -147,7 +160,8 @@ internal sealed class MessageDialect
 
     /// <summary>The text of a part of some type, or of any; null where it has none.</summary>
     private static string? TextOf(Dict part, string? type, string member) =>
-        (type is null || (part.TryGetValue("type", out object? found) && found as string == type)) && part.TryGetValue(member, out object? text) ? text as string : null;
+        (type is null || (part.TryGetValue("type", out object? found) && found as string == type))
+            && part.TryGetValue(member, out object? text) ? text as string : null;
 
     private void AdaptArguments(List<object?> calls, RenderBudget budget, Func<string, string>? mark)
     {
@@ -173,7 +187,8 @@ internal sealed class MessageDialect
         try
         {
             using var document = JsonDocument.Parse(Marks.Without(text));
-            if (document.RootElement.ValueKind == JsonValueKind.Object) return asText ? text : Json.Read(document.RootElement, budget, mark)!;
+            if (document.RootElement.ValueKind == JsonValueKind.Object)
+                return asText ? text : Json.Read(document.RootElement, budget, mark)!;
         }
         catch (JsonException)
         {
@@ -185,7 +200,8 @@ internal sealed class MessageDialect
 
     /// <summary>Whether a message of a role reaches the template's text.</summary>
     private bool Tells(string role) =>
-        _render(Conversation(role, First))?.Contains(First) == true || _render(Conversation(role, new List<object?> { Part(First) }))?.Contains(First) == true;
+        _render(Conversation(role, First))?.Contains(First) == true
+            || _render(Conversation(role, new List<object?> { Part(First) }))?.Contains(First) == true;
 
     /// <summary>Whether the template neither tells nor refuses messages of a role. What callers invent beyond some
     /// names is not asked.</summary>
@@ -201,7 +217,8 @@ internal sealed class MessageDialect
     private bool TellsBoth(List<object?> messages)
     {
         if (!Reads("system").Strings)
-            foreach (object? message in messages) ((Dict)message!)["content"] = new List<object?> { Part((string)((Dict)message)["content"]!) };
+            foreach (object? message in messages)
+                ((Dict)message!)["content"] = new List<object?> { Part((string)((Dict)message)["content"]!) };
         return _render(messages) is { } text && text.Contains(First) && text.Contains(Second);
     }
 
@@ -214,9 +231,10 @@ internal sealed class MessageDialect
         string? parts = _render(Conversation(name, new List<object?> { Part(First), Part(Second) }));
         bool printsStrings = Prints(strings, out string before, out string after);
         bool printsParts = Prints(parts, out string partsBefore, out string partsAfter);
-        if (printsStrings) return (true, printsParts && partsBefore == before && partsAfter.EndsWith(after, StringComparison.Ordinal));
-        // Neither: a template that refuses the probe for another reason. A string is what every template is made for, but some read
-        // parts alone, and some of those the first of them alone.
+        if (printsStrings)
+            return (true, printsParts && partsBefore == before && partsAfter.EndsWith(after, StringComparison.Ordinal));
+        // Neither: a template that refuses the probe for another reason. A string is what every template is made for,
+        // but some read parts alone, and some of those the first of them alone.
         bool readsFirst = strings?.Contains(First) != true && parts?.Contains(First) == true;
         bool onlyParts = (printsParts || readsFirst) && !parts!.Contains("'type'");
         return (!onlyParts, onlyParts);
@@ -262,7 +280,8 @@ internal sealed class MessageDialect
         var function = new Dict { ["name"] = "probe", ["arguments"] = arguments };
         Dict assistant = Message("assistant", content);
         // Some templates insist on ids of nine letters and digits.
-        assistant["tool_calls"] = new List<object?> { new Dict { ["id"] = "probe0001", ["type"] = "function", ["function"] = function } };
+        assistant["tool_calls"] =
+            new List<object?> { new Dict { ["id"] = "probe0001", ["type"] = "function", ["function"] = function } };
         return [Message("user", "x"), assistant, ToolResult("x")];
     }
 

@@ -5,8 +5,9 @@ namespace Native.Server.Jinja;
 
 /// <summary>The methods of Python's str, list, tuple and dict that templates call.</summary>
 /// <remarks>
-/// transformers renders with an immutable sandbox, where <c>append</c>, <c>pop</c> and <c>update</c> are refused; templates of the
-/// Kimi K2 family need them all the same, and here every value is this rendering's own copy, so they are allowed.
+/// transformers renders with an immutable sandbox, where <c>append</c>, <c>pop</c> and <c>update</c> are refused;
+/// templates of the Kimi K2 family need them all the same, and here every value is this rendering's own copy, so they
+/// are allowed.
 /// </remarks>
 internal static class Methods
 {
@@ -24,13 +25,22 @@ internal static class Methods
         { "capitalize", "", (i, v, _) => Characters.Capitalize(Read(i, v)) },
         { "casefold", "", (i, v, _) => Read(i, v).ToLowerInvariant() },
         { "center", "width fillchar?", (i, v, a) => Pad(i, v, a, '^') },
-        { "count", "sub start? end?", (i, v, a) => Window(i, v, a, out _) is string text ? Count(text, a.Text(0)) : 0L },
-        { "endswith", "suffix start? end?", (i, v, a) => Window(i, v, a, out _) is string text && Affixes(a).Any(x => Marks.Without(text).EndsWith(x, StringComparison.Ordinal)) },
-        { "startswith", "prefix start? end?", (i, v, a) => Window(i, v, a, out _) is string text && Affixes(a).Any(x => Marks.Without(text).StartsWith(x, StringComparison.Ordinal)) },
+        { "count", "sub start? end?",
+            (i, v, a) => Window(i, v, a, out _) is string text ? Count(text, a.Text(0)) : 0L },
+        { "endswith", "suffix start? end?",
+            (i, v, a) => Window(i, v, a, out _) is string text
+                && Affixes(a).Any(x => Marks.Without(text).EndsWith(x, StringComparison.Ordinal)) },
+        { "startswith", "prefix start? end?",
+            (i, v, a) => Window(i, v, a, out _) is string text
+                && Affixes(a).Any(x => Marks.Without(text).StartsWith(x, StringComparison.Ordinal)) },
         { "find", "sub start? end?", (i, v, a) => Find(i, v, a, last: false) },
         { "rfind", "sub start? end?", (i, v, a) => Find(i, v, a, last: true) },
-        { "index", "sub start? end?", (i, v, a) => Find(i, v, a, last: false) is >= 0 and var index ? index : throw new TemplateException("substring not found") },
-        { "rindex", "sub start? end?", (i, v, a) => Find(i, v, a, last: true) is >= 0 and var index ? index : throw new TemplateException("substring not found") },
+        { "index", "sub start? end?",
+            (i, v, a) => Find(i, v, a, last: false) is >= 0 and var index ? index
+                : throw new TemplateException("substring not found") },
+        { "rindex", "sub start? end?",
+            (i, v, a) => Find(i, v, a, last: true) is >= 0 and var index ? index
+                : throw new TemplateException("substring not found") },
         { "format", "*", (i, v, a) => Formatting.Braces(Read(i, v), a.All, i) },
         { "isalnum", "", (i, v, _) => All(i, v, rune => Rune.IsLetterOrDigit(rune)) },
         { "isalpha", "", (i, v, _) => All(i, v, Rune.IsLetter) },
@@ -47,7 +57,10 @@ internal static class Methods
         { "rjust", "width fillchar?", (i, v, a) => Pad(i, v, a, '>') },
         { "lower", "", (i, v, _) => Read(i, v).ToLowerInvariant() },
         { "upper", "", (i, v, _) => Read(i, v).ToUpperInvariant() },
-        { "swapcase", "", (i, v, _) => string.Concat(Walked(i, v).Select(c => char.IsUpper(c) ? char.ToLowerInvariant(c) : char.ToUpperInvariant(c))) },
+        { "swapcase", "",
+            (i, v, _) =>
+                string.Concat(
+                    Walked(i, v).Select(c => char.IsUpper(c) ? char.ToLowerInvariant(c) : char.ToUpperInvariant(c))) },
         { "strip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: true, right: true) },
         { "lstrip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: true, right: false) },
         { "rstrip", "chars?", (i, v, a) => Strip(i, Read(i, v), a.TextOrNone(0), left: false, right: true) },
@@ -69,7 +82,8 @@ internal static class Methods
     {
         { "append", "object", (i, v, a) => Grow(i, v, [a[0]]) },
         { "copy", "", (i, v, _) => new List<object?>(Access.Iterate(v, i.Budget)) },
-        { "count", "value", (i, v, a) => (long)Access.Iterate(v, i.Budget).Count(item => Python.Equals(item, a[0], i.Budget)) },
+        { "count", "value",
+            (i, v, a) => (long)Access.Iterate(v, i.Budget).Count(item => Python.Equals(item, a[0], i.Budget)) },
         { "extend", "iterable", (i, v, a) => Grow(i, v, Access.Iterate(a[0], i.Budget)) },
         { "index", "value", IndexOf },
         { "insert", "index object", (i, v, a) => Insert(i, (List<object?>)v!, a.Integer(0, 0), a[1]) },
@@ -78,7 +92,8 @@ internal static class Methods
 
     private static readonly BuiltinTable Tuple = new()
     {
-        { "count", "value", (i, v, a) => (long)Access.Iterate(v, i.Budget).Count(item => Python.Equals(item, a[0], i.Budget)) },
+        { "count", "value",
+            (i, v, a) => (long)Access.Iterate(v, i.Budget).Count(item => Python.Equals(item, a[0], i.Budget)) },
         { "index", "value", IndexOf },
     };
 
@@ -149,9 +164,13 @@ internal static class Methods
         }
         Searched searched = new(text);
         ReadOnlySpan<char> rest = searched.Plain;
-        while (left && !rest.IsEmpty && Rune.DecodeFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done && strips(rune)) rest = rest[used..];
+        while (left && !rest.IsEmpty
+            && Rune.DecodeFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done
+            && strips(rune)) rest = rest[used..];
         int start = searched.Length - rest.Length;
-        while (right && !rest.IsEmpty && Rune.DecodeLastFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done && strips(rune)) rest = rest[..^used];
+        while (right && !rest.IsEmpty
+            && Rune.DecodeLastFromUtf16(rest, out Rune rune, out int used) == System.Buffers.OperationStatus.Done
+            && strips(rune)) rest = rest[..^used];
         i.Budget.Walk(searched.Length - rest.Length);
         return rest.Length == searched.Length ? text : searched[start..(start + rest.Length)];
     }
@@ -185,12 +204,15 @@ internal static class Methods
         if (Window(i, value, a, out int offset) is not { } window) return -1;
         string text = Marks.Without(window), before = Marks.Without(((string)value!)[..offset]);
         i.Budget.Search(text, part);
-        int found = last ? text.LastIndexOf(part, StringComparison.Ordinal) : text.IndexOf(part, StringComparison.Ordinal);
+        int found = last ? text.LastIndexOf(part, StringComparison.Ordinal)
+            : text.IndexOf(part, StringComparison.Ordinal);
         return found < 0 ? -1 : Characters.Length(before) + Characters.Index(text, found);
     }
 
     private static string[] Affixes(Bound a) => a[0] is object?[] several
-        ? [.. several.Select(item => Marks.Without(item as string ?? throw new TemplateException("a tuple of prefixes or suffixes must hold strings")))]
+        ? [.. several.Select(
+            item => Marks.Without(
+                item as string ?? throw new TemplateException("a tuple of prefixes or suffixes must hold strings")))]
         : [Marks.Without(a.Text(0))];
 
     private static string RemoveAffix(string text, string affix, bool atEnd)
@@ -205,7 +227,8 @@ internal static class Methods
         (text, part) = (Marks.Without(text), Marks.Without(part));
         if (part.Length == 0) return (long)Characters.Length(text) + 1;
         long count = 0;
-        for (int at = text.IndexOf(part, StringComparison.Ordinal); at >= 0; at = text.IndexOf(part, at + part.Length, StringComparison.Ordinal)) count++;
+        for (int at = text.IndexOf(part, StringComparison.Ordinal); at >= 0; at =
+            text.IndexOf(part, at + part.Length, StringComparison.Ordinal)) count++;
         return count;
     }
 
@@ -241,7 +264,8 @@ internal static class Methods
     private static object? Join(Interpreter i, string separator, object?[] items)
     {
         int wrong = Array.FindIndex(items, item => item is not string);
-        if (wrong >= 0) throw new TemplateException($"join(): item {wrong} is {Python.TypeName(items[wrong])}, not a string");
+        if (wrong >= 0)
+            throw new TemplateException($"join(): item {wrong} is {Python.TypeName(items[wrong])}, not a string");
         return Filters.Join(i, items, separator);
     }
 
@@ -252,7 +276,8 @@ internal static class Methods
         i.Budget.Search(text, separator);
         Searched searched = new(text);
         string sought = Marks.Without(separator);
-        int at = last ? searched.Plain.LastIndexOf(sought, StringComparison.Ordinal) : searched.Plain.IndexOf(sought, StringComparison.Ordinal);
+        int at = last ? searched.Plain.LastIndexOf(sought, StringComparison.Ordinal)
+            : searched.Plain.IndexOf(sought, StringComparison.Ordinal);
         if (at < 0) return (object?[])(last ? ["", "", text] : [text, "", ""]);
         return (object?[])[searched[..at], separator, searched[(at + sought.Length)..]];
     }
@@ -266,7 +291,8 @@ internal static class Methods
         if (separator is not null) i.Budget.Search(text, separator);
         List<object?> parts = separator is null
             ? (fromRight ? WordsFromRight(i, text, limit) : Words(i, text, limit))
-            : (fromRight ? PartsFromRight(i, new Searched(text), Marks.Without(separator), limit) : Parts(i, new Searched(text), Marks.Without(separator), limit));
+            : (fromRight ? PartsFromRight(i, new Searched(text), Marks.Without(separator), limit)
+                : Parts(i, new Searched(text), Marks.Without(separator), limit));
         return parts;
     }
 
@@ -274,7 +300,8 @@ internal static class Methods
     {
         var parts = new List<object?>();
         int from = 0;
-        for (int at; parts.Count < limit && (at = text.Plain.IndexOf(separator, from, StringComparison.Ordinal)) >= 0; from = at + separator.Length)
+        for (int at; parts.Count < limit
+            && (at = text.Plain.IndexOf(separator, from, StringComparison.Ordinal)) >= 0; from = at + separator.Length)
         {
             i.Budget.Parts(1);
             parts.Add(text[from..at]);
@@ -358,7 +385,8 @@ internal static class Methods
         foreach (Rune rune in text.EnumerateRunes())
         {
             result.Append((inWord ? Rune.ToLowerInvariant(rune) : Rune.ToUpperInvariant(rune)).ToString());
-            inWord = Rune.GetUnicodeCategory(rune) is UnicodeCategory.UppercaseLetter or UnicodeCategory.LowercaseLetter or UnicodeCategory.TitlecaseLetter;
+            inWord = Rune.GetUnicodeCategory(rune) is UnicodeCategory.UppercaseLetter or UnicodeCategory.LowercaseLetter
+                or UnicodeCategory.TitlecaseLetter;
         }
         return result.ToString();
     }
@@ -377,7 +405,8 @@ internal static class Methods
     {
         object?[] items = Access.Iterate(value, i.Budget);
         int index = Array.FindIndex(items, item => Python.Equals(item, a[0], i.Budget));
-        return index >= 0 ? (long)index : throw new TemplateException($"{Python.Repr(a[0], i.Budget)} is not in {Python.TypeName(value)}");
+        return index >= 0 ? (long)index
+            : throw new TemplateException($"{Python.Repr(a[0], i.Budget)} is not in {Python.TypeName(value)}");
     }
 
     private static object? Insert(Interpreter i, List<object?> list, long index, object? item)
@@ -391,7 +420,8 @@ internal static class Methods
     {
         i.Budget.Elements(1 + list.Count / 64);
         if (index < 0) index += list.Count;
-        if (index < 0 || index >= list.Count) throw new TemplateException(list.Count == 0 ? "pop from empty list" : "pop index out of range");
+        if (index < 0 || index >= list.Count)
+            throw new TemplateException(list.Count == 0 ? "pop from empty list" : "pop index out of range");
         object? item = list[(int)index];
         list.RemoveAt((int)index);
         return item;
@@ -436,7 +466,8 @@ internal static class Methods
         if (items is Dict other) items = Items(other, i.Budget);
         foreach (object? pair in items is null ? [] : Access.Iterate(items, i.Budget))
         {
-            if (Access.Iterate(pair, i.Budget) is not [var key, var value]) throw new TemplateException("a dict is made from pairs");
+            if (Access.Iterate(pair, i.Budget) is not [var key, var value])
+                throw new TemplateException("a dict is made from pairs");
             dict.Set(key, value, i.Budget);
         }
         foreach ((object key, object? value) in keywords ?? []) dict.Set(key, value, i.Budget);

@@ -14,14 +14,16 @@ internal static class Numbers
         long value = 0;
         foreach (char c in digits)
         {
-            int digit = char.IsAsciiDigit(c) ? c - '0' : char.IsAsciiLetter(c) ? char.ToLowerInvariant(c) - 'a' + 10 : radix;
+            int digit = char.IsAsciiDigit(c) ? c - '0' : char.IsAsciiLetter(c) ? char.ToLowerInvariant(c) - 'a' + 10
+                : radix;
             if (digit >= radix || value > (long.MaxValue - digit) / radix) return null;
             value = value * radix + digit;
         }
         return value;
     }
 
-    /// <summary><c>int(text, radix)</c>: spaces around, a sign, a prefix of the radix and single underscores between digits; null when malformed or too large.</summary>
+    /// <summary><c>int(text, radix)</c>: spaces around, a sign, a prefix of the radix and single underscores between
+    /// digits; null when malformed or too large.</summary>
     public static long? ParsePythonInteger(string text, int radix)
     {
         ReadOnlySpan<char> digits = text.AsSpan().Trim();
@@ -44,10 +46,12 @@ internal static class Numbers
         if (unsigned is "inf" or "infinity") return sign * double.PositiveInfinity;
         if (unsigned == "nan") return double.NaN;
         const NumberStyles Style = NumberStyles.AllowDecimalPoint | NumberStyles.AllowExponent;
-        return double.TryParse(unsigned.Replace("_", ""), Style, CultureInfo.InvariantCulture, out double value) ? sign * value : null;
+        return double.TryParse(unsigned.Replace("_", ""), Style, CultureInfo.InvariantCulture, out double value)
+            ? sign * value : null;
     }
 
-    /// <summary><c>repr(float)</c>: the shortest digits that read back the same, always with a point or an exponent.</summary>
+    /// <summary><c>repr(float)</c>: the shortest digits that read back the same, always with a point or an
+    /// exponent.</summary>
     public static string Repr(double value)
     {
         if (double.IsNaN(value)) return "nan";
@@ -69,7 +73,8 @@ internal static class Numbers
     private static (string Digits, int Exponent) Decompose(string number)
     {
         int e = number.IndexOf('E');
-        int exponent = e < 0 ? 0 : int.Parse(number.AsSpan(e + 1), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture);
+        int exponent =
+            e < 0 ? 0 : int.Parse(number.AsSpan(e + 1), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture);
         string mantissa = e < 0 ? number : number[..e];
         int point = mantissa.IndexOf('.');
         string digits = mantissa.Replace(".", "");
@@ -109,11 +114,13 @@ internal static class Numbers
         return "1" + digits;
     }
 
-    /// <summary>A whole number of a document that needs more than 64 bits: it can be printed, not computed with.</summary>
+    /// <summary>A whole number of a document that needs more than 64 bits: it can be printed, not computed
+    /// with.</summary>
     public static object FromJson(string raw)
     {
         if (raw.AsSpan().IndexOfAny(".eE") >= 0) return double.Parse(raw, CultureInfo.InvariantCulture);
         if (long.TryParse(raw, CultureInfo.InvariantCulture, out long value)) return value;
-        return raw.Length <= 1000 ? BigInteger.Parse(raw, CultureInfo.InvariantCulture) : double.Parse(raw, CultureInfo.InvariantCulture);
+        return raw.Length <= 1000 ? BigInteger.Parse(raw, CultureInfo.InvariantCulture)
+            : double.Parse(raw, CultureInfo.InvariantCulture);
     }
 }

@@ -6,7 +6,8 @@ namespace Native.Server.Jinja;
 /// <summary>Tokens to statements, by recursive descent with Jinja2's grammar and precedences.</summary>
 internal sealed class Parser
 {
-    /// <summary>Nested brackets and blocks. Real templates stay below 30; the bound keeps the descent off the stack's end.</summary>
+    /// <summary>Nested brackets and blocks. Real templates stay below 30; the bound keeps the descent off the stack's
+    /// end.</summary>
     private const int MaxNesting = 200;
 
     private static readonly string[][] BinaryLevels = [["+", "-"], ["~"], ["*", "/", "//", "%"], ["**"]];
@@ -35,7 +36,8 @@ internal sealed class Parser
 
     private int Line => _source.Line(Current.Position);
 
-    private TemplateException Unexpected(string expected) => _source.Error(Current.Position, $"expected {expected}, found {Current.Describe()}");
+    private TemplateException Unexpected(string expected) =>
+        _source.Error(Current.Position, $"expected {expected}, found {Current.Describe()}");
 
     private bool IsOperator(string symbol) => Current.Is(TokenKind.Operator, symbol);
 
@@ -81,7 +83,8 @@ internal sealed class Parser
 
     // ---- statements ----
 
-    /// <summary>Statements up to a tag that begins with one of the given words, which is left as the current token; or to the end.</summary>
+    /// <summary>Statements up to a tag that begins with one of the given words, which is left as the current token; or
+    /// to the end.</summary>
     private Block ParseBody(string? opener, params ReadOnlySpan<string> closers)
     {
         Nest();
@@ -93,7 +96,9 @@ internal sealed class Parser
             switch (token.Kind)
             {
                 case TokenKind.End:
-                    if (opener is not null) throw _source.Error(opened, $"'{opener}' is not closed: expected '{closers[^1]}', found end of template");
+                    if (opener is not null)
+                        throw _source.Error(opened,
+                            $"'{opener}' is not closed: expected '{closers[^1]}', found end of template");
                     _nesting--;
                     return new Block([.. statements]);
                 case TokenKind.Text:
@@ -142,7 +147,8 @@ internal sealed class Parser
             case "include" or "import" or "from" or "extends" or "block":
                 throw _source.Error(tag.Position, $"'{keyword}' is not supported: a chat template stands alone");
             default:
-                string expected = closers.Length == 0 ? "" : $", expected '{string.Join("' or '", closers.ToArray())}' of '{opener}'";
+                string expected =
+                    closers.Length == 0 ? "" : $", expected '{string.Join("' or '", closers.ToArray())}' of '{opener}'";
                 throw _source.Error(tag.Position, $"unknown statement '{keyword}'{expected}");
         }
     }
@@ -267,7 +273,8 @@ internal sealed class Parser
             string name = Identifier("a parameter");
             Expression? otherwise = SkipOperator("=") ? ParseExpression() : null;
             if (otherwise is null && parameters.Count > 0 && parameters[^1].Default is not null)
-                throw _source.Error(Current.Position, $"parameter '{name}' needs a default, because the one before has one");
+                throw _source.Error(Current.Position,
+                    $"parameter '{name}' needs a default, because the one before has one");
             parameters.Add(new Parameter(name, otherwise));
         }
         ExpectOperator(")");
@@ -341,7 +348,8 @@ internal sealed class Parser
         }
         Token token = Current;
         string name = Identifier("a name to assign to");
-        if (name is "true" or "false" or "none" or "True" or "False" or "None") throw _source.Error(token.Position, $"can't assign to '{name}'");
+        if (name is "true" or "false" or "none" or "True" or "False" or "None")
+            throw _source.Error(token.Position, $"can't assign to '{name}'");
         return SkipOperator(".") ? new NamespaceTarget(name, Identifier("an attribute")) : new NameTarget(name);
     }
 
@@ -354,7 +362,8 @@ internal sealed class Parser
         bool isTuple = false;
         do
         {
-            if (items.Count > 0 && (Current.Kind is TokenKind.VariableEnd or TokenKind.BlockEnd || IsOperator(")"))) break;
+            if (items.Count > 0 && (Current.Kind is TokenKind.VariableEnd or TokenKind.BlockEnd || IsOperator(")")))
+                break;
             items.Add(conditional ? ParseExpression() : ParseOr());
             isTuple |= IsOperator(",");
         }
@@ -405,7 +414,8 @@ internal sealed class Parser
         while (true)
         {
             string? symbol = null;
-            if (Current is { Kind: TokenKind.Operator, Text: "==" or "!=" or "<" or "<=" or ">" or ">=" }) symbol = Current.Text;
+            if (Current is { Kind: TokenKind.Operator, Text: "==" or "!=" or "<" or "<=" or ">" or ">=" })
+                symbol = Current.Text;
             else if (IsName("in")) symbol = "in";
             else if (IsName("not") && _tokens[_next + 1].Is(TokenKind.Name, "in")) symbol = "not in";
             if (symbol is null) return rest.Count == 0 ? first : new Comparison(first, [.. rest]);
@@ -466,7 +476,8 @@ internal sealed class Parser
                 return new Literal(text.ToString());
             case TokenKind.Integer:
                 _next++;
-                if (!long.TryParse(token.Text, CultureInfo.InvariantCulture, out long integer)) throw _source.Error(token.Position, $"integer {token.Describe()} is too large");
+                if (!long.TryParse(token.Text, CultureInfo.InvariantCulture, out long integer))
+                    throw _source.Error(token.Position, $"integer {token.Describe()} is too large");
                 return new Literal(integer);
             case TokenKind.Float:
                 _next++;
@@ -510,9 +521,11 @@ internal sealed class Parser
         {
             if (SkipOperator("."))
             {
-                value = Current.Kind == TokenKind.Integer && long.TryParse(Current.Text, CultureInfo.InvariantCulture, out long index)
+                value = Current.Kind == TokenKind.Integer
+                    && long.TryParse(Current.Text, CultureInfo.InvariantCulture, out long index)
                     ? new Item(value, new Literal(index))
-                    : new Attribute(value, Current.Kind == TokenKind.Name ? Current.Text : throw Unexpected("a name or number after '.'"));
+                    : new Attribute(value,
+                        Current.Kind == TokenKind.Name ? Current.Text : throw Unexpected("a name or number after '.'"));
                 _next++;
             }
             else if (SkipOperator("["))
@@ -552,8 +565,12 @@ internal sealed class Parser
             if (!first) ExpectOperator(",");
             if (IsOperator(")")) break;
             Token at = Current;
-            if (SkipOperator("**")) keywordSpread = keywordSpread is null ? ParseExpression() : throw _source.Error(at.Position, "a second ** in one call");
-            else if (SkipOperator("*")) spread = spread is null ? ParseExpression() : throw _source.Error(at.Position, "a second * in one call");
+            if (SkipOperator("**"))
+                keywordSpread = keywordSpread is null ? ParseExpression()
+                    : throw _source.Error(at.Position, "a second ** in one call");
+            else if (SkipOperator("*"))
+                spread = spread is null ? ParseExpression()
+                    : throw _source.Error(at.Position, "a second * in one call");
             else if (Current.Kind == TokenKind.Name && _tokens[_next + 1].Is(TokenKind.Operator, "="))
             {
                 _next += 2;
@@ -590,7 +607,9 @@ internal sealed class Parser
         var arguments = ArgumentList.None;
         if (IsOperator("(")) arguments = ParseArguments();
         else if (Current is { Kind: TokenKind.Name, Text: "is" or "not" or "in" or "if" or "recursive" })
-            throw _source.Error(Current.Position, $"'{Current.Text}' would be the operand of the test '{name}': put the test in parentheses"); // Jinja2 fails too
+            // Jinja2 fails too
+            throw _source.Error(Current.Position,
+                $"'{Current.Text}' would be the operand of the test '{name}': put the test in parentheses");
         else if (StartsTestOperand()) arguments = new ArgumentList([ParsePostfix(ParsePrimary())], [], null, null);
         return new Test(operand, name, arguments, negated);
     }

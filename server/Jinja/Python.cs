@@ -108,7 +108,8 @@ internal static class Python
         }
     }
 
-    private static void AppendItems(StringBuilder builder, char open, IReadOnlyList<object?> items, char close, RenderBudget? budget, int depth)
+    private static void AppendItems(StringBuilder builder, char open, IReadOnlyList<object?> items, char close,
+        RenderBudget? budget, int depth)
     {
         builder.Append(open);
         for (int n = 0; n < items.Count; n++)
@@ -146,7 +147,12 @@ internal static class Python
     // ---- equality and order ----
 
     /// <summary>bool and int as a long; null for anything else.</summary>
-    public static long? AsInteger(object? value) => value switch { long number => number, bool flag => flag ? 1 : 0, _ => null };
+    public static long? AsInteger(object? value) => value switch
+    {
+        long number => number,
+        bool flag => flag ? 1 : 0,
+        _ => null,
+    };
 
     public static double? AsNumber(object? value) => value switch
     {
@@ -174,14 +180,16 @@ internal static class Python
                 if (left.Count != right.Count) return false;
                 foreach ((object key, object? value) in left)
                 {
-                    if (!right.TryGetValue(key, out object? match) || !Equals(value, match, budget, depth + 1)) return false;
+                    if (!right.TryGetValue(key, out object? match) || !Equals(value, match, budget, depth + 1))
+                        return false;
                 }
                 return true;
             default: return ReferenceEquals(a, b);
         }
     }
 
-    private static bool SequenceEquals(IReadOnlyList<object?> left, IReadOnlyList<object?> right, RenderBudget? budget, int depth)
+    private static bool SequenceEquals(IReadOnlyList<object?> left, IReadOnlyList<object?> right, RenderBudget? budget,
+        int depth)
     {
         if (left.Count != right.Count) return false;
         for (int n = 0; n < left.Count; n++)
@@ -194,9 +202,11 @@ internal static class Python
     /// <summary>Equality of dict keys.</summary>
     public static bool KeyEquals(object? a, object? b) => Equals(a, b, null);
 
-    /// <summary>Whether a value can be a dict's key: a string, a number or a short tuple of them, so that a lookup costs no more than it looks.</summary>
+    /// <summary>Whether a value can be a dict's key: a string, a number or a short tuple of them, so that a lookup
+    /// costs no more than it looks.</summary>
     public static bool IsKey(object? value) => value is string or bool or long or double or BigInteger ||
-        (value is object?[] { Length: <= 16 } tuple && tuple.All(item => item is null or string or bool or long or double or BigInteger));
+        (value is object?[] { Length: <= 16 } tuple
+            && tuple.All(item => item is null or string or bool or long or double or BigInteger));
 
     public static int KeyHash(object? key) => key switch
     {
@@ -218,13 +228,15 @@ internal static class Python
         _ => Order(a, b, symbol, budget) >= 0,
     };
 
-    /// <summary>Order of numbers, strings, lists and tuples; NaN is below and above nothing, so it comes back as null.</summary>
+    /// <summary>Order of numbers, strings, lists and tuples; NaN is below and above nothing, so it comes back as
+    /// null.</summary>
     public static int? Order(object? a, object? b, string symbol, RenderBudget budget, int depth = 0)
     {
         CheckNesting(depth);
         budget.Elements(1);
         if (AsInteger(a) is long x && AsInteger(b) is long y) return x.CompareTo(y);
-        if (AsNumber(a) is double p && AsNumber(b) is double q) return double.IsNaN(p) || double.IsNaN(q) ? null : p.CompareTo(q);
+        if (AsNumber(a) is double p && AsNumber(b) is double q)
+            return double.IsNaN(p) || double.IsNaN(q) ? null : p.CompareTo(q);
         switch (a, b)
         {
             case (string left, string right):
@@ -238,11 +250,13 @@ internal static class Python
         }
     }
 
-    private static int? SequenceOrder(IReadOnlyList<object?> left, IReadOnlyList<object?> right, string symbol, RenderBudget budget, int depth)
+    private static int? SequenceOrder(IReadOnlyList<object?> left, IReadOnlyList<object?> right, string symbol,
+        RenderBudget budget, int depth)
     {
         for (int n = 0; n < left.Count && n < right.Count; n++)
         {
-            if (!Equals(left[n], right[n], budget, depth + 1)) return Order(left[n], right[n], symbol, budget, depth + 1);
+            if (!Equals(left[n], right[n], budget, depth + 1))
+                return Order(left[n], right[n], symbol, budget, depth + 1);
         }
         return left.Count.CompareTo(right.Count);
     }
@@ -266,11 +280,14 @@ internal static class Python
         switch (container)
         {
             case string text:
-                if (value is not string part) throw new TemplateException($"'in <string>' requires string as left operand, not {TypeName(value)}");
+                if (value is not string part)
+                    throw new TemplateException(
+                        $"'in <string>' requires string as left operand, not {TypeName(value)}");
                 budget.Search(text, part);
                 return Marks.Without(text).Contains(Marks.Without(part), StringComparison.Ordinal);
             case Dict dict:
-                if (value is List<object?> or Dict) throw new TemplateException($"unhashable type: '{TypeName(value)}'");
+                if (value is List<object?> or Dict)
+                    throw new TemplateException($"unhashable type: '{TypeName(value)}'");
                 return dict.Find(value, out _, budget);
             case null or bool or long or double or BigInteger or Callable:
                 throw new TemplateException($"argument of type '{TypeName(container)}' is not iterable");
@@ -300,7 +317,8 @@ internal static class Python
         if (a is Markup || b is Markup)
         {
             if (symbol == "+" && a is Markup or string && b is Markup or string)
-                return new Markup((string)Arithmetic("+", Markup.Joinable(a, i.Budget), Markup.Joinable(b, i.Budget), i)!);
+                return new Markup(
+                    (string)Arithmetic("+", Markup.Joinable(a, i.Budget), Markup.Joinable(b, i.Budget), i)!);
             return Arithmetic(symbol, a is Markup left ? left.Text : a, b is Markup right ? right.Text : b, i);
         }
         switch (symbol, a, b)
@@ -322,7 +340,8 @@ internal static class Python
                 return Repeat(b, times, i.Budget);
             case (_, Jinja.Undefined left, _): throw left.Error();
             case (_, _, Jinja.Undefined right): throw right.Error();
-            case ("+", string, _): throw new TemplateException($"can only concatenate str (not \"{TypeName(b)}\") to str");
+            case ("+", string, _):
+                throw new TemplateException($"can only concatenate str (not \"{TypeName(b)}\") to str");
             default: throw Unsupported(symbol, a, b, "unsupported operand types:");
         }
     }
@@ -342,11 +361,15 @@ internal static class Python
                 case "*": return x * y;
                 case "/": return (double)x / y;
                 case "//": return x / y - (x % y != 0 && (x < 0) != (y < 0) ? 1 : 0);
-                case "%": return y == -1 ? 0L : x % y is var rest && rest != 0 && (rest < 0) != (y < 0) ? rest + y : rest;
+                case "%":
+                    return y == -1 ? 0L : x % y is var rest && rest != 0 && (rest < 0) != (y < 0) ? rest + y
+                    : rest;
             }
         }
         if (y < 0) return Floats(symbol, x, y);
-        BigInteger power = Math.Abs((double)x) <= 1 ? BigInteger.Pow(x, (int)(y % 2 + (y > 1 ? 2 : 0))) : y < 64 ? BigInteger.Pow(x, (int)y) : long.MaxValue + BigInteger.One;
+        BigInteger power =
+            Math.Abs((double)x) <= 1 ? BigInteger.Pow(x, (int)(y % 2 + (y > 1 ? 2 : 0)))
+                : y < 64 ? BigInteger.Pow(x, (int)y) : long.MaxValue + BigInteger.One;
         return (long)power; // OverflowException when it needs more than 64 bits
     }
 
@@ -360,11 +383,14 @@ internal static class Python
             case "*": return p * q;
             case "/": return p / q;
             case "//": return Math.Floor(p / q);
-            case "%": return p % q is var rest && rest == 0 ? Math.CopySign(0, q) : (rest < 0) != (q < 0) ? rest + q : rest;
+            case "%":
+                return p % q is var rest && rest == 0 ? Math.CopySign(0, q) : (rest < 0) != (q < 0) ? rest + q
+                : rest;
         }
         double power = Math.Pow(p, q);
         bool overflows = double.IsInfinity(power) && double.IsFinite(p) && double.IsFinite(q);
-        if (overflows || (double.IsNaN(power) && !double.IsNaN(p) && !double.IsNaN(q))) throw new TemplateException($"{Numbers.Repr(p)} can't be raised to {Numbers.Repr(q)}");
+        if (overflows || (double.IsNaN(power) && !double.IsNaN(p) && !double.IsNaN(q)))
+            throw new TemplateException($"{Numbers.Repr(p)} can't be raised to {Numbers.Repr(q)}");
         return power;
     }
 

@@ -1,6 +1,7 @@
 namespace Native.Server.Jinja;
 
-/// <summary>A template's text with newlines normalized to '\n' and one trailing newline dropped, as Jinja2 reads its sources.</summary>
+/// <summary>A template's text with newlines normalized to '\n' and one trailing newline dropped, as Jinja2 reads its
+/// sources.</summary>
 internal sealed class SourceText
 {
     private readonly List<int> _lineStarts = [0];

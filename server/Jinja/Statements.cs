@@ -59,7 +59,8 @@ internal sealed class FilterBlock(Expression filtered, int line) : Statement
     {
         i.Line = line;
         object? value = filtered.Evaluate(i);
-        i.Write(value as string ?? throw new TemplateException($"a filter block must make a string, not {Python.TypeName(value)}"));
+        i.Write(value as string
+            ?? throw new TemplateException($"a filter block must make a string, not {Python.TypeName(value)}"));
         return Flow.Next;
     }
 }
@@ -77,7 +78,8 @@ internal sealed class If((Expression Condition, Statement Body, int Line)[] bran
     }
 }
 
-internal sealed class For(Target target, Expression items, Expression? condition, Statement body, Statement? otherwise, bool recursive, int line) : Statement
+internal sealed class For(Target target, Expression items, Expression? condition, Statement body, Statement? otherwise,
+    bool recursive, int line) : Statement
 {
     protected override Flow Run(Interpreter i)
     {
@@ -108,7 +110,8 @@ internal sealed class For(Target target, Expression items, Expression? condition
         }
         i.Scope = outer;
 
-        string Recurse(Interpreter inner, object? children) => inner.Capture(new Nested(this, children, depth0 + 1), new Scope(outer));
+        string Recurse(Interpreter inner, object? children) =>
+            inner.Capture(new Nested(this, children, depth0 + 1), new Scope(outer));
     }
 
     private object?[] Select(Interpreter i, Scope outer, object?[] elements)
@@ -150,7 +153,8 @@ internal sealed class Set(Target target, Expression value, int line) : Statement
     }
 }
 
-/// <summary>A block with names of its own: <c>with</c>, and <c>generation</c>, which marks the assistant's text for training.</summary>
+/// <summary>A block with names of its own: <c>with</c>, and <c>generation</c>, which marks the assistant's text for
+/// training.</summary>
 internal sealed class With((Target Target, Expression Value)[] assignments, Statement body) : Statement
 {
     protected override Flow Run(Interpreter i)
@@ -173,7 +177,8 @@ internal sealed class With((Target Target, Expression Value)[] assignments, Stat
 
 internal sealed record Parameter(string Name, Expression? Default);
 
-/// <summary>Which of its arguments a macro names in its body: only those it names may a call give beyond the parameters.</summary>
+/// <summary>Which of its arguments a macro names in its body: only those it names may a call give beyond the
+/// parameters.</summary>
 [Flags]
 internal enum Extras
 {
@@ -214,7 +219,9 @@ internal sealed class Macro(string name, MacroBody body, Scope enclosing) : Call
         Parameter[] parameters = body.Parameters;
         var scope = new Scope(enclosing);
         var keywords = arguments.Keywords is null ? new Dict() : new Dict(arguments.Keywords);
-        if (body.Takes.HasFlag(Extras.Caller)) scope.Set("caller", keywords.Remove("caller", out object? caller) ? caller : new Undefined("no caller is defined"));
+        if (body.Takes.HasFlag(Extras.Caller))
+            scope.Set("caller",
+                keywords.Remove("caller", out object? caller) ? caller : new Undefined("no caller is defined"));
 
         Scope outer = i.Scope;
         i.Scope = scope; // defaults may name the parameters before them
@@ -224,14 +231,19 @@ internal sealed class Macro(string name, MacroBody body, Scope enclosing) : Call
             if (n < arguments.Positional.Length) scope.Set(parameter.Name, arguments.Positional[n]);
             else if (keywords.Remove(parameter.Name, out object? value)) scope.Set(parameter.Name, value);
             else if (parameter.Default is not null) scope.Set(parameter.Name, parameter.Default.Evaluate(i));
-            else scope.Set(parameter.Name, new Undefined($"parameter '{parameter.Name}' of macro '{Name}' was not provided"));
+            else scope.Set(parameter.Name,
+                new Undefined($"parameter '{parameter.Name}' of macro '{Name}' was not provided"));
         }
         i.Scope = outer;
-        object?[] more = arguments.Positional.Length > parameters.Length ? arguments.Positional[parameters.Length..] : [];
+        object?[] more =
+            arguments.Positional.Length > parameters.Length ? arguments.Positional[parameters.Length..] : [];
         if (body.Takes.HasFlag(Extras.Varargs)) scope.Set("varargs", more);
-        else if (more.Length > 0) throw new TemplateException($"macro '{Name}' takes at most {parameters.Length} arguments, not {arguments.Positional.Length}");
+        else if (more.Length > 0)
+            throw new TemplateException(
+                $"macro '{Name}' takes at most {parameters.Length} arguments, not {arguments.Positional.Length}");
         if (body.Takes.HasFlag(Extras.Kwargs)) scope.Set("kwargs", keywords);
-        else if (keywords.Count > 0) throw new TemplateException($"macro '{Name}' has no parameter '{keywords.GetAt(0).Key}'");
+        else if (keywords.Count > 0)
+            throw new TemplateException($"macro '{Name}' has no parameter '{keywords.GetAt(0).Key}'");
         return i.Capture(body.Statements, scope);
     }
 }
@@ -252,7 +264,8 @@ internal sealed class TupleTarget(Target[] targets) : Target
     public override void Assign(Interpreter i, object? value)
     {
         object?[] items = Access.Iterate(value, i.Budget);
-        if (items.Length != targets.Length) throw new TemplateException($"expected {targets.Length} values to unpack, got {items.Length}");
+        if (items.Length != targets.Length)
+            throw new TemplateException($"expected {targets.Length} values to unpack, got {items.Length}");
         for (int n = 0; n < items.Length; n++) targets[n].Assign(i, items[n]);
     }
 }
@@ -261,7 +274,8 @@ internal sealed class NamespaceTarget(string name, string attribute) : Target
 {
     public override void Assign(Interpreter i, object? value)
     {
-        if (i.Scope.Get(name) is not Namespace target) throw new TemplateException($"can't assign to an attribute of '{name}': it is not a namespace");
+        if (i.Scope.Get(name) is not Namespace target)
+            throw new TemplateException($"can't assign to an attribute of '{name}': it is not a namespace");
         target.Attributes[attribute] = value;
     }
 }

@@ -2,8 +2,8 @@
 namespace Native.Server.Jinja;
 
 /// <summary>
-/// A chat template that does not parse, or does not render the conversation it was given. The message is meant for the caller:
-/// it is the template's own text for <c>raise_exception('...')</c>, else what was wrong and where.
+/// A chat template that does not parse, or does not render the conversation it was given. The message is meant for the
+/// caller: it is the template's own text for <c>raise_exception('...')</c>, else what was wrong and where.
 /// </summary>
 /// <param name="message">What was wrong.</param>
 /// <param name="line">Line in the template, from 1; 0 when no single line is to blame.</param>

@@ -34,7 +34,9 @@ internal static class Tests
         { "ge", "other", (i, v, a) => Python.Compare(">=", v, a[0], i.Budget) },
         { ">=", "ge" },
         { "in", "seq", (i, v, a) => Python.Compare("in", v, a[0], i.Budget) },
-        { "sameas", "other", (i, v, a) => ReferenceEquals(v, a[0]) || (v is bool or long or double or string && v.GetType() == a[0]?.GetType() && v.Equals(a[0])) },
+        { "sameas", "other",
+            (i, v, a) => ReferenceEquals(v, a[0])
+                || (v is bool or long or double or string && v.GetType() == a[0]?.GetType() && v.Equals(a[0])) },
         { "false", "", (_, v, _) => v is false },
         { "true", "", (_, v, _) => v is true },
         { "none", "", (_, v, _) => v is null },
@@ -44,7 +46,8 @@ internal static class Tests
         { "integer", "", (_, v, _) => v is long or BigInteger },
         { "float", "", (_, v, _) => v is double },
         { "mapping", "", (_, v, _) => v is Dict },
-        { "iterable", "", (_, v, _) => v is string or List<object?> or object?[] or Dict or Generator or Group or Undefined },
+        { "iterable", "",
+            (_, v, _) => v is string or List<object?> or object?[] or Dict or Generator or Group or Undefined },
         { "sequence", "", (_, v, _) => v is string or List<object?> or object?[] or Dict or Group or Undefined },
         { "escaped", "", (_, _, _) => false },
         { "filter", "", (_, v, _) => v is string name && Filters.Exists(name) },
@@ -53,5 +56,6 @@ internal static class Tests
         { "upper", "", (i, v, _) => Methods.IsCased(i, Python.Str(v, i.Budget), upper: true) },
     };
 
-    private static bool Remains(Interpreter i, object? value, object? divisor, long rest) => Python.Equals(Python.Arithmetic("%", value, divisor, i), rest, i.Budget);
+    private static bool Remains(Interpreter i, object? value, object? divisor, long rest) =>
+        Python.Equals(Python.Arithmetic("%", value, divisor, i), rest, i.Budget);
 }

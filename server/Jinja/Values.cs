@@ -1,7 +1,8 @@
 namespace Native.Server.Jinja;
 
-// A value is one of: null (None), bool, long, double, BigInteger (from JSON only), string, List<object?> (list), object?[] (tuple),
-// Dict, Markup (see there), or a type of this file. No other object of .NET can be reached from a template.
+// A value is one of: null (None), bool, long, double, BigInteger (from JSON only), string, List<object?> (list),
+// object?[] (tuple), Dict, Markup (see there), or a type of this file. No other object of .NET can be reached from a
+// template.
 
 /// <summary>A name or attribute that is not there: prints as nothing, is false, and fails on any other use.</summary>
 internal sealed class Undefined(string reason)
@@ -12,24 +13,28 @@ internal sealed class Undefined(string reason)
 }
 
 /// <summary>
-/// Text that <c>safe</c> or <c>escape</c> gave: a string that '+' joins to it is escaped, though chat templates escape nothing else. It
-/// lives in variables and between operators; everything else reads it as the string it is.
+/// Text that <c>safe</c> or <c>escape</c> gave: a string that '+' joins to it is escaped, though chat templates escape
+/// nothing else. It lives in variables and between operators; everything else reads it as the string it is.
 /// </summary>
 internal sealed record Markup(string Text)
 {
     public static string Escape(string text, RenderBudget budget)
     {
         budget.Walk(text.Length);
-        string escaped = text.Replace("&", "&amp;").Replace("<", "&lt;").Replace(">", "&gt;").Replace("'", "&#39;").Replace("\"", "&#34;");
+        string escaped =
+            text.Replace("&", "&amp;").Replace("<", "&lt;").Replace(">", "&gt;").Replace("'", "&#39;").Replace("\"",
+                "&#34;");
         budget.Characters(escaped.Length);
         return escaped;
     }
 
     /// <summary>Markup or a string, as text to stand beside markup.</summary>
-    public static string Joinable(object? value, RenderBudget budget) => value is Markup markup ? markup.Text : Escape((string)value!, budget);
+    public static string Joinable(object? value, RenderBudget budget) =>
+        value is Markup markup ? markup.Text : Escape((string)value!, budget);
 }
 
-/// <summary>A mapping that keeps insertion order; keys are compared as Python compares them (1, 1.0 and True are one key).</summary>
+/// <summary>A mapping that keeps insertion order; keys are compared as Python compares them (1, 1.0 and True are one
+/// key).</summary>
 internal sealed class Dict : OrderedDictionary<object, object?>
 {
     public Dict() : base(KeyComparer.Instance)
@@ -51,7 +56,8 @@ internal sealed class Dict : OrderedDictionary<object, object?>
     public void Set(object? key, object? value, RenderBudget budget)
     {
         if (key is Undefined undefined) throw undefined.Error();
-        if (!Python.IsKey(key)) throw new TemplateException($"'{Python.TypeName(key)}' can't be the key of a dict here");
+        if (!Python.IsKey(key))
+            throw new TemplateException($"'{Python.TypeName(key)}' can't be the key of a dict here");
         if (key is string text) budget.Scan(text.Length);
         budget.Elements(1);
         this[key!] = value;
@@ -61,13 +67,15 @@ internal sealed class Dict : OrderedDictionary<object, object?>
     {
         public static readonly KeyComparer Instance = new();
 
-        public new bool Equals(object? a, object? b) => a is string left ? b is string right && left == right : Python.KeyEquals(a, b);
+        public new bool Equals(object? a, object? b) =>
+            a is string left ? b is string right && left == right : Python.KeyEquals(a, b);
 
         public int GetHashCode(object key) => Python.KeyHash(key);
     }
 }
 
-/// <summary>What <c>map</c>, <c>select</c> and their like give: true, without a length, and empty after it was walked once.</summary>
+/// <summary>What <c>map</c>, <c>select</c> and their like give: true, without a length, and empty after it was walked
+/// once.</summary>
 internal sealed class Generator(object?[] items)
 {
     private object?[] _items = items;
@@ -95,7 +103,8 @@ internal readonly record struct Arguments(object?[] Positional, Dict? Keywords =
     public static readonly Arguments None = new([]);
 }
 
-/// <summary>Anything a template may call: a macro, a method bound to its value, a global function, a recursive loop.</summary>
+/// <summary>Anything a template may call: a macro, a method bound to its value, a global function, a recursive
+/// loop.</summary>
 internal abstract class Callable(string name)
 {
     public string Name { get; } = name;
@@ -150,7 +159,8 @@ internal sealed class Loop(object?[] items, int depth0, Func<Interpreter, object
     public override object? Invoke(Interpreter interpreter, Arguments arguments)
     {
         if (recurse is null) throw new TemplateException("loop() needs a loop marked 'recursive'");
-        if (arguments.Positional.Length != 1 || arguments.Keywords is not null) throw new TemplateException("loop() takes one argument");
+        if (arguments.Positional.Length != 1 || arguments.Keywords is not null)
+            throw new TemplateException("loop() takes one argument");
         return recurse(interpreter, arguments.Positional[0]);
     }
 

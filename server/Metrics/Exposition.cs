@@ -6,8 +6,10 @@ using EngineHistogram = Native.Scheduling.Histogram;
 
 namespace Native.Server.Metrics;
 
-/// <summary>Writes <c>/metrics</c> in Prometheus' text format 0.0.4: the registries, and the histograms that the engine thread keeps itself.</summary>
-/// <remarks>The engine's histograms are read here rather than copied into the library's, so that recording costs the step thread two adds.</remarks>
+/// <summary>Writes <c>/metrics</c> in Prometheus' text format 0.0.4: the registries, and the histograms that the engine
+/// thread keeps itself.</summary>
+/// <remarks>The engine's histograms are read here rather than copied into the library's, so that recording costs the
+/// step thread two adds.</remarks>
 internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime, ModelHost host)
 {
     public const string ContentType = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,7 +37,8 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
         await output.WriteAsync(Encoding.UTF8.GetBytes(text.ToString()), ct);
     }
 
-    private static async Task WriteRegistry(CollectorRegistry registry, Stream output, string prefix, CancellationToken ct)
+    private static async Task WriteRegistry(CollectorRegistry registry, Stream output, string prefix,
+        CancellationToken ct)
     {
         using MemoryStream text = new();
         await registry.CollectAndExportAsTextAsync(text, ExpositionFormat.PrometheusText, ct);
@@ -45,15 +48,18 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
             return;
         }
         StringBuilder named = new();
-        foreach (string line in Encoding.UTF8.GetString(text.GetBuffer(), 0, (int)text.Length).Split('\n', StringSplitOptions.RemoveEmptyEntries))
+        foreach (string line in Encoding.UTF8.GetString(text.GetBuffer(), 0, (int)text.Length).Split('\n',
+            StringSplitOptions.RemoveEmptyEntries))
         {
-            int name = line.StartsWith("# HELP ", StringComparison.Ordinal) || line.StartsWith("# TYPE ", StringComparison.Ordinal) ? 7 : 0;
+            int name = line.StartsWith("# HELP ", StringComparison.Ordinal)
+                || line.StartsWith("# TYPE ", StringComparison.Ordinal) ? 7 : 0;
             named.Append(line, 0, name).Append(prefix).Append(line, name, line.Length - name).Append('\n');
         }
         await output.WriteAsync(Encoding.UTF8.GetBytes(named.ToString()), ct);
     }
 
-    /// <summary>Writes one histogram by <paramref name="bounds"/> that are all the histogram's own, ascending.</summary>
+    /// <summary>Writes one histogram by <paramref name="bounds"/> that are all the histogram's own,
+    /// ascending.</summary>
     private static void Append(
         StringBuilder text, Exposed exposed, string labels, EngineHistogram histogram, ReadOnlySpan<double> bounds)
     {
@@ -70,8 +76,10 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
             while (own < histogram.Bounds.Length && histogram.Bounds[own] <= bound) below += counts[own++];
             text.Append(CultureInfo.InvariantCulture, $"{name}_bucket{{{labels}{separator}le=\"{bound}\"}} {below}\n");
         }
-        text.Append(CultureInfo.InvariantCulture, $"{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {total}\n{name}_sum{set} {sum}\n{name}_count{set} {total}\n");
+        text.Append(CultureInfo.InvariantCulture,
+            $"{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {total}\n{name}_sum{set} {sum}\n{name}_count{set} {total}\n");
     }
 
-    private static string Escape(string value) => value.Replace("\\", "\\\\").Replace("\"", "\\\"").Replace("\n", "\\n");
+    private static string Escape(string value) =>
+        value.Replace("\\", "\\\\").Replace("\"", "\\\"").Replace("\n", "\\n");
 }

@@ -55,11 +55,13 @@ internal sealed class Answer(
     private readonly long _created = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
     private readonly List<Choice> _choices = [.. generations.SelectMany((generation, g) =>
         Enumerable.Range(0, call.N).Select(i =>
-            new Choice(model, generation, g * call.N + i, call.Parameters.SkipSpecialTokens) { Echo = call.Echo?[g] }))];
+            new Choice(model, generation, g * call.N + i,
+                call.Parameters.SkipSpecialTokens) { Echo = call.Echo?[g] }))];
 
     private RequestException? _failure;
 
-    /// <exception cref="RequestException">A generation failed before anything was sent; later failures are told in the stream.</exception>
+    /// <exception cref="RequestException">A generation failed before anything was sent; later failures are told in the
+    /// stream.</exception>
     /// <exception cref="OperationCanceledException">The client is gone.</exception>
     public Task SendAsync(CancellationToken ct) => call.Parameters.Stream ? StreamAsync(ct) : WholeAsync(ct);
 
@@ -211,7 +213,8 @@ internal sealed class Answer(
         choice.Clear();
     }
 
-    private void Send(EventStream events, Choice choice, ChunkKind kind) => events.Write((Answer: this, choice, kind), static (json, chunk) =>
+    private void Send(EventStream events, Choice choice, ChunkKind kind) =>
+        events.Write((Answer: this, choice, kind), static (json, chunk) =>
     {
         Answer answer = chunk.Answer;
         json.WriteStartObject();

@@ -22,7 +22,9 @@ internal static class ChatCall
         };
         if (body.Bool("echo") == true) parameters.Refuse("'echo' is not supported in chats.", "echo");
 
-        JsonElement messages = body.Any("messages") ?? throw RequestException.Invalid("'messages' is missing.", "messages", "missing_field");
+        JsonElement messages =
+            body.Any("messages")
+                ?? throw RequestException.Invalid("'messages' is missing.", "messages", "missing_field");
         JsonElement? extra = body.Object("chat_template_kwargs") is null ? null : body.Any("chat_template_kwargs");
         JsonElement? tools = ToolFields.Read(body, parameters);
         int[] ids = ChatPrompt.Encode(model, messages, tools, body.Bool("add_generation_prompt") ?? true, extra, ct);

@@ -6,7 +6,8 @@ using Native.Server.Serving;
 
 namespace Native.Server.OpenAi;
 
-/// <summary>One choice as it grows: what came since it was last sent, which in an answer of one piece is everything.</summary>
+/// <summary>One choice as it grows: what came since it was last sent, which in an answer of one piece is
+/// everything.</summary>
 internal sealed class Choice(ServedModel model, Generation generation, int index, bool skipSpecial)
 {
     /// <summary>OpenAI's floor: JSON has no minus infinity.</summary>
@@ -74,7 +75,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         json.WriteEndArray();
     }
 
-    /// <summary>The member <c>logprobs</c> as chats have it. End tokens are left out: the tokens' texts make up the content.</summary>
+    /// <summary>The member <c>logprobs</c> as chats have it. End tokens are left out: the tokens' texts make up the
+    /// content.</summary>
     public void WriteChatLogprobs(Utf8JsonWriter json)
     {
         json.WriteStartObject("logprobs");
@@ -99,7 +101,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         json.WriteEndObject();
     }
 
-    /// <summary>The member <c>logprobs</c> as completions have it; with <see cref="Echo"/> the prompt's tokens come first, the first of them without a value.</summary>
+    /// <summary>The member <c>logprobs</c> as completions have it; with <see cref="Echo"/> the prompt's tokens come
+    /// first, the first of them without a value.</summary>
     public void WriteCompletionLogprobs(Utf8JsonWriter json)
     {
         List<(int Id, float? Logprob, ReadOnlyMemory<TokenLogprob> Alternatives)> rows = [];
@@ -107,7 +110,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
         {
             ReadOnlySpan<int> prompt = generation.Ids.Span;
             for (int i = 0; i < prompt.Length; i++)
-                rows.Add((prompt[i], i == 0 ? null : generation.PromptLogprobs[i - 1], i == 0 ? default : generation.PromptAlternatives(i).ToArray()));
+                rows.Add((prompt[i], i == 0 ? null : generation.PromptLogprobs[i - 1],
+                    i == 0 ? default : generation.PromptAlternatives(i).ToArray()));
         }
         foreach (Piece token in _tokens)
             if (!token.IsStopToken) rows.Add((token.Token, token.Logprob, token.Alternatives));

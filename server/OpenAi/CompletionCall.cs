@@ -36,18 +36,23 @@ internal static class CompletionCall
 
         Echo EchoOf((int[] Ids, string? Text) prompt) => prompt.Text is { } text
             ? new Echo(text, model.Tokenizer.PrefixLength)
-            : new Echo(model.Tokenizer.Decode([.. prompt.Ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)], parameters.SkipSpecialTokens), 0);
+            : new Echo(model.Tokenizer.Decode(
+                [.. prompt.Ids.Where(id => (uint)id < (uint)model.Tokenizer.VocabularySize)],
+                parameters.SkipSpecialTokens), 0);
     }
 
     private static List<(int[] Ids, string? Text)> ReadPrompts(ServedModel model, Fields body, CancellationToken ct)
     {
-        JsonElement prompt = body.Any("prompt") ?? throw RequestException.Invalid("'prompt' is missing.", "prompt", "missing_field");
+        JsonElement prompt =
+            body.Any("prompt") ?? throw RequestException.Invalid("'prompt' is missing.", "prompt", "missing_field");
         if (prompt.ValueKind == JsonValueKind.String) return [Encoded(model, prompt)];
         if (prompt.ValueKind != JsonValueKind.Array) throw Wrong(prompt);
         int count = prompt.GetArrayLength();
         if (count == 0) throw RequestException.Invalid("'prompt' is empty.", "prompt");
         if (prompt[0].ValueKind == JsonValueKind.Number) return [(Fields.Ints(prompt, "prompt"), null)];
-        if (count > MaxPrompts) throw RequestException.Invalid($"'prompt' has {count} prompts; at most {MaxPrompts} are allowed.", "prompt");
+        if (count > MaxPrompts)
+            throw RequestException.Invalid($"'prompt' has {count} prompts; at most {MaxPrompts} are allowed.",
+                "prompt");
         List<(int[], string?)> prompts = [];
         foreach (JsonElement item in prompt.EnumerateArray())
         {
@@ -62,9 +67,11 @@ internal static class CompletionCall
         return prompts;
     }
 
-    private static (int[], string?) Encoded(ServedModel model, JsonElement text) => (model.EncodePrompt(text.GetString()!), text.GetString());
+    private static (int[], string?) Encoded(ServedModel model, JsonElement text) =>
+        (model.EncodePrompt(text.GetString()!), text.GetString());
 
-    private static RequestException Wrong(JsonElement found) => Fields.Wrong("prompt", "a string, a list of strings, a list of token ids or a list of such lists", found);
+    private static RequestException Wrong(JsonElement found) =>
+        Fields.Wrong("prompt", "a string, a list of strings, a list of token ids or a list of such lists", found);
 
     private sealed class Format(bool logprobs, bool tokenIds) : IAnswerFormat
     {

@@ -36,7 +36,8 @@ internal sealed record Parameters
 
         bool stream = body.Bool("stream") ?? false;
         Fields? streamOptions = body.Object("stream_options");
-        if (streamOptions is not null && !stream) throw RequestException.Invalid("'stream_options' is only for streams.", "stream_options");
+        if (streamOptions is not null && !stream)
+            throw RequestException.Invalid("'stream_options' is only for streams.", "stream_options");
 
         return new Parameters
         {
@@ -100,8 +101,11 @@ internal sealed record Parameters
         if (body.Object("logit_bias") is not { } map) return biases;
         foreach ((string name, float bias) in map.Floats())
         {
-            if (!int.TryParse(name, System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out int id))
-                throw RequestException.Invalid($"'logit_bias' has the key '{RequestException.Quoted(name)}'; keys must be token ids.", "logit_bias");
+            if (!int.TryParse(name, System.Globalization.NumberStyles.None,
+                System.Globalization.CultureInfo.InvariantCulture, out int id))
+                throw RequestException.Invalid(
+                    $"'logit_bias' has the key '{RequestException.Quoted(name)}'; keys must be token ids.",
+                    "logit_bias");
             biases.Add(new TokenBias(id, bias));
         }
         return biases;

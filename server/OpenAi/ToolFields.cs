@@ -34,17 +34,26 @@ internal static class ToolFields
         if (choice.ValueKind == JsonValueKind.String)
         {
             if (choice.GetString() is "required") return;
-            throw RequestException.Invalid($"'{Name}' is '{RequestException.Quoted(choice.GetString()!)}'; it must be none, auto, required or an object.", Name);
+            throw RequestException.Invalid(
+                $"'{Name}' is '{RequestException.Quoted(choice.GetString()!)}'; it must be none, auto, required or an "
+                    + "object.", Name);
         }
         if (choice.ValueKind != JsonValueKind.Object) throw Fields.Wrong(Name, "a string or an object", choice);
         Fields fields = new(choice, Name);
         string? type = fields.String("type");
         if (type is not ("function" or "custom" or "allowed_tools"))
-            throw RequestException.Invalid($"'{Name}.type' is '{RequestException.Quoted(type ?? "")}'; it must be function, custom or allowed_tools.", Name);
-        Fields named = fields.Object(type) ?? throw RequestException.Invalid($"'{Name}.{type}' is missing.", Name, "missing_field");
+            throw RequestException.Invalid(
+                $"'{Name}.type' is '{RequestException.Quoted(type ?? "")}'; it must be function, custom or "
+                    + "allowed_tools.", Name);
+        Fields named =
+            fields.Object(type)
+                ?? throw RequestException.Invalid($"'{Name}.{type}' is missing.", Name, "missing_field");
         if (type == "allowed_tools") return;
-        string name = named.String("name") ?? throw RequestException.Invalid($"'{Name}.{type}.name' is missing.", Name, "missing_field");
+        string name =
+            named.String("name")
+                ?? throw RequestException.Invalid($"'{Name}.{type}.name' is missing.", Name, "missing_field");
         if (tools is null || !tools.Value.EnumerateArray().Any(tool => ToolList.NameOf(tool) == name))
-            throw RequestException.Invalid($"'{Name}' names '{RequestException.Quoted(name)}', which is none of 'tools'.", Name);
+            throw RequestException.Invalid(
+                $"'{Name}' names '{RequestException.Quoted(name)}', which is none of 'tools'.", Name);
     }
 }

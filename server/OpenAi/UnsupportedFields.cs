@@ -18,17 +18,22 @@ internal static class UnsupportedFields
         new("guided_choice", "a list of strings", value => IsListOf(value, IsString)),
         new("guided_grammar", "a string", IsString),
         new("functions", "a list of objects with a name", value => IsListOf(value, HasName)),
-        new("function_call", "none, auto or an object with a name", value => IsWord(value, "none", "auto") || HasName(value)),
+        new("function_call", "none, auto or an object with a name",
+            value => IsWord(value, "none", "auto") || HasName(value)),
         new("audio", "an object", IsObject),
-        new("prediction", "an object with a type and a content", value => Has(value, "type", IsString) && Has(value, "content", _ => true)),
+        new("prediction", "an object with a type and a content",
+            value => Has(value, "type", IsString) && Has(value, "content", _ => true)),
         new("web_search_options", "an object", IsObject),
         new("use_beam_search", "a boolean", IsTrue),
-        new("allowed_token_ids", "a list of token ids", value => IsListOf(value, item => IsWhole(item, 0, int.MaxValue))),
+        new("allowed_token_ids", "a list of token ids",
+            value => IsListOf(value, item => IsWhole(item, 0, int.MaxValue))),
         new("bad_words", "a list of strings", value => IsListOf(value, IsString)),
         new("logits_processors", "a list", value => IsListOf(value, _ => true)),
-        new("prompt_logprobs", $"a whole number from 0 to {SamplingParams.MaxLogprobs}", value => IsWhole(value, 0, SamplingParams.MaxLogprobs)),
+        new("prompt_logprobs", $"a whole number from 0 to {SamplingParams.MaxLogprobs}",
+            value => IsWhole(value, 0, SamplingParams.MaxLogprobs)),
         new("prompt_embeds", "a string or a list of strings", value => IsString(value) || IsListOf(value, IsString)),
-        new("truncate_prompt_tokens", "a whole number above 0, or -1", value => IsWhole(value, -1, int.MaxValue) && !IsWhole(value, 0, 0)),
+        new("truncate_prompt_tokens", "a whole number above 0, or -1",
+            value => IsWhole(value, -1, int.MaxValue) && !IsWhole(value, 0, 0)),
         new("include_stop_str_in_output", "a boolean", IsTrue),
         new("chat_template", "a string", IsString),
         new("continue_final_message", "a boolean", IsTrue),
@@ -59,28 +64,36 @@ internal static class UnsupportedFields
     {
         IReadOnlyList<string> kinds = body.Strings("modalities");
         if (kinds.FirstOrDefault(kind => kind is not ("text" or "audio")) is { } wrong)
-            throw RequestException.Invalid($"'modalities' has '{RequestException.Quoted(wrong)}'; it may have text and audio.", "modalities");
-        return kinds.Contains("audio") ? RequestException.Unsupported("'modalities' other than 'text' are not supported.", "modalities") : null;
+            throw RequestException.Invalid(
+                $"'modalities' has '{RequestException.Quoted(wrong)}'; it may have text and audio.", "modalities");
+        return kinds.Contains("audio")
+            ? RequestException.Unsupported("'modalities' other than 'text' are not supported.", "modalities") : null;
     }
 
     private static RequestException? ReadResponseFormat(Fields body)
     {
         const string Name = "response_format";
         if (body.Object(Name) is not { } format) return null;
-        string type = format.String("type") ?? throw RequestException.Invalid($"'{Name}.type' is missing.", Name, "missing_field");
+        string type =
+            format.String("type")
+                ?? throw RequestException.Invalid($"'{Name}.type' is missing.", Name, "missing_field");
         switch (type)
         {
             case "text": return null;
             case "json_object" or "structural_tag": break;
             case "json_schema":
-                Fields schema = format.Object(type) ?? throw RequestException.Invalid($"'{Name}.{type}' is missing.", Name, "missing_field");
+                Fields schema =
+                    format.Object(type)
+                        ?? throw RequestException.Invalid($"'{Name}.{type}' is missing.", Name, "missing_field");
                 if (string.IsNullOrEmpty(schema.String("name")))
                     throw RequestException.Invalid($"'{Name}.{type}.name' is missing.", Name, "missing_field");
                 schema.Object("schema");
                 schema.Bool("strict");
                 break;
             default:
-                throw RequestException.Invalid($"'{Name}.type' is '{RequestException.Quoted(type)}'; it must be text, json_object, json_schema or structural_tag.", Name);
+                throw RequestException.Invalid(
+                    $"'{Name}.type' is '{RequestException.Quoted(type)}'; it must be text, json_object, json_schema "
+                        + "or structural_tag.", Name);
         }
         return RequestException.Unsupported($"'{Name}' of type '{type}' is not supported; 'text' is.", Name);
     }
@@ -103,7 +116,8 @@ internal static class UnsupportedFields
     }
 
     private static bool IsWhole(JsonElement value, int least, int most) =>
-        value.ValueKind == JsonValueKind.Number && value.GetDouble() is var number && number >= least && number <= most && number == Math.Floor(number);
+        value.ValueKind == JsonValueKind.Number && value.GetDouble() is var number && number >= least && number <= most
+            && number == Math.Floor(number);
 
     private static bool IsListOf(JsonElement value, Func<JsonElement, bool> item) =>
         value.ValueKind == JsonValueKind.Array && value.EnumerateArray().All(item);

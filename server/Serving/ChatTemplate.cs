@@ -4,11 +4,13 @@ using Native.Server.Jinja;
 namespace Native.Server.Serving;
 
 /// <summary>
-/// A model's chat template: turns messages into the text the model was trained on. Templates are Jinja programs that come with
-/// the model and are written for Hugging Face transformers, so its dialect and its conventions are what counts here.
+/// A model's chat template: turns messages into the text the model was trained on. Templates are Jinja programs that
+/// come with the model and are written for Hugging Face transformers, so its dialect and its conventions are what
+/// counts here.
 /// </summary>
 /// <remarks>
-/// Rendering is a pure function of its arguments, bounded in time, memory and output, and safe to call from many threads.
+/// Rendering is a pure function of its arguments, bounded in time, memory and output, and safe to call from many
+/// threads.
 /// </remarks>
 public sealed class ChatTemplate
 {
@@ -34,13 +36,16 @@ public sealed class ChatTemplate
     /// <param name="addGenerationPrompt">Whether the text ends where the assistant's next message begins.</param>
     /// <param name="bosToken">The text of the vocabulary's begin-of-text token; empty when it has none.</param>
     /// <param name="eosToken">The text of the vocabulary's end-of-text token; empty when it has none.</param>
-    /// <param name="extra">An object of further variables (chat_template_kwargs), such as <c>enable_thinking</c>.</param>
-    /// <param name="mark">What becomes of every string in messages and tools before the template sees it, those in JSON texts included,
-    /// so that the caller can tell them from the template's own text; it is applied twice to some.</param>
+    /// <param name="extra">An object of further variables (chat_template_kwargs), such as
+    /// <c>enable_thinking</c>.</param>
+    /// <param name="mark">What becomes of every string in messages and tools before the template sees it, those in JSON
+    /// texts included, so that the caller can tell them from the template's own text; it is applied twice to
+    /// some.</param>
     /// <param name="now">What <c>strftime_now</c> tells; the system's local time when left out.</param>
     /// <param name="ct">Looked at every few thousand steps.</param>
     /// <exception cref="TemplateException">
-    /// The template refused the conversation (<see cref="TemplateException.IsRefusal"/>), could not handle it, or took too long.
+    /// The template refused the conversation (<see cref="TemplateException.IsRefusal"/>), could not handle it, or took
+    /// too long.
     /// </exception>
     public string Render(
         JsonElement messages,
@@ -64,15 +69,18 @@ public sealed class ChatTemplate
         variables.Set("documents", null);
         if (extra is { ValueKind: JsonValueKind.Object } more)
         {
-            foreach ((object name, object? value) in (Dict)Json.Read(more, interpreter.Budget)!) variables.Set((string)name, value);
+            foreach ((object name, object? value)
+                in (Dict)Json.Read(more, interpreter.Budget)!) variables.Set((string)name, value);
         }
         var conversation = (List<object?>)Json.Read(messages, interpreter.Budget, mark)!;
-        SetRequest(variables, _dialect.Value.Adapt(conversation, interpreter.Budget, mark), tools is { } given ? Json.Read(given, interpreter.Budget, mark) : null, addGenerationPrompt);
+        SetRequest(variables, _dialect.Value.Adapt(conversation, interpreter.Budget, mark),
+            tools is { } given ? Json.Read(given, interpreter.Budget, mark) : null, addGenerationPrompt);
         return Run(interpreter);
     }
 
     /// <summary>The variables that extra ones can't replace.</summary>
-    /// <remarks>transformers passes None for what a call leaves out, and templates ask "is not none" as often as "is defined".</remarks>
+    /// <remarks>transformers passes None for what a call leaves out, and templates ask "is not none" as often as "is
+    /// defined".</remarks>
     private static void SetRequest(Scope variables, List<object?> messages, object? tools, bool addGenerationPrompt)
     {
         variables.Set("messages", messages);
@@ -95,7 +103,8 @@ public sealed class ChatTemplate
             throw AtLine(e.Message);
         }
 
-        TemplateException AtLine(string what) => new($"chat template, line {interpreter.Line}: {what}", interpreter.Line);
+        TemplateException AtLine(string what) =>
+            new($"chat template, line {interpreter.Line}: {what}", interpreter.Line);
     }
 
     /// <summary>The text for a few made-up messages; null when the template fails on them.</summary>

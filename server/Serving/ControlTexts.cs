@@ -6,16 +6,15 @@ using Native.Server.Jinja;
 namespace Native.Server.Serving;
 
 /// <summary>
-/// Keeps what a user typed from being read as control tokens. A chat template writes texts such as <c>&lt;|im_end|&gt;</c> that must become
-/// control tokens; the same text inside a message must not, or a message could end its own turn and open the system's.
+/// Keeps what a user typed from being read as control tokens. A chat template writes texts such as
+/// <c>&lt;|im_end|&gt;</c> that must become control tokens; the same text inside a message must not, or a message could
+/// end its own turn and open the system's.
 /// </summary>
 /// <remarks>
-/// Every string of a conversation is marked before the template sees it: a Unicode noncharacter stands after the first character of each
-/// control text, and of what begins one at the string's end or before another, because templates cut strings at control
-/// texts and print the
-/// parts one after another. After the template has run,
-/// no control token may begin where a mark stands. Templates look through marks (<see cref="Marks"/>), so that one
-/// which cuts a message at a
+/// Every string of a conversation is marked before the template sees it: a Unicode noncharacter stands after the first
+/// character of each control text, and of what begins one at the string's end or before another, because templates cut
+/// strings at control texts and print the parts one after another. After the template has run, no control token may
+/// begin where a mark stands. Templates look through marks (<see cref="Marks"/>), so that one which cuts a message at a
 /// control text, such as the end of old reasoning, still finds it.
 /// </remarks>
 internal sealed class ControlTexts
@@ -29,7 +28,8 @@ internal sealed class ControlTexts
     public ControlTexts(Tokenizer tokenizer)
     {
         _tokenizer = tokenizer;
-        _texts = [.. Enumerable.Range(0, tokenizer.VocabularySize).Where(tokenizer.IsSpecial).Select(tokenizer.Piece).Where(text => text.Length > 1).Distinct().Order(StringComparer.Ordinal)];
+        _texts = [.. Enumerable.Range(0, tokenizer.VocabularySize).Where(tokenizer.IsSpecial).Select(tokenizer.Piece)
+            .Where(text => text.Length > 1).Distinct().Order(StringComparer.Ordinal)];
         _longest = _texts.Max(text => (int?)text.Length) ?? 0;
         _any = SearchValues.Create(_texts, StringComparison.Ordinal);
         _first = SearchValues.Create([.. _texts.Select(text => text[0]).Distinct()]);

@@ -3,10 +3,12 @@ using Native.Kernels.Text;
 
 namespace Native.Server.Serving;
 
-/// <summary>Turns one sequence's tokens into text as they come: never half a character, and never any part of a stop string.</summary>
-/// <remarks>What <see cref="Append"/> and <see cref="Flush"/> return, concatenated, is <see cref="Tokenizer.Decode"/> of all ids up to the
-/// stop string, however the text is cut into tokens. The stop string that ends first wins, the longest where several end
-/// together. Matching is Knuth, Morris and Pratt's, so a character costs constant time a stop string. Not thread-safe.</remarks>
+/// <summary>Turns one sequence's tokens into text as they come: never half a character, and never any part of a stop
+/// string.</summary>
+/// <remarks>What <see cref="Append"/> and <see cref="Flush"/> return, concatenated, is <see cref="Tokenizer.Decode"/>
+/// of all ids up to the stop string, however the text is cut into tokens. The stop string that ends first wins, the
+/// longest where several end together. Matching is Knuth, Morris and Pratt's, so a character costs constant time a stop
+/// string. Not thread-safe.</remarks>
 public sealed class Detokenizer
 {
     private readonly Tokenizer _tokenizer;
@@ -21,10 +23,12 @@ public sealed class Detokenizer
     /// <param name="stop">Texts that end the sequence; none may be empty.</param>
     /// <param name="skipSpecial">Leaves control tokens out; otherwise they are written out.</param>
     /// <param name="includeStop">Whether the stop string itself is part of the text.</param>
-    /// <param name="startOfText">Whether the first token begins a text, so that the space a SentencePiece tokenizer puts there is
-    /// dropped. False, the default, for what a model generates: that goes on after a prompt, and its space counts.</param>
+    /// <param name="startOfText">Whether the first token begins a text, so that the space a SentencePiece tokenizer
+    /// puts there is dropped. False, the default, for what a model generates: that goes on after a prompt, and its
+    /// space counts.</param>
     /// <exception cref="ArgumentException">A stop string is empty.</exception>
-    public Detokenizer(Tokenizer tokenizer, IReadOnlyList<string>? stop = null, bool skipSpecial = true, bool includeStop = false, bool startOfText = false)
+    public Detokenizer(Tokenizer tokenizer, IReadOnlyList<string>? stop = null, bool skipSpecial = true,
+        bool includeStop = false, bool startOfText = false)
     {
         _tokenizer = tokenizer;
         _skipSpecial = skipSpecial;

@@ -2,7 +2,8 @@ using Grpc.Core;
 
 namespace Native.Server.Serving;
 
-/// <summary>What can go wrong with a request, by meaning. How each protocol says it is <see cref="FailureStatus"/>'s table.</summary>
+/// <summary>What can go wrong with a request, by meaning. How each protocol says it is <see cref="FailureStatus"/>'s
+/// table.</summary>
 internal enum Failure
 {
     /// <summary>No retry can mend it: a parameter, a prompt past the context, a body that is no JSON.</summary>
@@ -49,9 +50,11 @@ internal enum Failure
 }
 
 /// <summary>Ends one request with a status. The message is for the caller.</summary>
-internal sealed class RequestException(Failure failure, string message, string? param = null, string? code = null) : Exception(Bounded(message, MaxMessage))
+internal sealed class RequestException(Failure failure, string message, string? param = null, string? code = null)
+    : Exception(Bounded(message, MaxMessage))
 {
-    /// <summary>Longest message, in characters: it may quote the caller, must fit in a header of gRPC's and is no way to be sent megabytes.</summary>
+    /// <summary>Longest message, in characters: it may quote the caller, must fit in a header of gRPC's and is no way
+    /// to be sent megabytes.</summary>
     private const int MaxMessage = 500;
 
     private const int MaxQuote = 100;
@@ -67,9 +70,11 @@ internal sealed class RequestException(Failure failure, string message, string? 
     /// <summary>When a retry may do better.</summary>
     public TimeSpan? RetryAfter { get; init; }
 
-    public static RequestException Invalid(string message, string? param = null, string? code = null) => new(Failure.InvalidArgument, message, param, code);
+    public static RequestException Invalid(string message, string? param = null, string? code = null) =>
+        new(Failure.InvalidArgument, message, param, code);
 
-    public static RequestException Unsupported(string message, string? param = null) => new(Failure.Unsupported, message, param, "unsupported");
+    public static RequestException Unsupported(string message, string? param = null) =>
+        new(Failure.Unsupported, message, param, "unsupported");
 
     /// <summary>The caller's own words, for a message: their beginning where they are long.</summary>
     public static string Quoted(string words) => Bounded(words, MaxQuote);

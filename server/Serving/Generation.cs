@@ -35,12 +35,14 @@ internal readonly record struct Piece
 }
 
 /// <summary>
-/// The path every protocol shares: ids to the engine, tokens back, text out of them. Read like a <see cref="TokenStream"/>:
-/// <see cref="WaitAsync"/> until there is something, then <see cref="TryRead"/> until there is nothing. One reader at a time.
+/// The path every protocol shares: ids to the engine, tokens back, text out of them. Read like a
+/// <see cref="TokenStream"/>: <see cref="WaitAsync"/> until there is something, then <see cref="TryRead"/> until there
+/// is nothing. One reader at a time.
 /// </summary>
 internal sealed class Generation : IDisposable
 {
-    /// <summary>Most stop texts of a request: every character is compared with each. OpenAI allows 4; evaluation harnesses use more.</summary>
+    /// <summary>Most stop texts of a request: every character is compared with each. OpenAI allows 4; evaluation
+    /// harnesses use more.</summary>
     public const int MaxStops = 64;
 
     /// <summary>Longest stop text, in characters.</summary>
@@ -73,7 +75,8 @@ internal sealed class Generation : IDisposable
     /// <summary>The prompt.</summary>
     public ReadOnlyMemory<int> Ids { get; }
 
-    /// <summary>Tokens read so far over all choices, stop ids among them; what the engine computed past a stop text is not counted.</summary>
+    /// <summary>Tokens read so far over all choices, stop ids among them; what the engine computed past a stop text is
+    /// not counted.</summary>
     public int CompletionTokens { get; private set; }
 
     /// <summary>When things happened. Complete once <see cref="WaitAsync"/> has returned false.</summary>
@@ -99,12 +102,15 @@ internal sealed class Generation : IDisposable
         throw Refusal(model, request.Tokens, request.PromptField, outcome);
     }
 
-    /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is done with the request.</summary>
-    /// <exception cref="OperationCanceledException"><paramref name="ct"/> was cancelled; dispose of this then, which stops the computation.</exception>
+    /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is
+    /// done with the request.</summary>
+    /// <exception cref="OperationCanceledException"><paramref name="ct"/> was cancelled; dispose of this then, which
+    /// stops the computation.</exception>
     public ValueTask<bool> WaitAsync(CancellationToken ct) => _stream.WaitAsync(ct);
 
     /// <summary>Takes the next piece; false where there is none yet.</summary>
-    /// <exception cref="RequestException">The request failed: its deadline passed, the server shuts down, or the computation broke.</exception>
+    /// <exception cref="RequestException">The request failed: its deadline passed, the server shuts down, or the
+    /// computation broke.</exception>
     public bool TryRead(out Piece piece)
     {
         while (_stream.TryRead(out TokenEvent e))
@@ -131,10 +137,16 @@ internal sealed class Generation : IDisposable
         switch (finish)
         {
             case FinishReason.None or FinishReason.Stop or FinishReason.Length: break;
-            case FinishReason.Deadline: throw new RequestException(Failure.DeadlineExceeded, "The request's deadline passed.", code: "deadline_exceeded");
-            case FinishReason.Aborted: throw new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining");
-            case FinishReason.Cancelled: throw new RequestException(Failure.Cancelled, "The request was cancelled.", code: "cancelled");
-            default: throw new RequestException(Failure.Internal, "The model's computation failed.", code: "step_failed");
+            case FinishReason.Deadline:
+                throw new RequestException(Failure.DeadlineExceeded, "The request's deadline passed.",
+                    code: "deadline_exceeded");
+            case FinishReason.Aborted:
+                throw new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining");
+            case FinishReason.Cancelled:
+                throw new RequestException(Failure.Cancelled, "The request was cancelled.", code: "cancelled");
+            default:
+                throw new RequestException(Failure.Internal, "The model's computation failed.",
+                code: "step_failed");
         }
         if (e.Token >= 0) CompletionTokens++;
         OutputParser output = _outputs[e.Index];
@@ -160,21 +172,35 @@ internal sealed class Generation : IDisposable
 
     private static void CheckStops(IReadOnlyList<string> stops)
     {
-        if (stops.Count > MaxStops) throw RequestException.Invalid($"stop has {stops.Count} texts; at most {MaxStops} are allowed.", "stop");
+        if (stops.Count > MaxStops)
+            throw RequestException.Invalid($"stop has {stops.Count} texts; at most {MaxStops} are allowed.", "stop");
         foreach (string stop in stops)
-            if (stop.Length is 0 or > MaxStopLength) throw RequestException.Invalid($"A stop text has {stop.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
+            if (stop.Length is 0 or > MaxStopLength)
+                throw RequestException.Invalid(
+                    $"A stop text has {stop.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
     }
 
-    private static RequestException Refusal(ServedModel model, GenerationRequest request, string promptField, SubmitOutcome outcome)
+    private static RequestException Refusal(ServedModel model, GenerationRequest request, string promptField,
+        SubmitOutcome outcome)
     {
         switch (outcome)
         {
             case SubmitOutcome.QueueFull:
-                return new RequestException(Failure.QueueFull, "The queue is full; try again later.", code: "queue_full") { RetryAfter = model.Engine.RetryAfter };
+                return new RequestException(Failure.QueueFull, "The queue is full; try again later.",
+                    code: "queue_full")
+                {
+                    RetryAfter = model.Engine.RetryAfter,
+                };
             case SubmitOutcome.Draining:
-                return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining") { RetryAfter = TimeSpan.FromSeconds(1) };
+                return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining")
+                {
+                    RetryAfter = TimeSpan.FromSeconds(1),
+                };
             case SubmitOutcome.TooLong:
-                return RequestException.Invalid($"The prompt has {request.Ids.Length} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output together.", promptField, ContextLengthExceeded);
+                return RequestException.Invalid(
+                    $"The prompt has {request.Ids.Length} tokens, but a sequence may "
+                        + $"have {model.Info.MaxModelLength}, prompt and output together.", promptField,
+                    ContextLengthExceeded);
             case SubmitOutcome.NeverFits:
                 return RequestException.Invalid(
                     $"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} "
@@ -194,7 +220,8 @@ internal sealed class Generation : IDisposable
     public static RequestException Wrong(List<string> errors, string promptField) =>
         RequestException.Invalid(string.Join(" ", errors.Take(10)), ParamOf(errors.FirstOrDefault(""), promptField));
 
-    /// <summary>The field a sentence speaks of: its first word where that is a field's name ("top_p is 2; ...").</summary>
+    /// <summary>The field a sentence speaks of: its first word where that is a field's name ("top_p is 2;
+    /// ...").</summary>
     private static string? ParamOf(string sentence, string promptField)
     {
         string word = sentence.Split(' ', 2)[0];

@@ -22,7 +22,8 @@ internal enum HostState
 /// <summary>The served model and its state, and the request ids in use. Safe from any thread.</summary>
 internal sealed class ModelHost : IDisposable
 {
-    /// <summary>A step that takes longer than this is taken for a stall: the largest step of a large model on a slow CPU stays well below.</summary>
+    /// <summary>A step that takes longer than this is taken for a stall: the largest step of a large model on a slow
+    /// CPU stays well below.</summary>
     private static readonly TimeSpan StallAfter = TimeSpan.FromSeconds(30);
 
     private readonly ConcurrentDictionary<string, byte> _ids = new(StringComparer.Ordinal);
@@ -39,7 +40,8 @@ internal sealed class ModelHost : IDisposable
     public ServedModel? Model => Volatile.Read(ref _model);
 
     /// <summary>Whether a request sent now would be served: ready, and the engine's heart beats.</summary>
-    public bool IsServing => State == HostState.Ready && Stopwatch.GetElapsedTime(_model!.Engine.Heartbeat) < StallAfter;
+    public bool IsServing =>
+        State == HostState.Ready && Stopwatch.GetElapsedTime(_model!.Engine.Heartbeat) < StallAfter;
 
     /// <summary>
     /// Completes when the state or <see cref="IsServing"/> changes. Take it before reading them, so that no change is
@@ -72,7 +74,8 @@ internal sealed class ModelHost : IDisposable
         SignalChange();
     }
 
-    /// <summary>Refuses what is new, lets what runs end, and aborts the rest after <paramref name="timeout"/>.</summary>
+    /// <summary>Refuses what is new, lets what runs end, and aborts the rest after
+    /// <paramref name="timeout"/>.</summary>
     /// <returns>True where everything ended by itself.</returns>
     public Task<bool> DrainAsync(TimeSpan timeout)
     {
@@ -88,12 +91,21 @@ internal sealed class ModelHost : IDisposable
         ServedModel? model = Model;
         switch (State)
         {
-            case HostState.Loading: throw new RequestException(Failure.Unavailable, "The model is being loaded; try again in a moment.", code: "loading") { RetryAfter = TimeSpan.FromSeconds(1) };
-            case HostState.Draining: throw new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining") { RetryAfter = TimeSpan.FromSeconds(1) };
-            case HostState.Failed: throw new RequestException(Failure.Unavailable, "The model could not be loaded.", code: "load_failed");
+            case HostState.Loading:
+                throw new RequestException(Failure.Unavailable, "The model is being loaded; try again in a moment.",
+                    code: "loading")
+                { RetryAfter = TimeSpan.FromSeconds(1) };
+            case HostState.Draining:
+                throw new RequestException(Failure.Unavailable, "The server is shutting down.",
+                    code: "draining")
+                { RetryAfter = TimeSpan.FromSeconds(1) };
+            case HostState.Failed:
+                throw new RequestException(Failure.Unavailable, "The model could not be loaded.", code: "load_failed");
         }
         if (string.IsNullOrEmpty(name) || name == model!.Name) return model!;
-        throw new RequestException(Failure.NotFound, $"The model '{RequestException.Quoted(name)}' is not served here; '{model.Name}' is.", "model", "model_not_found");
+        throw new RequestException(Failure.NotFound,
+            $"The model '{RequestException.Quoted(name)}' is not served here; '{model.Name}' is.", "model",
+            "model_not_found");
     }
 
     /// <summary>Takes a request id until the result is disposed of.</summary>
@@ -106,10 +118,12 @@ internal sealed class ModelHost : IDisposable
     {
         if (string.IsNullOrEmpty(given)) return new RequestId(_ids, Guid.NewGuid().ToString("N"));
         if (given.Length > 256 || given.AsSpan().ContainsAnyExceptInRange('!', '~'))
-            throw RequestException.Invalid("A request id has 1 to 256 printable ASCII characters without spaces.", "request_id");
+            throw RequestException.Invalid("A request id has 1 to 256 printable ASCII characters without spaces.",
+                "request_id");
         if (_ids.TryAdd(given, 0)) return new RequestId(_ids, given);
         if (shared) return new RequestId(_ids, $"{given}-{Guid.NewGuid():N}");
-        throw new RequestException(Failure.Duplicate, $"A request with the id '{given}' is running.", "request_id", "duplicate_request_id");
+        throw new RequestException(Failure.Duplicate, $"A request with the id '{given}' is running.", "request_id",
+            "duplicate_request_id");
     }
 
     public void Dispose() => Model?.Dispose();

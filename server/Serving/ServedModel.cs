@@ -12,7 +12,8 @@ internal sealed class ServedModel : IDisposable
     private readonly int _longestToken; // in characters
     private readonly Lazy<ChatTemplate?> _template, _toolTemplate;
 
-    public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, SamplingParams defaults, EngineOptions options)
+    public ServedModel(string name, IModelRunner runner, Tokenizer tokenizer, SamplingParams defaults,
+        EngineOptions options)
     {
         Name = name;
         Defaults = defaults;
@@ -25,7 +26,9 @@ internal sealed class ServedModel : IDisposable
         ControlTexts = new ControlTexts(tokenizer);
         Engine = new Engine(runner, tokenizer.EndIds, options);
         Created = DateTimeOffset.UtcNow;
-        _longestToken = Enumerable.Range(0, tokenizer.VocabularySize).Max(id => Math.Max(tokenizer.Bytes(id).Length, tokenizer.Piece(id).Length));
+        _longestToken =
+            Enumerable.Range(0, tokenizer.VocabularySize)
+                .Max(id => Math.Max(tokenizer.Bytes(id).Length, tokenizer.Piece(id).Length));
     }
 
     /// <summary>The name clients ask for.</summary>
@@ -61,14 +64,18 @@ internal sealed class ServedModel : IDisposable
 
     public ControlTexts ControlTexts { get; }
 
-    /// <summary>Refuses a text that no sequence could hold however well its tokens fit, before megabytes of it are encoded.</summary>
+    /// <summary>Refuses a text that no sequence could hold however well its tokens fit, before megabytes of it are
+    /// encoded.</summary>
     /// <param name="text">What is to be encoded.</param>
     /// <param name="field">The field it came in.</param>
     /// <exception cref="RequestException">It is too long.</exception>
     public void CheckLength(string text, string field)
     {
         if (text.Length > (long)Info.MaxModelLength * _longestToken)
-            throw RequestException.Invalid($"The prompt has {text.Length} characters, but a sequence may have {Info.MaxModelLength} tokens of at most {_longestToken} characters, prompt and output together.", field, Generation.ContextLengthExceeded);
+            throw RequestException.Invalid(
+                $"The prompt has {text.Length} characters, but a sequence may have {Info.MaxModelLength} tokens of at "
+                    + $"most {_longestToken} characters, prompt and output together.", field,
+                Generation.ContextLengthExceeded);
     }
 
     /// <summary>A prompt's ids: the text as typed, with what the model wants around it.</summary>
@@ -79,7 +86,8 @@ internal sealed class ServedModel : IDisposable
         return Tokenizer.EncodePrompt(text);
     }
 
-    /// <summary>A token as text for people and score tables: unique as far as the vocabulary is. Bytes that are no whole characters are written <c>bytes:\xNN</c>, OpenAI's way.</summary>
+    /// <summary>A token as text for people and score tables: unique as far as the vocabulary is. Bytes that are no
+    /// whole characters are written <c>bytes:\xNN</c>, OpenAI's way.</summary>
     public string TokenText(int id)
     {
         ReadOnlySpan<byte> bytes = BytesOf(id);

@@ -15,10 +15,12 @@ internal static class ToolList
             string path = $"tools[{i++}]";
             if (tool.ValueKind != JsonValueKind.Object) throw Wrong($"'{path}' must be an object.");
             string type = tool.TryGetProperty("type", out JsonElement given) && given.ValueKind != JsonValueKind.Null
-                ? given.ValueKind == JsonValueKind.String ? given.GetString()! : throw Wrong($"'{path}.type' must be a string.")
+                ? given.ValueKind == JsonValueKind.String ? given.GetString()!
+                    : throw Wrong($"'{path}.type' must be a string.")
                 : "function";
             if (type is not ("function" or "custom"))
-                throw RequestException.Invalid($"'{path}.type' is '{RequestException.Quoted(type)}'; it must be function or custom.", "tools");
+                throw RequestException.Invalid(
+                    $"'{path}.type' is '{RequestException.Quoted(type)}'; it must be function or custom.", "tools");
             if (string.IsNullOrEmpty(NameOf(tool))) throw Wrong($"'{path}.{type}' must be an object with a name.");
             custom |= type == "custom";
             if (type == "function" && tool.GetProperty(type).TryGetProperty("parameters", out JsonElement parameters)
@@ -31,7 +33,8 @@ internal static class ToolList
     /// <summary>The name of a tool; null where it has none.</summary>
     public static string? NameOf(JsonElement tool) => ((string[])["function", "custom"])
         .Select(type => tool.TryGetProperty(type, out JsonElement of) && of.ValueKind == JsonValueKind.Object
-            && of.TryGetProperty("name", out JsonElement name) && name.ValueKind == JsonValueKind.String ? name.GetString() : null)
+            && of.TryGetProperty("name", out JsonElement name) && name.ValueKind == JsonValueKind.String
+            ? name.GetString() : null)
         .FirstOrDefault(name => name is not null);
 
     private static RequestException Wrong(string message) => RequestException.Invalid(message, "tools", "invalid_type");

@@ -11,7 +11,8 @@ using static Native.Tests.Bench.BenchRun;
 
 namespace Native.Tests.Bench;
 
-/// <summary><c>kernels</c>: that each benchmark computes what it says, and the table. How fast is not asserted.</summary>
+/// <summary><c>kernels</c>: that each benchmark computes what it says, and the table. How fast is not
+/// asserted.</summary>
 public sealed class KernelsTests
 {
     [Theory]
@@ -170,7 +171,8 @@ public sealed class KernelsTests
         Assert.Contains("nothing-like-this", error, StringComparison.Ordinal);
     }
 
-    /// <summary>To a thousandth of the largest value: sums of floats in another order. To a hundredth where a variant rounds activations to bfloat16.</summary>
+    /// <summary>To a thousandth of the largest value: sums of floats in another order. To a hundredth where a variant
+    /// rounds activations to bfloat16.</summary>
     private static void Agree(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual, bool rounded = false)
     {
         float largest = 0;

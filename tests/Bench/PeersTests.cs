@@ -13,7 +13,8 @@ using static Native.Tests.Bench.BenchRun;
 
 namespace Native.Tests.Bench;
 
-/// <summary><c>peers</c>: what it asks of other engines, how it reads their answers and what it says of them. Programs that stand in for them tell times of their own; how fast anything is is not asserted.</summary>
+/// <summary><c>peers</c>: what it asks of other engines, how it reads their answers and what it says of them. Programs
+/// that stand in for them tell times of their own; how fast anything is is not asserted.</summary>
 public sealed class PeersTests : IDisposable
 {
     private const string Json =
@@ -246,7 +247,8 @@ public sealed class PeersTests : IDisposable
         Assert.Equal("llama.cpp t/s", cells[0][3]);
         Assert.Equal(["pp600", "tg3", "tg3 B2", "tg3 @ d20"], cells[2..].Select(row => row[0]));
         Assert.All(cells[2..], row => Assert.Matches(@"^\d.*\(.+-.+\)$", row[3]));
-        // Of each sequence; a prompt longer than a chunk is computed in two. A cache that is cut goes on where it was cut.
+        // Of each sequence; a prompt longer than a chunk is computed in two. A cache that is cut goes on where it was
+        // cut.
         string[] steps = [.. (await File.ReadAllLinesAsync(Path.Combine(_folder, "steps"), Token)).Select(step => string.Join(' ', step.Split(' ').Order()))];
         Assert.Equal((3, 2), (steps.Count(step => step == "0:0+512"), steps.Count(step => step == "0:512+88"))); // one chunk to warm up
         Assert.Equal("0:0+512", steps[Array.IndexOf(steps, "0:512+88") - 1]);
@@ -352,7 +354,8 @@ public sealed class PeersTests : IDisposable
         Assert.Empty(Directory.GetFiles(_folder));
     }
 
-    /// <summary>A llama-bench in a checkout of this name, that always tells the same time and notes how it was called.</summary>
+    /// <summary>A llama-bench in a checkout of this name, that always tells the same time and notes how it was
+    /// called.</summary>
     private string FakeLlamaBench(string checkout, string nanoseconds) => Script(Path.Combine(checkout, "build", "bin", "llama-bench"),
         $$"""
         echo "$@" >> '{{_folder}}/calls'
@@ -377,7 +380,8 @@ public sealed class PeersTests : IDisposable
         Assert.SkipUnless(folders.Any(folder => File.Exists(Path.Combine(folder, OperatingSystem.IsWindows() ? "node.exe" : "node"))), "Node.js is not on the PATH");
     }
 
-    /// <summary>A package node-llama-cpp without llama.cpp: notes each step, and refuses one whose tokens don't follow those there are.</summary>
+    /// <summary>A package node-llama-cpp without llama.cpp: notes each step, and refuses one whose tokens don't follow
+    /// those there are.</summary>
     private string FakeNodeModules(bool failing = false)
     {
         string package = Path.Combine(_folder, "node_modules", "node-llama-cpp");

@@ -8,7 +8,8 @@ using static Native.Tests.Bench.BenchRun;
 
 namespace Native.Tests.Bench;
 
-/// <summary><c>serve</c> against servers in this process. What is asserted of times follows from what must come before what, or has no upper end.</summary>
+/// <summary><c>serve</c> against servers in this process. What is asserted of times follows from what must come before
+/// what, or has no upper end.</summary>
 public sealed class ServeTests
 {
     private const double TimerSlack = 0.02; // timers ring early by their resolution
@@ -50,7 +51,8 @@ public sealed class ServeTests
         double outside = Stopwatch.GetElapsedTime(before).TotalSeconds;
         for (int i = 0; i < records.Length; i++)
         {
-            // Sent before it was received, read after it was written: what was measured can't be less than what the server saw.
+            // Sent before it was received, read after it was written: what was measured can't be less than what the
+            // server saw.
             (long received, List<long> written) = server.Log[i];
             double first = Stopwatch.GetElapsedTime(received, written[0]).TotalSeconds, last = Stopwatch.GetElapsedTime(received, written[^1]).TotalSeconds;
             RequestRecord record = records[i];
@@ -73,7 +75,8 @@ public sealed class ServeTests
         double[] intended = Arrivals.Steady(8, 20, double.PositiveInfinity, new Random(0)); // all of them within 0.4 s
         (RequestRecord[] records, double duration) = await new LoadGenerator(client, TimeProvider.System) { MaxConcurrency = 1 }.OpenLoopAsync(Some(8), intended, null, Token);
         Assert.Equal(intended, records.Select(record => record.Start));
-        // Nothing behind the first can be answered before it, whose answer takes the stall; each has waited since it was to be sent.
+        // Nothing behind the first can be answered before it, whose answer takes the stall; each has waited since it
+        // was to be sent.
         double answered = intended[0] + stall - TimerSlack;
         Assert.All(records, record => Assert.True(record.Ttft >= answered - record.Start, $"{record.Ttft} s from {record.Start} s"));
         ServingResult result = new(records, duration, null);

@@ -9,7 +9,8 @@ namespace Native.Tests.Bench;
 /// <summary>What is computed from records, and how it is written, without a server.</summary>
 public sealed class ServingResultTests
 {
-    // Three well, one not. In milliseconds: TTFT 500, 250, 1000; E2EL 1500, 250, 2000; TPOT 250 (4 gaps), none, 500 (2 gaps).
+    // Three well, one not. In milliseconds: TTFT 500, 250, 1000; E2EL 1500, 250, 2000; TPOT 250 (4 gaps), none, 500 (2
+    // gaps).
     private static readonly RequestRecord[] Records =
     [
         new() { Start = 0, Sent = 0, TokenTimes = [0.5, 0.75, 1, 1.25, 1.5], Done = 1.5, InputTokens = 10, OutputTokens = 5 },

@@ -12,7 +12,8 @@ using static Native.Tests.Bench.BenchRun;
 
 namespace Native.Tests.Bench;
 
-/// <summary>A soak passes with the server as it is, and fails at the right check where one thing about it is spoilt.</summary>
+/// <summary>A soak passes with the server as it is, and fails at the right check where one thing about it is
+/// spoilt.</summary>
 public sealed partial class SoakTests
 {
     private const string Seconds = "0.08"; // of a minute: five, in which each kind of request comes some times

@@ -2,7 +2,8 @@ using static Native.Tests.Bench.BenchRun;
 
 namespace Native.Tests.Bench;
 
-/// <summary><c>scheduler</c>: every kind of news is measured to its end, and the table. How long turns take is not asserted.</summary>
+/// <summary><c>scheduler</c>: every kind of news is measured to its end, and the table. How long turns take is not
+/// asserted.</summary>
 public sealed class TurnsTests
 {
     [Fact]

@@ -6,9 +6,11 @@ using System.Text;
 
 namespace Native.Tests.Fuzz;
 
-/// <summary>One reader under fuzz. Whatever bytes it gets, it takes or refuses them as it documents, soon, and in memory bounded by their number.</summary>
-/// <remarks>Input n of a target is a function of (target, seed, n) and of the seeds there are. A few thousand are tried; <c>NATIVE_FUZZ</c> sets how many, <c>NATIVE_FUZZ_SEED</c> the seed,
-/// <c>NATIVE_FUZZ_FIRST</c> the number to begin with.</remarks>
+/// <summary>One reader under fuzz. Whatever bytes it gets, it takes or refuses them as it documents, soon, and in
+/// memory bounded by their number.</summary>
+/// <remarks>Input n of a target is a function of (target, seed, n) and of the seeds there are. A few thousand are
+/// tried; <c>NATIVE_FUZZ</c> sets how many, <c>NATIVE_FUZZ_SEED</c> the seed, <c>NATIVE_FUZZ_FIRST</c> the number to
+/// begin with.</remarks>
 /// <param name="name">The target's name, in messages and of its folder of finds.</param>
 /// <param name="draw">Makes an input.</param>
 /// <param name="run">Hands the input to the reader.</param>
@@ -16,10 +18,12 @@ internal sealed class FuzzTarget(string name, Func<Random, byte[]> draw, Action<
 {
     private const int MaxReported = 10;
 
-    /// <summary>A hang, however slow and busy the machine: inputs take microseconds, and the few that spend a budget a second or two.</summary>
+    /// <summary>A hang, however slow and busy the machine: inputs take microseconds, and the few that spend a budget a
+    /// second or two.</summary>
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(60);
 
-    /// <summary>Less than the threads of a server have, so that what nests too deeply is found before it ends a server.</summary>
+    /// <summary>Less than the threads of a server have, so that what nests too deeply is found before it ends a
+    /// server.</summary>
     private const int StackBytes = 512 << 10;
 
     private static readonly int? Wanted = Number("NATIVE_FUZZ");
@@ -64,7 +68,8 @@ internal sealed class FuzzTarget(string name, Func<Random, byte[]> draw, Action<
         }
     }
 
-    /// <summary>Tries the committed finds, then the inputs; fails with every find, once for each place it comes from.</summary>
+    /// <summary>Tries the committed finds, then the inputs; fails with every find, once for each place it comes
+    /// from.</summary>
     public void Run()
     {
         int count = Wanted ?? Inputs;

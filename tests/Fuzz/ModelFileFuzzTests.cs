@@ -75,7 +75,8 @@ public sealed class ModelFileFuzzTests
         }.Run();
     }
 
-    /// <summary>Kernels follow a file's numbers as pointers: what is loaded must compute, whatever the file says.</summary>
+    /// <summary>Kernels follow a file's numbers as pointers: what is loaded must compute, whatever the file
+    /// says.</summary>
     [Fact]
     public void Model_ComputesOrIsRefused()
     {
@@ -185,7 +186,8 @@ public sealed class ModelFileFuzzTests
     /// <summary>What the readers of containers document.</summary>
     private static bool IsBadFile(Exception e) => e is InvalidDataException;
 
-    /// <summary>What the readers of models document: <see cref="NotSupportedException"/> is for what is named and not there.</summary>
+    /// <summary>What the readers of models document: <see cref="NotSupportedException"/> is for what is named and not
+    /// there.</summary>
     private static bool IsBadModel(Exception e) => e is InvalidDataException or NotSupportedException;
 
     private static byte[] Gguf(Random random) => random.Next(2) == 0 ? Seeds.Ggufs[random.Next(Seeds.Ggufs.Count)].Mutated(random).ToArray() : GgufBytes.Next(random);

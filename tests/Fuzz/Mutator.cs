@@ -17,7 +17,8 @@ internal enum InputKind
     Protobuf,
 }
 
-/// <summary>Makes bad inputs of good ones by one to eight edits, some to bytes and some to what the bytes mean. The same <see cref="Random"/> makes the same input.</summary>
+/// <summary>Makes bad inputs of good ones by one to eight edits, some to bytes and some to what the bytes mean. The
+/// same <see cref="Random"/> makes the same input.</summary>
 /// <param name="kind">How inputs are built.</param>
 /// <param name="seeds">The good ones; finds of the past among them.</param>
 /// <param name="words">What the readers look for, or stumble over.</param>
@@ -150,7 +151,8 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
         return Replace(input, start, length, other.AsSpan(from, size));
     }
 
-    /// <summary>A value or, where it is named, a member with the comma behind it: a token, or all from a bracket to the one that closes it.</summary>
+    /// <summary>A value or, where it is named, a member with the comma behind it: a token, or all from a bracket to the
+    /// one that closes it.</summary>
     private static (int Start, int Length) Whole(byte[] input, List<(int Start, int Length)> tokens, Random random)
     {
         int first = random.Next(tokens.Count);
@@ -169,7 +171,8 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
         bool Is(int token, char mark) => token < tokens.Count && input[tokens[token].Start] == mark;
     }
 
-    /// <summary>Runs of word characters, runs of spaces, and every other character alone; texts in double quotes as one where <paramref name="wholeStrings"/>.</summary>
+    /// <summary>Runs of word characters, runs of spaces, and every other character alone; texts in double quotes as one
+    /// where <paramref name="wholeStrings"/>.</summary>
     private static List<(int Start, int Length)> Tokens(byte[] input, bool wholeStrings)
     {
         var tokens = new List<(int, int)>();
@@ -198,7 +201,8 @@ internal sealed class Mutator(InputKind kind, IReadOnlyList<byte[]> seeds, param
 
     private static bool IsWord(byte b) => b is (byte)'_' or >= 0x80 || char.IsAsciiLetterOrDigit((char)b);
 
-    /// <summary>Edits one field of a message, or of one within it, and writes all lengths anew: what a byte changed alone would break before anybody looked inside.</summary>
+    /// <summary>Edits one field of a message, or of one within it, and writes all lengths anew: what a byte changed
+    /// alone would break before anybody looked inside.</summary>
     private byte[] EditFields(byte[] message, Random random, int depth)
     {
         if (!TryParse(message, out List<(ulong Tag, byte[] Value)> fields) || fields.Count == 0) return EditBytes(message, random);

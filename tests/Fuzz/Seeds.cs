@@ -15,7 +15,8 @@ internal static class Seeds
     public static readonly (string Text, float Score, int Type)[] Pieces =
         [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), ("<0x0A>", 0, 6), ("<0xC3>", 0, 6), ("▁", -1, 1), ("a", -2, 1), ("▁a", -3, 1), ("b", -4, 1), ("ab", -5, 1), ("<mask>", 0, 4), ("x", -6, 5)];
 
-    /// <summary>Models as GGUF tells them, of several families and both kinds of tokenizers, one with every kind of value.</summary>
+    /// <summary>Models as GGUF tells them, of several families and both kinds of tokenizers, one with every kind of
+    /// value.</summary>
     public static IReadOnlyList<GgufModel> Ggufs { get; } =
     [
         Model("llama", SentencePiece()),
@@ -29,7 +30,8 @@ internal static class Seeds
             [new("f", TensorType.F32, [2, 3, 4, 1], new byte[96], null), new("q", TensorType.Q4_K, [256], new byte[144], null), new("i", TensorType.I8, [5], new byte[5], null), new("iq", TensorType.IQ1_S, [256], new byte[50], null), new("s", TensorType.F16, [], new byte[2], null)]),
     ];
 
-    /// <summary>Whole models, small enough to load and run thousands of times: every weight their family has, in several formats.</summary>
+    /// <summary>Whole models, small enough to load and run thousands of times: every weight their family has, in
+    /// several formats.</summary>
     public static IReadOnlyList<GgufModel> Models { get; } = [Whole("llama", TensorType.F32), Whole("qwen2", TensorType.Q8_0), Whole("qwen3", TensorType.F16), Whole("gemma2", TensorType.Q4_0), Whole("phi3", TensorType.BF16).Factors(8)];
 
     /// <summary>A value of every kind that GGUF has, ordinary ones and the outermost.</summary>

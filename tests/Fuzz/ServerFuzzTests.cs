@@ -124,7 +124,8 @@ public sealed class ServerFuzzTests
         Assert.Equal(before, await Complete(server));
     }
 
-    /// <summary>Whether the answer is one; a refusal must say why in JSON, and must not be the server's fault.</summary>
+    /// <summary>Whether the answer is one; a refusal must say why in JSON, and must not be the server's
+    /// fault.</summary>
     private static bool Post(RunningServer server, string path, byte[] body)
     {
         using HttpResponseMessage response = server.Post(path, body).GetAwaiter().GetResult();

@@ -50,7 +50,8 @@ public sealed class TemplateFuzzTests
         })
         {
             Refuses = e => e is TemplateException,
-            // The budget of a rendering, which a few bytes can spend: once here, and some times more to learn how the template takes its messages.
+            // The budget of a rendering, which a few bytes can spend: once here, and some times more to learn how the
+            // template takes its messages.
             AllocationBase = 8 * sizeof(char) * RenderBudget.MaxCharacters,
             AllocationPerByte = 4096,
         }.Run();

@@ -50,7 +50,8 @@ public sealed class FormatsTests
         var random = new Random(1);
         float[] values = new float[format.BlockSize], back = new float[format.BlockSize];
         byte[] block = new byte[format.BlockBytes];
-        // Symmetric formats have steps of max / (levels / 2), the others of range / (levels - 1); the scale's rounding to 16 bits adds a little.
+        // Symmetric formats have steps of max / (levels / 2), the others of range / (levels - 1); the scale's rounding
+        // to 16 bits adds a little.
         float step = type switch { TensorType.Q8_0 => 1f / 127, TensorType.Q4_0 => 1f / 8, TensorType.Q4_1 => 2f / 15, TensorType.Q5_0 => 1f / 16, _ => 2f / 31 };
         for (int trial = 0; trial < 100; trial++)
         {
@@ -106,7 +107,8 @@ public sealed class FormatsTests
         Assert.Contains("IQ4_XS", Assert.Throws<NotSupportedException>(() => BlockFormat.Of(TensorType.IQ4_XS).Quantize(new float[256], new byte[136])).Message);
     }
 
-    /// <summary>The relative squared error of llama.cpp's reference quantizers (ggml 0.5's ggml_quantize_chunk, without an importance matrix) on the rows of <see cref="Draw"/>.</summary>
+    /// <summary>The relative squared error of llama.cpp's reference quantizers (ggml 0.5's ggml_quantize_chunk, without
+    /// an importance matrix) on the rows of <see cref="Draw"/>.</summary>
     [Theory]
     [InlineData(TensorType.Q2_K, "gaussian", 0.08742)]
     [InlineData(TensorType.Q2_K, "laplacian", 0.1198)]
@@ -197,7 +199,8 @@ public sealed class FormatsTests
         return values.Zip(back, (a, b) => (a - b) * (double)(a - b)).Sum() / values.Sum(x => x * (double)x);
     }
 
-    /// <summary>The same numbers on every machine: a linear congruential generator (Knuth's MMIX constants) through inverse and Box-Muller transforms.</summary>
+    /// <summary>The same numbers on every machine: a linear congruential generator (Knuth's MMIX constants) through
+    /// inverse and Box-Muller transforms.</summary>
     private static float[] Draw(string distribution, int count)
     {
         ulong state = 42;

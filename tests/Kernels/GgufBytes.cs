@@ -4,7 +4,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>Writes small GGUF files for tests, sound ones and (through <see cref="GgufTensor.Offset"/>, <see cref="Version"/>, repeated names) unsound ones.</summary>
+/// <summary>Writes small GGUF files for tests, sound ones and (through <see cref="GgufTensor.Offset"/>,
+/// <see cref="Version"/>, repeated names) unsound ones.</summary>
 /// <example><code>byte[] file = new GgufBytes { { "general.architecture", "llama" }, { "llama.block_count", 2u } }.Tensor("output_norm.weight", [1f, 2f]).ToArray();</code></example>
 internal sealed class GgufBytes : System.Collections.IEnumerable
 {
@@ -16,10 +17,12 @@ internal sealed class GgufBytes : System.Collections.IEnumerable
     /// <summary>The alignment that is used; it is written only if general.alignment is added too.</summary>
     public int Alignment { get; init; } = 32;
 
-    /// <summary>Where things begin in the file that <see cref="ToArray"/> last made: header, each pair, each tensor info, the data.</summary>
+    /// <summary>Where things begin in the file that <see cref="ToArray"/> last made: header, each pair, each tensor
+    /// info, the data.</summary>
     public List<int> Boundaries { get; } = [];
 
-    /// <summary>Adds a metadata pair: byte, sbyte, ushort, short, uint, int, float, bool, string, ulong, long, double, or an array of one of these.</summary>
+    /// <summary>Adds a metadata pair: byte, sbyte, ushort, short, uint, int, float, bool, string, ulong, long, double,
+    /// or an array of one of these.</summary>
     public void Add(string key, object value) => _metadata.Add((key, value));
 
     /// <summary>As <see cref="Add"/>, for a chain of calls.</summary>
@@ -156,5 +159,6 @@ internal sealed class GgufBytes : System.Collections.IEnumerable
     }
 }
 
-/// <summary>A tensor to write. <paramref name="Offset"/> is what the info claims instead of where the data goes.</summary>
+/// <summary>A tensor to write. <paramref name="Offset"/> is what the info claims instead of where the data
+/// goes.</summary>
 internal sealed record GgufTensor(string Name, TensorType Type, ulong[] Dimensions, byte[] Data, ulong? Offset);

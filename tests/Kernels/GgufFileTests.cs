@@ -300,7 +300,8 @@ public sealed class GgufFileTests
         Refuses(real.AsSpan(..^1));
     }
 
-    /// <summary>Two thousand damaged headers: each opens or is refused, and none makes the reader allocate more than it promises.</summary>
+    /// <summary>Two thousand damaged headers: each opens or is refused, and none makes the reader allocate more than it
+    /// promises.</summary>
     [Fact]
     public void Open_SurvivesRandomDamage_AndBoundsItsAllocation() => SurvivesDamage(SoundWriter().ToArray(), headerLength: 500, trials: 2000);
 
@@ -429,7 +430,8 @@ public sealed class GgufFileTests
 
     private static void AssertSays(Func<object> action, params ReadOnlySpan<string> says) => AssertSays((Action)(() => action()), says);
 
-    /// <summary>Whether the file opens (true) or is refused (false); anything else, or too much memory, fails the test. Reads every byte that was opened.</summary>
+    /// <summary>Whether the file opens (true) or is refused (false); anything else, or too much memory, fails the test.
+    /// Reads every byte that was opened.</summary>
     private static bool Survives(string path)
     {
         long bound = GgufFile.MaxAllocationPerByte * new FileInfo(path).Length + GgufFile.MaxAllocationBase;

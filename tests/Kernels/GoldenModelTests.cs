@@ -6,7 +6,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>Real and tiny models against what llama2.c and transformers (float64) say of them, on every backend.</summary>
+/// <summary>Real and tiny models against what llama2.c and transformers (float64) say of them, on every
+/// backend.</summary>
 public abstract class GoldenModelTests
 {
     /// <summary>As models are served: activations rounded where weights are quantized or bfloat16.</summary>
@@ -45,10 +46,12 @@ public abstract class GoldenModelTests
         foreach (JsonElement run in golden.RootElement.GetProperty("runs").EnumerateArray())
         {
             int[] prompt = Ints(run.GetProperty("prompt_ids"));
-            // bfloat16's eight bits of mantissa alone cost up to 0.026 here, in double arithmetic throughout, and bytes a little over 0.08.
+            // bfloat16's eight bits of mantissa alone cost up to 0.026 here, in double arithmetic throughout, and bytes
+            // a little over 0.08.
             foreach ((DType kv, double tolerance) in ((DType, double)[])[(DType.F32, 1e-3), (DType.F16, 0.02), (DType.BF16, 0.04), (DType.Q8_0, 0.1)])
             {
-                // phi3 chooses its rope factors by the length limit: the reference's short runs hold with the original length.
+                // phi3 chooses its rope factors by the length limit: the reference's short runs hold with the original
+                // length.
                 int? limit = family == "phi3" ? (prompt.Length + 24 <= 64 + 1 ? 64 : 512) : null;
                 using ModelRunner runner = Open(path, kv, limit, exact: true);
                 int outputs = kv == DType.F32 ? Math.Min(24, runner.Info.MaxModelLength - prompt.Length) : 1;
@@ -70,7 +73,8 @@ public abstract class GoldenModelTests
     [Theory, MemberData(nameof(FamilyFiles))]
     public void EveryFamily_AsServed_StaysWithinWhatSixteenBitActivationsCost(string family, bool gguf)
     {
-        // The folders' weights are bfloat16, and so may be the activations that meet them; the files' are float32, and nothing is rounded.
+        // The folders' weights are bfloat16, and so may be the activations that meet them; the files' are float32, and
+        // nothing is rounded.
         string folder = TestData.Path($"models/architectures/{family}");
         string path = Path.Combine(folder, gguf ? $"{family}-F32.gguf" : "hf");
         using JsonDocument golden = JsonDocument.Parse(File.ReadAllText(Path.Combine(folder, "golden.json")));

@@ -3,7 +3,8 @@ using Native.Kernels.Models;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>Model files that somebody writes to, shortens, replaces or deletes while they are read, and after they were.</summary>
+/// <summary>Model files that somebody writes to, shortens, replaces or deletes while they are read, and after they
+/// were.</summary>
 public sealed class ModelFileChangesTests
 {
     private static readonly string Demo = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");

@@ -9,15 +9,15 @@ using Native.Kernels.Models;
 namespace Native.Tests.Kernels;
 
 /// <summary>
-/// Ids and log-probabilities of every model at hand, bit for bit as version 0.1.0 gave them. A change that alters one bit of an
-/// output is seen here. Whoever means to change bits records them again and says why.
+/// Ids and log-probabilities of every model at hand, bit for bit as version 0.1.0 gave them. A change that alters one
+/// bit of an output is seen here. Whoever means to change bits records them again and says why.
 /// </summary>
 public sealed class RecordedBitsTests
 {
-    // FNV-1a over 20 scored prompt tokens and 8 generated ones: ids and float32 log-probabilities, keys and values in F16.
-    // The order of a sum depends on the widest vectors of the runtime (512, 256, 128 bits), and the scalar products round in an
-    // order of their own. The columns: 512 scalar, 512 vectors, 512 with VDPBF16PS, 256 scalar, 256 vectors, 128 scalar.
-    // 0 was not recorded: a scalar SmolLM2 takes a minute.
+    // FNV-1a over 20 scored prompt tokens and 8 generated ones: ids and float32 log-probabilities, keys and values in
+    // F16. The order of a sum depends on the widest vectors of the runtime (512, 256, 128 bits), and the scalar
+    // products round in an order of their own. The columns: 512 scalar, 512 vectors, 512 with VDPBF16PS, 256 scalar,
+    // 256 vectors, 128 scalar. 0 was not recorded: a scalar SmolLM2 takes a minute.
     public static TheoryData<string, ulong[]> Recorded() => new()
     {
         { "stories260K/stories260K-F32.gguf",

@@ -5,7 +5,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>Every operation as its textbook loop in double precision: what the graph means, slow and plain. Greedy and scoring only.</summary>
+/// <summary>Every operation as its textbook loop in double precision: what the graph means, slow and plain. Greedy and
+/// scoring only.</summary>
 internal sealed unsafe class ReferenceBackend : IBackend
 {
     private readonly List<nint> _owned = [];

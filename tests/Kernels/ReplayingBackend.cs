@@ -4,7 +4,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>A backend that records a graph's operations the first time a shape comes, and replays them from then on, as a GPU does.</summary>
+/// <summary>A backend that records a graph's operations the first time a shape comes, and replays them from then on, as
+/// a GPU does.</summary>
 internal sealed class ReplayingBackend(IBackend inner) : IBackend
 {
     private readonly Dictionary<StepShape, List<Action>> _recorded = [];

@@ -3,7 +3,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>Drives an <see cref="IModelRunner"/> without a scheduler: sequences in fixed, deliberately scattered blocks, in chunks of a chosen size.</summary>
+/// <summary>Drives an <see cref="IModelRunner"/> without a scheduler: sequences in fixed, deliberately scattered
+/// blocks, in chunks of a chosen size.</summary>
 internal static class RunnerDriver
 {
     /// <summary>What a sequence gave.</summary>

@@ -208,7 +208,8 @@ public sealed class SafetensorsFileTests
         foreach (string text in says) Assert.Contains(text, message);
     }
 
-    /// <summary>Whether the file opens (true) or is refused (false); anything else, or too much memory, fails the test. Reads every byte that was opened.</summary>
+    /// <summary>Whether the file opens (true) or is refused (false); anything else, or too much memory, fails the test.
+    /// Reads every byte that was opened.</summary>
     private static bool Survives(string path)
     {
         long bound = SafetensorsFile.MaxAllocationPerByte * new FileInfo(path).Length + SafetensorsFile.MaxAllocationBase;

@@ -3,7 +3,8 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>The suite runs again in processes with narrower SIMD, which say through <c>NATIVE_EXPECT_NO</c> what they turned off.</summary>
+/// <summary>The suite runs again in processes with narrower SIMD, which say through <c>NATIVE_EXPECT_NO</c> what they
+/// turned off.</summary>
 public sealed class SimdSwitchTests
 {
     [Fact]

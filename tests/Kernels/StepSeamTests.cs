@@ -25,7 +25,8 @@ public sealed class StepSeamTests
         return new ModelRunner(file, backend ?? (reference ? new ReferenceBackend() : new CpuBackend(new CpuOptions { Threads = 2 })), options);
     }
 
-    /// <summary>Computes a prompt, then eight tokens of it greedily; each decode's id is told, or asked of the place that sampled it.</summary>
+    /// <summary>Computes a prompt, then eight tokens of it greedily; each decode's id is told, or asked of the place
+    /// that sampled it.</summary>
     private static SampledToken[] Greedy(ModelRunner runner, bool promised, int place = 0)
     {
         BatchBuffers buffers = new(runner.Info);

@@ -5,7 +5,8 @@ using Tokenizer = Native.Kernels.Text.Tokenizer;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>Holds the tokenizers to an independent implementation, Microsoft.ML.Tokenizers, where that one is exact.</summary>
+/// <summary>Holds the tokenizers to an independent implementation, Microsoft.ML.Tokenizers, where that one is
+/// exact.</summary>
 public sealed class TextOracleTests
 {
     private const string Words = "the The THE don't I'LL x1 1234567 naïve École Привет 漢字 かな 한국어 हिन्दी \U0001F600 👍🏽 $1.50 foo_bar(); // -> «a» … \r\n  \t\n";

@@ -3,7 +3,8 @@ using static Native.Tests.Scheduling.EngineHarness;
 
 namespace Native.Tests.Scheduling;
 
-/// <summary>What a constraint allows is all that is said, whatever the batch, and its faults are its own request's.</summary>
+/// <summary>What a constraint allows is all that is said, whatever the batch, and its faults are its own
+/// request's.</summary>
 public sealed class ConstraintTests
 {
     [Theory]

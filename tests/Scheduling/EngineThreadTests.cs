@@ -5,7 +5,8 @@ using static Native.Tests.Scheduling.EngineHarness;
 
 namespace Native.Tests.Scheduling;
 
-/// <summary>The engine with its own thread, and readers and submitters with theirs. Alone, because it counts the process's lock contentions.</summary>
+/// <summary>The engine with its own thread, and readers and submitters with theirs. Alone, because it counts the
+/// process's lock contentions.</summary>
 [CollectionDefinition(nameof(EngineThreadTests), DisableParallelization = true)]
 [Collection(nameof(EngineThreadTests))]
 public sealed class EngineThreadTests
@@ -79,8 +80,9 @@ public sealed class EngineThreadTests
             contentions = Monitor.LockContentionCount - contentions;
             Assert.Equal(9 * tokens, counts.Sum());
             Assert.Empty(runner.Violations);
-            // The count is the process's: a lock of ours would be contended every time, the runtime's own rarely is. Likewise an allocation of ours
-            // would come every time; beside a whole suite the pool's queue, which the steps wake readers through, grows now and then.
+            // The count is the process's: a lock of ours would be contended every time, the runtime's own rarely is.
+            // Likewise an allocation of ours would come every time; beside a whole suite the pool's queue, which the
+            // steps wake readers through, grows now and then.
             if (contentions == 0 && after == before) break;
             Assert.True(attempt < 4, $"{contentions} contended locks and {after - before} bytes in the last of five runs");
         }

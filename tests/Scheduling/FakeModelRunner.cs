@@ -4,8 +4,9 @@ using Native.Kernels.Sampling;
 namespace Native.Tests.Scheduling;
 
 /// <summary>
-/// A model whose next token is a hash of the tokens it finds in its cache by slot mapping and block table, and of everything the row asks for.
-/// A wrong block, slot, position, copy or context changes its output; <see cref="Oracle"/> says what the output must be.
+/// A model whose next token is a hash of the tokens it finds in its cache by slot mapping and block table, and of
+/// everything the row asks for. A wrong block, slot, position, copy or context changes its output; <see cref="Oracle"/>
+/// says what the output must be.
 /// </summary>
 internal sealed class FakeModelRunner : IModelRunner
 {
@@ -66,7 +67,8 @@ internal sealed class FakeModelRunner : IModelRunner
     public int Promised { get; private set; }
 
     /// <summary>Called on the engine's thread before a step is computed; what it throws fails the step.</summary>
-    /// <remarks>A step is computed when it is launched where only one may be in flight, else when it is collected.</remarks>
+    /// <remarks>A step is computed when it is launched where only one may be in flight, else when it is
+    /// collected.</remarks>
     public ExecuteHook? OnExecute { get; set; }
 
     /// <summary>What a batch contradicted; the engine catches exceptions, so they are kept here.</summary>

@@ -2,7 +2,8 @@ using Native.Scheduling;
 
 namespace Native.Tests.Scheduling;
 
-/// <summary>Allows about half of the vocabulary, by a hash of the tokens said so far, and is not always ready at once.</summary>
+/// <summary>Allows about half of the vocabulary, by a hash of the tokens said so far, and is not always ready at
+/// once.</summary>
 internal sealed class HashConstraint(ulong state, bool slow = false) : ITokenConstraint
 {
     private int _asked;
@@ -10,7 +11,8 @@ internal sealed class HashConstraint(ulong state, bool slow = false) : ITokenCon
     /// <summary>Tokens told so far.</summary>
     public int Accepted { get; private set; }
 
-    /// <summary>Thrown by the call of this number, counted over <see cref="Fill"/> and <see cref="Accept"/>; -1 for never.</summary>
+    /// <summary>Thrown by the call of this number, counted over <see cref="Fill"/> and <see cref="Accept"/>; -1 for
+    /// never.</summary>
     public int ThrowsAt { get; init; } = -1;
 
     private int _calls;

@@ -7,7 +7,8 @@ using Native.Scheduling;
 
 namespace Native.Tests.Scheduling;
 
-/// <summary>The engine over real models on the CPU: the promises that only hold if kernels and scheduler keep them together.</summary>
+/// <summary>The engine over real models on the CPU: the promises that only hold if kernels and scheduler keep them
+/// together.</summary>
 [Collection(nameof(EngineThreadTests))]
 public sealed class RealModelTests
 {
@@ -54,7 +55,8 @@ public sealed class RealModelTests
         Assert.True(preemptions > 0, "nobody lost its blocks, so nothing was computed again");
     }
 
-    /// <summary>Every bit the request under test gets: scored prompt, tokens, log-probabilities and alternatives of two sampled choices.</summary>
+    /// <summary>Every bit the request under test gets: scored prompt, tokens, log-probabilities and alternatives of two
+    /// sampled choices.</summary>
     private static async Task<List<string>> Outputs(string path, Surroundings surroundings, int outputs, Action<long>? preemptions = null)
     {
         int running = Math.Min(surroundings.Chunk, surroundings.Company + 2);
@@ -131,7 +133,8 @@ public sealed class RealModelTests
 
     private static string Bits(float value) => BitConverter.SingleToInt32Bits(value).ToString("x8", System.Globalization.CultureInfo.InvariantCulture);
 
-    /// <summary>Counts what the engine thread allocates from the beginning of one pure decode step to that of the next, the runner's work among it.</summary>
+    /// <summary>Counts what the engine thread allocates from the beginning of one pure decode step to that of the next,
+    /// the runner's work among it.</summary>
     private sealed class CountingRunner(ModelRunner inner) : IModelRunner
     {
         private long _before = -1;

@@ -105,7 +105,8 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
             {
                 Sequence? now = Live(harness.Engine.Scheduler).FirstOrDefault();
                 bool moved = now is null || now != oldest || now.NumComputedTokens > computed || now.Output.Count > output;
-                // It may have to wait for a step in flight twice: to fork or to know its token, then for the blocks of one behind it.
+                // It may have to wait for a step in flight twice: to fork or to know its token, then for the blocks of
+                // one behind it.
                 still = moved ? 0 : still + 1;
                 Assert.True(still <= 2 * (stepsInFlight - 1), "the oldest stood still");
                 oldest = now;

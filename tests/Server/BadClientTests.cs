@@ -8,7 +8,8 @@ using Native.V1;
 
 namespace Native.Tests.Server;
 
-/// <summary>Clients that never read, send half a request, or take every request back at once: others are served as before, and every block comes back.</summary>
+/// <summary>Clients that never read, send half a request, or take every request back at once: others are served as
+/// before, and every block comes back.</summary>
 public sealed class BadClientTests
 {
     private const string Completion = "/v1/completions";
@@ -33,7 +34,8 @@ public sealed class BadClientTests
         await RunningServer.Until(() => server.Engine.Metrics.Steps > steps, "it is computed");
         Assert.Equal(before, Text(await server.Ask(Completion, """{"prompt":"w"}""")));
 
-        // The stream is endless: its blocks come back because the server hangs up. The whole answer was computed before anybody had to read.
+        // The stream is endless: its blocks come back because the server hangs up. The whole answer was computed before
+        // anybody had to read.
         await server.AllBlocksFree();
         await server.MetricsWith(stream ? "native_requests_total{outcome=\"cancelled\"} 1" : "native_requests_total{outcome=\"length\"} 1");
         // Its id is free once the server has given it up; only then it reads, or it would be served.
@@ -128,7 +130,8 @@ public sealed class BadClientTests
             using RawHttp2 rapid = await RawHttp2.ConnectAsync(server);
             int sent = 0;
             while (sent < 5000 && await rapid.SendAsync(rapid.Call(request, reset: true))) sent++;
-            // Calls taken back hold their places until the engine looks at them, so the queue may still be full; who is turned away asks again.
+            // Calls taken back hold their places until the engine looks at them, so the queue may still be full; who is
+            // turned away asks again.
             await RunningServer.UntilAsync(async () =>
             {
                 using HttpResponseMessage response = await server.Post(Completion, """{"prompt":"w"}""");

@@ -10,7 +10,8 @@ using Native.Server.Hub;
 
 namespace Native.Tests.Server;
 
-/// <summary>One repository as the hub serves it: large files redirect to a storage on another port, small ones within the hub. Tests change how it behaves.</summary>
+/// <summary>One repository as the hub serves it: large files redirect to a storage on another port, small ones within
+/// the hub. Tests change how it behaves.</summary>
 internal sealed class FakeHub : IAsyncDisposable
 {
     public const string Repository = "org/model";

@@ -218,7 +218,8 @@ public sealed class GrpcTests
     public async Task Reflection_ListsTheServices_InBothVersions()
     {
         await using RunningServer server = await RunningServer.StartAsync();
-        // The two versions have the same messages, so a method with raw bytes reaches both: ServerReflectionRequest{list_services = 7: "*"}.
+        // The two versions have the same messages, so a method with raw bytes reaches both:
+        // ServerReflectionRequest{list_services = 7: "*"}.
         byte[] request = [0x3A, 0x01, (byte)'*'];
         foreach (string version in (string[])["v1", "v1alpha"])
         {

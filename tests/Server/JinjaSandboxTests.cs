@@ -4,7 +4,8 @@ using Native.Server.Serving;
 
 namespace Native.Tests.Server;
 
-/// <summary>Whatever a template says, it renders or it fails with a <see cref="TemplateException"/>, within its budget.</summary>
+/// <summary>Whatever a template says, it renders or it fails with a <see cref="TemplateException"/>, within its
+/// budget.</summary>
 public sealed class JinjaSandboxTests
 {
     private static string Render(string template) => ChatTemplate.Parse(template).Render(

@@ -91,7 +91,8 @@ public sealed partial class MetricsTests
         }
         (double allThen, double ofStepsThen) = await Count();
         Assert.True(allThen - all >= times);
-        // A thread's name is looked up when its wait is heard of, so it waits until then. Whatever was heard before is counted by now.
+        // A thread's name is looked up when its wait is heard of, so it waits until then. Whatever was heard before is
+        // counted by now.
         using (Contention engine = new("native-engine"))
             for (int i = 0; i < 3000 && (await Count()).OfSteps <= ofStepsThen; i++) await Task.Delay(10, TestContext.Current.CancellationToken);
         Assert.InRange((await Count()).OfSteps - ofSteps, 1, times - 1);

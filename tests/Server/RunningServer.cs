@@ -78,7 +78,8 @@ internal sealed class RunningServer : IAsyncDisposable
 
     public Task<string> Metrics() => Http.GetStringAsync("/metrics", Token);
 
-    /// <summary>The metrics once they have a line; the record of a request is written just after its last token.</summary>
+    /// <summary>The metrics once they have a line; the record of a request is written just after its last
+    /// token.</summary>
     public async Task<string> MetricsWith(string line)
     {
         await AllBlocksFree();
@@ -92,7 +93,8 @@ internal sealed class RunningServer : IAsyncDisposable
         return text;
     }
 
-    /// <summary>Waits for what other threads bring about; a test that waits in vain fails by xunit's or this time.</summary>
+    /// <summary>Waits for what other threads bring about; a test that waits in vain fails by xunit's or this
+    /// time.</summary>
     public static async Task Until(Func<bool> condition, string what)
     {
         for (int i = 0; i < 3000 && !condition(); i++) await Task.Delay(10, Token);

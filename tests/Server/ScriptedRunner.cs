@@ -5,10 +5,12 @@ using Native.Server.Serving;
 
 namespace Native.Tests.Server;
 
-/// <summary>A model whose next token follows from the last one alone, so that every test knows what must be written: letters go on with the alphabet.</summary>
+/// <summary>A model whose next token follows from the last one alone, so that every test knows what must be written:
+/// letters go on with the alphabet.</summary>
 /// <remarks>
-/// a to y go on with the next letter, z with a full stop, a full stop with the end. A to Z go round for ever. '#' goes on with the two bytes
-/// of é and then w. '!' gives NaN logits. '?' goes on with the user's mark. The assistant's mark goes on with v.
+/// a to y go on with the next letter, z with a full stop, a full stop with the end. A to Z go round for ever. '#' goes
+/// on with the two bytes of é and then w. '!' gives NaN logits. '?' goes on with the user's mark. The assistant's mark
+/// goes on with v.
 /// </remarks>
 internal sealed class ScriptedRunner : IModelRunner
 {

@@ -33,7 +33,8 @@ internal static class Tidy
         }
     }
 
-    /// <summary>What is too long in one file: its name, and how many lines of it are; or a method's, and its lines.</summary>
+    /// <summary>What is too long in one file: its name, and how many lines of it are; or a method's, and its
+    /// lines.</summary>
     /// <exception cref="InvalidDataException">The source is no C#.</exception>
     public static IEnumerable<(string Name, int Count)> Findings(string file, string source)
     {
@@ -52,7 +53,8 @@ internal static class Tidy
         }
     }
 
-    /// <summary>Every body of code with its lines: methods, constructors, accessors, local functions, a program's statements.</summary>
+    /// <summary>Every body of code with its lines: methods, constructors, accessors, local functions, a program's
+    /// statements.</summary>
     public static IEnumerable<(string Name, int Lines)> Methods(CompilationUnitSyntax root)
     {
         GlobalStatementSyntax[] program = [.. root.Members.OfType<GlobalStatementSyntax>()];

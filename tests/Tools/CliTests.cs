@@ -4,7 +4,8 @@ using Native.Tools;
 
 namespace Native.Tests.Tools;
 
-/// <summary>The commands as they are typed, on a real model of 260,000 parameters, with their output captured.</summary>
+/// <summary>The commands as they are typed, on a real model of 260,000 parameters, with their output
+/// captured.</summary>
 public sealed class CliTests
 {
     private const string Stories = "models/stories260K/stories260K-F32.gguf";

@@ -12,7 +12,8 @@ using Native.Tools;
 
 namespace Native.Tests.Tools;
 
-/// <summary>Hugging Face folders as GGUF files, beside those that llama.cpp's converter made of the same folders.</summary>
+/// <summary>Hugging Face folders as GGUF files, beside those that llama.cpp's converter made of the same
+/// folders.</summary>
 public sealed class ConvertTests
 {
     [Theory]
@@ -39,7 +40,8 @@ public sealed class ConvertTests
         }
         foreach ((string key, object value) in theirs.Metadata)
         {
-            // Its name is the folder's; the count of tokens is that of the list; the padding token is in none of the tokenizer's files.
+            // Its name is the folder's; the count of tokens is that of the list; the padding token is in none of the
+            // tokenizer's files.
             if (key is not ("general.name" or "llama.vocab_size" or "tokenizer.ggml.padding_token_id")) Assert.Equal(value, ours.Metadata.GetValueOrDefault(key));
         }
     }
@@ -167,7 +169,8 @@ public sealed class ConvertTests
     [Fact]
     public void ATokenizerJsonOfCharacters_BecomesSentencePieceWithScoresThatOrderTheSameMerges()
     {
-        // Llama 2's tokenizer.model, written as the tokenizer.json that transformers makes of it: every split of every piece, best pieces first.
+        // Llama 2's tokenizer.model, written as the tokenizer.json that transformers makes of it: every split of every
+        // piece, best pieces first.
         TokenizerDefinition model = HuggingFaceTokenizer.Read(TestData.Path("tokenizers/llama2-tokenizer"));
         Dictionary<string, int> ids = Enumerable.Range(0, model.Pieces.Length).ToDictionary(id => model.Pieces[id]!, id => id, StringComparer.Ordinal);
         JsonObject vocabulary = [];

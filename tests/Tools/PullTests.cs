@@ -115,7 +115,8 @@ public sealed class PullTests
         return (await Run(hub, terminal, command), output.ToString(), error.ToString());
     }
 
-    /// <summary>With the variables of the hub's client set; no other test reads them, and those of one class run one after the other.</summary>
+    /// <summary>With the variables of the hub's client set; no other test reads them, and those of one class run one
+    /// after the other.</summary>
     private static async Task<int> Run(FakeHub hub, Terminal terminal, string[] command)
     {
         (string Name, string Value)[] variables = [("HF_ENDPOINT", hub.Address.ToString()), ("HF_HUB_CACHE", hub.Cache), ("HF_TOKEN", "hf_secret"), ("HF_HUB_OFFLINE", "0")];

@@ -8,14 +8,16 @@ internal sealed record Example(string? Story, IReadOnlyList<Turn> Turns)
     // A user's words are read rather than written; learning them a little still teaches their meaning.
     private const float UserWeight = 0.2f;
 
-    // Names, things and colours are what a text must keep consistent, yet they are few among the words: they count more.
+    // Names, things and colours are what a text must keep consistent, yet they are few among the words: they count
+    // more.
     private const float ContentFactor = 3;
 
     // A short answer says little but what was asked for.
     private const float AnswerFactor = 1.5f;
     private const int AnswerLength = 120;
 
-    /// <summary>Ids and the weight of each in the loss: at least 1 for what the model is to say, less for what it is told.</summary>
+    /// <summary>Ids and the weight of each in the loss: at least 1 for what the model is to say, less for what it is
+    /// told.</summary>
     public (List<long> Ids, List<float> Weights) Encode(Tokenizer tokenizer)
     {
         var ids = new List<long>();
@@ -50,7 +52,8 @@ internal sealed record Example(string? Story, IReadOnlyList<Turn> Turns)
         : string.Concat(Turns.Select(t => $"{Tokenizer.ImStart}{t.Role}\n{t.Text}{Tokenizer.ImEnd}\n"));
 }
 
-/// <summary>An endless, seeded stream of fresh documents packed into rows that each begin with a document's first token.</summary>
+/// <summary>An endless, seeded stream of fresh documents packed into rows that each begin with a document's first
+/// token.</summary>
 internal sealed class TokenStream(Corpus corpus, Tokenizer tokenizer)
 {
     public (long[] Ids, float[] Weights) Next(int rows, int length)

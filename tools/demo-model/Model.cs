@@ -18,7 +18,8 @@ internal sealed record Shape(int Vocabulary, int Context)
     public int HeadWidth => Width / Heads;
 }
 
-/// <summary>The network in training form. Rotary pairs are (i, i + d/2); the export permutes them to llama.cpp's (2i, 2i + 1).</summary>
+/// <summary>The network in training form. Rotary pairs are (i, i + d/2); the export permutes them to llama.cpp's (2i,
+/// 2i + 1).</summary>
 internal sealed class Llama : nn.Module<Tensor, Tensor>
 {
     public readonly Shape Shape;

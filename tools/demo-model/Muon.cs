@@ -4,8 +4,9 @@ using static TorchSharp.torch;
 namespace Native.Tools.DemoModel;
 
 /// <summary>
-/// Momentum whose step is made orthogonal (Jordan et al. 2024, Muon): all directions of a weight matrix move alike, which a
-/// small model rewards with about half as many tokens to the same loss as AdamW. For the matrices inside the layers.
+/// Momentum whose step is made orthogonal (Jordan et al. 2024, Muon): all directions of a weight matrix move alike,
+/// which a small model rewards with about half as many tokens to the same loss as AdamW. For the matrices inside the
+/// layers.
 /// </summary>
 internal sealed class Muon
 {
@@ -38,7 +39,8 @@ internal sealed class Muon
         }
     }
 
-    /// <summary>U V' of each matrix's U S V', nearly: five Newton-Schulz iterations with coefficients that bring singular values near 1 fast.</summary>
+    /// <summary>U V' of each matrix's U S V', nearly: five Newton-Schulz iterations with coefficients that bring
+    /// singular values near 1 fast.</summary>
     private static Tensor Orthogonal(Tensor g)
     {
         bool tall = g.shape[1] > g.shape[2];

@@ -1,6 +1,7 @@
 namespace Native.Tools.DemoModel;
 
-/// <summary>What can happen in the small world. Every plot has the hero, a friend and the thing, and leaves facts to ask for.</summary>
+/// <summary>What can happen in the small world. Every plot has the hero, a friend and the thing, and leaves facts to
+/// ask for.</summary>
 internal sealed partial class Story
 {
     private const string Happy = "{happy|glad|very happy|full of joy|so happy}", Sad = "{sad|unhappy|very sad}";

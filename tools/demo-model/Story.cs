@@ -3,7 +3,8 @@ namespace Native.Tools.DemoModel;
 /// <summary>A question about a story with its answer, as templates over the story's variables.</summary>
 internal readonly record struct Fact(string Question, string Answer);
 
-/// <summary>One story: who and what it is about (the variables), its sentences, and what can be asked about it.</summary>
+/// <summary>One story: who and what it is about (the variables), its sentences, and what can be asked about
+/// it.</summary>
 internal sealed partial class Story
 {
     private static readonly (string[] Things, Action<Story> Plot)[] s_helpful =

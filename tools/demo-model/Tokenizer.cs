@@ -39,7 +39,8 @@ internal sealed partial class Tokenizer
         Tokens.AddRange([ImStart, ImEnd, EndOfText]);
     }
 
-    /// <summary>Learns merges until the vocabulary holds <paramref name="size"/> tokens, most frequent pair first.</summary>
+    /// <summary>Learns merges until the vocabulary holds <paramref name="size"/> tokens, most frequent pair
+    /// first.</summary>
     public static Tokenizer Train(IEnumerable<string> texts, int size)
     {
         var counts = new Dictionary<string, int>();
@@ -126,7 +127,8 @@ internal sealed partial class Tokenizer
             }
     }
 
-    /// <summary>GPT-2's reversible map: printable Latin-1 stands for itself, every other byte for U+0100 onwards.</summary>
+    /// <summary>GPT-2's reversible map: printable Latin-1 stands for itself, every other byte for U+0100
+    /// onwards.</summary>
     private static char[] ByteToChar()
     {
         var map = new char[256];

@@ -20,7 +20,8 @@ internal sealed record TrainingOptions(string Directory)
     public int EvaluateEvery { get; init; } = 400;
 }
 
-/// <summary>Muon for the layers' matrices, AdamW for the rest; linear warm-up, full rate for half of the run, then linearly down; clipped gradients; a checkpoint at every evaluation.</summary>
+/// <summary>Muon for the layers' matrices, AdamW for the rest; linear warm-up, full rate for half of the run, then
+/// linearly down; clipped gradients; a checkpoint at every evaluation.</summary>
 internal sealed class Trainer(Llama model, TokenStream stream, IReadOnlyList<Example> heldOut, Tokenizer tokenizer, TrainingOptions options)
 {
     public void Run()

@@ -7,7 +7,8 @@ namespace Native.Tests.Kernels.Cpu;
 
 public sealed class BackendAccuracyTests
 {
-    // llama.cpp, which rounds activations to 8 bits too, is 0.034 away on average; with float activations only the KV cache's 16 bits and the order of sums are left.
+    // llama.cpp, which rounds activations to 8 bits too, is 0.034 away on average; with float activations only the KV
+    // cache's 16 bits and the order of sums are left.
     [Theory]
     [InlineData(false, 0.034)]
     [InlineData(true, 0.004)]

@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Tests.Kernels.Cpu;
 
-/// <summary>Memory whose last byte is followed by a page nobody may touch, so that reading past the end crashes the test.</summary>
+/// <summary>Memory whose last byte is followed by a page nobody may touch, so that reading past the end crashes the
+/// test.</summary>
 internal sealed unsafe class GuardedMemory<T> : IDisposable
     where T : unmanaged
 {

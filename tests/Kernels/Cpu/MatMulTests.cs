@@ -242,7 +242,8 @@ public sealed unsafe class MatMulTests
         }
     }
 
-    /// <summary>Two parts of one shape and format lie in the same panels; of two formats they don't. Nobody can tell from the results.</summary>
+    /// <summary>Two parts of one shape and format lie in the same panels; of two formats they don't. Nobody can tell
+    /// from the results.</summary>
     [Theory]
     [InlineData(TensorType.Q4_0, TensorType.Q4_0, 48)]
     [InlineData(TensorType.Q4_0, TensorType.Q4_0, 16)]
@@ -286,7 +287,8 @@ public sealed unsafe class MatMulTests
         }
     }
 
-    /// <summary>Every variant whose logic can run here: with AVX2, those of AVX-512 and ARM too, by their substitutes for the instructions that are not there.</summary>
+    /// <summary>Every variant whose logic can run here: with AVX2, those of AVX-512 and ARM too, by their substitutes
+    /// for the instructions that are not there.</summary>
     private static CpuVariant[] Runnable => MicroKernels.IsSupported(CpuVariant.Avx2)
         ? [.. Enum.GetValues<CpuVariant>().Where(v => v is not (CpuVariant.AvxVnni or CpuVariant.Avx512Vnni) || MicroKernels.IsSupported(v))]
         : [.. MicroKernels.Supported];
@@ -330,7 +332,8 @@ public sealed unsafe class MatMulTests
                 expected ??= alone;
                 for (int i = 0; i < alone.Length; i++)
                 {
-                    // bfloat16 activations are off by up to 2^-9 of themselves, and there are several hundred of up to 8.
+                    // bfloat16 activations are off by up to 2^-9 of themselves, and there are several hundred of up to
+                    // 8.
                     float allowed = activations switch { ActivationType.Int8 => 0, ActivationType.BFloat16 => 0.02f * MathF.Sqrt(columns), _ => 1e-4f };
                     Assert.True(Math.Abs(expected[i] - alone[i]) <= allowed, $"{variant}, {columns} columns, output {i}: expected {expected[i]}, found {alone[i]}");
                 }

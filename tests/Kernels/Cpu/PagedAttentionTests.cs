@@ -88,7 +88,8 @@ public sealed unsafe class PagedAttentionTests
         return data;
     }
 
-    /// <summary>Decodes and a chunk over contexts of three segments, in parts for several workers where they are few.</summary>
+    /// <summary>Decodes and a chunk over contexts of three segments, in parts for several workers where they are
+    /// few.</summary>
     [Theory, MemberData(nameof(Splits))]
     public void ARowsBits_AreTheSame_ForEveryBlockSizeAndSplit(DType type, int heads, int kvHeads, int window)
     {
@@ -157,7 +158,8 @@ public sealed unsafe class PagedAttentionTests
         }
     }
 
-    /// <summary>Keys and values are in the cache afterwards, where the next step finds them, and nothing else was written.</summary>
+    /// <summary>Keys and values are in the cache afterwards, where the next step finds them, and nothing else was
+    /// written.</summary>
     [Theory, MemberData(nameof(Shapes))]
     public void Attend_StoresTheStepsKeysAndValues_AndNothingElse(int width, DType type, int heads, int kvHeads, int d, int window, float softCap, int blockSize)
     {
@@ -225,7 +227,8 @@ public sealed unsafe class PagedAttentionTests
         for (int i = 0; i < outputs[0].Length; i++) Assert.Equal(outputs[1][i], outputs[0][i], type == DType.Q8_0 ? 0.04f : 4e-3f); // a key's last bit, of 7 or 11
     }
 
-    /// <summary>A large query makes logits of some hundreds: the exponentials of all but the best vanish, none overflows.</summary>
+    /// <summary>A large query makes logits of some hundreds: the exponentials of all but the best vanish, none
+    /// overflows.</summary>
     [Theory, MemberData(nameof(Widths.Data), MemberType = typeof(Widths))]
     public void Attend_SurvivesHugeLogits(int width)
     {
@@ -252,7 +255,8 @@ public sealed unsafe class PagedAttentionTests
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 
-    /// <summary>Five sequences in shuffled blocks. What no sequence has stored is NaN, and the cache ends at a guard page.</summary>
+    /// <summary>Five sequences in shuffled blocks. What no sequence has stored is NaN, and the cache ends at a guard
+    /// page.</summary>
     private sealed class Layer : IDisposable
     {
         public const int Sequences = 5;
@@ -341,7 +345,8 @@ public sealed unsafe class PagedAttentionTests
             return y;
         }
 
-        /// <summary>Chunks and what was before them are in the cache; all else is as it was. Tells the first byte that isn't. Afterwards the cache is what it should have been.</summary>
+        /// <summary>Chunks and what was before them are in the cache; all else is as it was. Tells the first byte that
+        /// isn't. Afterwards the cache is what it should have been.</summary>
         public void CheckStored((int Sequence, int First, int Count)[] chunks)
         {
             byte[] keys = _keys.Span.ToArray(), values = _values.Span.ToArray();

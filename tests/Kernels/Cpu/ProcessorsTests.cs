@@ -2,7 +2,8 @@ using Native.Kernels.Cpu.Machine;
 
 namespace Native.Tests.Kernels.Cpu;
 
-/// <summary>Which processors threads take, on machines of every shape: their cores are told by a folder like Linux's.</summary>
+/// <summary>Which processors threads take, on machines of every shape: their cores are told by a folder like
+/// Linux's.</summary>
 public sealed class ProcessorsTests
 {
     [Theory]

@@ -21,7 +21,8 @@ public sealed unsafe class Q8BlockTests
                 Assert.Equal(new Span<sbyte>(defined, 32), new Span<sbyte>(bytes, 32));
                 float largest = 0;
                 for (int i = 0; i < 32; i++) largest = MathF.Max(largest, MathF.Abs(x[i]));
-                // A bfloat16 is less than 1/127 above what it stands for, a subnormal one less than 2^-133; what is below 2^-150 is nothing.
+                // A bfloat16 is less than 1/127 above what it stands for, a subnormal one less than 2^-133; what is
+                // below 2^-150 is nothing.
                 double step = Q8Block.Widen(scale), smallest = Math.ScaleB(1, -133), nothing = 127 * Math.ScaleB(1, -150);
                 Assert.InRange(step * 127, (largest * (1 - 1e-6)) - nothing, Math.Max(largest * 1.008, largest + (127 * smallest)));
                 for (int i = 0; i < 32; i++)

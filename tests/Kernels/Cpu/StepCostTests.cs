@@ -25,7 +25,8 @@ public sealed class StepCostTests
         RunnerDriver.Run(runner, prompts, 2 + Outputs, chunk: 8);
         double perStep = (backend.Loops - before - (2 * withOne)) / (double)Outputs;
 
-        // A layer: q, k and v; attention with rotation and store; output; gate and up; down. Then the head and the choice; the embedding and the rotations of more rows.
+        // A layer: q, k and v; attention with rotation and store; output; gate and up; down. Then the head and the
+        // choice; the embedding and the rotations of more rows.
         Assert.InRange(perStep, 1, (5 * file.Config.LayerCount) + 4);
     }
 }

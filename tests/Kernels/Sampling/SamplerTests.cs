@@ -208,7 +208,8 @@ public sealed unsafe class SamplerTests
         return data;
     }
 
-    /// <summary>Over many positions, a draw is where the uniform number falls among the kept tokens in the order of their ids.</summary>
+    /// <summary>Over many positions, a draw is where the uniform number falls among the kept tokens in the order of
+    /// their ids.</summary>
     [Theory, MemberData(nameof(Filters))]
     public void Draws_AreThoseOfTheDefinition(int vocabulary, int topK, float topP, float minP, float temperature)
     {
