@@ -63,7 +63,7 @@ internal unsafe struct ActivationBlock
     }
 
     /// <summary>The same, and what rounding left over of uneven blocks is rounded once more into <paramref name="rest"/>: together those hold sixteen bits. All others have no rest, only zeros.</summary>
-    /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's, have nearly all of the error (README.md). The integers tell which they are, so that every variant agrees.</remarks>
+    /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's, have nearly all of the error (bench/results/quality.md). The integers tell which they are, so that every variant agrees.</remarks>
     /// <param name="x">The row.</param>
     /// <param name="columns">Its length, a multiple of 32.</param>
     /// <param name="blocks">Receives columns / 32 blocks.</param>
