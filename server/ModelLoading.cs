@@ -21,8 +21,8 @@ internal static class ModelLoading
             if (HubReference.TryParse(path, out HubReference? reference))
             {
                 using ModelHub hub = new(HubOptions.FromEnvironment());
-                // This thread is for waiting. Whoever ends the server meanwhile ends the download too; the next start goes
-                // on from what arrived.
+                // This thread is for waiting. Whoever ends the server meanwhile ends the download too; the next start
+                // goes on from what arrived.
                 HubModel model = hub.ResolveAsync(reference, progress, CancellationToken.None).GetAwaiter().GetResult();
                 path = model.Path;
                 name ??= model.Name;

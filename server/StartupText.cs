@@ -21,12 +21,13 @@ internal static class StartupText
         CultureInfo culture = CultureInfo.InvariantCulture;
         output.WriteLine(
             string.Create(culture,
-                $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, {Size(info.WeightBytes)}, context {info.MaxModelLength})"));
+                $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, "
+                    + $"{Size(info.WeightBytes)}, context {info.MaxModelLength})"));
         output.WriteLine($"backend  {info.Backend}");
         output.WriteLine(
             string.Create(culture,
-                $"KV       {info.BlockCount} blocks "
-                    + $"of {info.BlockSize} tokens, {info.KvCacheType.ToString().ToLowerInvariant()}, {Size(info.KvCacheBytes)}"));
+                $"KV       {info.BlockCount} blocks of {info.BlockSize} tokens, "
+                    + $"{info.KvCacheType.ToString().ToLowerInvariant()}, {Size(info.KvCacheBytes)}"));
         output.WriteLine($"HTTP     {http.ToString().TrimEnd('/')}   (/v1, /healthz, /readyz, /metrics)");
         output.WriteLine($"gRPC     {grpc.Authority}   (native.v1, health, reflection)");
         output.WriteLine(
@@ -54,9 +55,15 @@ internal static class StartupText
         if (options.UseSuggestedSampling)
             foreach (string warning in suggested.Warnings) yield return warning;
         if (info.MaxModelLength > config.ContextLength)
-            yield return $"--max-model-len is {info.MaxModelLength}, but the model was made for {config.ContextLength} tokens: past them its text may be worthless";
+        {
+            yield return $"--max-model-len is {info.MaxModelLength}, but the model was made for "
+                + $"{config.ContextLength} tokens: past them its text may be worthless";
+        }
         if (options.MaxModelLength is null && info.MaxModelLength < config.ContextLength)
-            yield return $"the context has {info.MaxModelLength} of the model's {config.ContextLength} tokens: a KV cache of {Size(info.KvCacheBytes)} holds no more (--kv-cache-memory)";
+        {
+            yield return $"the context has {info.MaxModelLength} of the model's {config.ContextLength} tokens: a KV "
+                + $"cache of {Size(info.KvCacheBytes)} holds no more (--kv-cache-memory)";
+        }
     }
 
     private static Uri Reachable(Uri address) =>
@@ -66,9 +73,16 @@ internal static class StartupText
         bytes >= 1L << 30 ? string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 30):0.0} GiB")
             : string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 20):0.0} MiB");
 
-    private static string Count(long n) =>
-        string.Create(CultureInfo.InvariantCulture,
-            $"{(n >= 1_000_000_000 ? n / 1e9 : n >= 1_000_000 ? n / 1e6 : n / 1e3):0.##} {(n >= 1_000_000_000 ? "billion" : n >= 1_000_000 ? "million" : "thousand")}");
+    private static string Count(long n)
+    {
+        (double unit, string name) = n switch
+        {
+            >= 1_000_000_000 => (1e9, "billion"),
+            >= 1_000_000 => (1e6, "million"),
+            _ => (1e3, "thousand"),
+        };
+        return string.Create(CultureInfo.InvariantCulture, $"{n / unit:0.##} {name}");
+    }
 }
 
 /// <summary>One line that follows a download, and a load of more than a second; nothing where nobody watches.</summary>

@@ -150,11 +150,15 @@ internal sealed class PerplexityCommand : ToolCommand
             });
             return;
         }
+        void Part(FormattableString part) => Terminal.Out.Write(part.ToString(CultureInfo.InvariantCulture));
         void Line(FormattableString line) => Terminal.Out.WriteLine(line.ToString(CultureInfo.InvariantCulture));
-        Line($"perplexity {d.Measured.Value:0.0000} +/- {d.Measured.Error:0.0000} over {d.Count} tokens in {d.Measured.Running.Count} windows of {context}");
+        Part($"perplexity {d.Measured.Value:0.0000} +/- {d.Measured.Error:0.0000} over {d.Count} tokens ");
+        Line($"in {d.Measured.Running.Count} windows of {context}");
         Line($"reference's {d.Reference.Value:0.0000} +/- {d.Reference.Error:0.0000}");
-        Line($"ln of their ratio {d.LogRatio:+0.000000;-0.000000;0.000000} +/- {d.LogRatioError:0.000000}: {Percent(d.LogRatio)} % +/- {d.LogRatioError * 100:0.000} %");
-        Line($"KL divergence {d.Kl:0.000000} +/- {d.KlError:0.000000}, median {d.KlQuantile(0.5):0.000000}, 99 % below {d.KlQuantile(0.99):0.000000}, greatest {d.KlQuantile(1):0.000000}");
+        Part($"ln of their ratio {d.LogRatio:+0.000000;-0.000000;0.000000} +/- {d.LogRatioError:0.000000}: ");
+        Line($"{Percent(d.LogRatio)} % +/- {d.LogRatioError * 100:0.000} %");
+        Part($"KL divergence {d.Kl:0.000000} +/- {d.KlError:0.000000}, median {d.KlQuantile(0.5):0.000000}, ");
+        Line($"99 % below {d.KlQuantile(0.99):0.000000}, greatest {d.KlQuantile(1):0.000000}");
         Line($"same most probable token {d.SameTop * 100:0.00} % +/- {d.SameTopError * 100:0.00} %");
         Line($"probabilities of the text's tokens differ by {d.RmsProbability * 100:0.000} % (root mean square)");
     }

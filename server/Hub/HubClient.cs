@@ -204,8 +204,8 @@ internal sealed class HubClient : IDisposable
     public void Dispose() => _http.Dispose();
 
     private Uri FileAddress(string repository, string revision, string path) =>
-        Address(
-            $"{repository}/resolve/{Uri.EscapeDataString(revision)}/{string.Join('/', path.Split('/').Select(Uri.EscapeDataString))}");
+        Address($"{repository}/resolve/{Uri.EscapeDataString(revision)}/"
+            + string.Join('/', path.Split('/').Select(Uri.EscapeDataString)));
 
     private Uri Address(string rest) => new($"{_options.Endpoint.OriginalString.TrimEnd('/')}/{rest}");
 

@@ -77,7 +77,8 @@ internal sealed class Exposition(RequestMetrics metrics, RuntimeMetrics runtime,
             text.Append(CultureInfo.InvariantCulture, $"{name}_bucket{{{labels}{separator}le=\"{bound}\"}} {below}\n");
         }
         text.Append(CultureInfo.InvariantCulture,
-            $"{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {total}\n{name}_sum{set} {sum}\n{name}_count{set} {total}\n");
+            $"{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {total}\n"
+                + $"{name}_sum{set} {sum}\n{name}_count{set} {total}\n");
     }
 
     private static string Escape(string value) =>
