@@ -7,12 +7,16 @@ namespace Native.Kernels;
 /// <param name="Destination">Block to copy to.</param>
 public readonly record struct BlockCopy(int Source, int Destination);
 
-/// <summary>One step's work, flat and ragged: S sequences with T tokens in all, R of whose rows are sampled or scored.</summary>
-/// <remarks>There is no prefill or decode in here, only tokens not yet computed; a decode is a sequence with one of them.</remarks>
+/// <summary>One step's work, flat and ragged: S sequences with T tokens in all, R of whose rows are sampled or
+/// scored.</summary>
+/// <remarks>There is no prefill or decode in here, only tokens not yet computed; a decode is a sequence with one of
+/// them.</remarks>
 public readonly ref struct Batch
 {
-    /// <summary>As a token id: the token that this sequence's <see cref="Places">place</see> sampled last, wherever it lies.</summary>
-    /// <remarks>The id may not be known to the host yet. Only the <see cref="DecodeCount"/> leading sequences may use it.</remarks>
+    /// <summary>As a token id: the token that this sequence's <see cref="Places">place</see> sampled last, wherever it
+    /// lies.</summary>
+    /// <remarks>The id may not be known to the host yet. Only the <see cref="DecodeCount"/> leading sequences may use
+    /// it.</remarks>
     public const int LastSampled = -1;
 
     /// <summary>Blocks to copy before anything is computed, in this order, shape [C].</summary>
@@ -30,14 +34,17 @@ public readonly ref struct Batch
     /// <summary>First row of each sequence, and T at the end, shape [S + 1].</summary>
     public required ReadOnlySpan<int> QueryStarts { get; init; }
 
-    /// <summary>Tokens of each sequence that exist after this step, shape [S]; its last row is at this minus one.</summary>
+    /// <summary>Tokens of each sequence that exist after this step, shape [S]; its last row is at this minus
+    /// one.</summary>
     public required ReadOnlySpan<int> ContextLengths { get; init; }
 
     /// <summary>How many of the first sequences decode: one row each.</summary>
     public int DecodeCount { get; init; }
 
-    /// <summary>Each sequence's own place, 0 to <see cref="ModelInfo.MaxSequences"/> - 1, the same in all its steps, shape [S].</summary>
-    /// <remarks>A device keeps there what the host need not send again: the token sampled last. Empty: no step asks for it.</remarks>
+    /// <summary>Each sequence's own place, 0 to <see cref="ModelInfo.MaxSequences"/> - 1, the same in all its steps,
+    /// shape [S].</summary>
+    /// <remarks>A device keeps there what the host need not send again: the token sampled last. Empty: no step asks for
+    /// it.</remarks>
     public ReadOnlySpan<int> Places { get; init; }
 
     /// <summary>Blocks of each sequence in order, shape [S, <see cref="BlockTableStride"/>].</summary>
@@ -63,7 +70,8 @@ public readonly ref struct Batch
     /// <remarks>A set bit allows its token. See <see cref="RowSampling.MaskStart"/>.</remarks>
     public ReadOnlySpan<uint> Masks { get; init; }
 
-    /// <summary>Rows of the flat batch whose hidden state is wanted, ascending, shape [E]: the last layer's output after the final norm.</summary>
+    /// <summary>Rows of the flat batch whose hidden state is wanted, ascending, shape [E]: the last layer's output
+    /// after the final norm.</summary>
     public ReadOnlySpan<int> HiddenRows { get; init; }
 
     /// <summary>Entries that the step's list of best tokens has: up to the end of the last row's.</summary>

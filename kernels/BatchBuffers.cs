@@ -119,7 +119,8 @@ public sealed class BatchBuffers
     public void Begin()
     {
         Tokens = Sequences = 0;
-        _decodes = _copyCount = _rows = _hiddenCount = _alternativeCount = _biasCount = _historyLength = _maskLength = 0;
+        _decodes = _copyCount = _rows = _hiddenCount = _alternativeCount = _biasCount = _historyLength =
+            _maskLength = 0;
     }
 
     /// <summary>Copies a block before the step computes.</summary>

@@ -2,11 +2,13 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels;
 
-/// <summary>Native code follows a batch's numbers as pointers, so each is checked here, once, for every backend.</summary>
+/// <summary>Native code follows a batch's numbers as pointers, so each is checked here, once, for every
+/// backend.</summary>
 internal static class BatchCheck
 {
     /// <summary>Looks at every number of the batch that a kernel follows.</summary>
-    /// <exception cref="ArgumentException">A number is out of range: the message says which, where, and what was expected.</exception>
+    /// <exception cref="ArgumentException">A number is out of range: the message says which, where, and what was
+    /// expected.</exception>
     public static void Check(in Batch batch, ModelInfo info)
     {
         CheckLengths(batch, info);
@@ -15,20 +17,24 @@ internal static class BatchCheck
         foreach (BlockCopy copy in batch.Copies)
         {
             if ((uint)copy.Source >= (uint)info.BlockCount || (uint)copy.Destination >= (uint)info.BlockCount)
-                throw new ArgumentException($"block {copy.Source} is copied to {copy.Destination}; there are {info.BlockCount}");
+                throw new ArgumentException(
+                    $"block {copy.Source} is copied to {copy.Destination}; there are {info.BlockCount}");
         }
         for (int i = 0; i < batch.SampleRows.Length; i++) CheckRow(batch, info, i);
         foreach (int row in batch.HiddenRows)
-            if ((uint)row >= (uint)batch.TokenIds.Length) throw new ArgumentException($"hidden row {row} is not in the batch of {batch.TokenIds.Length}");
+            if ((uint)row >= (uint)batch.TokenIds.Length)
+                throw new ArgumentException($"hidden row {row} is not in the batch of {batch.TokenIds.Length}");
         foreach (TokenBias bias in batch.Biases)
         {
             if ((uint)bias.Token >= (uint)info.VocabularySize)
-                throw new ArgumentException($"bias of token {bias.Token}, which is not in the vocabulary of {info.VocabularySize}");
+                throw new ArgumentException(
+                    $"bias of token {bias.Token}, which is not in the vocabulary of {info.VocabularySize}");
         }
         foreach (int id in batch.History)
         {
             if ((uint)id >= (uint)info.VocabularySize)
-                throw new ArgumentException($"token {id} in a history is not in the vocabulary of {info.VocabularySize}");
+                throw new ArgumentException(
+                    $"token {id} in a history is not in the vocabulary of {info.VocabularySize}");
         }
     }
 
@@ -40,16 +46,21 @@ internal static class BatchCheck
         if (sequences < 1 || sequences > info.MaxSequences)
             throw new ArgumentException($"the batch has {sequences} sequences, expected 1 to {info.MaxSequences}");
         if (batch.Positions.Length != tokens || batch.SlotMapping.Length != tokens)
-            throw new ArgumentException($"{tokens} tokens have {batch.Positions.Length} positions and {batch.SlotMapping.Length} slots");
-        if (batch.QueryStarts.Length != sequences + 1 || batch.QueryStarts[0] != 0 || batch.QueryStarts[sequences] != tokens)
+            throw new ArgumentException(
+                $"{tokens} tokens have {batch.Positions.Length} positions and {batch.SlotMapping.Length} slots");
+        if (batch.QueryStarts.Length != sequences + 1 || batch.QueryStarts[0] != 0
+            || batch.QueryStarts[sequences] != tokens)
             throw new ArgumentException($"the query starts don't lead from 0 to {tokens} in {sequences} steps");
         if (batch.BlockTables.Length < (long)sequences * batch.BlockTableStride)
-            throw new ArgumentException($"{sequences} block tables of {batch.BlockTableStride} don't fit {batch.BlockTables.Length} entries");
-        if (batch.Sampling.Length != rows) throw new ArgumentException($"{rows} rows are sampled, {batch.Sampling.Length} have parameters");
+            throw new ArgumentException(
+                $"{sequences} block tables of {batch.BlockTableStride} don't fit {batch.BlockTables.Length} entries");
+        if (batch.Sampling.Length != rows)
+            throw new ArgumentException($"{rows} rows are sampled, {batch.Sampling.Length} have parameters");
         if (!batch.Places.IsEmpty && batch.Places.Length != sequences)
             throw new ArgumentException($"{batch.Places.Length} places for {sequences} sequences");
         foreach (int place in batch.Places)
-            if ((uint)place >= (uint)info.MaxSequences) throw new ArgumentException($"place {place} is not in 0 to {info.MaxSequences - 1}");
+            if ((uint)place >= (uint)info.MaxSequences)
+                throw new ArgumentException($"place {place} is not in 0 to {info.MaxSequences - 1}");
         if ((uint)batch.DecodeCount > (uint)sequences)
             throw new ArgumentException($"{batch.DecodeCount} sequences decode, the batch has {sequences}");
     }
@@ -61,9 +72,11 @@ internal static class BatchCheck
         {
             int id = batch.TokenIds[t];
             if ((uint)id < (uint)vocabulary) continue;
-            if (id != Batch.LastSampled) throw new ArgumentException($"token {id} is not in the vocabulary of {vocabulary}");
+            if (id != Batch.LastSampled)
+                throw new ArgumentException($"token {id} is not in the vocabulary of {vocabulary}");
             if (t >= batch.DecodeCount || batch.Places.IsEmpty)
-                throw new ArgumentException($"row {t} computes the token sampled last, but only {batch.DecodeCount} decodes with places may");
+                throw new ArgumentException(
+                    $"row {t} computes the token sampled last, but only {batch.DecodeCount} decodes with places may");
         }
         foreach (int slot in batch.SlotMapping)
         {
@@ -76,27 +89,34 @@ internal static class BatchCheck
     {
         int start = batch.QueryStarts[s], end = batch.QueryStarts[s + 1], context = batch.ContextLengths[s];
         int blocks = (context + info.BlockSize - 1) / info.BlockSize;
-        if (start >= end || end > batch.TokenIds.Length || context < end - start || context > info.MaxModelLength || blocks > batch.BlockTableStride)
+        if (start >= end || end > batch.TokenIds.Length || context < end - start || context > info.MaxModelLength
+            || blocks > batch.BlockTableStride)
             throw new ArgumentException($"sequence {s} has rows {start} to {end} and a context of {context}");
-        if (s < batch.DecodeCount && end - start != 1) throw new ArgumentException($"sequence {s} decodes, but has {end - start} rows");
+        if (s < batch.DecodeCount && end - start != 1)
+            throw new ArgumentException($"sequence {s} decodes, but has {end - start} rows");
         for (int t = start; t < end; t++)
         {
             if (batch.Positions[t] != context - (end - t))
-                throw new ArgumentException($"row {t} is at position {batch.Positions[t]}, expected {context - (end - t)}");
+                throw new ArgumentException(
+                    $"row {t} is at position {batch.Positions[t]}, expected {context - (end - t)}");
         }
         foreach (int block in batch.BlockTables.Slice(s * batch.BlockTableStride, blocks))
-            if ((uint)block >= (uint)info.BlockCount) throw new ArgumentException($"sequence {s} names block {block} of {info.BlockCount}");
+            if ((uint)block >= (uint)info.BlockCount)
+                throw new ArgumentException($"sequence {s} names block {block} of {info.BlockCount}");
     }
 
     private static void CheckRow(in Batch batch, ModelInfo info, int i)
     {
         if ((uint)batch.SampleRows[i] >= (uint)batch.TokenIds.Length)
-            throw new ArgumentException($"sample row {batch.SampleRows[i]} is not in the batch of {batch.TokenIds.Length}");
+            throw new ArgumentException(
+                $"sample row {batch.SampleRows[i]} is not in the batch of {batch.TokenIds.Length}");
         ref readonly RowSampling s = ref batch.Sampling[i];
         if (s.TargetPlusOne < 0 || s.Target >= info.VocabularySize)
-            throw new ArgumentException($"row {i} scores token {s.Target}, which is not in the vocabulary of {info.VocabularySize}");
+            throw new ArgumentException(
+                $"row {i} scores token {s.Target}, which is not in the vocabulary of {info.VocabularySize}");
         if (s.HistoryPrompt < 0 || s.HistoryPrompt > s.HistoryLength)
-            throw new ArgumentException($"row {i} has a history of {s.HistoryLength} tokens, {s.HistoryPrompt} of them the prompt's");
+            throw new ArgumentException(
+                $"row {i} has a history of {s.HistoryLength} tokens, {s.HistoryPrompt} of them the prompt's");
         Within(s.AlternativesStart, s.Alternatives, int.MaxValue, "alternatives", i);
         Within(s.HistoryStart, s.HistoryLength, batch.History.Length, "history", i);
         Within(s.BiasStart, s.BiasLength, batch.Biases.Length, "biases", i);

@@ -6,9 +6,9 @@ namespace Native.Kernels;
 /// <summary>The transformer's operations on one kind of hardware. The graph is written once over these.</summary>
 /// <remarks>
 /// Every operation works on the rows of the step launched last; calls may only enqueue, and <see cref="Collect"/> and
-/// <see cref="Read"/> alone wait. One row's result never depends on what other rows are in the batch: one reduction order per
-/// row, whatever the batch, the chunking and the thread count. Tensors are float32 or <see cref="BackendInfo.ScratchType"/>
-/// unless said otherwise.
+/// <see cref="Read"/> alone wait. One row's result never depends on what other rows are in the batch: one reduction
+/// order per row, whatever the batch, the chunking and the thread count. Tensors are float32 or
+/// <see cref="BackendInfo.ScratchType"/> unless said otherwise.
 /// </remarks>
 public interface IBackend : IDisposable
 {
@@ -21,28 +21,35 @@ public interface IBackend : IDisposable
     /// <summary>A zeroed tensor that lives as long as the backend.</summary>
     Tensor Allocate(int rows, int columns, DType type);
 
-    /// <summary>A one-row float32 tensor with these values (norm weights, biases) that lives as long as the backend.</summary>
+    /// <summary>A one-row float32 tensor with these values (norm weights, biases) that lives as long as the
+    /// backend.</summary>
     Tensor Upload(ReadOnlySpan<float> values);
 
     /// <summary>Takes weights into this backend's compute layout. The source may be closed afterwards.</summary>
-    /// <param name="parts">Matrices of the same number of columns, of any formats; their rows are stacked in order (q, k, v or gate, up).</param>
+    /// <param name="parts">Matrices of the same number of columns, of any formats; their rows are stacked in order (q,
+    /// k, v or gate, up).</param>
     /// <param name="role">What the matrix is for. A backend chooses precision and layout by it.</param>
-    /// <exception cref="NotSupportedException">A format this backend can't compute with, named with those it can.</exception>
+    /// <exception cref="NotSupportedException">A format this backend can't compute with, named with those it
+    /// can.</exception>
     Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role);
 
     /// <summary>Bytes that one block of one layer's keys and values takes.</summary>
     long KvBlockBytes(KvShape shape);
 
-    /// <summary>Zeroed blocks for one layer's keys and values, in this backend's layout; they live as long as the backend.</summary>
-    /// <exception cref="NotSupportedException">An element type this backend can't keep, named with those it can.</exception>
+    /// <summary>Zeroed blocks for one layer's keys and values, in this backend's layout; they live as long as the
+    /// backend.</summary>
+    /// <exception cref="NotSupportedException">An element type this backend can't keep, named with those it
+    /// can.</exception>
     KvLayer AllocateKv(KvShape shape, int blocks);
 
-    /// <summary>Registers a table of rotary frequencies; the number returned is what <see cref="AttentionShape.Rope"/> refers to.</summary>
+    /// <summary>Registers a table of rotary frequencies; the number returned is what <see cref="AttentionShape.Rope"/>
+    /// refers to.</summary>
     /// <param name="inverseFrequencies">Radians a position, one for each pair of rotated dimensions.</param>
     /// <param name="magnitude">Multiplies sine and cosine (longrope's and yarn's attention factor; 1 without).</param>
     int AddRope(ReadOnlySpan<double> inverseFrequencies, float magnitude);
 
-    /// <summary>Takes a step in (one upload; the spans are not kept), copies its blocks, and enqueues its graph.</summary>
+    /// <summary>Takes a step in (one upload; the spans are not kept), copies its blocks, and enqueues its
+    /// graph.</summary>
     /// <param name="batch">The step, checked by the caller.</param>
     /// <param name="graph">Enqueues the step's operations, or did so for an earlier step of the same shape.</param>
     /// <remarks>What is thrown here leaves this step unlaunched and the earlier ones as they are.</remarks>
@@ -55,16 +62,19 @@ public interface IBackend : IDisposable
     /// <summary>x[t] = table[TokenIds[t]] * scale.</summary>
     void Embed(Matrix table, float scale, Tensor x);
 
-    /// <summary>y[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467). y may be x.</summary>
+    /// <summary>y[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467). y may
+    /// be x.</summary>
     void RmsNorm(Tensor x, Tensor weight, float epsilon, Tensor y);
 
-    /// <summary>y[t] = w norm(x[t]) + bias; y has shape [T, w.Rows]. An empty bias is none, and so is a norm left out.</summary>
+    /// <summary>y[t] = w norm(x[t]) + bias; y has shape [T, w.Rows]. An empty bias is none, and so is a norm left
+    /// out.</summary>
     void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y, RowNorm norm = default);
 
     /// <summary>y[t] += w x[t] + bias: what a sublayer's last product does to the residual stream.</summary>
     void MatMulAdd(Tensor x, Matrix w, Tensor bias, Tensor y);
 
-    /// <summary>y[t][i] = activation(g[i]) * g[n + i] with g = w norm(x[t]) + bias (Shazeer 2020, arXiv:2002.05202).</summary>
+    /// <summary>y[t][i] = activation(g[i]) * g[n + i] with g = w norm(x[t]) + bias (Shazeer 2020,
+    /// arXiv:2002.05202).</summary>
     /// <param name="x">Shape [T, w.Columns].</param>
     /// <param name="w">Two parts of n rows each: gate, up.</param>
     /// <param name="bias">Shape [1, 2 n], or empty.</param>
@@ -73,8 +83,12 @@ public interface IBackend : IDisposable
     /// <param name="norm">As in <see cref="MatMul"/>.</param>
     void MatMulGate(Tensor x, Matrix w, Tensor bias, Activation activation, Tensor y, RowNorm norm = default);
 
-    /// <summary>Normalizes (where the shape has norms) and rotates queries and keys, stores keys and values in the cache at the step's slots, and computes causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, over positions of the row's own sequence that are not after it and, with a window W, fewer than W before it.</summary>
-    /// <param name="qkv">Projections, shape [T, (H + 2 * Hkv) * d]: all query heads, all key heads, all value heads. Undefined afterwards.</param>
+    /// <summary>Normalizes (where the shape has norms) and rotates queries and keys, stores keys and values in the
+    /// cache at the step's slots, and computes causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T *
+    /// scale)) V, over positions of the row's own sequence that are not after it and, with a window W, fewer than W
+    /// before it.</summary>
+    /// <param name="qkv">Projections, shape [T, (H + 2 * Hkv) * d]: all query heads, all key heads, all value heads.
+    /// Undefined afterwards.</param>
     /// <param name="shape">The layer's attention.</param>
     /// <param name="cache">The layer's keys and values.</param>
     /// <param name="y">Shape [T, H * d].</param>
@@ -89,17 +103,19 @@ public interface IBackend : IDisposable
     /// <summary>x = cap * tanh(x / cap), in place.</summary>
     void SoftCap(Tensor x, float cap);
 
-    /// <summary>Chooses or scores the tokens of sample rows <paramref name="first"/> and on, one for each row of <paramref name="logits"/>.</summary>
+    /// <summary>Chooses or scores the tokens of sample rows <paramref name="first"/> and on, one for each row of
+    /// <paramref name="logits"/>.</summary>
     /// <remarks>Only enqueues: the results are the step's, and <see cref="Collect"/> gives them.</remarks>
     /// <param name="logits">Shape [rows, vocabulary] of float32; overwritten.</param>
     /// <param name="first">Index into the step's <see cref="Batch.SampleRows"/> of the first row.</param>
     void Sample(Tensor logits, int first);
 
-    /// <summary>Keeps the normalized rows <see cref="Batch.HiddenRows"/> of <paramref name="x"/> as float32 for <see cref="Collect"/>.</summary>
+    /// <summary>Keeps the normalized rows <see cref="Batch.HiddenRows"/> of <paramref name="x"/> as float32 for
+    /// <see cref="Collect"/>.</summary>
     void Hidden(Tensor x, RowNorm norm);
 
-    /// <summary>Waits, and copies a tensor's values out as float32. For measurements: a step that serves reads nothing back but what
-    /// <see cref="Collect"/> gives.</summary>
+    /// <summary>Waits, and copies a tensor's values out as float32. For measurements: a step that serves reads nothing
+    /// back but what <see cref="Collect"/> gives.</summary>
     void Read(Tensor x, Span<float> values);
 }
 
@@ -112,7 +128,8 @@ public sealed record BackendInfo
     /// <summary>Element type of what one operation hands to the next.</summary>
     public DType ScratchType { get; init; } = DType.F32;
 
-    /// <summary>Rows that meet the head at a time, at least. Bounds the memory of logits where a prompt is scored.</summary>
+    /// <summary>Rows that meet the head at a time, at least. Bounds the memory of logits where a prompt is
+    /// scored.</summary>
     public int HeadRows { get; init; } = 64;
 
     /// <summary>See <see cref="ModelInfo.StepsInFlight"/>.</summary>
@@ -130,7 +147,8 @@ public readonly record struct StepShape(int Tokens, int Sequences, int SampleRow
 /// <summary>What a step computes, as calls of a backend's operations.</summary>
 public interface IStepGraph
 {
-    /// <summary>Enqueues the operations. They depend on the shape and on nothing else, so that they can be recorded and replayed.</summary>
+    /// <summary>Enqueues the operations. They depend on the shape and on nothing else, so that they can be recorded and
+    /// replayed.</summary>
     void Enqueue(in StepShape shape);
 }
 
@@ -235,7 +253,8 @@ public sealed record AttentionShape
     /// <summary>Elements a head, d.</summary>
     public required int HeadSize { get; init; }
 
-    /// <summary>The table given by <see cref="IBackend.AddRope"/>; it rotates the first 2 * its length elements of a head.</summary>
+    /// <summary>The table given by <see cref="IBackend.AddRope"/>; it rotates the first 2 * its length elements of a
+    /// head.</summary>
     public required int Rope { get; init; }
 
     /// <summary>How elements pair up.</summary>

@@ -45,6 +45,7 @@ public sealed record ModelInfo
     /// <summary>Elements of a hidden state.</summary>
     public int HiddenSize { get; init; }
 
-    /// <summary>Steps that may be launched before the oldest is collected: 1 where a launch computes, 2 where a device does.</summary>
+    /// <summary>Steps that may be launched before the oldest is collected: 1 where a launch computes, 2 where a device
+    /// does.</summary>
     public int StepsInFlight { get; init; } = 1;
 }

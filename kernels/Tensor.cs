@@ -12,12 +12,14 @@ public enum DType : byte
     /// <summary>bfloat16: the upper half of a single, 2 bytes.</summary>
     BF16,
 
-    /// <summary>Of a KV cache alone: signed bytes, and for each 32 elements of a head a bfloat16 scale (see <see cref="KvLayer"/>). A tensor of it counts bytes.</summary>
+    /// <summary>Of a KV cache alone: signed bytes, and for each 32 elements of a head a bfloat16 scale (see
+    /// <see cref="KvLayer"/>). A tensor of it counts bytes.</summary>
     Q8_0,
 }
 
 /// <summary>A dense row-major matrix in a backend's memory: an address and a shape, owning nothing.</summary>
-/// <param name="Address">First element. On the CPU a pointer aligned to 64 bytes where the tensor was allocated.</param>
+/// <param name="Address">First element. On the CPU a pointer aligned to 64 bytes where the tensor was
+/// allocated.</param>
 /// <param name="Rows">Rows; a step may use fewer of them than were allocated.</param>
 /// <param name="Columns">Elements a row, contiguous.</param>
 /// <param name="Type">Element type.</param>

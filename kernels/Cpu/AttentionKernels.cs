@@ -4,10 +4,12 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>One tile of keys and values of one head, where it lies: groups of sixteen positions, in the cache or converted in scratch.</summary>
+/// <summary>One tile of keys and values of one head, where it lies: groups of sixteen positions, in the cache or
+/// converted in scratch.</summary>
 internal unsafe struct KvTile
 {
-    /// <summary>Addresses of each group's first position in row 0 of the keys, which are transposed: [d, positions].</summary>
+    /// <summary>Addresses of each group's first position in row 0 of the keys, which are transposed: [d,
+    /// positions].</summary>
     public fixed long Keys[PagedAttention.TileSize / Group];
 
     /// <summary>Addresses of each group's first value; its others follow at <see cref="ValueStride"/>.</summary>
@@ -19,8 +21,10 @@ internal unsafe struct KvTile
     /// <summary>Bytes from a value to the next.</summary>
     public nint ValueStride;
 
-    /// <summary>Addresses of each group's first scales in a cache of <see cref="DType.Q8_0"/>; those of the next elements follow at <see cref="ScaleStride"/>.</summary>
-    public fixed long NarrowKeyScales[PagedAttention.TileSize / Group], NarrowValueScales[PagedAttention.TileSize / Group];
+    /// <summary>Addresses of each group's first scales in a cache of <see cref="DType.Q8_0"/>; those of the next
+    /// elements follow at <see cref="ScaleStride"/>.</summary>
+    public fixed long NarrowKeyScales[PagedAttention.TileSize / Group],
+        NarrowValueScales[PagedAttention.TileSize / Group];
 
     /// <summary>Bytes from a row of scales to the next.</summary>
     public nint ScaleStride;
@@ -28,21 +32,25 @@ internal unsafe struct KvTile
     /// <summary>All scales as floats, shape [scales of a head, TileSize].</summary>
     public float* KeyScales, ValueScales;
 
-    /// <summary>Positions that lie at one stride wherever a block begins, so block sizes that are multiples of it need no copy.</summary>
+    /// <summary>Positions that lie at one stride wherever a block begins, so block sizes that are multiples of it need
+    /// no copy.</summary>
     public const int Group = 16;
 }
 
-/// <summary>How an element of a tile becomes a float. A type parameter, so that the JIT makes an inner loop for each.</summary>
+/// <summary>How an element of a tile becomes a float. A type parameter, so that the JIT makes an inner loop for
+/// each.</summary>
 internal interface IKvElement<V>
     where V : struct
 {
     /// <summary>Bytes an element.</summary>
     static abstract int Size { get; }
 
-    /// <summary>Whether it comes from the cache itself, from which the next loop's lines are worth fetching ahead.</summary>
+    /// <summary>Whether it comes from the cache itself, from which the next loop's lines are worth fetching
+    /// ahead.</summary>
     static abstract bool Cached { get; }
 
-    /// <summary>What <see cref="Load"/>'s results are to be multiplied by: a power of two, so that queries and weights can be instead, once, with no bit's difference.</summary>
+    /// <summary>What <see cref="Load"/>'s results are to be multiplied by: a power of two, so that queries and weights
+    /// can be instead, once, with no bit's difference.</summary>
     static abstract float Scale { get; }
 
     /// <summary>Whether elements have scales of their own, <see cref="CpuKvLayer.ScaleGroup"/> to one.</summary>
@@ -96,7 +104,8 @@ internal readonly unsafe struct F16Element<S, V> : IKvElement<V>
 
     public static bool Cached { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => true; }
 
-    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 5.192296858534828e33f; } // 2^112
+    // 2^112
+    public static float Scale { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 5.192296858534828e33f; }
 
     public static bool Scaled { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => false; }
 
@@ -121,7 +130,8 @@ internal readonly unsafe struct BF16Element<S, V> : IKvElement<V>
     public static V Load(nint address, V scales) => S.LoadBF16((ushort*)address);
 }
 
-/// <summary>A cache of <see cref="DType.Q8_0"/>. A byte times its scale is exact, so it is the same float in a register as in scratch.</summary>
+/// <summary>A cache of <see cref="DType.Q8_0"/>. A byte times its scale is exact, so it is the same float in a register
+/// as in scratch.</summary>
 internal readonly unsafe struct Q8Element<S, V> : IKvElement<V>
     where S : struct, ISimd<V>
     where V : struct
@@ -138,7 +148,8 @@ internal readonly unsafe struct Q8Element<S, V> : IKvElement<V>
     public static V Load(nint address, V scales) => S.Multiply(S.LoadInt8((sbyte*)address), scales);
 }
 
-/// <summary>Queries that meet a vector of keys or values while it is in a register: a number as a type parameter.</summary>
+/// <summary>Queries that meet a vector of keys or values while it is in a register: a number as a type
+/// parameter.</summary>
 internal interface IQueryCount
 {
     static abstract int Count { get; }
@@ -162,7 +173,8 @@ internal readonly struct ThreeQueries : IQueryCount
     public static int Count { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 3; }
 }
 
-/// <summary>4: with four vectors each, sixteen sums, which hide the latency of two multiply-adds a cycle and leave registers to convert in.</summary>
+/// <summary>4: with four vectors each, sixteen sums, which hide the latency of two multiply-adds a cycle and leave
+/// registers to convert in.</summary>
 internal readonly struct FourQueries : IQueryCount
 {
     public static int Count { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 4; }
@@ -170,8 +182,8 @@ internal readonly struct FourQueries : IQueryCount
 
 /// <summary>The inner loops of <see cref="PagedAttention"/>: one to four queries against one tile.</summary>
 /// <remarks>
-/// A lane is a position in q k^T and a dimension in weights V, so nothing is summed across lanes, and every sum is one chain in the order of
-/// dimensions or positions, whatever the vectors' width and whoever shares the registers.
+/// A lane is a position in q k^T and a dimension in weights V, so nothing is summed across lanes, and every sum is one
+/// chain in the order of dimensions or positions, whatever the vectors' width and whoever shares the registers.
 /// </remarks>
 internal static unsafe class AttentionKernels<S, V>
     where S : struct, ISimd<V>
@@ -179,21 +191,24 @@ internal static unsafe class AttentionKernels<S, V>
 {
     private const int TileSize = PagedAttention.TileSize, SumLanes = PagedAttention.SumLanes;
 
-    // Queries take this much of the elements' scale and logits the rest, so that a query of 2^16 and more does not overflow.
+    // Queries take this much of the elements' scale and logits the rest, so that a query of 2^16 and more does not
+    // overflow.
     private const float LogitScale = 65536;
 
     /// <summary>What queries are multiplied by for elements of this type.</summary>
     public static float QueryScale<E>()
         where E : struct, IKvElement<V> => E.Scale == 1 ? 1 : E.Scale / LogitScale;
 
-    /// <summary>Lets one to four queries meet positions of a tile: scores, weights under each one's new maximum, weighted values.</summary>
+    /// <summary>Lets one to four queries meet positions of a tile: scores, weights under each one's new maximum,
+    /// weighted values.</summary>
     /// <param name="queries">Scaled queries, shape [count, padded].</param>
     /// <param name="count">Queries, 1 to 4.</param>
     /// <param name="d">Elements of a head.</param>
     /// <param name="tile">Keys and values.</param>
     /// <param name="next">The tile after it; its keys are fetched ahead.</param>
     /// <param name="from">First position in the tile that each query sees.</param>
-    /// <param name="to">Position after the last that each query sees; no more than <paramref name="from"/> where it sees none.</param>
+    /// <param name="to">Position after the last that each query sees; no more than <paramref name="from"/> where it
+    /// sees none.</param>
     /// <param name="softCap">The logits' cap, 0 for none.</param>
     /// <param name="logits">Scratch, shape [count, TileSize].</param>
     /// <param name="maxima">Each query's largest logit so far.</param>
@@ -201,7 +216,8 @@ internal static unsafe class AttentionKernels<S, V>
     /// <param name="outputs">Each query's sum of weighted values so far, shape [count, padded].</param>
     /// <param name="padded">A multiple of 32, at least d.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Attend<E>(float* queries, int count, int d, KvTile* tile, KvTile* next, int* from, int* to, float softCap, float* logits, float* maxima, float* sums, float* outputs, int padded)
+    public static void Attend<E>(float* queries, int count, int d, KvTile* tile, KvTile* next, int* from, int* to,
+        float softCap, float* logits, float* maxima, float* sums, float* outputs, int padded)
         where E : struct, IKvElement<V>
     {
         int lowest = TileSize, highest = 0, commonFrom = 0, commonTo = TileSize;
@@ -237,46 +253,58 @@ internal static unsafe class AttentionKernels<S, V>
         float* rescale = stackalloc float[16];
         Weigh<E>(count, logits, from, to, softCap, maxima, sums, rescale);
 
-        // Positions that only some of the queries see come alone, before and after those that all see: in each query's own order nothing changes.
+        // Positions that only some of the queries see come alone, before and after those that all see: in each query's
+        // own order nothing changes.
         for (int i = 0; i < count; i++)
         {
             int end = commonFrom < commonTo ? commonFrom : to[i];
             if (from[i] >= end) continue;
-            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, from[i], end, rescale + i, outputs + ((long)i * padded), padded);
+            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, from[i], end, rescale + i,
+                outputs + ((long)i * padded), padded);
             rescale[i] = 1;
         }
         if (commonFrom >= commonTo) return;
         switch (count)
         {
             case 1: Accumulate<E, OneQuery>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-            case 2: Accumulate<E, TwoQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-            case 3: Accumulate<E, ThreeQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-            default: Accumulate<E, FourQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
+            case 2:
+                Accumulate<E, TwoQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
+            case 3:
+                Accumulate<E, ThreeQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
+            default:
+                Accumulate<E, FourQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
         }
         for (int i = 0; i < count; i++)
         {
             if (commonTo >= to[i]) continue;
             rescale[i] = 1;
-            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, commonTo, to[i], rescale + i, outputs + ((long)i * padded), padded);
+            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, commonTo, to[i], rescale + i,
+                outputs + ((long)i * padded), padded);
         }
     }
 
-    /// <summary>Logits of positions <paramref name="lane"/> and on, four vectors of them. From the cache, the tile's values are fetched ahead.</summary>
+    /// <summary>Logits of positions <paramref name="lane"/> and on, four vectors of them. From the cache, the tile's
+    /// values are fetched ahead.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Scores4<E, Q>(float* queries, int padded, int d, KvTile* tile, int lane, float* logits)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
-        nint k0 = Key<E>(tile, lane), k1 = Key<E>(tile, lane + S.Count), k2 = Key<E>(tile, lane + (2 * S.Count)), k3 = Key<E>(tile, lane + (3 * S.Count));
-        nint v0 = Ahead(tile->Values, lane), v1 = Ahead(tile->Values, lane + S.Count), v2 = Ahead(tile->Values, lane + (2 * S.Count)), v3 = Ahead(tile->Values, lane + (3 * S.Count));
+        nint k0 = Key<E>(tile, lane), k1 = Key<E>(tile, lane + S.Count), k2 = Key<E>(tile, lane + (2 * S.Count)),
+            k3 = Key<E>(tile, lane + (3 * S.Count));
+        nint v0 = Ahead(tile->Values, lane), v1 = Ahead(tile->Values, lane + S.Count),
+            v2 = Ahead(tile->Values, lane + (2 * S.Count)), v3 = Ahead(tile->Values, lane + (3 * S.Count));
         nint stride = tile->KeyStride, offset = 0, ahead = 0;
-        V a0 = S.Create(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
+        V a0 = S.Create(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, c0 = a0, c1 = a0, c2 = a0,
+            c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
         float* qB = queries + padded, qC = qB + padded, qD = qC + padded;
         float* keyScales = tile->KeyScales + lane;
         for (nint j = 0; j < d; j++)
         {
             float* scales = keyScales + (j / CpuKvLayer.ScaleGroup * TileSize);
-            V x0 = E.Load(k0 + offset, Scales<E>(scales)), x1 = E.Load(k1 + offset, Scales<E>(scales + S.Count)), x2 = E.Load(k2 + offset, Scales<E>(scales + (2 * S.Count))), x3 = E.Load(k3 + offset, Scales<E>(scales + (3 * S.Count)));
+            V x0 = E.Load(k0 + offset, Scales<E>(scales)), x1 = E.Load(k1 + offset, Scales<E>(scales + S.Count)),
+                x2 = E.Load(k2 + offset, Scales<E>(scales + (2 * S.Count))),
+                x3 = E.Load(k3 + offset, Scales<E>(scales + (3 * S.Count)));
             V q = S.Create(queries[j]);
             a0 = S.MultiplyAdd(q, x0, a0);
             a1 = S.MultiplyAdd(q, x1, a1);
@@ -319,10 +347,14 @@ internal static unsafe class AttentionKernels<S, V>
         if (E.Scale != 1)
         {
             V scale = S.Create(LogitScale);
-            (a0, a1, a2, a3) = (S.Multiply(a0, scale), S.Multiply(a1, scale), S.Multiply(a2, scale), S.Multiply(a3, scale));
-            (b0, b1, b2, b3) = (S.Multiply(b0, scale), S.Multiply(b1, scale), S.Multiply(b2, scale), S.Multiply(b3, scale));
-            (c0, c1, c2, c3) = (S.Multiply(c0, scale), S.Multiply(c1, scale), S.Multiply(c2, scale), S.Multiply(c3, scale));
-            (d0, d1, d2, d3) = (S.Multiply(d0, scale), S.Multiply(d1, scale), S.Multiply(d2, scale), S.Multiply(d3, scale));
+            (a0, a1, a2, a3) = (S.Multiply(a0, scale), S.Multiply(a1, scale), S.Multiply(a2, scale),
+                S.Multiply(a3, scale));
+            (b0, b1, b2, b3) = (S.Multiply(b0, scale), S.Multiply(b1, scale), S.Multiply(b2, scale),
+                S.Multiply(b3, scale));
+            (c0, c1, c2, c3) = (S.Multiply(c0, scale), S.Multiply(c1, scale), S.Multiply(c2, scale),
+                S.Multiply(c3, scale));
+            (d0, d1, d2, d3) = (S.Multiply(d0, scale), S.Multiply(d1, scale), S.Multiply(d2, scale),
+                S.Multiply(d3, scale));
         }
         Store4(logits + lane, a0, a1, a2, a3);
         if (Q.Count > 1) Store4(logits + TileSize + lane, b0, b1, b2, b3);
@@ -389,10 +421,13 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 3) Store2(logits + (3 * TileSize) + lane, d0, d1);
     }
 
-    /// <summary>Turns each query's logits into weights (times the elements' scale) under its new maximum, adds them to its sums, and tells what earlier sums are to be multiplied by.</summary>
-    /// <remarks>A row's sums are by lane until its segment ends. Vectors of positions that it doesn't see would add zeros: they are left out.</remarks>
+    /// <summary>Turns each query's logits into weights (times the elements' scale) under its new maximum, adds them to
+    /// its sums, and tells what earlier sums are to be multiplied by.</summary>
+    /// <remarks>A row's sums are by lane until its segment ends. Vectors of positions that it doesn't see would add
+    /// zeros: they are left out.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Weigh<E>(int count, float* logits, int* from, int* to, float softCap, float* maxima, float* sums, float* rescale)
+    private static void Weigh<E>(int count, float* logits, int* from, int* to, float softCap, float* maxima,
+        float* sums, float* rescale)
         where E : struct, IKvElement<V>
     {
         for (int i = 0; i < count; i++, logits += TileSize)
@@ -442,22 +477,27 @@ internal static unsafe class AttentionKernels<S, V>
         }
     }
 
-    /// <summary>outputs = outputs * rescale + sum of weights[p] * values[p], in the order of positions. From the cache, the next tile's keys are fetched ahead.</summary>
+    /// <summary>outputs = outputs * rescale + sum of weights[p] * values[p], in the order of positions. From the cache,
+    /// the next tile's keys are fetched ahead.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Accumulate<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale, float* outputs, int padded)
+    private static void Accumulate<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale,
+        float* outputs, int padded)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
         int i = 0;
         if (S.Count == 16 || Q.Count <= 2)
         {
-            for (; i <= padded - (4 * S.Count); i += 4 * S.Count) Accumulate4<E, Q>(weights, tile, next, from, to, rescale, outputs + i, padded, i);
+            for (; i <= padded - (4 * S.Count); i += 4 * S.Count)
+                Accumulate4<E, Q>(weights, tile, next, from, to, rescale, outputs + i, padded, i);
         }
-        for (; i < padded; i += 2 * S.Count) Accumulate2<E, Q>(weights, tile, next, from, to, rescale, outputs + i, padded, i);
+        for (; i < padded; i += 2 * S.Count)
+            Accumulate2<E, Q>(weights, tile, next, from, to, rescale, outputs + i, padded, i);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Accumulate4<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale, float* output, int padded, int dimension)
+    private static void Accumulate4<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale,
+        float* output, int padded, int dimension)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
@@ -471,7 +511,8 @@ internal static unsafe class AttentionKernels<S, V>
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
         nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
-        float* scales = tile->ValueScales + (dimension / CpuKvLayer.ScaleGroup * TileSize), highScales = tile->ValueScales + ((dimension + (2 * S.Count)) / CpuKvLayer.ScaleGroup * TileSize);
+        float* scales = tile->ValueScales + (dimension / CpuKvLayer.ScaleGroup * TileSize),
+            highScales = tile->ValueScales + ((dimension + (2 * S.Count)) / CpuKvLayer.ScaleGroup * TileSize);
         while (from < to)
         {
             int group = from / KvTile.Group, offset = from % KvTile.Group;
@@ -480,8 +521,10 @@ internal static unsafe class AttentionKernels<S, V>
             nint k = (nint)next->Keys[group] + (((offset * rows) + (dimension / KvTile.Group)) * keyStride);
             for (; from < end; from++, v += stride)
             {
-                V low = E.Scaled ? S.Create(scales[from]) : default, high = E.Scaled ? S.Create(highScales[from]) : default;
-                V x0 = E.Load(v, low), x1 = E.Load(v + step, low), x2 = E.Load(v + (2 * step), high), x3 = E.Load(v + (3 * step), high);
+                V low = E.Scaled ? S.Create(scales[from]) : default,
+                    high = E.Scaled ? S.Create(highScales[from]) : default;
+                V x0 = E.Load(v, low), x1 = E.Load(v + step, low), x2 = E.Load(v + (2 * step), high),
+                    x3 = E.Load(v + (3 * step), high);
                 V w = S.Create(weights[from]);
                 a0 = S.MultiplyAdd(w, x0, a0);
                 a1 = S.MultiplyAdd(w, x1, a1);
@@ -531,7 +574,8 @@ internal static unsafe class AttentionKernels<S, V>
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Accumulate2<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale, float* output, int padded, int dimension)
+    private static void Accumulate2<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale,
+        float* output, int padded, int dimension)
         where E : struct, IKvElement<V>
         where Q : struct, IQueryCount
     {
@@ -591,13 +635,16 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 3) Store2(outD, d0, d1);
     }
 
-    /// <summary>Adds a segment's sums to those of the segments before it, under the larger maximum of the two.</summary>
+    /// <summary>Adds a segment's sums to those of the segments before it, under the larger maximum of the
+    /// two.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Fold(float segmentMaximum, float segmentSum, float* segment, ref float maximum, ref float sum, float* output, int padded)
+    public static void Fold(float segmentMaximum, float segmentSum, float* segment, ref float maximum, ref float sum,
+        float* output, int padded)
     {
         float max = MathF.Max(maximum, segmentMaximum), before = Exp(maximum - max), now = Exp(segmentMaximum - max);
         V v = S.Create(before), w = S.Create(now);
-        for (int j = 0; j < padded; j += S.Count) S.Store(S.MultiplyAdd(w, S.Load(segment + j), S.Multiply(v, S.Load(output + j))), output + j);
+        for (int j = 0; j < padded; j += S.Count)
+            S.Store(S.MultiplyAdd(w, S.Load(segment + j), S.Multiply(v, S.Load(output + j))), output + j);
         sum = (sum * before) + (segmentSum * now);
         maximum = max;
     }
@@ -612,14 +659,16 @@ internal static unsafe class AttentionKernels<S, V>
         for (; j < n; j++) target[j] = source[j] * factor;
     }
 
-    /// <summary>Converts a tile's sixteen times four keys and values to floats, and fetches the next tile's ahead: [d, TileSize] and [TileSize, d]. d is a multiple of 32.</summary>
+    /// <summary>Converts a tile's sixteen times four keys and values to floats, and fetches the next tile's ahead: [d,
+    /// TileSize] and [TileSize, d]. d is a multiple of 32.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void ConvertTile<E>(KvTile* tile, KvTile* next, int d, float* keys, float* values)
         where E : struct, IKvElement<V>
     {
         V scale = S.Create(E.Scale);
         nint k0 = (nint)tile->Keys[0], k1 = (nint)tile->Keys[1], k2 = (nint)tile->Keys[2], k3 = (nint)tile->Keys[3];
-        nint v0 = (nint)tile->Values[0], v1 = (nint)tile->Values[1], v2 = (nint)tile->Values[2], v3 = (nint)tile->Values[3];
+        nint v0 = (nint)tile->Values[0], v1 = (nint)tile->Values[1], v2 = (nint)tile->Values[2],
+            v3 = (nint)tile->Values[3];
         nint offset = 0, ahead = 0, step = S.Count * E.Size;
         for (int j = 0; j < d; j++, keys += TileSize, offset += tile->KeyStride, ahead += KvTile.Group * E.Size)
         {
@@ -627,9 +676,12 @@ internal static unsafe class AttentionKernels<S, V>
             for (int i = 0; i < KvTile.Group / S.Count; i++, scales += S.Count)
             {
                 S.Store(S.Multiply(E.Load(k0 + offset + (i * step), Scales<E>(scales)), scale), keys + (i * S.Count));
-                S.Store(S.Multiply(E.Load(k1 + offset + (i * step), Scales<E>(scales + KvTile.Group)), scale), keys + (i * S.Count) + KvTile.Group);
-                S.Store(S.Multiply(E.Load(k2 + offset + (i * step), Scales<E>(scales + (2 * KvTile.Group))), scale), keys + (i * S.Count) + (2 * KvTile.Group));
-                S.Store(S.Multiply(E.Load(k3 + offset + (i * step), Scales<E>(scales + (3 * KvTile.Group))), scale), keys + (i * S.Count) + (3 * KvTile.Group));
+                S.Store(S.Multiply(E.Load(k1 + offset + (i * step), Scales<E>(scales + KvTile.Group)), scale),
+                    keys + (i * S.Count) + KvTile.Group);
+                S.Store(S.Multiply(E.Load(k2 + offset + (i * step), Scales<E>(scales + (2 * KvTile.Group))), scale),
+                    keys + (i * S.Count) + (2 * KvTile.Group));
+                S.Store(S.Multiply(E.Load(k3 + offset + (i * step), Scales<E>(scales + (3 * KvTile.Group))), scale),
+                    keys + (i * S.Count) + (3 * KvTile.Group));
             }
             Prefetch(v0 + ahead);
             Prefetch(v1 + ahead);
@@ -645,7 +697,8 @@ internal static unsafe class AttentionKernels<S, V>
                 for (int j = 0; j < d; j += 2 * S.Count, values += 2 * S.Count)
                 {
                     nint from = v + (j * E.Size);
-                    V own = E.Scaled ? S.Create(tile->ValueScales[(j / CpuKvLayer.ScaleGroup * TileSize) + (group * KvTile.Group) + p]) : scale;
+                    V own = E.Scaled ? S.Create(
+                        tile->ValueScales[(j / CpuKvLayer.ScaleGroup * TileSize) + (group * KvTile.Group) + p]) : scale;
                     S.Store(S.Multiply(E.Load(from, own), scale), values);
                     S.Store(S.Multiply(E.Load(from + step, own), scale), values + S.Count);
                 }

@@ -9,7 +9,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The operations on this machine's processors: every one runs in the caller and a pool of pinned workers, and has ended when its call returns.</summary>
+/// <summary>The operations on this machine's processors: every one runs in the caller and a pool of pinned workers, and
+/// has ended when its call returns.</summary>
 /// <remarks>Once warm (the largest step has been seen) no operation allocates. One thread at a time may call.</remarks>
 public sealed unsafe class CpuBackend : IBackend
 {
@@ -62,7 +63,9 @@ public sealed unsafe class CpuBackend : IBackend
             CpuVariant.Avx2 => "AVX2",
             _ => variant.ToString(),
         };
-        string description = $"cpu ({name}{(options.FloatActivations ? ", float activations" : "")}, {_pool.Threads} thread{(_pool.Threads == 1 ? "" : "s")})";
+        string description =
+            $"cpu ({name}{(options.FloatActivations ? ", float activations" : "")}, {_pool.Threads} "
+            + $"thread{(_pool.Threads == 1 ? "" : "s")})";
         Info = new BackendInfo { Description = description };
     }
 
@@ -94,8 +97,8 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <summary>Activations that meet quantized weights are rounded to eight bits; some keep sixteen.</summary>
-    /// <remarks>Sixteen are kept where eight lose most for the multiplications they save: keys and values, the head, and the last
-    /// layer's feed-forward, whose error nothing after it dampens.</remarks>
+    /// <remarks>Sixteen are kept where eight lose most for the multiplications they save: keys and values, the head,
+    /// and the last layer's feed-forward, whose error nothing after it dampens.</remarks>
     public Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role)
     {
         ReadOnlySpan<bool> fine = role.Use switch
@@ -166,7 +169,8 @@ public sealed unsafe class CpuBackend : IBackend
             try
             {
                 bool decodesOnly = batch.DecodeCount == sequences;
-                graph.Enqueue(new StepShape(_step.Tokens, sequences, batch.SampleRows.Length, batch.HiddenRows.Length, decodesOnly));
+                graph.Enqueue(new StepShape(_step.Tokens, sequences, batch.SampleRows.Length, batch.HiddenRows.Length,
+                    decodesOnly));
             }
             finally
             {
@@ -220,7 +224,8 @@ public sealed unsafe class CpuBackend : IBackend
             if (row == batch.SampleRows.Length) break;
             if (batch.SampleRows[row] != last || batch.Sampling[row].Scores) continue;
             int place = batch.Places[s];
-            if (place >= _lastSampled.Length) Array.Resize(ref _lastSampled, (int)BitOperations.RoundUpToPowerOf2((uint)place + 1));
+            if (place >= _lastSampled.Length)
+                Array.Resize(ref _lastSampled, (int)BitOperations.RoundUpToPowerOf2((uint)place + 1));
             _lastSampled[place] = _results.Sampled(row).Token;
         }
     }
@@ -231,7 +236,9 @@ public sealed unsafe class CpuBackend : IBackend
         CpuMatrix matrix = Own(table);
         CheckFloats(x, _step.Tokens, table.Columns, nameof(x));
         for (int t = 0; t < x.Rows; t++)
-            if ((uint)_step.TokenIds[t] >= (uint)table.Rows) throw new ArgumentException($"token {_step.TokenIds[t]} is not in a table of {table.Rows}", nameof(table));
+            if ((uint)_step.TokenIds[t] >= (uint)table.Rows)
+                throw new ArgumentException($"token {_step.TokenIds[t]} is not in a table of {table.Rows}",
+                    nameof(table));
         (_table, _number, _x) = (matrix, scale, x);
         For(x.Rows, RowGrain(x.Columns), &EmbedRows);
 
@@ -283,15 +290,18 @@ public sealed unsafe class CpuBackend : IBackend
     {
         CpuMatrix matrix = Own(w);
         CheckProduct(x, w, bias, y, w.Rows / 2, norm);
-        if (!(matrix.SegmentCount == 1 && matrix.Segments[0].Paired) && !(matrix.SegmentCount == 2 && matrix.Segments[0].Rows == matrix.Segments[1].Rows))
-            throw new ArgumentException($"the matrix of {w.Rows} rows is not two parts of equal height: gate, up", nameof(w));
+        if (!(matrix.SegmentCount == 1 && matrix.Segments[0].Paired)
+            && !(matrix.SegmentCount == 2 && matrix.Segments[0].Rows == matrix.Segments[1].Rows))
+            throw new ArgumentException(
+                $"the matrix of {w.Rows} rows is not two parts of equal height: gate, up", nameof(w));
         _matMul.Run(x, norm, matrix, bias, y, Epilogue.Gate, activation);
     }
 
     /// <inheritdoc/>
     public void Attend(Tensor qkv, AttentionShape shape, KvLayer cache, Tensor y)
     {
-        CpuKvLayer layer = cache as CpuKvLayer ?? throw new ArgumentException("the cache is another backend's", nameof(cache));
+        CpuKvLayer layer = cache as CpuKvLayer
+            ?? throw new ArgumentException("the cache is another backend's", nameof(cache));
         CheckAttention(qkv, shape, layer);
         CheckFloats(y, _step.Tokens, shape.Heads * shape.HeadSize, nameof(y));
         _attention.Run(_step, _ropes[shape.Rope], qkv, shape, layer, y);
@@ -317,10 +327,13 @@ public sealed unsafe class CpuBackend : IBackend
     {
         CheckFloats(x, _step.Tokens, y.Columns, nameof(x));
         CheckFloats(y, y.Rows, x.Columns, nameof(y));
-        if (first < 0 || (long)first + y.Rows > _sampleRows.Length) throw new ArgumentOutOfRangeException(nameof(first), first, $"{y.Rows} rows from there, of {_sampleRows.Length}");
+        if (first < 0 || (long)first + y.Rows > _sampleRows.Length)
+            throw new ArgumentOutOfRangeException(nameof(first), first,
+                $"{y.Rows} rows from there, of {_sampleRows.Length}");
         long bytes = (long)x.Columns * sizeof(float);
         for (int i = 0; i < y.Rows; i++)
-            Buffer.MemoryCopy((byte*)x.Address + _sampleRows[first + i] * bytes, (byte*)y.Address + i * bytes, bytes, bytes);
+            Buffer.MemoryCopy((byte*)x.Address + _sampleRows[first + i] * bytes, (byte*)y.Address + i * bytes,
+                bytes, bytes);
     }
 
     /// <inheritdoc/>
@@ -343,7 +356,8 @@ public sealed unsafe class CpuBackend : IBackend
         CheckFloats(logits, logits.Rows, logits.Columns, nameof(logits));
         if (_inputs is null) throw new InvalidOperationException("rows are sampled within a launch");
         if (first < 0 || (long)first + logits.Rows > _results.Rows)
-            throw new ArgumentOutOfRangeException(nameof(first), first, $"{logits.Rows} rows from there, of {_results.Rows}");
+            throw new ArgumentOutOfRangeException(nameof(first), first,
+                $"{logits.Rows} rows from there, of {_results.Rows}");
         if (logits.Columns != _samplersVocabulary)
         {
             for (int i = 0; i < _samplers.Length; i++) _samplers[i] = new Sampler(logits.Columns);
@@ -378,7 +392,8 @@ public sealed unsafe class CpuBackend : IBackend
         Tensor rows = _results.Hidden(x.Columns);
         for (int i = 0; i < rows.Rows; i++)
         {
-            Tensor row = new(x.Address + ((nint)_results.HiddenRow(i) * x.Columns * sizeof(float)), 1, x.Columns, DType.F32);
+            Tensor row = new(x.Address + ((nint)_results.HiddenRow(i) * x.Columns * sizeof(float)), 1,
+                x.Columns, DType.F32);
             Tensor y = new(rows.Address + ((nint)i * x.Columns * sizeof(float)), 1, x.Columns, DType.F32);
             Elementwise.RmsNorm(row, norm.Weight, norm.Epsilon, y, 0, 1);
         }
@@ -399,9 +414,11 @@ public sealed unsafe class CpuBackend : IBackend
         static void Copy(Tensor blocks, BlockCopy copy)
         {
             ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)copy.Source, (uint)blocks.Rows, nameof(copy));
-            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)copy.Destination, (uint)blocks.Rows, nameof(copy));
+            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(
+                (uint)copy.Destination, (uint)blocks.Rows, nameof(copy));
             long bytes = (long)blocks.Columns * blocks.ElementSize;
-            Buffer.MemoryCopy((byte*)blocks.Address + (copy.Source * bytes), (byte*)blocks.Address + (copy.Destination * bytes), bytes, bytes);
+            Buffer.MemoryCopy((byte*)blocks.Address + (copy.Source * bytes),
+                (byte*)blocks.Address + (copy.Destination * bytes), bytes, bytes);
         }
     }
 
@@ -418,18 +435,22 @@ public sealed unsafe class CpuBackend : IBackend
         _self.Free();
     }
 
-    private void For(int count, int grain, delegate*<void*, int, int, int, void> body) => _pool.For(count, grain, body, (void*)GCHandle.ToIntPtr(_self));
+    private void For(int count, int grain, delegate*<void*, int, int, int, void> body) =>
+        _pool.For(count, grain, body, (void*)GCHandle.ToIntPtr(_self));
 
     private static CpuBackend Self(void* handle) => (CpuBackend)GCHandle.FromIntPtr((nint)handle).Target!;
 
     private static int RowGrain(int columns) => Math.Max(1, GrainElements / Math.Max(1, columns));
 
-    private static CpuMatrix Own(Matrix matrix) => matrix as CpuMatrix ?? throw new ArgumentException("the matrix is another backend's", nameof(matrix));
+    private static CpuMatrix Own(Matrix matrix) =>
+        matrix as CpuMatrix ?? throw new ArgumentException("the matrix is another backend's", nameof(matrix));
 
     private static void CheckFloats(Tensor tensor, int rows, int columns, string name)
     {
         if (tensor.Address == 0 || tensor.Type != DType.F32 || tensor.Rows != rows || tensor.Columns != columns)
-            throw new ArgumentException($"{name} has shape [{tensor.Rows}, {tensor.Columns}] of {tensor.Type}, expected [{rows}, {columns}] of F32", name);
+            throw new ArgumentException(
+                $"{name} has shape [{tensor.Rows}, {tensor.Columns}] of {tensor.Type}, expected [{rows}, {columns}] "
+                + "of F32", name);
     }
 
     private static void CheckProduct(Tensor x, Matrix w, Tensor bias, Tensor y, int outputs, RowNorm norm)
@@ -443,15 +464,19 @@ public sealed unsafe class CpuBackend : IBackend
     private void CheckAttention(Tensor qkv, AttentionShape shape, CpuKvLayer cache)
     {
         if (shape.KvHeads < 1 || shape.Heads < shape.KvHeads || shape.Heads % shape.KvHeads != 0 || shape.HeadSize < 1)
-            throw new ArgumentException($"{shape.Heads} query heads can't share {shape.KvHeads} key heads of {shape.HeadSize}", nameof(shape));
+            throw new ArgumentException(
+                $"{shape.Heads} query heads can't share {shape.KvHeads} key heads of {shape.HeadSize}", nameof(shape));
         CheckFloats(qkv, _step.Tokens, (shape.Heads + 2 * shape.KvHeads) * shape.HeadSize, nameof(qkv));
         if ((uint)shape.Rope >= (uint)_ropes.Count || 2 * _ropes[shape.Rope].Pairs > shape.HeadSize)
-            throw new ArgumentException($"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
+            throw new ArgumentException(
+                $"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
         if (!shape.QueryNorm.IsEmpty) CheckFloats(shape.QueryNorm, 1, shape.HeadSize, nameof(shape));
         if (!shape.KeyNorm.IsEmpty) CheckFloats(shape.KeyNorm, 1, shape.HeadSize, nameof(shape));
         KvShape kept = cache.Shape;
         if (kept.KvHeads != shape.KvHeads || kept.HeadSize != shape.HeadSize || kept.BlockSize < 1)
-            throw new ArgumentException($"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of {shape.HeadSize}", nameof(cache));
+            throw new ArgumentException(
+                $"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of "
+                + $"{shape.HeadSize}", nameof(cache));
     }
 
     /// <summary>Where the step's sampling parameters lie while it is launched.</summary>

@@ -5,10 +5,13 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Weights in panels of 32 rows (<see cref="IIntegerFormat"/>, <see cref="IFloatPanel"/>), one segment for each stacked part; or one for two parts of one shape and format, whose panels have sixteen rows of each, as a gate and what it multiplies want to be met.</summary>
+/// <summary>Weights in panels of 32 rows (<see cref="IIntegerFormat"/>, <see cref="IFloatPanel"/>), one segment for
+/// each stacked part; or one for two parts of one shape and format, whose panels have sixteen rows of each, as a gate
+/// and what it multiplies want to be met.</summary>
 internal sealed unsafe class CpuMatrix : Matrix
 {
-    private const int BufferBytes = 4 << 20; // of the file at once: enough for all workers, and little beside a processor's last cache
+    // Of the file at once: enough for all workers, and little beside a processor's last cache
+    private const int BufferBytes = 4 << 20;
 
     private CpuMatrix(int rows, int columns, long bytes, Segment* segments, int count)
         : base(rows, columns, bytes)
@@ -43,7 +46,8 @@ internal sealed unsafe class CpuMatrix : Matrix
         public long PanelBytes;
         public int FirstRow;
         public int Rows;
-        public int SecondHalf; // rows from those of a panel's first half to its second's: 16, or all of a part where parts are paired
+        // Rows from those of a panel's first half to its second's: 16, or all of a part where parts are paired
+        public int SecondHalf;
         public bool Paired;    // a panel has sixteen rows of each of two parts
         public int FirstPanel;
         public int Panels;
@@ -60,29 +64,44 @@ internal sealed unsafe class CpuMatrix : Matrix
     }
 
     /// <summary>Repacks the parts, all workers together, reading each of the file's bytes once.</summary>
-    /// <exception cref="ArgumentException">Shapes don't fit together, or a row is not a whole number of blocks.</exception>
+    /// <exception cref="ArgumentException">Shapes don't fit together, or a row is not a whole number of
+    /// blocks.</exception>
     /// <exception cref="InvalidDataException">A scale or weight is not finite.</exception>
-    public static CpuMatrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations, PanelFormat[] formats, NativeHeap heap, WorkerPool pool)
+    public static CpuMatrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations,
+        PanelFormat[] formats, NativeHeap heap, WorkerPool pool)
     {
-        if (!fineActivations.IsEmpty && fineActivations.Length != parts.Length) throw new ArgumentException($"{parts.Length} parts have {fineActivations.Length} answers to whether activations are fine", nameof(fineActivations));
+        if (!fineActivations.IsEmpty && fineActivations.Length != parts.Length)
+            throw new ArgumentException(
+                $"{parts.Length} parts have {fineActivations.Length} answers to whether activations are fine",
+                nameof(fineActivations));
         if (parts.IsEmpty) throw new ArgumentException("a matrix needs at least one part", nameof(parts));
         long rows = 0, bytes = 0;
         foreach (TensorView part in parts)
         {
             BlockFormat format = BlockFormat.Of(part.Type);
-            if (part.Columns != parts[0].Columns) throw new ArgumentException($"{part.Name} has {part.Columns} columns, {parts[0].Name} beside it has {parts[0].Columns}", nameof(parts));
-            if (part.Rows is < 1 or > int.MaxValue || part.Columns is < 1 or > int.MaxValue / 64 || part.Columns % format.BlockSize != 0)
-                throw new ArgumentException($"{part.Name} has shape [{part.Rows}, {part.Columns}]; rows of {part.Type} are whole blocks of {format.BlockSize}", nameof(parts));
+            if (part.Columns != parts[0].Columns)
+                throw new ArgumentException(
+                    $"{part.Name} has {part.Columns} columns, {parts[0].Name} beside it has {parts[0].Columns}",
+                    nameof(parts));
+            if (part.Rows is < 1 or > int.MaxValue || part.Columns is < 1 or > int.MaxValue / 64
+                || part.Columns % format.BlockSize != 0)
+                throw new ArgumentException(
+                    $"{part.Name} has shape [{part.Rows}, {part.Columns}]; rows of {part.Type} are whole blocks of "
+                    + $"{format.BlockSize}", nameof(parts));
             if (part.ByteLength != part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes || part.Start == 0)
-                throw new ArgumentException($"{part.Name} has {part.ByteLength} bytes; [{part.Rows}, {part.Columns}] of {part.Type} takes {part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes}", nameof(parts));
+                throw new ArgumentException(
+                    $"{part.Name} has {part.ByteLength} bytes; [{part.Rows}, {part.Columns}] of {part.Type} takes "
+                    + $"{part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes}", nameof(parts));
             rows += part.Rows;
         }
-        if (rows > int.MaxValue - 64) throw new ArgumentException($"{rows} rows are too many for one matrix", nameof(parts));
+        if (rows > int.MaxValue - 64)
+            throw new ArgumentException($"{rows} rows are too many for one matrix", nameof(parts));
 
         int columns = (int)parts[0].Columns;
         Span<bool> fine = stackalloc bool[parts.Length];
         for (int i = 0; i < parts.Length; i++) fine[i] = !fineActivations.IsEmpty && fineActivations[i];
-        bool paired = parts.Length == 2 && parts[0].Type == parts[1].Type && parts[0].Rows == parts[1].Rows && fine[0] == fine[1];
+        bool paired = parts.Length == 2 && parts[0].Type == parts[1].Type && parts[0].Rows == parts[1].Rows
+            && fine[0] == fine[1];
         int count = paired ? 1 : parts.Length, firstRow = 0, firstPanel = 0;
         Segment* segments = (Segment*)heap.Allocate((long)count * sizeof(Segment), zeroed: true);
         for (int i = 0; i < count; i++)
@@ -104,19 +123,27 @@ internal sealed unsafe class CpuMatrix : Matrix
             };
             segment.Address = (byte*)heap.AllocateLasting(segment.PanelBytes * segment.Panels);
             segments[i] = segment;
-            // Through a buffer that stays in the processors' caches, and not in place from a mapped file: see FileBytes.
-            int panelsAtOnce = (int)Math.Clamp(BufferBytes / (32 * parts[i].RowBytes), 1, segment.Panels), panelRows = paired ? 16 : 32;
+            // Through a buffer that stays in the processors' caches, and not in place from a mapped file: see
+            // FileBytes.
+            int panelsAtOnce = (int)Math.Clamp(BufferBytes / (32 * parts[i].RowBytes), 1, segment.Panels),
+                panelRows = paired ? 16 : 32;
             nint buffer = heap.Allocate(panelsAtOnce * 32 * parts[i].RowBytes, zeroed: false);
             Repacking job = new() { Segment = segments + i, RowBytes = parts[i].RowBytes, Columns = columns };
             while (job.FirstPanel < segment.Panels)
             {
-                int panels = Math.Min(panelsAtOnce, segment.Panels - job.FirstPanel), from = panelRows * job.FirstPanel, read = Math.Min(panelRows * panels, partRows - from);
+                int panels = Math.Min(panelsAtOnce, segment.Panels - job.FirstPanel), from = panelRows * job.FirstPanel,
+                    read = Math.Min(panelRows * panels, partRows - from);
                 job.Halves[0] = buffer;
                 job.Halves[1] = buffer + ((paired ? read : 16) * parts[i].RowBytes);
                 parts[i].ReadRows(from, new Span<byte>((void*)buffer, (int)(read * parts[i].RowBytes)));
-                if (paired) parts[1].ReadRows(from, new Span<byte>((void*)(nint)job.Halves[1], (int)(read * parts[1].RowBytes)));
+                if (paired)
+                    parts[1].ReadRows(from, new Span<byte>((void*)(nint)job.Halves[1],
+                        (int)(read * parts[1].RowBytes)));
                 pool.For(panels, Math.Clamp(panels / (pool.Threads * 4), 1, 64), &Repack, &job);
-                if (job.NotFinite != 0) throw new InvalidDataException($"tensor {(paired && (job.NotFinite & 1) == 0 ? parts[1] : parts[i]).Name} holds a scale or a weight that is not finite");
+                if (job.NotFinite != 0)
+                    throw new InvalidDataException(
+                        $"tensor {(paired && (job.NotFinite & 1) == 0 ? parts[1] : parts[i]).Name} holds a scale or a "
+                        + "weight that is not finite");
                 job.FirstPanel += panels;
             }
             heap.Free(buffer);
@@ -136,7 +163,9 @@ internal sealed unsafe class CpuMatrix : Matrix
         while (row >= segment->FirstRow + segment->Rows) segment++;
         row -= segment->FirstRow;
         int panel = row / 32, of = row % 32;
-        if (segment->Paired) (panel, of) = (row % segment->SecondHalf / 16, row / segment->SecondHalf * 16 + row % segment->SecondHalf % 16);
+        if (segment->Paired)
+            (panel, of) = (row % segment->SecondHalf / 16,
+                row / segment->SecondHalf * 16 + row % segment->SecondHalf % 16);
         segment->Code.DecodeRow(segment->Address + panel * segment->PanelBytes, of, Columns, values);
     }
 
@@ -150,8 +179,10 @@ internal sealed unsafe class CpuMatrix : Matrix
             segment->Row(p, out int first, out int second);
             byte* panel = segment->Address + p * segment->PanelBytes;
             long offset = i * (segment->Paired ? 16L : 32L) * job->RowBytes;
-            if (!segment->Code.Repack((byte*)job->Halves[0] + offset, job->RowBytes, first, job->Columns, panel, 0)) Interlocked.Or(ref job->NotFinite, 1);
-            if (!segment->Code.Repack((byte*)job->Halves[1] + offset, job->RowBytes, second, job->Columns, panel, 1)) Interlocked.Or(ref job->NotFinite, 2);
+            if (!segment->Code.Repack((byte*)job->Halves[0] + offset, job->RowBytes, first, job->Columns, panel, 0))
+                Interlocked.Or(ref job->NotFinite, 1);
+            if (!segment->Code.Repack((byte*)job->Halves[1] + offset, job->RowBytes, second, job->Columns, panel, 1))
+                Interlocked.Or(ref job->NotFinite, 2);
         }
     }
 

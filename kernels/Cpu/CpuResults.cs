@@ -3,7 +3,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>What a launched step gave, until it is collected. Grows to the largest step seen, so that later steps allocate nothing.</summary>
+/// <summary>What a launched step gave, until it is collected. Grows to the largest step seen, so that later steps
+/// allocate nothing.</summary>
 internal sealed unsafe class CpuResults : IDisposable
 {
     private SampledToken[] _sampled = [];
@@ -25,7 +26,8 @@ internal sealed unsafe class CpuResults : IDisposable
         Rows = batch.SampleRows.Length;
         if (_sampled.Length < Rows) _sampled = new SampledToken[Rows];
         _alternativeCount = batch.AlternativeCount;
-        if (_alternatives.Length < _alternativeCount) _alternatives = new TokenLogprob[Math.Max(64, 2 * _alternativeCount)];
+        if (_alternatives.Length < _alternativeCount)
+            _alternatives = new TokenLogprob[Math.Max(64, 2 * _alternativeCount)];
         _hiddenCount = batch.HiddenRows.Length;
         if (_hiddenRows.Length < _hiddenCount) _hiddenRows = new int[_hiddenCount];
         batch.HiddenRows.CopyTo(_hiddenRows);
@@ -57,7 +59,8 @@ internal sealed unsafe class CpuResults : IDisposable
     {
         int floats = _hiddenCount * _hiddenWidth;
         if (sampled.Length < Rows || alternatives.Length < _alternativeCount || hidden.Length < floats)
-            throw new ArgumentException($"the step has {Rows} tokens, {_alternativeCount} alternatives and {floats} hidden values; "
+            throw new ArgumentException(
+                $"the step has {Rows} tokens, {_alternativeCount} alternatives and {floats} hidden values; "
                 + $"there is room for {sampled.Length}, {alternatives.Length} and {hidden.Length}");
         _sampled.AsSpan(0, Rows).CopyTo(sampled);
         Alternatives.CopyTo(alternatives);

@@ -2,17 +2,21 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>One step's indices in native memory, where any worker may read them, and what the kernels derive from them once a step.</summary>
+/// <summary>One step's indices in native memory, where any worker may read them, and what the kernels derive from them
+/// once a step.</summary>
 /// <remarks>
-/// The backend's <c>Begin</c> calls <see cref="Load"/>, then fills every rope table's rows with <see cref="StepRotations.Compute"/>.
-/// Memory grows to the largest batch seen and is reused, so a step no larger than an earlier one allocates nothing.
+/// The backend's <c>Begin</c> calls <see cref="Load"/>, then fills every rope table's rows with
+/// <see cref="StepRotations.Compute"/>. Memory grows to the largest batch seen and is reused, so a step no larger than
+/// an earlier one allocates nothing.
 /// </remarks>
 internal sealed unsafe class CpuStep : IDisposable
 {
-    /// <summary>Rows of one <see cref="QueryTile"/> of a long chunk: enough to spread the conversion of a key tile over, few enough for the second cache level.</summary>
+    /// <summary>Rows of one <see cref="QueryTile"/> of a long chunk: enough to spread the conversion of a key tile
+    /// over, few enough for the second cache level.</summary>
     public const int QueryTileRows = 32;
 
-    /// <summary>Rows of one <see cref="QueryTile"/> of a chunk below <see cref="LongChunk"/>, so that there are enough of them for all workers.</summary>
+    /// <summary>Rows of one <see cref="QueryTile"/> of a chunk below <see cref="LongChunk"/>, so that there are enough
+    /// of them for all workers.</summary>
     public const int ShortQueryTileRows = 8;
 
     /// <summary>Rows from which a chunk is long.</summary>
@@ -48,7 +52,8 @@ internal sealed unsafe class CpuStep : IDisposable
     /// <summary>Shape [S, stride].</summary>
     public int* BlockTables { get; private set; }
 
-    /// <summary>Runs of rows of one sequence that attention computes together, those that cost most first, shape [<see cref="QueryTileCount"/>].</summary>
+    /// <summary>Runs of rows of one sequence that attention computes together, those that cost most first, shape
+    /// [<see cref="QueryTileCount"/>].</summary>
     public QueryTile* QueryTiles { get; private set; }
 
     /// <summary>Number of query tiles; at most T.</summary>
@@ -81,7 +86,8 @@ internal sealed unsafe class CpuStep : IDisposable
         int tiles = 0;
         for (int s = 0; s < sequences; s++)
         {
-            int start = QueryStarts[s], end = QueryStarts[s + 1], most = end - start < LongChunk ? ShortQueryTileRows : QueryTileRows;
+            int start = QueryStarts[s], end = QueryStarts[s + 1],
+                most = end - start < LongChunk ? ShortQueryTileRows : QueryTileRows;
             TilesAreSequences &= end - start <= most;
             for (int row = start; row < end; row += most)
             {
@@ -129,9 +135,11 @@ internal sealed unsafe class CpuStep : IDisposable
 /// <param name="FirstRow">First row in the flat batch.</param>
 /// <param name="Rows">1 to <see cref="CpuStep.QueryTileRows"/>.</param>
 /// <param name="VisiblePositions">Positions that the rows see, added up: what the tile costs.</param>
-internal readonly record struct QueryTile(int Sequence, int FirstRow, int Rows, long VisiblePositions) : IComparable<QueryTile>
+internal readonly record struct QueryTile(int Sequence, int FirstRow, int Rows, long VisiblePositions)
+    : IComparable<QueryTile>
 {
     /// <summary>The most expensive first.</summary>
     public int CompareTo(QueryTile other) =>
-        VisiblePositions != other.VisiblePositions ? other.VisiblePositions.CompareTo(VisiblePositions) : FirstRow.CompareTo(other.FirstRow);
+        VisiblePositions != other.VisiblePositions
+            ? other.VisiblePositions.CompareTo(VisiblePositions) : FirstRow.CompareTo(other.FirstRow);
 }

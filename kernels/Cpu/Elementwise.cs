@@ -3,14 +3,17 @@ using System.Runtime.Intrinsics;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Operations on one row, or one element, at a time: RMS norm, gated activations, addition, soft cap.</summary>
+/// <summary>Operations on one row, or one element, at a time: RMS norm, gated activations, addition, soft
+/// cap.</summary>
 /// <remarks>
-/// How to call them: each takes whole tensors and a range of rows [first, last), so a parallel region splits rows over workers.
-/// A row's result depends on that row alone. They allocate nothing and need no scratch. Inputs are what <see cref="IBackend"/> says.
+/// How to call them: each takes whole tensors and a range of rows [first, last), so a parallel region splits rows over
+/// workers. A row's result depends on that row alone. They allocate nothing and need no scratch. Inputs are what
+/// <see cref="IBackend"/> says.
 /// </remarks>
 internal static unsafe class Elementwise
 {
-    /// <summary>y[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467). y may be x.</summary>
+    /// <summary>y[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * weight (Zhang and Sennrich 2019, arXiv:1910.07467). y may
+    /// be x.</summary>
     /// <param name="x">Shape [T, n].</param>
     /// <param name="weight">Shape [1, n].</param>
     /// <param name="epsilon">Added to the mean square.</param>
@@ -50,7 +53,8 @@ internal static unsafe class Elementwise
         int i = 0;
         for (; i <= n - (4 * S.Count); i += 4 * S.Count)
         {
-            V x0 = S.Load(x + i), x1 = S.Load(x + i + S.Count), x2 = S.Load(x + i + (2 * S.Count)), x3 = S.Load(x + i + (3 * S.Count));
+            V x0 = S.Load(x + i), x1 = S.Load(x + i + S.Count), x2 = S.Load(x + i + (2 * S.Count)),
+                x3 = S.Load(x + i + (3 * S.Count));
             sum0 = S.MultiplyAdd(x0, x0, sum0);
             sum1 = S.MultiplyAdd(x1, x1, sum1);
             sum2 = S.MultiplyAdd(x2, x2, sum2);
@@ -71,7 +75,8 @@ internal static unsafe class Elementwise
         for (; i < n; i++) y[i] = x[i] * scale * weight[i];
     }
 
-    /// <summary>y[t, i] = activation(gate[t, i]) * up[t, i] for n elements of each row (Shazeer 2020, arXiv:2002.05202). An element's bits do not depend on where a row is cut.</summary>
+    /// <summary>y[t, i] = activation(gate[t, i]) * up[t, i] for n elements of each row (Shazeer 2020,
+    /// arXiv:2002.05202). An element's bits do not depend on where a row is cut.</summary>
     /// <param name="gate">Shape [rows, n].</param>
     /// <param name="up">Shape [rows, n].</param>
     /// <param name="activation">What is done to the gate.</param>
@@ -80,16 +85,22 @@ internal static unsafe class Elementwise
     /// <param name="rows">At least one.</param>
     /// <param name="stride">Elements from one row of the operands to the next.</param>
     /// <param name="yStride">The same of y.</param>
-    public static void Gate(float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
+    public static void Gate(float* gate, float* up, Activation activation, float* y, int n, int rows = 1,
+        long stride = 0, long yStride = 0)
     {
-        if (Vector512.IsHardwareAccelerated) Gate<Simd512, Vector512<float>>(gate, up, activation, y, n, rows, stride, yStride);
-        else if (Vector256.IsHardwareAccelerated) Gate<Simd256, Vector256<float>>(gate, up, activation, y, n, rows, stride, yStride);
-        else if (Vector128.IsHardwareAccelerated) Gate<Simd128, Vector128<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        if (Vector512.IsHardwareAccelerated)
+            Gate<Simd512, Vector512<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else if (Vector256.IsHardwareAccelerated)
+            Gate<Simd256, Vector256<float>>(gate, up, activation, y, n, rows, stride, yStride);
+        else if (Vector128.IsHardwareAccelerated)
+            Gate<Simd128, Vector128<float>>(gate, up, activation, y, n, rows, stride, yStride);
         else GateScalar(gate, up, activation, y, n, rows, stride, yStride);
     }
 
-    /// <summary>The definition: silu is x sigmoid(x), and gelu's tanh form x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3).</summary>
-    internal static void GateScalar(float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
+    /// <summary>The definition: silu is x sigmoid(x), and gelu's tanh form x sigmoid(2 u) with u = sqrt(2 / pi) (x +
+    /// 0.044715 x^3).</summary>
+    internal static void GateScalar(float* gate, float* up, Activation activation, float* y, int n, int rows = 1,
+        long stride = 0, long yStride = 0)
     {
         for (int t = 0; t < rows; t++, gate += stride, up += stride, y += yStride)
         {
@@ -107,7 +118,8 @@ internal static unsafe class Elementwise
     private const float GeluCubic = 0.07135481627260025f;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    internal static void Gate<S, V>(float* gate, float* up, Activation activation, float* y, int n, int rows = 1, long stride = 0, long yStride = 0)
+    internal static void Gate<S, V>(float* gate, float* up, Activation activation, float* y, int n, int rows = 1,
+        long stride = 0, long yStride = 0)
         where S : struct, ISimd<V>
         where V : struct
     {
@@ -116,14 +128,19 @@ internal static unsafe class Elementwise
         if (activation == Activation.Silu)
         {
             for (; i <= n - S.Count; i += S.Count)
-                for (long t = 0; t < rows; t++) S.Store(S.Multiply(Silu<S, V>(S.Load(gate + (t * stride) + i)), S.Load(up + (t * stride) + i)), y + (t * yStride) + i);
+                for (long t = 0; t < rows; t++)
+                    S.Store(S.Multiply(Silu<S, V>(S.Load(gate + (t * stride) + i)), S.Load(up + (t * stride) + i)),
+                        y + (t * yStride) + i);
         }
         else
         {
             for (; i <= n - S.Count; i += S.Count)
-                for (long t = 0; t < rows; t++) S.Store(S.Multiply(GeluTanh<S, V>(S.Load(gate + (t * stride) + i)), S.Load(up + (t * stride) + i)), y + (t * yStride) + i);
+                for (long t = 0; t < rows; t++)
+                    S.Store(S.Multiply(GeluTanh<S, V>(S.Load(gate + (t * stride) + i)), S.Load(up + (t * stride) + i)),
+                        y + (t * yStride) + i);
         }
-        for (long t = 0; i < n && t < rows; t++) GateRest<S, V>(gate + (t * stride) + i, up + (t * stride) + i, activation, y + (t * yStride) + i, n - i);
+        for (long t = 0; i < n && t < rows; t++)
+            GateRest<S, V>(gate + (t * stride) + i, up + (t * stride) + i, activation, y + (t * yStride) + i, n - i);
     }
 
     /// <summary>Less than a vector, through the same instructions by way of a padded one.</summary>
@@ -136,7 +153,8 @@ internal static unsafe class Elementwise
         for (int i = 0; i < 3 * 16; i++) padded[i] = 0;
         for (int i = 0; i < n; i++) (padded[i], padded[16 + i]) = (gate[i], up[i]);
         V x = S.Load(padded);
-        S.Store(S.Multiply(activation == Activation.Silu ? Silu<S, V>(x) : GeluTanh<S, V>(x), S.Load(padded + 16)), padded + 32);
+        S.Store(S.Multiply(activation == Activation.Silu ? Silu<S, V>(x) : GeluTanh<S, V>(x), S.Load(padded + 16)),
+            padded + 32);
         for (int i = 0; i < n; i++) y[i] = padded[32 + i];
     }
 
@@ -149,7 +167,8 @@ internal static unsafe class Elementwise
     private static V GeluTanh<S, V>(V x)
         where S : struct, ISimd<V>
         where V : struct =>
-        SimdMath<S, V>.TimesSigmoid(x, S.Multiply(x, S.MultiplyAdd(S.Multiply(S.Create(GeluCubic), x), x, S.Create(GeluLinear))));
+        SimdMath<S, V>.TimesSigmoid(
+            x, S.Multiply(x, S.MultiplyAdd(S.Multiply(S.Create(GeluCubic), x), x, S.Create(GeluLinear))));
 
     /// <summary>x += delta.</summary>
     /// <param name="x">Shape [T, n].</param>
@@ -162,11 +181,13 @@ internal static unsafe class Elementwise
         long n = (long)(last - first) * x.Columns, i = 0;
         if (Vector256.IsHardwareAccelerated)
         {
-            for (; i <= n - Vector256<float>.Count; i += Vector256<float>.Count) (Vector256.Load(a + i) + Vector256.Load(b + i)).Store(a + i);
+            for (; i <= n - Vector256<float>.Count; i += Vector256<float>.Count)
+                (Vector256.Load(a + i) + Vector256.Load(b + i)).Store(a + i);
         }
         else if (Vector128.IsHardwareAccelerated)
         {
-            for (; i <= n - Vector128<float>.Count; i += Vector128<float>.Count) (Vector128.Load(a + i) + Vector128.Load(b + i)).Store(a + i);
+            for (; i <= n - Vector128<float>.Count; i += Vector128<float>.Count)
+                (Vector128.Load(a + i) + Vector128.Load(b + i)).Store(a + i);
         }
         for (; i < n; i++) a[i] += b[i];
     }

@@ -21,21 +21,25 @@ internal enum Epilogue : byte
     Gate,
 }
 
-/// <summary>Matrix products over a <see cref="CpuMatrix"/>'s panels, by all workers, with what comes before and after them: norm and rounding of the rows, bias, addition, gate.</summary>
+/// <summary>Matrix products over a <see cref="CpuMatrix"/>'s panels, by all workers, with what comes before and after
+/// them: norm and rounding of the rows, bias, addition, gate.</summary>
 /// <remarks>
-/// Rows are normalized and rounded once; then panels are computed tile by tile, one panel and a few rows at a time; the reduction over
-/// columns is never split. A tile's sums don't depend on how many rows it has, so neither do the outputs on the batch or the threads.
+/// Rows are normalized and rounded once; then panels are computed tile by tile, one panel and a few rows at a time; the
+/// reduction over columns is never split. A tile's sums don't depend on how many rows it has, so neither do the outputs
+/// on the batch or the threads.
 /// </remarks>
 internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
 {
     // A chunk of rows, read again for every panel, stays in the second-level cache beside those at hand.
     private const int ChunkBytes = 384 << 10;
 
-    // With so many rows for each worker it takes a range of them, not of panels: what one operation writes the next one's same worker reads
-    // from its own cache, and that all workers read all weights costs nothing against so many multiplications of each.
+    // With so many rows for each worker it takes a range of them, not of panels: what one operation writes the next
+    // one's same worker reads from its own cache, and that all workers read all weights costs nothing against so many
+    // multiplications of each.
     private const int RangeRows = 128;
 
-    // How far ahead of itself a panel's only tile asks for memory, if into the first-level cache; into the second the next panel is better.
+    // How far ahead of itself a panel's only tile asks for memory, if into the first-level cache; into the second the
+    // next panel is better.
     private const int AheadBytes = 8192;
 
     private byte* _rounded;
@@ -47,8 +51,10 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     private int* _lists;
     private long _listInts;
 
-    /// <summary>Computes all rows of <paramref name="x"/>; shapes have been checked. An empty bias or norm is none.</summary>
-    public void Run(Tensor x, RowNorm norm, CpuMatrix w, Tensor bias, Tensor y, Epilogue epilogue, Activation activation)
+    /// <summary>Computes all rows of <paramref name="x"/>; shapes have been checked. An empty bias or norm is
+    /// none.</summary>
+    public void Run(Tensor x, RowNorm norm, CpuMatrix w, Tensor bias, Tensor y, Epilogue epilogue,
+        Activation activation)
     {
         Job job = new()
         {
@@ -75,9 +81,11 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             halves |= code.Activations == ActivationType.BFloat16;
             floats |= code.Activations == ActivationType.Float;
             listed |= TakesLists(w.Segments + i);
-            if (code.DecodePanel != null) job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 64L * w.Columns * pool.Threads);
+            if (code.DecodePanel != null)
+                job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 64L * w.Columns * pool.Threads);
         }
-        // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones: where nobody wants floats, each worker's one row.
+        // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones:
+        // where nobody wants floats, each worker's one row.
         long blocks = integers ? (long)x.Rows * job.Terms * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
         long pairs = halves ? x.Rows * BFloat16Stride(w.Columns) : 0;
         job.NormalizedStride = ((long)w.Columns * sizeof(float) + 63) & ~63L;
@@ -87,7 +95,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         {
             byte* scratch = heap.Reserve(ref _rounded, ref _roundedBytes, blocks + pairs + normalized);
             if (integers) job.Int8 = scratch;
-            if (job.Terms > 1) job.Uneven = heap.Reserve(ref _uneven, ref _unevenWords, (long)x.Rows * ActivationBlock.UnevenWords(w.Columns));
+            if (job.Terms > 1)
+                job.Uneven = heap.Reserve(ref _uneven, ref _unevenWords,
+                    (long)x.Rows * ActivationBlock.UnevenWords(w.Columns));
             if (halves) job.BFloat16 = scratch + blocks;
             if (normed) job.Normalized = scratch + blocks + pairs;
             // Ranges of equal length: with a short one at the end a worker would wait for another.
@@ -95,7 +105,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             pool.ForShares(x.Rows, (x.Rows + ranges - 1) / ranges, &RoundRows, &job);
         }
         bool byRows = pool.Threads > 1 && x.Rows >= RangeRows * pool.Threads;
-        job.RangeRows = byRows ? ((x.Rows + pool.Threads - 1) / pool.Threads + Tile.MaxRows - 1) / Tile.MaxRows * Tile.MaxRows : x.Rows;
+        job.RangeRows = byRows ? ((x.Rows + pool.Threads - 1) / pool.Threads + Tile.MaxRows - 1) / Tile.MaxRows
+            * Tile.MaxRows : x.Rows;
         if (listed) job.Lists = UnevenBlocks(job);
         // Gates of another format than what they multiply are panels of their own, which meet in twos.
         bool mixedGate = epilogue == Epilogue.Gate && w.SegmentCount == 2;
@@ -103,23 +114,32 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         int grain = Grain(w);
         // No worker's grain is of two ranges.
         job.PanelStride = byRows ? (job.Panels + grain - 1) / grain * grain : job.Panels;
-        pool.ForShares(byRows ? (x.Rows + job.RangeRows - 1) / job.RangeRows * job.PanelStride : job.Panels, grain, mixedGate ? &MixedGatePanels : &Panels, &job);
+        pool.ForShares(byRows ? (x.Rows + job.RangeRows - 1) / job.RangeRows * job.PanelStride : job.Panels, grain,
+            mixedGate ? &MixedGatePanels : &Panels, &job);
     }
 
-    /// <summary>Panels that a worker takes at once: enough that handing out costs nothing, few enough that nobody waits long for the last, and together no more than stays in a second-level cache while chunks of rows go by.</summary>
-    private int Grain(CpuMatrix w) => (int)Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / (w.ByteLength / w.Panels)));
+    /// <summary>Panels that a worker takes at once: enough that handing out costs nothing, few enough that nobody waits
+    /// long for the last, and together no more than stays in a second-level cache while chunks of rows go by.</summary>
+    private int Grain(CpuMatrix w) =>
+        (int)Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / (w.ByteLength / w.Panels)));
 
     private static long BFloat16Stride(int columns) => (2L * columns + 63) & ~63L;
 
-    /// <summary>Whether a part's second terms meet machine code, which takes those blocks alone that have one.</summary>
-    private static bool TakesLists(CpuMatrix.Segment* segment) => segment->Terms == 2 && segment->Code.Activations == ActivationType.Int8 && segment->Code.Tiles != null;
+    /// <summary>Whether a part's second terms meet machine code, which takes those blocks alone that have
+    /// one.</summary>
+    private static bool TakesLists(CpuMatrix.Segment* segment) =>
+        segment->Terms == 2 && segment->Code.Activations == ActivationType.Int8 && segment->Code.Tiles != null;
 
-    /// <summary>For each tile's rows the blocks in which any of them has a second term: their count, then their numbers, in blocks + 1 integers.</summary>
-    /// <remarks>Rows that have none there have zeros, which add nothing: a row's bits don't depend on its neighbours'.</remarks>
+    /// <summary>For each tile's rows the blocks in which any of them has a second term: their count, then their
+    /// numbers, in blocks + 1 integers.</summary>
+    /// <remarks>Rows that have none there have zeros, which add nothing: a row's bits don't depend on its
+    /// neighbours'.</remarks>
     private int* UnevenBlocks(in Job job)
     {
-        int blocks = job.Columns / 32, words = ActivationBlock.UnevenWords(job.Columns), most = TileAssembler.MaxRows, chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
-        int* lists = heap.Reserve(ref _lists, ref _listInts, (job.Rows + most - 1L) / most * (blocks + 1)), list = lists;
+        int blocks = job.Columns / 32, words = ActivationBlock.UnevenWords(job.Columns), most = TileAssembler.MaxRows,
+            chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
+        int* lists = heap.Reserve(ref _lists, ref _listInts, (job.Rows + most - 1L) / most * (blocks + 1)),
+            list = lists;
         for (int begin = 0, last; begin < job.Rows; begin = last)
         {
             last = Math.Min(Math.Min(job.Rows, begin + chunk), (begin / job.RangeRows + 1) * job.RangeRows);
@@ -139,7 +159,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         return lists;
     }
 
-    /// <summary>Rows of the next tile, for tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five of 6 and one of 2.</summary>
+    /// <summary>Rows of the next tile, for tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five
+    /// of 6 and one of 2.</summary>
     private static int TileHeight(int left, int most)
     {
         int tiles = (left + most - 1) / most;
@@ -147,7 +168,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     }
 
     /// <summary>Rows of a chunk: a multiple of every tile's height.</summary>
-    private static int ChunkRows(long rowBytes) => (int)Math.Clamp(ChunkBytes / rowBytes / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
+    private static int ChunkRows(long rowBytes) =>
+        (int)Math.Clamp(ChunkBytes / rowBytes / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
 
     private static void RoundRows(void* context, int from, int to, int worker)
     {
@@ -159,7 +181,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             float* x = job->X + (long)t * columns;
             if (job->Normalized != null)
             {
-                float* normalized = (float*)(job->Normalized + job->NormalizedStride * (job->KeepsNormalized ? t : worker));
+                float* normalized = (float*)(job->Normalized
+                    + job->NormalizedStride * (job->KeepsNormalized ? t : worker));
                 Elementwise.RmsNorm(x, job->Norm, job->Epsilon, normalized, columns);
                 x = normalized;
             }
@@ -167,7 +190,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             {
                 ActivationBlock* row = (ActivationBlock*)job->Int8 + t * blocks * job->Terms;
                 if (job->Terms == 1) ActivationBlock.Quantize(x, columns, row);
-                else ActivationBlock.QuantizeFine(x, columns, row, row + blocks, job->Uneven + t * (long)ActivationBlock.UnevenWords(columns));
+                else
+                    ActivationBlock.QuantizeFine(x, columns, row, row + blocks,
+                        job->Uneven + t * (long)ActivationBlock.UnevenWords(columns));
             }
             if (job->BFloat16 != null)
             {
@@ -185,7 +210,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         for (int i = 0; i < job->SegmentCount; i++)
         {
             CpuMatrix.Segment* segment = job->Segments + i;
-            int first = Math.Max(from - segment->FirstPanel, 0), end = Math.Min(to - segment->FirstPanel, segment->Panels);
+            int first = Math.Max(from - segment->FirstPanel, 0),
+                end = Math.Min(to - segment->FirstPanel, segment->Panels);
             if (first >= end) continue;
             Operand operand = Operand.Of(job, segment, worker);
             for (int begin = firstRow; begin < lastRow; begin += operand.ChunkRows)
@@ -206,10 +232,13 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         int output = segment->Row(p, out int outputs, out int secondOutputs), second = output + segment->SecondHalf;
         float* sums = stackalloc float[Tile.MaxRows * 32];
         bool listed = operand.Lists != null;
-        int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Terms, tiles = (last - begin + most - 1) / most;
+        int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Terms,
+            tiles = (last - begin + most - 1) / most;
         int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
-        // While this panel is computed the next one comes from memory, each tile's part of it; a single tile takes memory as it comes, and asks a little ahead.
-        byte* ahead = segment->Address + p * segment->PanelBytes + (tiles == 1 && MachineCode.FetchesToFirstLevel ? AheadBytes : segment->PanelBytes);
+        // While this panel is computed the next one comes from memory, each tile's part of it; a single tile takes
+        // memory as it comes, and asks a little ahead.
+        byte* ahead = segment->Address + p * segment->PanelBytes
+            + (tiles == 1 && MachineCode.FetchesToFirstLevel ? AheadBytes : segment->PanelBytes);
         long aheadStep = segment->PanelBytes / ((long)tiles * operand.Count);
         for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
         {
@@ -220,7 +249,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             if (job->Epilogue == Epilogue.Gate) Gate(job, sums, sums + 16, t, n, output, outputs);
             else
             {
-                for (int i = 0; i < n; i++) Store(job, sums + 32 * i, output, outputs, second, secondOutputs, job->Y + (t + i) * job->YStride);
+                for (int i = 0; i < n; i++)
+                    Store(job, sums + 32 * i, output, outputs, second, secondOutputs, job->Y + (t + i) * job->YStride);
             }
         }
     }
@@ -233,13 +263,15 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         Operand gate = Operand.Of(job, job->Segments, worker), up = Operand.Of(job, job->Segments + 1, worker);
         if (up.Decoded != null) up.Decoded += 32L * job->Columns;
         float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32];
-        int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms), chunk = Math.Min(gate.ChunkRows, up.ChunkRows);
+        int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms),
+            chunk = Math.Min(gate.ChunkRows, up.ChunkRows);
         for (int begin = firstRow; begin < lastRow; begin += chunk)
         {
             int last = Math.Min(lastRow, begin + chunk);
             for (int p = from; p < to; p++)
             {
-                byte* gatePanel = gate.Decode(gate.Segment->Address + p * gate.Segment->PanelBytes, job->Columns), upPanel = up.Decode(up.Segment->Address + p * up.Segment->PanelBytes, job->Columns);
+                byte* gatePanel = gate.Decode(gate.Segment->Address + p * gate.Segment->PanelBytes, job->Columns),
+                    upPanel = up.Decode(up.Segment->Address + p * up.Segment->PanelBytes, job->Columns);
                 int output = gate.Segment->Row(p, out int first, out int second);
                 for (int t = begin; t < last; t += most)
                 {
@@ -257,7 +289,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     {
         bool add = job->Epilogue == Epilogue.Add;
         Store(sums, job->Bias == null ? null : job->Bias + output, outputs, add, y + output);
-        if (secondOutputs > 0) Store(sums + 16, job->Bias == null ? null : job->Bias + second, secondOutputs, add, y + second);
+        if (secondOutputs > 0)
+            Store(sums + 16, job->Bias == null ? null : job->Bias + second, secondOutputs, add, y + second);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -284,7 +317,10 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     {
         for (int row = 0; row < n && job->Bias != null; row++)
         {
-            for (int i = 0; i < outputs; i++) (gates[32 * row + i], ups[32 * row + i]) = (gates[32 * row + i] + job->Bias[output + i], ups[32 * row + i] + job->Bias[job->HalfRows + output + i]);
+            for (int i = 0; i < outputs; i++)
+                (gates[32 * row + i], ups[32 * row + i]) =
+                    (gates[32 * row + i] + job->Bias[output + i],
+                    ups[32 * row + i] + job->Bias[job->HalfRows + output + i]);
         }
         Elementwise.Gate(gates, ups, job->Activation, job->Y + t * job->YStride + output, outputs, n, 32, job->YStride);
     }
@@ -300,7 +336,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public int Count;        // of blocks, columns or pairs of columns
         public int ChunkRows;
         public float* Decoded;
-        public int* Lists;       // of blocks with a second term, for each tile's rows; null where there are none, or they are taken like rows
+        // Of blocks with a second term, for each tile's rows; null where there are none, or they are taken like rows
+        public int* Lists;
 
         public static Operand Of(Job* job, CpuMatrix.Segment* segment, int worker)
         {
@@ -312,7 +349,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     (operand.Terms, operand.Count) = (segment->Terms, job->Columns / 32);
                     operand.TermStride = operand.Count * (long)sizeof(ActivationBlock);
                     if (TakesLists(segment)) operand.Lists = job->Lists;
-                    operand.Stride = operand.TermStride * job->Terms; // a part that wants one term finds the others' second between its rows
+                    // A part that wants one term finds the others' second between its rows
+                    operand.Stride = operand.TermStride * job->Terms;
                     break;
                 case ActivationType.BFloat16:
                     operand.X = job->BFloat16;
@@ -320,7 +358,9 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     break;
                 default:
                     operand.X = job->Normalized != null ? job->Normalized : (byte*)job->X;
-                    (operand.Count, operand.TermStride) = (job->Columns, job->Normalized != null ? job->NormalizedStride : job->Columns * (long)sizeof(float));
+                    (operand.Count, operand.TermStride) =
+                        (job->Columns, job->Normalized != null ? job->NormalizedStride
+                        : job->Columns * (long)sizeof(float));
                     // Decoding a panel again for every chunk costs more than the cache gives.
                     if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 64L * job->Columns * worker;
                     break;
@@ -341,14 +381,18 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         /// <summary>Sums of rows [t, t + n), shape [n, 32], their terms added up.</summary>
         public readonly void Compute(byte* panel, int t, int n, float* sums, byte* ahead, long aheadStep)
         {
-            Tile.Compute(Segment->Code, panel, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums, ahead, aheadStep);
+            Tile.Compute(Segment->Code, panel, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums,
+                ahead, aheadStep);
             if (Terms == 1) return;
             for (int i = 0; i < n; i++)
-                for (int k = 0; k < 32; k += 8) (Vector256.Load(sums + 64 * i + k) + Vector256.Load(sums + 64 * i + 32 + k)).Store(sums + 32 * i + k);
+                for (int k = 0; k < 32; k += 8)
+                    (Vector256.Load(sums + 64 * i + k) + Vector256.Load(sums + 64 * i + 32 + k))
+                        .Store(sums + 32 * i + k);
         }
 
         /// <summary>The same in machine code, which takes of the second terms what is listed.</summary>
-        public readonly void ComputeListed(byte* panel, int t, int n, int* list, float* sums, byte* ahead, long aheadStep)
+        public readonly void ComputeListed(byte* panel, int t, int n, int* list, float* sums, byte* ahead,
+            long aheadStep)
         {
             Tile.Compute(Segment->Code, panel, X + t * Stride, Stride, n, Count, sums, ahead, aheadStep);
             if (list[0] == 0) return;

@@ -7,7 +7,8 @@ using Native.Kernels.Formats;
 namespace Native.Kernels.Cpu;
 
 /// <summary>The variants of the inner loops, and which of them this processor runs.</summary>
-/// <remarks>The code of AVX-512 and AdvSimd has plain substitutes for the few instructions of its own, so that tests run its logic on any x86 with AVX2.</remarks>
+/// <remarks>The code of AVX-512 and AdvSimd has plain substitutes for the few instructions of its own, so that tests
+/// run its logic on any x86 with AVX2.</remarks>
 internal static unsafe class MicroKernels
 {
     /// <summary>The variants this processor can run, slowest first.</summary>
@@ -36,8 +37,10 @@ internal static unsafe class MicroKernels
         return
         [
             Floats<PanelF32>(), Floats<PanelF16>(), Floats<PanelBF16>(),
-            Quantized<Q8_0Integers>(), Quantized<Q4_0Integers>(), Quantized<Q4_1Integers>(), Quantized<Q5_0Integers>(), Quantized<Q5_1Integers>(),
-            Quantized<Q2_KIntegers>(), Quantized<Q3_KIntegers>(), Quantized<Q4_KIntegers>(), Quantized<Q5_KIntegers>(), Quantized<Q6_KIntegers>(),
+            Quantized<Q8_0Integers>(), Quantized<Q4_0Integers>(), Quantized<Q4_1Integers>(), Quantized<Q5_0Integers>(),
+            Quantized<Q5_1Integers>(),
+            Quantized<Q2_KIntegers>(), Quantized<Q3_KIntegers>(), Quantized<Q4_KIntegers>(), Quantized<Q5_KIntegers>(),
+            Quantized<Q6_KIntegers>(),
             Quantized<IQ4_NLIntegers>(), Quantized<IQ4_XSIntegers>(),
         ];
 
@@ -46,9 +49,11 @@ internal static unsafe class MicroKernels
         {
             return new FloatPanelFormat<T>(() =>
             {
-                PanelFormat.Entry code = new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
+                PanelFormat.Entry code =
+                    new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
                 SetFloats<T>(ref code);
-                if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations) MachineCode.SetBFloat16(ref code);
+                if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations)
+                    MachineCode.SetBFloat16(ref code);
                 return code;
             });
         }
@@ -58,7 +63,8 @@ internal static unsafe class MicroKernels
         {
             return new QuantizedPanelFormat<T>(() =>
             {
-                PanelFormat.Entry code = new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow };
+                PanelFormat.Entry code =
+                    new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow };
                 if (floatActivations)
                 {
                     code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
@@ -71,11 +77,14 @@ internal static unsafe class MicroKernels
                 else
                 {
                     code.Activations = ActivationType.Int8;
-                    (code.HeaderBytes, code.HalfBytes, code.HalfScaleBytes) = (Panel<T>.HeaderBytes, PanelLayout.HalfStride, Panel<T>.UnitScaleBytes);
+                    (code.HeaderBytes, code.HalfBytes, code.HalfScaleBytes) =
+                        (Panel<T>.HeaderBytes, PanelLayout.HalfStride, Panel<T>.UnitScaleBytes);
                     Set(ref code, variant switch
                     {
-                        CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
-                        CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>, &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
+                        CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>,
+                            &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
+                        CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>,
+                            &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
                         CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.One<T>, &MicroKernelsAvx512.Four<T>),
                         CpuVariant.AdvSimd => Pair(&MicroKernelsArm.One<T>, &MicroKernelsArm.Four<T>),
                         _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
@@ -91,8 +100,10 @@ internal static unsafe class MicroKernels
             code.HalfBytes = 16 * T.Size;
             Set(ref code, variant switch
             {
-                CpuVariant.Avx2 or CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
-                CpuVariant.Avx512 or CpuVariant.Avx512Vnni => Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
+                CpuVariant.Avx2 or CpuVariant.AvxVnni =>
+                    Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
+                CpuVariant.Avx512 or CpuVariant.Avx512Vnni =>
+                    Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
                 CpuVariant.AdvSimd => Pair(&MicroKernelsArm.FloatOne<T>, &MicroKernelsArm.FloatFour<T>),
                 _ => Pair(&MicroKernelsScalar.FloatOne<T>, &MicroKernelsScalar.FloatFour<T>),
             });
@@ -105,7 +116,8 @@ internal static unsafe class MicroKernels
             code.TileRows = 4;
         }
 
-        static Kernels Pair(delegate*<byte*, byte*, byte**, int, float*, void> one, delegate*<byte*, byte*, byte**, int, float*, void> four) => new() { One = one, Four = four };
+        static Kernels Pair(delegate*<byte*, byte*, byte**, int, float*, void> one,
+            delegate*<byte*, byte*, byte**, int, float*, void> four) => new() { One = one, Four = four };
     }
 
     // Pointers can't stand in a tuple.

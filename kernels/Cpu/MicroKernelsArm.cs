@@ -6,7 +6,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The micro-kernels with AdvSimd and SDOT by element: four vectors hold a lane for each of the sixteen outputs. All integers fit signed bytes, so none needs an offset.</summary>
+/// <summary>The micro-kernels with AdvSimd and SDOT by element: four vectors hold a lane for each of the sixteen
+/// outputs. All integers fit signed bytes, so none needs an offset.</summary>
 internal static unsafe class MicroKernelsArm
 {
     /// <summary>One row of activations.</summary>
@@ -16,7 +17,8 @@ internal static unsafe class MicroKernelsArm
     {
         ActivationBlock* x = (ActivationBlock*)rows[0];
         Vector128<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride,
+            integers += Panel<T>.HeaderBytes)
         {
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
             for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride, x++)
@@ -93,17 +95,23 @@ internal static unsafe class MicroKernelsArm
     private static Vector128<int> Dot<T>(byte* weights, int half, Vector128<sbyte> activations, Vector128<int> sum)
         where T : IIntegerFormat
     {
-        Vector128<sbyte> w0 = Load<T>(weights, half), w1 = Load<T>(weights + PanelLayout.VectorStride, half), w2 = Load<T>(weights + 2 * PanelLayout.VectorStride, half), w3 = Load<T>(weights + 3 * PanelLayout.VectorStride, half);
-        if (!Dp.IsSupported) return Substitute(w3, activations, 3, Substitute(w2, activations, 2, Substitute(w1, activations, 1, Substitute(w0, activations, 0, sum))));
+        Vector128<sbyte> w0 = Load<T>(weights, half), w1 = Load<T>(weights + PanelLayout.VectorStride, half),
+            w2 = Load<T>(weights + 2 * PanelLayout.VectorStride, half),
+            w3 = Load<T>(weights + 3 * PanelLayout.VectorStride, half);
+        if (!Dp.IsSupported)
+            return Substitute(w3, activations, 3,
+                Substitute(w2, activations, 2, Substitute(w1, activations, 1, Substitute(w0, activations, 0, sum))));
         sum = Dp.DotProductBySelectedQuadruplet(sum, w0, activations, 0);
         sum = Dp.DotProductBySelectedQuadruplet(sum, w1, activations, 1);
         sum = Dp.DotProductBySelectedQuadruplet(sum, w2, activations, 2);
         return Dp.DotProductBySelectedQuadruplet(sum, w3, activations, 3);
     }
 
-    private static Vector128<int> Substitute(Vector128<sbyte> weights, Vector128<sbyte> activations, int quadruplet, Vector128<int> sum)
+    private static Vector128<int> Substitute(
+        Vector128<sbyte> weights, Vector128<sbyte> activations, int quadruplet, Vector128<int> sum)
     {
-        for (int i = 0; i < 16; i++) sum = sum.WithElement(i / 4, sum[i / 4] + weights[i] * activations[4 * quadruplet + i % 4]);
+        for (int i = 0; i < 16; i++)
+            sum = sum.WithElement(i / 4, sum[i / 4] + weights[i] * activations[4 * quadruplet + i % 4]);
         return sum;
     }
 
@@ -119,7 +127,8 @@ internal static unsafe class MicroKernelsArm
 
     /// <summary>Adds one group's scaled sums of four rows, and their minimums' share.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<float> Scale<T>(Vector128<int> sum, byte* scales, sbyte* factors, int row, ActivationBlock* x, int group, Vector128<float> y)
+    private static Vector128<float> Scale<T>(Vector128<int> sum, byte* scales, sbyte* factors, int row,
+        ActivationBlock* x, int group, Vector128<float> y)
         where T : IIntegerFormat
     {
         Vector128<float> scale = ToSingle((Half*)scales + row);
@@ -128,12 +137,15 @@ internal static unsafe class MicroKernelsArm
         if (!T.HasMin) return y;
         Vector128<float> min = ToSingle((Half*)scales + 16 + row);
         if (T.SuperScales) min *= ToSingle(factors + 16 + row);
-        return Vector128.FusedMultiplyAdd(min, Vector128.Create(T.GroupSize == 32 ? x->ScaledSum : group == 0 ? x->FirstScaledSum : x->LastScaledSum), y);
+        return Vector128.FusedMultiplyAdd(min,
+            Vector128.Create(T.GroupSize == 32 ? x->ScaledSum : group == 0 ? x->FirstScaledSum : x->LastScaledSum), y);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<float> ToSingle(Half* halves) => Vector128.Create((float)halves[0], (float)halves[1], (float)halves[2], (float)halves[3]);
+    private static Vector128<float> ToSingle(Half* halves) =>
+        Vector128.Create((float)halves[0], (float)halves[1], (float)halves[2], (float)halves[3]);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<float> ToSingle(sbyte* factors) => Vector128.Create((float)factors[0], factors[1], factors[2], factors[3]);
+    private static Vector128<float> ToSingle(sbyte* factors) =>
+        Vector128.Create((float)factors[0], factors[1], factors[2], factors[3]);
 }

@@ -6,13 +6,14 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The micro-kernels with AVX2 and FMA: a lane for each of eight outputs, so that nothing is summed across lanes.</summary>
+/// <summary>The micro-kernels with AVX2 and FMA: a lane for each of eight outputs, so that nothing is summed across
+/// lanes.</summary>
 /// <remarks>
-/// VPMADDUBSW multiplies unsigned weights with signed activations and adds pairs into 16 bits; as many of those are added
-/// as can't overflow (<see cref="Panel{T}.Depth"/>) before VPMADDWD widens them. An offset is taken off the integer sum, by way
-/// of the activations' sums. Signed weights give their sign to the activations first (VPSIGNB), which never are -128: 2 * 128 * 127 fits.
-/// VPDPBUSD adds four products into 32 bits at once; signed weights are met as weight + 128 there, and 128 times the sum is taken off.
-/// Integers being exact, both give the same bits.
+/// VPMADDUBSW multiplies unsigned weights with signed activations and adds pairs into 16 bits; as many of those are
+/// added as can't overflow (<see cref="Panel{T}.Depth"/>) before VPMADDWD widens them. An offset is taken off the
+/// integer sum, by way of the activations' sums. Signed weights give their sign to the activations first (VPSIGNB),
+/// which never are -128: 2 * 128 * 127 fits. VPDPBUSD adds four products into 32 bits at once; signed weights are met
+/// as weight + 128 there, and 128 times the sum is taken off. Integers being exact, both give the same bits.
 /// </remarks>
 internal static unsafe class MicroKernelsAvx2
 {
@@ -44,13 +45,18 @@ internal static unsafe class MicroKernelsAvx2
         byte* x = rows[0];
         Vector256<short> ones = Vector256<short>.One;
         Vector256<float> ya = default, yb = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride,
+            integers += Panel<T>.HeaderBytes)
         {
-            Vector256<float> scaleA = Halves.ToSingle(Vector128.Load((short*)scales)), scaleB = Halves.ToSingle(Vector128.Load((short*)scales + 8));
+            Vector256<float> scaleA = Halves.ToSingle(Vector128.Load((short*)scales)),
+                scaleB = Halves.ToSingle(Vector128.Load((short*)scales + 8));
             Vector256<float> minA = default, minB = default;
-            if (T.HasMin) (minA, minB) = (Halves.ToSingle(Vector128.Load((short*)scales + 16)), Halves.ToSingle(Vector128.Load((short*)scales + 24)));
+            if (T.HasMin)
+                (minA, minB) = (Halves.ToSingle(Vector128.Load((short*)scales + 16)),
+                    Halves.ToSingle(Vector128.Load((short*)scales + 24)));
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride, x += sizeof(ActivationBlock))
+            for (int b = 0; b < Panel<T>.UnitBlocks;
+                b++, integers += Panel<T>.BlockStride, x += sizeof(ActivationBlock))
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -61,7 +67,8 @@ internal static unsafe class MicroKernelsAvx2
                         {
                             Vector256<sbyte> activations = Broadcast(x + 4 * i);
                             ia = AvxVnni.MultiplyWideningAndAdd(ia, Unsigned<T>(Load<T>(integers, i)), activations);
-                            ib = AvxVnni.MultiplyWideningAndAdd(ib, Unsigned<T>(Load<T>(integers + 32, i)), activations);
+                            ib = AvxVnni.MultiplyWideningAndAdd(ib, Unsigned<T>(Load<T>(integers + 32, i)),
+                                activations);
                         }
                     }
                     else if (T.Nibbles && T.GroupSize == 32)
@@ -70,7 +77,8 @@ internal static unsafe class MicroKernelsAvx2
                         Vector256<short> a = default, c = default;
                         for (int j = 0; j < 4; j++)
                         {
-                            Vector256<byte> wa = Vector256.Load(integers + PanelLayout.VectorStride * j), wb = Vector256.Load(integers + PanelLayout.VectorStride * j + 32);
+                            Vector256<byte> wa = Vector256.Load(integers + PanelLayout.VectorStride * j),
+                                wb = Vector256.Load(integers + PanelLayout.VectorStride * j + 32);
                             Vector256<sbyte> first = Broadcast(x + 4 * j), last = Broadcast(x + 16 + 4 * j);
                             a += Avx2.MultiplyAddAdjacent(wa & low, first) + Avx2.MultiplyAddAdjacent(High(wa), last);
                             c += Avx2.MultiplyAddAdjacent(wb & low, first) + Avx2.MultiplyAddAdjacent(High(wb), last);
@@ -119,7 +127,8 @@ internal static unsafe class MicroKernelsAvx2
         yb.Store(sums + 8);
     }
 
-    /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold more.</summary>
+    /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold
+    /// more.</summary>
     public static void Four<T, M>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
         where T : IIntegerFormat
         where M : IMultiplication
@@ -129,7 +138,8 @@ internal static unsafe class MicroKernelsAvx2
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FourByEight<T, M>(byte* integers, byte* scales, int output, byte** rows, int blocks, float* sums)
+    private static void FourByEight<T, M>(byte* integers, byte* scales, int output, byte** rows, int blocks,
+        float* sums)
         where T : IIntegerFormat
         where M : IMultiplication
     {
@@ -137,7 +147,8 @@ internal static unsafe class MicroKernelsAvx2
         integers += 4 * output;
         Vector256<short> ones = Vector256<short>.One;
         Vector256<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride,
+            integers += Panel<T>.HeaderBytes)
         {
             Vector256<float> unitScale = Halves.ToSingle(Vector128.Load((short*)scales + output)), unitMin = default;
             if (T.HasMin) unitMin = Halves.ToSingle(Vector128.Load((short*)scales + 16 + output));
@@ -206,10 +217,14 @@ internal static unsafe class MicroKernelsAvx2
                     }
                     Vector256<float> d = unitScale;
                     if (T.SuperScales) d *= Factors(factors);
-                    y0 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i0), d * Vector256.Create(((ActivationBlock*)x0)->Scale), y0);
-                    y1 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i1), d * Vector256.Create(((ActivationBlock*)x1)->Scale), y1);
-                    y2 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i2), d * Vector256.Create(((ActivationBlock*)x2)->Scale), y2);
-                    y3 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i3), d * Vector256.Create(((ActivationBlock*)x3)->Scale), y3);
+                    y0 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i0),
+                        d * Vector256.Create(((ActivationBlock*)x0)->Scale), y0);
+                    y1 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i1),
+                        d * Vector256.Create(((ActivationBlock*)x1)->Scale), y1);
+                    y2 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i2),
+                        d * Vector256.Create(((ActivationBlock*)x2)->Scale), y2);
+                    y3 = Fma.MultiplyAdd(Avx.ConvertToVector256Single(i3),
+                        d * Vector256.Create(((ActivationBlock*)x3)->Scale), y3);
                     if (T.HasMin)
                     {
                         Vector256<float> m = unitMin;
@@ -283,7 +298,8 @@ internal static unsafe class MicroKernelsAvx2
         for (int i = 0; i < 64; i += 8) Vector256<float>.Zero.Store(sums + i);
         for (int k = 0; k < columns;)
         {
-            Vector256<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default, b2 = default, b3 = default;
+            Vector256<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default,
+                b2 = default, b3 = default;
             for (int end = Math.Min(columns, k + MicroKernelsScalar.FloatChain); k < end; k++, panel += 32 * T.Size)
             {
                 Vector256<float> a = T.Load8(panel), b = T.Load8(panel + 8 * T.Size);
@@ -318,9 +334,11 @@ internal static unsafe class MicroKernelsAvx2
     private static Vector256<sbyte> Broadcast(byte* four) => Vector256.Create(*(int*)four).AsSByte();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<byte> High(Vector256<byte> nibbles) => Vector256.ShiftRightLogical(nibbles.AsUInt16(), 4).AsByte() & Vector256.Create((byte)15);
+    private static Vector256<byte> High(Vector256<byte> nibbles) =>
+        Vector256.ShiftRightLogical(nibbles.AsUInt16(), 4).AsByte() & Vector256.Create((byte)15);
 
-    /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, eight rows.</summary>
+    /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, eight
+    /// rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<byte> Load<T>(byte* integers, int i)
         where T : IIntegerFormat
@@ -347,7 +365,8 @@ internal static unsafe class MicroKernelsAvx2
         where M : IMultiplication
     {
         ActivationBlock* block = (ActivationBlock*)x;
-        int negativeSum4 = T.GroupSize == 32 ? block->NegativeSum4 : group == 0 ? block->FirstNegativeSum4 : block->LastNegativeSum4;
+        int negativeSum4 = T.GroupSize == 32 ? block->NegativeSum4 : group == 0
+            ? block->FirstNegativeSum4 : block->LastNegativeSum4;
         return Vector256.Create(negativeSum4 << (M.Vnni && T.Signed ? Panel<T>.SignedShift : Panel<T>.OffsetShift));
     }
 
@@ -356,9 +375,12 @@ internal static unsafe class MicroKernelsAvx2
         where T : IIntegerFormat
     {
         ActivationBlock* block = (ActivationBlock*)x;
-        return Vector256.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0 ? block->FirstScaledSum : block->LastScaledSum);
+        return Vector256.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0
+            ? block->FirstScaledSum : block->LastScaledSum);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<float> Factors(sbyte* factors) => Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(Vector128.CreateScalarUnsafe(*(long*)factors).AsSByte()));
+    private static Vector256<float> Factors(sbyte* factors) =>
+        Avx.ConvertToVector256Single(
+        Avx2.ConvertToVector256Int32(Vector128.CreateScalarUnsafe(*(long*)factors).AsSByte()));
 }

@@ -8,8 +8,9 @@ namespace Native.Kernels.Cpu;
 
 /// <summary>The micro-kernels with AVX-512: a lane for each of the sixteen outputs.</summary>
 /// <remarks>
-/// .NET has no 512-bit VPDPBUSD. Nibbles, of which eight products fit 16 bits, go through VPMADDUBSW at full width; bytes
-/// through two of AVX-VNNI's VPDPBUSD where the processor has them, else through <see cref="MicroKernelsAvx2"/>'s way at twice the width.
+/// .NET has no 512-bit VPDPBUSD. Nibbles, of which eight products fit 16 bits, go through VPMADDUBSW at full width;
+/// bytes through two of AVX-VNNI's VPDPBUSD where the processor has them, else through <see cref="MicroKernelsAvx2"/>'s
+/// way at twice the width.
 /// </remarks>
 internal static unsafe class MicroKernelsAvx512
 {
@@ -20,12 +21,14 @@ internal static unsafe class MicroKernelsAvx512
     {
         byte* x = rows[0];
         Vector512<float> y = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride,
+            integers += Panel<T>.HeaderBytes)
         {
             Vector512<float> unitScale = Halves.ToSingle(Vector256.Load((short*)scales)), unitMin = default;
             if (T.HasMin) unitMin = Halves.ToSingle(Vector256.Load((short*)scales + 16));
             sbyte* factors = (sbyte*)scales + Panel<T>.HalvesBytes;
-            for (int b = 0; b < Panel<T>.UnitBlocks; b++, integers += Panel<T>.BlockStride, x += sizeof(ActivationBlock))
+            for (int b = 0; b < Panel<T>.UnitBlocks;
+                b++, integers += Panel<T>.BlockStride, x += sizeof(ActivationBlock))
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
@@ -84,7 +87,8 @@ internal static unsafe class MicroKernelsAvx512
     {
         byte* x0 = rows[0], x1 = rows[1], x2 = rows[2], x3 = rows[3];
         Vector512<float> y0 = default, y1 = default, y2 = default, y3 = default;
-        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride, integers += Panel<T>.HeaderBytes)
+        for (int unit = 0; unit < blocks; unit += Panel<T>.UnitBlocks, scales += Panel<T>.UnitStride,
+            integers += Panel<T>.HeaderBytes)
         {
             Vector512<float> unitScale = Halves.ToSingle(Vector256.Load((short*)scales)), unitMin = default;
             if (T.HasMin) unitMin = Halves.ToSingle(Vector256.Load((short*)scales + 16));
@@ -114,13 +118,16 @@ internal static unsafe class MicroKernelsAvx512
                     }
                     else if (AvxVnni.IsSupported)
                     {
-                        Vector256<int> l0 = default, l1 = default, l2 = default, l3 = default, u0 = default, u1 = default, u2 = default, u3 = default;
+                        Vector256<int> l0 = default, l1 = default, l2 = default, l3 = default, u0 = default,
+                            u1 = default, u2 = default, u3 = default;
                         for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
                         {
                             Vector512<byte> w = Unsigned<T>(Load<T>(integers, i));
                             Vector256<byte> lower = w.GetLower(), upper = w.GetUpper();
-                            Vector256<sbyte> a0 = Vector256.Create(*(int*)(x0 + 4 * i)).AsSByte(), a1 = Vector256.Create(*(int*)(x1 + 4 * i)).AsSByte();
-                            Vector256<sbyte> a2 = Vector256.Create(*(int*)(x2 + 4 * i)).AsSByte(), a3 = Vector256.Create(*(int*)(x3 + 4 * i)).AsSByte();
+                            Vector256<sbyte> a0 = Vector256.Create(*(int*)(x0 + 4 * i)).AsSByte(),
+                                a1 = Vector256.Create(*(int*)(x1 + 4 * i)).AsSByte();
+                            Vector256<sbyte> a2 = Vector256.Create(*(int*)(x2 + 4 * i)).AsSByte(),
+                                a3 = Vector256.Create(*(int*)(x3 + 4 * i)).AsSByte();
                             l0 = AvxVnni.MultiplyWideningAndAdd(l0, lower, a0);
                             u0 = AvxVnni.MultiplyWideningAndAdd(u0, upper, a0);
                             l1 = AvxVnni.MultiplyWideningAndAdd(l1, lower, a1);
@@ -130,7 +137,8 @@ internal static unsafe class MicroKernelsAvx512
                             l3 = AvxVnni.MultiplyWideningAndAdd(l3, lower, a3);
                             u3 = AvxVnni.MultiplyWideningAndAdd(u3, upper, a3);
                         }
-                        (i0, i1, i2, i3) = (Vector512.Create(l0, u0), Vector512.Create(l1, u1), Vector512.Create(l2, u2), Vector512.Create(l3, u3));
+                        (i0, i1, i2, i3) = (Vector512.Create(l0, u0), Vector512.Create(l1, u1),
+                            Vector512.Create(l2, u2), Vector512.Create(l3, u3));
                     }
                     else
                     {
@@ -216,7 +224,8 @@ internal static unsafe class MicroKernelsAvx512
         int k = 0, stride = Chain * 32 * T.Size;
         for (; k + 2 * Chain <= columns; k += 2 * Chain, panel += 2 * stride)
         {
-            Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default, b2 = default, b3 = default;
+            Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default, b0 = default, b1 = default,
+                b2 = default, b3 = default;
             for (int i = k; i < k + Chain; i++)
             {
                 byte* w = panel + (i - k) * 32 * T.Size;
@@ -254,7 +263,8 @@ internal static unsafe class MicroKernelsAvx512
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<sbyte> Broadcast(byte* four) => Vector512.Create(*(int*)four).AsSByte();
 
-    /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, sixteen rows.</summary>
+    /// <summary>The integers of columns 4 <paramref name="i"/> to 4 <paramref name="i"/> + 3 of a block, sixteen
+    /// rows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<byte> Load<T>(byte* integers, int i)
         where T : IIntegerFormat
@@ -268,7 +278,8 @@ internal static unsafe class MicroKernelsAvx512
     private static Vector512<byte> Low(Vector512<byte> pairs) => pairs & Vector512.Create((byte)15);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<byte> High(Vector512<byte> pairs) => Vector512.ShiftRightLogical(pairs.AsUInt16(), 4).AsByte() & Vector512.Create((byte)15);
+    private static Vector512<byte> High(Vector512<byte> pairs) =>
+        Vector512.ShiftRightLogical(pairs.AsUInt16(), 4).AsByte() & Vector512.Create((byte)15);
 
     /// <summary>Weights as VPDPBUSD takes them: signed ones + 128.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -285,7 +296,8 @@ internal static unsafe class MicroKernelsAvx512
         where T : IIntegerFormat => T.Signed ? Vector512.Abs(weights.AsSByte()).AsByte() : weights;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<short> Products<T>(Vector512<byte> weights, Vector512<sbyte> sign, Vector512<sbyte> activations)
+    private static Vector512<short> Products<T>(Vector512<byte> weights, Vector512<sbyte> sign,
+        Vector512<sbyte> activations)
         where T : IIntegerFormat
     {
         if (T.Signed) activations = (activations ^ sign) - sign;
@@ -293,29 +305,36 @@ internal static unsafe class MicroKernelsAvx512
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<short> Products(Vector512<byte> weights, Vector512<sbyte> activations) => Avx512BW.IsSupported
+    private static Vector512<short> Products(Vector512<byte> weights, Vector512<sbyte> activations) =>
+        Avx512BW.IsSupported
         ? Avx512BW.MultiplyAddAdjacent(weights, activations)
-        : Vector512.Create(Avx2.MultiplyAddAdjacent(weights.GetLower(), activations.GetLower()), Avx2.MultiplyAddAdjacent(weights.GetUpper(), activations.GetUpper()));
+        : Vector512.Create(Avx2.MultiplyAddAdjacent(weights.GetLower(), activations.GetLower()),
+            Avx2.MultiplyAddAdjacent(weights.GetUpper(), activations.GetUpper()));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<int> Pairs(Vector512<short> sums) => Avx512BW.IsSupported
         ? Avx512BW.MultiplyAddAdjacent(sums, Vector512<short>.One)
-        : Vector512.Create(Avx2.MultiplyAddAdjacent(sums.GetLower(), Vector256<short>.One), Avx2.MultiplyAddAdjacent(sums.GetUpper(), Vector256<short>.One));
+        : Vector512.Create(Avx2.MultiplyAddAdjacent(sums.GetLower(), Vector256<short>.One),
+            Avx2.MultiplyAddAdjacent(sums.GetUpper(), Vector256<short>.One));
 
     /// <summary>Adds one group's scaled sum, and its minimum's share.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> Scale<T>(Vector512<int> sum, Vector512<float> scale, Vector512<float> min, byte* x, int group, Vector512<float> y)
+    private static Vector512<float> Scale<T>(Vector512<int> sum, Vector512<float> scale, Vector512<float> min, byte* x,
+        int group, Vector512<float> y)
         where T : IIntegerFormat
     {
         ActivationBlock* block = (ActivationBlock*)x;
         if (T.Offset != 0 || T.Signed && AvxVnni.IsSupported)
         {
-            int negativeSum4 = T.GroupSize == 32 ? block->NegativeSum4 : group == 0 ? block->FirstNegativeSum4 : block->LastNegativeSum4;
+            int negativeSum4 = T.GroupSize == 32 ? block->NegativeSum4 : group == 0
+                ? block->FirstNegativeSum4 : block->LastNegativeSum4;
             sum += Vector512.Create(negativeSum4 << (T.Signed ? Panel<T>.SignedShift : Panel<T>.OffsetShift));
         }
         y = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(sum), scale * Vector512.Create(block->Scale), y);
         if (!T.HasMin) return y;
-        return Vector512.FusedMultiplyAdd(min, Vector512.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0 ? block->FirstScaledSum : block->LastScaledSum), y);
+        return Vector512.FusedMultiplyAdd(
+            min, Vector512.Create(T.GroupSize == 32 ? block->ScaledSum : group == 0
+            ? block->FirstScaledSum : block->LastScaledSum), y);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -324,6 +343,7 @@ internal static unsafe class MicroKernelsAvx512
         Vector128<sbyte> bytes = Vector128.Load(factors);
         return Vector512.ConvertToSingle(Avx512F.IsSupported
             ? Avx512F.ConvertToVector512Int32(bytes)
-            : Vector512.Create(Avx2.ConvertToVector256Int32(bytes), Avx2.ConvertToVector256Int32(Vector128.Create(bytes.GetUpper(), bytes.GetUpper()))));
+            : Vector512.Create(Avx2.ConvertToVector256Int32(bytes),
+                Avx2.ConvertToVector256Int32(Vector128.Create(bytes.GetUpper(), bytes.GetUpper()))));
     }
 }

@@ -7,10 +7,12 @@ namespace Native.Kernels.Cpu;
 /// <summary>The micro-kernels' definition: which operations make up one output, and in which order.</summary>
 internal static unsafe class MicroKernelsScalar
 {
-    /// <summary>Columns whose products float kernels add up in one chain; the chains' sums are then added in order. Several may run at once, and long rows lose fewer digits.</summary>
+    /// <summary>Columns whose products float kernels add up in one chain; the chains' sums are then added in order.
+    /// Several may run at once, and long rows lose fewer digits.</summary>
     public const int FloatChain = 64;
 
-    /// <summary>Int8 activations: for each group of columns an exact integer sum, multiplied into the output with one rounding of scale * scale and one fused multiply-add; then the minimum.</summary>
+    /// <summary>Int8 activations: for each group of columns an exact integer sum, multiplied into the output with one
+    /// rounding of scale * scale and one fused multiply-add; then the minimum.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void One<T>(byte* integers, byte* scales, byte** x, int blocks, float* sums)
         where T : IIntegerFormat
@@ -23,10 +25,13 @@ internal static unsafe class MicroKernelsScalar
             {
                 ActivationBlock* block = activations + k / 32;
                 int sum = 0;
-                for (int i = 0; i < T.GroupSize; i++) sum += QuantizedPanelFormat<T>.Integer(integers, k + i, row) * block->Quants[k % 32 + i];
+                for (int i = 0; i < T.GroupSize; i++)
+                    sum += QuantizedPanelFormat<T>.Integer(integers, k + i, row) * block->Quants[k % 32 + i];
                 (float scale, float min) = QuantizedPanelFormat<T>.Scale(scales, k / T.GroupSize, row);
                 y = MathF.FusedMultiplyAdd(sum, scale * block->Scale, y);
-                if (T.HasMin) y = MathF.FusedMultiplyAdd(min, T.GroupSize == 32 ? block->ScaledSum : k % 32 == 0 ? block->FirstScaledSum : block->LastScaledSum, y);
+                if (T.HasMin)
+                    y = MathF.FusedMultiplyAdd(min, T.GroupSize == 32 ? block->ScaledSum : k % 32 == 0
+                        ? block->FirstScaledSum : block->LastScaledSum, y);
             }
             sums[row] = y;
         }
@@ -39,7 +44,8 @@ internal static unsafe class MicroKernelsScalar
         for (int t = 0; t < 4; t++) One<T>(integers, scales, x + t, blocks, sums + 16 * t);
     }
 
-    /// <summary>Float activations. The other variants fuse each multiplication with its addition, so they agree but for rounding.</summary>
+    /// <summary>Float activations. The other variants fuse each multiplication with its addition, so they agree but for
+    /// rounding.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void FloatOne<T>(byte* panel, byte* scales, byte** x, int columns, float* sums)
         where T : IFloatPanel
@@ -51,7 +57,8 @@ internal static unsafe class MicroKernelsScalar
             for (int first = 0; first < columns; first += FloatChain)
             {
                 float chain = 0;
-                for (int k = first; k < Math.Min(columns, first + FloatChain); k++) chain += T.Load(panel + (k * 32L + row) * T.Size) * activations[k];
+                for (int k = first; k < Math.Min(columns, first + FloatChain); k++)
+                    chain += T.Load(panel + (k * 32L + row) * T.Size) * activations[k];
                 y += chain;
             }
             sums[row] = y;

@@ -7,24 +7,28 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, with the rotation of queries and keys and the store of keys and values before it.</summary>
+/// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, with the rotation of
+/// queries and keys and the store of keys and values before it.</summary>
 /// <remarks>
-/// <para>Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867) over a paged cache (Kwon et al. 2023, arXiv:2309.06180). A row's context is
-/// cut into segments of <see cref="SegmentSize"/> positions and those into tiles of <see cref="TileSize"/>, both at fixed multiples. A tile costs one
-/// rescaling of a segment's sums, and the segments' sums are folded in ascending order, so that several workers may share one row's context
-/// (as in Flash-Decoding). What a row adds up, and in which order, follows from its own position alone: neither its companions in the tile nor the block
-/// size nor the split over workers change a bit of it.</para>
-/// <para>An item is a query tile with a key and value head, or some segments of these where there are too few for the workers. Where each
-/// sequence's new rows are one query tile (a decode), an item stores those keys and values that it will read itself, and nobody waits for anybody;
-/// else (a prompt's chunk) all are stored first. Few queries read the cache itself, for which memory is the limit: judge it in GB/s. Many have the
-/// tile converted to floats once: judge it in GFLOP/s.</para>
+/// <para>Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867) over a paged cache (Kwon et al. 2023,
+/// arXiv:2309.06180). A row's context is cut into segments of <see cref="SegmentSize"/> positions and those into tiles
+/// of <see cref="TileSize"/>, both at fixed multiples. A tile costs one rescaling of a segment's sums, and the
+/// segments' sums are folded in ascending order, so that several workers may share one row's context (as in
+/// Flash-Decoding). What a row adds up, and in which order, follows from its own position alone: neither its companions
+/// in the tile nor the block size nor the split over workers change a bit of it.</para>
+/// <para>An item is a query tile with a key and value head, or some segments of these where there are too few for the
+/// workers. Where each sequence's new rows are one query tile (a decode), an item stores those keys and values that it
+/// will read itself, and nobody waits for anybody; else (a prompt's chunk) all are stored first. Few queries read the
+/// cache itself, for which memory is the limit: judge it in GB/s. Many have the tile converted to floats once: judge it
+/// in GFLOP/s.</para>
 /// </remarks>
 internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 {
     /// <summary>Positions that share one rescaling of the running sums.</summary>
     public const int TileSize = 64;
 
-    /// <summary>Positions whose sums are one partial result: some microseconds of work, and a multiple of <see cref="TileSize"/>.</summary>
+    /// <summary>Positions whose sums are one partial result: some microseconds of work, and a multiple of
+    /// <see cref="TileSize"/>.</summary>
     public const int SegmentSize = 256;
 
     // Floats of a row's sums of weights while they are by lane: those of the widest vector.
@@ -33,13 +37,15 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     // Head sizes are padded with zeros, which add nothing to any sum, to two of the widest vectors.
     private const int Padding = 32;
 
-    // Up to so many queries read the cache itself, in two passes from five on: 13.6 GB/s where eight with a converted tile read 9.9.
+    // Up to so many queries read the cache itself, in two passes from five on: 13.6 GB/s where eight with a converted
+    // tile read 9.9.
     private const int CachedQueries = 8;
 
     // Rows of one head stored together: those of a block share its lines.
     private const int StoreGrain = 64;
 
-    // Rows ahead of the one stored whose lines are asked for: a row's are pages apart, and no processor fetches those by itself.
+    // Rows ahead of the one stored whose lines are asked for: a row's are pages apart, and no processor fetches those
+    // by itself.
     private const int StoreAhead = 16;
 
     // Items a worker should have at least, so that none waits long for the last.
@@ -68,8 +74,10 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         pool.ForShares(job.Items, small ? job.Items : 1, &Attend, &job);
     }
 
-    /// <summary>What <see cref="Run"/> hands to its workers: first <see cref="Store"/> unless items store, then <see cref="Attend"/>.</summary>
-    internal Job Prepare(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, CpuKvLayer cache, Tensor y)
+    /// <summary>What <see cref="Run"/> hands to its workers: first <see cref="Store"/> unless items store, then
+    /// <see cref="Attend"/>.</summary>
+    internal Job Prepare(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape,
+        CpuKvLayer cache, Tensor y)
     {
         int padded = (shape.HeadSize + Padding - 1) / Padding * Padding, group = shape.Heads / shape.KvHeads;
         Job job = new()
@@ -117,7 +125,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
         job.MaxQueries = rows * group;
         job.PartialStride = job.MaxQueries * (padded + 2L);
-        if (tileHeads < ItemsPerWorker * pool.Threads && pool.Threads > 1 && segments > 1 && Vector128.IsHardwareAccelerated
+        if (tileHeads < ItemsPerWorker * pool.Threads && pool.Threads > 1 && segments > 1
+            && Vector128.IsHardwareAccelerated
             && tileHeads * segments * job.PartialStride <= MaxPartialFloats)
         {
             job.PartSegments = Math.Max(1, tileHeads * segments / (ItemsPerWorker * pool.Threads));
@@ -130,20 +139,25 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             for (int i = 0; i < tileHeads; i++)
             {
                 job.Context(step.QueryTiles[i / shape.KvHeads], out int begin, out int end);
-                job.Pending[i] = (((end - 1) / SegmentSize) - (begin / SegmentSize) + job.PartSegments) / job.PartSegments;
+                job.Pending[i] = (((end - 1) / SegmentSize) - (begin / SegmentSize) + job.PartSegments)
+                    / job.PartSegments;
             }
         }
         job.Items = tileHeads * job.Parts;
         job.Stores = step.Tokens * shape.KvHeads;
 
-        // Queries, a segment's sums and all segments' sums; a tile's keys and values, and their scales; logits; maxima and sums of both.
-        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded) + (2 * TileSize * CpuKvLayer.ScaleCount(padded)) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries)) + 15) & ~15;
+        // Queries, a segment's sums and all segments' sums; a tile's keys and values, and their scales; logits; maxima
+        // and sums of both.
+        job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded)
+            + (2 * TileSize * CpuKvLayer.ScaleCount(padded)) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries))
+            + 15) & ~15;
         long scratch = job.ScratchStride * pool.Threads;
         job.Scratch = heap.Reserve(ref _scratch, ref _scratchFloats, scratch, scratch / 2);
         return job;
     }
 
-    /// <summary>Normalizes and rotates keys, and stores keys and values, for items [first, last) of <see cref="Job.Stores"/>: rows of the first head, of the second and so on.</summary>
+    /// <summary>Normalizes and rotates keys, and stores keys and values, for items [first, last) of
+    /// <see cref="Job.Stores"/>: rows of the first head, of the second and so on.</summary>
     internal static void Store(void* context, int first, int last, int worker)
     {
         Job* job = (Job*)context;
@@ -155,18 +169,21 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>Asks for a later row's key and value, and for the lines that it writes: its value's, and its share of a block of keys, all of which the block's first row writes.</summary>
+    /// <summary>Asks for a later row's key and value, and for the lines that it writes: its value's, and its share of a
+    /// block of keys, all of which the block's first row writes.</summary>
     private static void FetchStore(Job* job, int row, int kvHead)
     {
         if (!Sse.IsSupported) return;
         int d = job->HeadSize, bytes = job->HeadColumns * job->Keys.ElementSize;
-        nint offset = (nint)((job->HeadIndex(job->Slots[row], kvHead) * job->Keys.ElementSize) + (job->Slots[row] % job->BlockSize * bytes));
+        nint offset = (nint)((job->HeadIndex(job->Slots[row], kvHead) * job->Keys.ElementSize)
+            + (job->Slots[row] % job->BlockSize * bytes));
         for (int i = 0; i < bytes; i += 64)
         {
             Sse.Prefetch0((byte*)job->Keys.Address + offset + i);
             Sse.Prefetch0((byte*)job->Values.Address + offset + i);
         }
-        float* key = job->Qkv + (row * job->QkvStride) + ((long)(job->Heads + kvHead) * d), value = key + ((long)job->KvHeads * d);
+        float* key = job->Qkv + (row * job->QkvStride) + ((long)(job->Heads + kvHead) * d),
+            value = key + ((long)job->KvHeads * d);
         for (int i = 0; i < d; i += 16)
         {
             Sse.Prefetch0(key + i);
@@ -186,7 +203,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>The definition: the largest logit first, then weights and their sum. Not for items that are parts of a context.</summary>
+    /// <summary>The definition: the largest logit first, then weights and their sum. Not for items that are parts of a
+    /// context.</summary>
     internal static void AttendScalar(Job* job, int item, int worker)
     {
         Debug.Assert(job->Parts == 1, "the definition knows no partial results");
@@ -247,7 +265,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         int d = job->HeadSize, padded = job->Padded, count = tile.Rows * job->Group;
         float* scratch = job->Scratch + (worker * job->ScratchStride);
         float* queries = scratch;                             // [count, padded]
-        float* segment = queries + ((long)count * padded);    // [count, padded], sums of weight * value of a segment so far
+        // [count, padded], sums of weight * value of a segment so far
+        float* segment = queries + ((long)count * padded);
         float* outputs = segment + ((long)count * padded);    // [count, padded], of all segments so far
         float* keys = outputs + ((long)count * padded);       // [padded, TileSize]
         float* values = keys + ((long)TileSize * padded);     // [TileSize, padded]
@@ -270,7 +289,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             }
         }
         bool whole = job->BlockSize % KvTile.Group == 0 && d == padded, cached = whole && count <= CachedQueries;
-        float scale = cached && job->Keys.Type == DType.F16 ? job->Scale * AttentionKernels<S, V>.QueryScale<F16Element<S, V>>() : job->Scale;
+        float scale = cached && job->Keys.Type == DType.F16
+            ? job->Scale * AttentionKernels<S, V>.QueryScale<F16Element<S, V>>() : job->Scale;
         for (int i = 0; i < count; i++)
         {
             float* query = queries + ((long)i * padded);
@@ -285,10 +305,12 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         KvTile current = default, next = default, converted = default;
         (converted.KeyStride, converted.ValueStride) = (TileSize * sizeof(float), padded * sizeof(float));
         for (int g = 0; g < TileSize / KvTile.Group; g++)
-            (converted.Keys[g], converted.Values[g]) = ((long)(keys + (g * KvTile.Group)), (long)(values + ((long)g * KvTile.Group * padded)));
+            (converted.Keys[g], converted.Values[g]) =
+                ((long)(keys + (g * KvTile.Group)), (long)(values + ((long)g * KvTile.Group * padded)));
         next.KeyScales = keyScales;
         next.ValueScales = valueScales;
-        if (whole) Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
+        if (whole)
+            Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
         int* from = stackalloc int[4], to = stackalloc int[4];
         for (int start = begin / SegmentSize * SegmentSize; start < end; start += SegmentSize)
         {
@@ -302,14 +324,19 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                 {
                     current = next;
                     if (job->Keys.Type == DType.Q8_0) WidenScales<S, V>(&current, scales);
-                    if (origin + TileSize < end) Locate(job, blockTable, kvHead, origin + TileSize, Math.Min(end, origin + (2 * TileSize)), &next);
+                    if (origin + TileSize < end)
+                        Locate(job, blockTable, kvHead, origin + TileSize,
+                            Math.Min(end, origin + (2 * TileSize)), &next);
                 }
                 if (!cached)
                 {
                     if (!whole) Gather(job, blockTable, kvHead, origin, tileFrom, tileTo, keys, values);
-                    else if (job->Keys.Type == DType.F32) AttentionKernels<S, V>.ConvertTile<F32Element<S, V>>(&current, &next, d, keys, values);
-                    else if (job->Keys.Type == DType.F16) AttentionKernels<S, V>.ConvertTile<F16Element<S, V>>(&current, &next, d, keys, values);
-                    else if (job->Keys.Type == DType.BF16) AttentionKernels<S, V>.ConvertTile<BF16Element<S, V>>(&current, &next, d, keys, values);
+                    else if (job->Keys.Type == DType.F32)
+                        AttentionKernels<S, V>.ConvertTile<F32Element<S, V>>(&current, &next, d, keys, values);
+                    else if (job->Keys.Type == DType.F16)
+                        AttentionKernels<S, V>.ConvertTile<F16Element<S, V>>(&current, &next, d, keys, values);
+                    else if (job->Keys.Type == DType.BF16)
+                        AttentionKernels<S, V>.ConvertTile<BF16Element<S, V>>(&current, &next, d, keys, values);
                     else AttentionKernels<S, V>.ConvertTile<Q8Element<S, V>>(&current, &next, d, keys, values);
                     current = converted;
                 }
@@ -324,15 +351,24 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                     }
                     float* q = queries + ((long)first * padded), sum = segment + ((long)first * padded);
                     if (!cached)
-                        AttentionKernels<S, V>.Attend<ScratchElement<S, V>>(q, n, d, &current, &current, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
+                        AttentionKernels<S, V>.Attend<ScratchElement<S, V>>(q, n, d, &current, &current, from, to,
+                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
+                            sum, padded);
                     else if (job->Keys.Type == DType.F32)
-                        AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
+                        AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to,
+                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
+                            sum, padded);
                     else if (job->Keys.Type == DType.F16)
-                        AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
+                        AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to,
+                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
+                            sum, padded);
                     else if (job->Keys.Type == DType.BF16)
-                        AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
+                        AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to,
+                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
+                            sum, padded);
                     else
-                        AttentionKernels<S, V>.Attend<Q8Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
+                        AttentionKernels<S, V>.Attend<Q8Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap,
+                            logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
                 }
             }
             for (int i = 0; i < count; i++) segmentSums[i] = SimdMath<S, V>.Sum(S.Load(segmentLanes + (i * SumLanes)));
@@ -345,7 +381,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
                 float* partial = job->Partial(tileHead, start / SegmentSize);
                 long floats = (long)count * padded;
                 Buffer.MemoryCopy(segment, partial, floats * sizeof(float), floats * sizeof(float));
-                for (int i = 0; i < count; i++) (partial[floats + i], partial[floats + count + i]) = (segmentMaxima[i], segmentSums[i]);
+                for (int i = 0; i < count; i++)
+                    (partial[floats + i], partial[floats + count + i]) = (segmentMaxima[i], segmentSums[i]);
             }
         }
 
@@ -365,7 +402,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         for (int i = 0; i < count; i++)
         {
             int row = tile.FirstRow + (i / job->Group), head = (kvHead * job->Group) + (i % job->Group);
-            AttentionKernels<S, V>.Multiply(outputs + ((long)i * padded), 1 / sums[i], job->Y + (row * job->YStride) + ((long)head * d), d);
+            AttentionKernels<S, V>.Multiply(outputs + ((long)i * padded), 1 / sums[i],
+                job->Y + (row * job->YStride) + ((long)head * d), d);
         }
     }
 
@@ -376,7 +414,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         new Span<float>(sums, count).Clear();
     }
 
-    private static void FoldSegment<S, V>(int count, int padded, float* segment, float* segmentMaxima, float* segmentSums, float* outputs, float* maxima, float* sums)
+    private static void FoldSegment<S, V>(int count, int padded, float* segment, float* segmentMaxima,
+        float* segmentSums, float* outputs, float* maxima, float* sums)
         where S : struct, ISimd<V>
         where V : struct
     {
@@ -386,15 +425,18 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             if (sums[i] == 0)
             {
                 // The first that it sees: all that a fold would do is multiply by 1.
-                Buffer.MemoryCopy(segment + ((long)i * padded), outputs + ((long)i * padded), padded * sizeof(float), padded * sizeof(float));
+                Buffer.MemoryCopy(segment + ((long)i * padded), outputs + ((long)i * padded), padded * sizeof(float),
+                    padded * sizeof(float));
                 (maxima[i], sums[i]) = (segmentMaxima[i], segmentSums[i]);
                 continue;
             }
-            AttentionKernels<S, V>.Fold(segmentMaxima[i], segmentSums[i], segment + ((long)i * padded), ref maxima[i], ref sums[i], outputs + ((long)i * padded), padded);
+            AttentionKernels<S, V>.Fold(segmentMaxima[i], segmentSums[i], segment + ((long)i * padded), ref maxima[i],
+                ref sums[i], outputs + ((long)i * padded), padded);
         }
     }
 
-    /// <summary>Addresses of positions [from, to) of a tile in the cache. Groups without any of them have a neighbour's: their lanes are masked.</summary>
+    /// <summary>Addresses of positions [from, to) of a tile in the cache. Groups without any of them have a
+    /// neighbour's: their lanes are masked.</summary>
     private static void Locate(Job* job, int* blockTable, int kvHead, int from, int to, KvTile* tile)
     {
         int size = job->Keys.ElementSize, origin = from / TileSize * TileSize;
@@ -403,12 +445,14 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         tile->ScaleStride = job->BlockSize * sizeof(ushort);
         for (int g = 0; g < TileSize / KvTile.Group; g++)
         {
-            int position = Math.Clamp(origin + (g * KvTile.Group), from / KvTile.Group * KvTile.Group, (to - 1) / KvTile.Group * KvTile.Group);
+            int position = Math.Clamp(origin + (g * KvTile.Group), from / KvTile.Group * KvTile.Group,
+                (to - 1) / KvTile.Group * KvTile.Group);
             long slot = job->Slot(blockTable, position);
             tile->Keys[g] = job->Keys.Address + (nint)(job->KeyIndex(slot, kvHead) * size);
             tile->Values[g] = job->Values.Address + (nint)(job->ValueIndex(slot, kvHead) * size);
             if (job->Keys.Type != DType.Q8_0) continue;
-            (tile->NarrowKeyScales[g], tile->NarrowValueScales[g]) = ((long)job->Scales(job->Keys, slot, kvHead), (long)job->Scales(job->Values, slot, kvHead));
+            (tile->NarrowKeyScales[g], tile->NarrowValueScales[g]) =
+                ((long)job->Scales(job->Keys, slot, kvHead), (long)job->Scales(job->Values, slot, kvHead));
             if (!Sse.IsSupported) continue;
             for (int i = 0; i < CpuKvLayer.ScaleCount(job->HeadSize); i++)
             {
@@ -429,21 +473,26 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             for (int lane = 0; lane < TileSize; lane += S.Count)
             {
                 int group = lane / KvTile.Group, within = lane % KvTile.Group;
-                S.Store(S.LoadBF16((ushort*)(tile->NarrowKeyScales[group] + row) + within), tile->KeyScales + (i * TileSize) + lane);
-                S.Store(S.LoadBF16((ushort*)(tile->NarrowValueScales[group] + row) + within), tile->ValueScales + (i * TileSize) + lane);
+                S.Store(S.LoadBF16((ushort*)(tile->NarrowKeyScales[group] + row) + within),
+                    tile->KeyScales + (i * TileSize) + lane);
+                S.Store(S.LoadBF16((ushort*)(tile->NarrowValueScales[group] + row) + within),
+                    tile->ValueScales + (i * TileSize) + lane);
             }
         }
     }
 
-    /// <summary>Asks for the keys that an item begins with, and for the place of those it stores, while the item before it computes: with short contexts their way from memory is most of its time.</summary>
+    /// <summary>Asks for the keys that an item begins with, and for the place of those it stores, while the item before
+    /// it computes: with short contexts their way from memory is most of its time.</summary>
     private static void Fetch(Job* job, int item)
     {
         if (!Sse.IsSupported) return;
         QueryTile tile = job->Tiles[item / job->KvHeads];
-        int kvHead = item % job->KvHeads, size = job->Keys.ElementSize, block = job->BlockSize * job->HeadColumns * size;
+        int kvHead = item % job->KvHeads, size = job->Keys.ElementSize,
+            block = job->BlockSize * job->HeadColumns * size;
         int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
         job->Context(tile, out int begin, out int end);
-        int first = begin / job->BlockSize, last = (Math.Min(end, (begin / TileSize * TileSize) + TileSize) - 1) / job->BlockSize;
+        int first = begin / job->BlockSize, last =
+            (Math.Min(end, (begin / TileSize * TileSize) + TileSize) - 1) / job->BlockSize;
         for (int b = first; b <= last; b++) FetchKeys(blockTable[b] * (long)job->BlockSize);
         for (int row = tile.FirstRow; row < tile.FirstRow + tile.Rows; row++)
         {
@@ -452,14 +501,17 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 
         void FetchKeys(long slot)
         {
-            byte* keys = (byte*)job->Keys.Address + (job->KeyIndex(slot / job->BlockSize * job->BlockSize, kvHead) * size);
+            byte* keys = (byte*)job->Keys.Address
+                + (job->KeyIndex(slot / job->BlockSize * job->BlockSize, kvHead) * size);
             // A page at most: the item at hand needs the first-level cache too.
             for (int i = 0; i < Math.Min(block, 4096); i += 64) Sse.Prefetch0(keys + i);
         }
     }
 
-    /// <summary>Converts positions [from, to) of a tile to floats in scratch, wherever blocks begin: [d, TileSize] and [TileSize, padded].</summary>
-    private static void Gather(Job* job, int* blockTable, int kvHead, int origin, int from, int to, float* keys, float* values)
+    /// <summary>Converts positions [from, to) of a tile to floats in scratch, wherever blocks begin: [d, TileSize] and
+    /// [TileSize, padded].</summary>
+    private static void Gather(Job* job, int* blockTable, int kvHead, int origin, int from, int to, float* keys,
+        float* values)
     {
         int d = job->HeadSize, padded = job->Padded;
         for (int p = from; p < to; p++)
@@ -484,11 +536,13 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         Rope.Rotate(query, job->Cosines(row), job->Cosines(row) + job->Pairs, job->Pairs, job->Pairing);
     }
 
-    /// <summary>Normalizes and rotates a row's key of one head, and stores it with its value in the cache's type.</summary>
+    /// <summary>Normalizes and rotates a row's key of one head, and stores it with its value in the cache's
+    /// type.</summary>
     private static void StoreRow(Job* job, int row, int kvHead, float* scratch)
     {
         int d = job->HeadSize, blockSize = job->BlockSize;
-        float* key = job->Qkv + (row * job->QkvStride) + ((long)(job->Heads + kvHead) * d), value = key + ((long)job->KvHeads * d);
+        float* key = job->Qkv + (row * job->QkvStride) + ((long)(job->Heads + kvHead) * d),
+            value = key + ((long)job->KvHeads * d);
         if (job->KeyNorm != null) Elementwise.RmsNorm(key, job->KeyNorm, job->NormEpsilon, key, d);
         Rope.Rotate(key, job->Cosines(row), job->Cosines(row) + job->Pairs, job->Pairs, job->Pairing);
 
@@ -500,8 +554,10 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
         else if (job->Keys.Type == DType.Q8_0)
         {
-            sbyte* target = (sbyte*)job->Keys.Address + element, narrow = (sbyte*)scratch, values = (sbyte*)job->Values.Address + job->ValueIndex(slot, kvHead);
-            ushort* keyScale = job->Scales(job->Keys, slot, kvHead), valueScale = job->Scales(job->Values, slot, kvHead);
+            sbyte* target = (sbyte*)job->Keys.Address + element, narrow = (sbyte*)scratch,
+                values = (sbyte*)job->Values.Address + job->ValueIndex(slot, kvHead);
+            ushort* keyScale = job->Scales(job->Keys, slot, kvHead),
+                valueScale = job->Scales(job->Values, slot, kvHead);
             for (int j = 0; j < d; j += CpuKvLayer.ScaleGroup, keyScale += blockSize, valueScale += blockSize)
             {
                 int n = Math.Min(CpuKvLayer.ScaleGroup, d - j);
@@ -522,17 +578,22 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     }
 
     /// <summary>Element j of a slot's key, as vectors of any width read it.</summary>
-    private static float Key(Job* job, long slot, int kvHead, int j) => Element(job, job->Keys, slot, kvHead, j, job->KeyIndex(slot, kvHead) + ((long)j * job->BlockSize));
+    private static float Key(Job* job, long slot, int kvHead, int j) =>
+        Element(job, job->Keys, slot, kvHead, j, job->KeyIndex(slot, kvHead) + ((long)j * job->BlockSize));
 
     /// <summary>Likewise of its value.</summary>
-    private static float Value(Job* job, long slot, int kvHead, int j) => Element(job, job->Values, slot, kvHead, j, job->ValueIndex(slot, kvHead) + j);
+    private static float Value(Job* job, long slot, int kvHead, int j) =>
+        Element(job, job->Values, slot, kvHead, j, job->ValueIndex(slot, kvHead) + j);
 
-    private static float Element(Job* job, Tensor tensor, long slot, int kvHead, int j, long index) => tensor.Type switch
+    private static float Element(Job* job, Tensor tensor, long slot, int kvHead, int j, long index) =>
+        tensor.Type switch
     {
         DType.F32 => ((float*)tensor.Address)[index],
-        DType.F16 => BitConverter.Int32BitsToSingle((((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
+        DType.F16 => BitConverter.Int32BitsToSingle(
+            (((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
         DType.BF16 => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
-        _ => ((sbyte*)tensor.Address)[index] * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / CpuKvLayer.ScaleGroup) * job->BlockSize]),
+        _ => ((sbyte*)tensor.Address)[index]
+            * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / CpuKvLayer.ScaleGroup) * job->BlockSize]),
     };
 
     /// <summary>One call's operands and plan, for the workers.</summary>
@@ -596,7 +657,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 
         public readonly float* Cosines(int row) => Rotations + (2L * row * Pairs);
 
-        /// <summary>A segment's partial results; segments are numbered from the context's beginning, whatever a window hides.</summary>
+        /// <summary>A segment's partial results; segments are numbered from the context's beginning, whatever a window
+        /// hides.</summary>
         public readonly float* Partial(int tileHead, int segment)
         {
             Context(Tiles[tileHead / KvHeads], out int begin, out _);
@@ -604,19 +666,24 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
 
         /// <summary>The slot of a sequence's position.</summary>
-        public readonly long Slot(int* blockTable, int position) => ((long)blockTable[position / BlockSize] * BlockSize) + (position % BlockSize);
+        public readonly long Slot(int* blockTable, int position) =>
+            ((long)blockTable[position / BlockSize] * BlockSize) + (position % BlockSize);
 
         /// <summary>Index of the first element of a slot's key; the others follow at BlockSize.</summary>
         public readonly long KeyIndex(long slot, int kvHead) => HeadIndex(slot, kvHead) + (slot % BlockSize);
 
         /// <summary>Index of the first element of a slot's value.</summary>
-        public readonly long ValueIndex(long slot, int kvHead) => HeadIndex(slot, kvHead) + (slot % BlockSize * HeadSize);
+        public readonly long ValueIndex(long slot, int kvHead) =>
+            HeadIndex(slot, kvHead) + (slot % BlockSize * HeadSize);
 
-        /// <summary>The first scale of a slot's key or value in a cache of <see cref="DType.Q8_0"/>; the others follow at BlockSize.</summary>
+        /// <summary>The first scale of a slot's key or value in a cache of <see cref="DType.Q8_0"/>; the others follow
+        /// at BlockSize.</summary>
         public readonly ushort* Scales(Tensor tensor, long slot, int kvHead) =>
-            (ushort*)((sbyte*)tensor.Address + HeadIndex(slot, kvHead) + ((long)HeadSize * BlockSize)) + (slot % BlockSize);
+            (ushort*)((sbyte*)tensor.Address + HeadIndex(slot, kvHead) + ((long)HeadSize * BlockSize))
+                + (slot % BlockSize);
 
         /// <summary>Index of a head's first element in a slot's block.</summary>
-        public readonly long HeadIndex(long slot, int kvHead) => ((slot / BlockSize * KvHeads) + kvHead) * HeadColumns * BlockSize;
+        public readonly long HeadIndex(long slot, int kvHead) =>
+            ((slot / BlockSize * KvHeads) + kvHead) * HeadColumns * BlockSize;
     }
 }

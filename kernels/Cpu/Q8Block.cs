@@ -4,16 +4,18 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Up to 32 elements of a head as a cache of <see cref="DType.Q8_0"/> keeps them: signed bytes and the scale that they share.</summary>
+/// <summary>Up to 32 elements of a head as a cache of <see cref="DType.Q8_0"/> keeps them: signed bytes and the scale
+/// that they share.</summary>
 /// <remarks>
-/// The scale is a bfloat16, not GGUF's half: it reaches as far as the elements do, and a byte times it has fifteen bits, so that a stored element is exactly a
-/// float. It is rounded up, and the largest byte is 127 at most.
+/// The scale is a bfloat16, not GGUF's half: it reaches as far as the elements do, and a byte times it has fifteen
+/// bits, so that a stored element is exactly a float. It is rounded up, and the largest byte is 127 at most.
 /// </remarks>
 internal static unsafe class Q8Block
 {
     private const int Size = CpuKvLayer.ScaleGroup;
 
-    /// <summary>What a block with an infinity or NaN has for a scale: all of it reads as NaN, and nothing else does.</summary>
+    /// <summary>What a block with an infinity or NaN has for a scale: all of it reads as NaN, and nothing else
+    /// does.</summary>
     private const ushort NotANumber = 0x7fc0;
 
     /// <summary>A scale's value.</summary>
@@ -43,7 +45,8 @@ internal static unsafe class Q8Block
         }
         return scale;
 
-        static Vector128<int> Steps(float* x, Vector128<float> steps) => Vector128.ConvertToInt32(Vector128.Round(Vector128.Load(x) / steps));
+        static Vector128<int> Steps(float* x, Vector128<float> steps) =>
+            Vector128.ConvertToInt32(Vector128.Round(Vector128.Load(x) / steps));
     }
 
     /// <summary>The definition.</summary>
@@ -58,5 +61,6 @@ internal static unsafe class Q8Block
     }
 
     private static ushort ScaleOf(float largest) =>
-        float.IsFinite(largest) ? (ushort)((BitConverter.SingleToUInt32Bits(largest / 127) + 0xffff) >> 16) : NotANumber;
+        float.IsFinite(largest) ? (ushort)((BitConverter.SingleToUInt32Bits(largest / 127) + 0xffff) >> 16)
+            : NotANumber;
 }

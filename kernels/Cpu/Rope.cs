@@ -5,7 +5,8 @@ using System.Runtime.Intrinsics;
 namespace Native.Kernels.Cpu;
 
 /// <summary>One table of rotary frequencies and, for the step at hand, the cosines and sines of its rows.</summary>
-/// <remarks>How to call it: once a step <see cref="Begin"/>, then <see cref="Compute"/> for all rows, in ranges over any threads.</remarks>
+/// <remarks>How to call it: once a step <see cref="Begin"/>, then <see cref="Compute"/> for all rows, in ranges over
+/// any threads.</remarks>
 internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequencies, float magnitude) : IDisposable
 {
     private readonly double[] _inverseFrequencies = inverseFrequencies.ToArray();
@@ -33,7 +34,8 @@ internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequenci
         _capacity = tokens;
     }
 
-    /// <summary>Cosines and sines of rows [first, last): the angle in double, for a float position of 100,000 is off by 0.004 radians.</summary>
+    /// <summary>Cosines and sines of rows [first, last): the angle in double, for a float position of 100,000 is off by
+    /// 0.004 radians.</summary>
     public void Compute(CpuStep step, int first, int last)
     {
         for (int t = first; t < last; t++)
@@ -58,7 +60,8 @@ internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequenci
     }
 }
 
-/// <summary>Rotary position embedding (Su et al. 2021, arXiv:2104.09864), and what a cache's types make of floats.</summary>
+/// <summary>Rotary position embedding (Su et al. 2021, arXiv:2104.09864), and what a cache's types make of
+/// floats.</summary>
 internal static unsafe class Rope
 {
     /// <summary>Rotates pairs of elements of one head by the angles given.</summary>
@@ -118,14 +121,17 @@ internal static unsafe class Rope
                 Vector128<float> highSine = Vector128.Shuffle(s, Vector128.Create(2, 2, 3, 3)) ^ minusPlus;
                 Vector128<float> lowSwapped = Vector128.Shuffle(low, Vector128.Create(1, 0, 3, 2));
                 Vector128<float> highSwapped = Vector128.Shuffle(high, Vector128.Create(1, 0, 3, 2));
-                ((low * Vector128.Shuffle(c, Vector128.Create(0, 0, 1, 1))) + (lowSwapped * lowSine)).Store(x + (2 * i));
-                ((high * Vector128.Shuffle(c, Vector128.Create(2, 2, 3, 3))) + (highSwapped * highSine)).Store(x + (2 * i) + 4);
+                ((low * Vector128.Shuffle(c, Vector128.Create(0, 0, 1, 1))) + (lowSwapped * lowSine))
+                    .Store(x + (2 * i));
+                ((high * Vector128.Shuffle(c, Vector128.Create(2, 2, 3, 3))) + (highSwapped * highSine))
+                    .Store(x + (2 * i) + 4);
             }
         }
         RotateScalar(x + (2 * i), cosines + i, sines + i, pairs - i, RopePairing.Interleaved);
     }
 
-    /// <summary>Writes n floats from <paramref name="source"/> to elements <paramref name="offset"/> and on of <paramref name="destination"/>, in its type, to nearest even.</summary>
+    /// <summary>Writes n floats from <paramref name="source"/> to elements <paramref name="offset"/> and on of
+    /// <paramref name="destination"/>, in its type, to nearest even.</summary>
     public static void Convert(float* source, Tensor destination, long offset, int n)
     {
         if (destination.Type == DType.F32)
@@ -135,8 +141,10 @@ internal static unsafe class Rope
         }
         ushort* target = (ushort*)destination.Address + offset;
         if (Vector512.IsHardwareAccelerated) Convert<Simd512, Vector512<float>>(source, target, destination.Type, n);
-        else if (Vector256.IsHardwareAccelerated) Convert<Simd256, Vector256<float>>(source, target, destination.Type, n);
-        else if (Vector128.IsHardwareAccelerated) Convert<Simd128, Vector128<float>>(source, target, destination.Type, n);
+        else if (Vector256.IsHardwareAccelerated)
+            Convert<Simd256, Vector256<float>>(source, target, destination.Type, n);
+        else if (Vector128.IsHardwareAccelerated)
+            Convert<Simd128, Vector128<float>>(source, target, destination.Type, n);
         else ConvertScalar(source, target, destination.Type, n);
     }
 

@@ -7,12 +7,13 @@ namespace Native.Kernels.Cpu;
 
 /// <summary>Chooses the next token of one row of logits as its <see cref="RowSampling"/> says, on the CPU.</summary>
 /// <remarks>
-/// <para>How to call it: one instance for each worker, for it owns scratch of five floats a vocabulary entry; rows are independent, so
-/// workers may take them in any order. <see cref="Sample"/> allocates nothing and leaves nothing behind.</para>
-/// <para>No step sorts the vocabulary. The k best come from a radix selection among those that reach the k-th best of the maxima of
-/// <see cref="ChunkSize"/> neighbours, a lower bound of the k-th best of all. The nucleus of top-p comes from the same selection by
-/// probability, among tokens probable enough that all others together are too few to matter. Both are exact and linear in the
-/// vocabulary; equals are taken in the order of their ids.</para>
+/// <para>How to call it: one instance for each worker, for it owns scratch of five floats a vocabulary entry; rows are
+/// independent, so workers may take them in any order. <see cref="Sample"/> allocates nothing and leaves nothing
+/// behind.</para>
+/// <para>No step sorts the vocabulary. The k best come from a radix selection among those that reach the k-th best of
+/// the maxima of <see cref="ChunkSize"/> neighbours, a lower bound of the k-th best of all. The nucleus of top-p comes
+/// from the same selection by probability, among tokens probable enough that all others together are too few to matter.
+/// Both are exact and linear in the vocabulary; equals are taken in the order of their ids.</para>
 /// </remarks>
 public sealed unsafe class Sampler
 {
@@ -24,7 +25,8 @@ public sealed unsafe class Sampler
     private readonly int _vocabulary;
     private readonly int _chunks;
     private readonly int[] _counts;      // [vocabulary], zero between calls
-    private readonly float* _scores;     // [chunks * ChunkSize], logits with penalties and biases; minus infinity past the vocabulary
+    // [chunks * ChunkSize], logits with penalties and biases; minus infinity past the vocabulary
+    private readonly float* _scores;
     private readonly float* _weights;    // [chunks * ChunkSize], e^((score - best) / temperature)
     private readonly float* _maxima;     // [chunks], the best score of each chunk
     private readonly double* _sums;      // [chunks], the sum of each chunk's weights
@@ -70,20 +72,26 @@ public sealed unsafe class Sampler
     /// <param name="row">How to choose.</param>
     /// <param name="history"><see cref="Batch.History"/>, whole.</param>
     /// <param name="biases"><see cref="Batch.Biases"/>, whole.</param>
-    /// <param name="alternatives">The step's best tokens, whole; this row's are written from <see cref="RowSampling.AlternativesStart"/> on. Where the vocabulary is smaller, the rest is token -1.</param>
+    /// <param name="alternatives">The step's best tokens, whole; this row's are written from
+    /// <see cref="RowSampling.AlternativesStart"/> on. Where the vocabulary is smaller, the rest is token -1.</param>
     /// <param name="masks"><see cref="Batch.Masks"/>, whole.</param>
     /// <returns>Token -1 where the logits hold a NaN or positive infinity, or nothing is left to choose from.</returns>
     /// <exception cref="ArgumentException">A row of another vocabulary.</exception>
-    /// <exception cref="IndexOutOfRangeException">A token in the history or the biases is not in the vocabulary.</exception>
+    /// <exception cref="IndexOutOfRangeException">A token in the history or the biases is not in the
+    /// vocabulary.</exception>
     public SampledToken Sample(
         ReadOnlySpan<float> logits, in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases,
         Span<TokenLogprob> alternatives, ReadOnlySpan<uint> masks = default)
     {
-        if (logits.Length != _vocabulary) throw new ArgumentException($"a row of {logits.Length} logits for a vocabulary of {_vocabulary}", nameof(logits));
+        if (logits.Length != _vocabulary)
+            throw new ArgumentException($"a row of {logits.Length} logits for a vocabulary of {_vocabulary}",
+                nameof(logits));
         fixed (float* pointer = logits)
         {
-            if (Vector512.IsHardwareAccelerated) return Sample<Simd512, Vector512<float>>(pointer, row, history, biases, alternatives, masks);
-            if (Vector256.IsHardwareAccelerated) return Sample<Simd256, Vector256<float>>(pointer, row, history, biases, alternatives, masks);
+            if (Vector512.IsHardwareAccelerated)
+                return Sample<Simd512, Vector512<float>>(pointer, row, history, biases, alternatives, masks);
+            if (Vector256.IsHardwareAccelerated)
+                return Sample<Simd256, Vector256<float>>(pointer, row, history, biases, alternatives, masks);
             return Sample<Simd128, Vector128<float>>(pointer, row, history, biases, alternatives, masks);
         }
     }
@@ -94,10 +102,12 @@ public sealed unsafe class Sampler
         where S : struct, ISimd<V>
         where V : struct
     {
-        for (int i = _vocabulary - (_vocabulary % ChunkSize); i < _chunks * ChunkSize; i++) _scores[i] = i < _vocabulary ? logits[i] : float.NegativeInfinity;
+        for (int i = _vocabulary - (_vocabulary % ChunkSize); i < _chunks * ChunkSize; i++)
+            _scores[i] = i < _vocabulary ? logits[i] : float.NegativeInfinity;
         float best = Maxima<S, V>(logits);
         double sum = Sum<S, V>(best);
-        Span<TokenLogprob> wanted = row.Alternatives > 0 ? alternatives.Slice(row.AlternativesStart, row.Alternatives) : default;
+        Span<TokenLogprob> wanted = row.Alternatives > 0
+            ? alternatives.Slice(row.AlternativesStart, row.Alternatives) : default;
 
         // A NaN anywhere, an infinite best, or nothing but minus infinity: each makes the sum NaN.
         if (!double.IsFinite(sum))
@@ -112,7 +122,8 @@ public sealed unsafe class Sampler
         if (row.Scores)
         {
             token = row.Target;
-            if ((uint)token >= (uint)_vocabulary) throw new IndexOutOfRangeException($"token {token} of a vocabulary of {_vocabulary}");
+            if ((uint)token >= (uint)_vocabulary)
+                throw new IndexOutOfRangeException($"token {token} of a vocabulary of {_vocabulary}");
         }
         else
         {
@@ -127,7 +138,8 @@ public sealed unsafe class Sampler
     private bool Penalize(in RowSampling row, ReadOnlySpan<int> history, ReadOnlySpan<TokenBias> biases)
     {
         float repetition = row.RepetitionPenalty > 0 ? row.RepetitionPenalty : 1;
-        bool penalizes = row.HistoryLength > 0 && (repetition != 1 || row.PresencePenalty != 0 || row.FrequencyPenalty != 0);
+        bool penalizes = row.HistoryLength > 0
+            && (repetition != 1 || row.PresencePenalty != 0 || row.FrequencyPenalty != 0);
         if (penalizes)
         {
             ReadOnlySpan<int> tokens = history.Slice(row.HistoryStart, row.HistoryLength);
@@ -159,7 +171,8 @@ public sealed unsafe class Sampler
         }
         foreach (TokenBias bias in biases.Slice(row.BiasStart, row.BiasLength))
         {
-            if ((uint)bias.Token >= (uint)_vocabulary) throw new IndexOutOfRangeException($"token {bias.Token} of a vocabulary of {_vocabulary}");
+            if ((uint)bias.Token >= (uint)_vocabulary)
+                throw new IndexOutOfRangeException($"token {bias.Token} of a vocabulary of {_vocabulary}");
             _scores[bias.Token] += bias.Bias;
         }
         return penalizes || row.BiasLength > 0;
@@ -231,7 +244,8 @@ public sealed unsafe class Sampler
         return _ids[last];
     }
 
-    /// <summary>The first index at which the sum of weights passes <paramref name="target"/>, by way of the sums of chunks.</summary>
+    /// <summary>The first index at which the sum of weights passes <paramref name="target"/>, by way of the sums of
+    /// chunks.</summary>
     private int Pick(int count, double target)
     {
         int chunk = 0, last = 0;
@@ -254,7 +268,8 @@ public sealed unsafe class Sampler
         return last;
     }
 
-    /// <summary>Leaves the ids of the k best scores in <see cref="_ids"/>, ascending; fewer where the others are minus infinity.</summary>
+    /// <summary>Leaves the ids of the k best scores in <see cref="_ids"/>, ascending; fewer where the others are minus
+    /// infinity.</summary>
     private int KeepBest(int k)
     {
         float bound = float.MinValue;
@@ -279,7 +294,8 @@ public sealed unsafe class Sampler
         return Keep(count, worst, ties);
     }
 
-    /// <summary>Finds where the ranking of <see cref="_keys"/> is to be cut, for a number of keys or for a sum of weights, whichever is reached first.</summary>
+    /// <summary>Finds where the ranking of <see cref="_keys"/> is to be cut, for a number of keys or for a sum of
+    /// weights, whichever is reached first.</summary>
     /// <returns>The last key kept, and how many equal to it are kept.</returns>
     private (uint Worst, int Ties) Select(int count, int k, double mass, bool byMass)
     {
@@ -365,7 +381,8 @@ public sealed unsafe class Sampler
         best[count..].Fill(new TokenLogprob(-1, float.NegativeInfinity));
     }
 
-    /// <summary>Copies the whole chunks of <paramref name="source"/> to <see cref="_scores"/>, where the last one is if it is not whole, fills <see cref="_maxima"/> and returns the largest score.</summary>
+    /// <summary>Copies the whole chunks of <paramref name="source"/> to <see cref="_scores"/>, where the last one is if
+    /// it is not whole, fills <see cref="_maxima"/> and returns the largest score.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private float Maxima<S, V>(float* source)
         where S : struct, ISimd<V>
@@ -374,7 +391,8 @@ public sealed unsafe class Sampler
         float best = float.NegativeInfinity;
         for (int c = 0; c < _chunks; c++)
         {
-            float* scores = _scores + ((long)c * ChunkSize), x = c < _vocabulary / ChunkSize ? source + ((long)c * ChunkSize) : scores;
+            float* scores = _scores + ((long)c * ChunkSize),
+                x = c < _vocabulary / ChunkSize ? source + ((long)c * ChunkSize) : scores;
             V largest = S.Create(float.NegativeInfinity);
             for (int j = 0; j < ChunkSize; j += S.Count)
             {
@@ -388,7 +406,8 @@ public sealed unsafe class Sampler
         return best;
     }
 
-    /// <summary>The sum of e^(score - best): what <see cref="Weigh"/> returns for temperature 1, without its divisions and stores.</summary>
+    /// <summary>The sum of e^(score - best): what <see cref="Weigh"/> returns for temperature 1, without its divisions
+    /// and stores.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private double Sum<S, V>(float best)
         where S : struct, ISimd<V>
@@ -400,13 +419,15 @@ public sealed unsafe class Sampler
         {
             float* x = _scores + ((long)c * ChunkSize);
             V sum = S.Create(0);
-            for (int j = 0; j < ChunkSize; j += S.Count) sum = S.Add(sum, SimdMath<S, V>.Exp(S.Subtract(S.Load(x + j), shift)));
+            for (int j = 0; j < ChunkSize; j += S.Count)
+                sum = S.Add(sum, SimdMath<S, V>.Exp(S.Subtract(S.Load(x + j), shift)));
             total += SimdMath<S, V>.Sum(sum);
         }
         return total;
     }
 
-    /// <summary>Weights e^((score - best) / temperature), those below <paramref name="floor"/> as 0, with the sum of each chunk. Returns the sum of all.</summary>
+    /// <summary>Weights e^((score - best) / temperature), those below <paramref name="floor"/> as 0, with the sum of
+    /// each chunk. Returns the sum of all.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private double Weigh<S, V>(float* scores, int chunks, float best, float temperature, float floor)
         where S : struct, ISimd<V>
@@ -453,7 +474,8 @@ public sealed unsafe class Sampler
         return count;
     }
 
-    /// <summary>A score as an integer whose order is the reverse: the best is the smallest, and both zeros are the same.</summary>
+    /// <summary>A score as an integer whose order is the reverse: the best is the smallest, and both zeros are the
+    /// same.</summary>
     private static uint Key(float score)
     {
         uint bits = BitConverter.SingleToUInt32Bits(score == 0 ? 0 : score);

@@ -5,10 +5,12 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>A vector width as a type parameter: one source of a kernel serves AVX-512, AVX2, SSE and AdvSimd, and the JIT resolves every call.</summary>
+/// <summary>A vector width as a type parameter: one source of a kernel serves AVX-512, AVX2, SSE and AdvSimd, and the
+/// JIT resolves every call.</summary>
 /// <remarks>
-/// A kernel is <c>Run&lt;S, V&gt;() where S : struct, ISimd&lt;V&gt;</c>, called once behind <c>Vector512.IsHardwareAccelerated</c> and so on down to
-/// its scalar definition. Every width also computes right where the hardware lacks it, so tests run all of them on any machine.
+/// A kernel is <c>Run&lt;S, V&gt;() where S : struct, ISimd&lt;V&gt;</c>, called once behind
+/// <c>Vector512.IsHardwareAccelerated</c> and so on down to its scalar definition. Every width also computes right
+/// where the hardware lacks it, so tests run all of them on any machine.
 /// </remarks>
 internal unsafe interface ISimd<V>
     where V : struct
@@ -25,7 +27,8 @@ internal unsafe interface ISimd<V>
     /// <summary>IEEE halves to singles, exact, subnormals, infinities and NaN included.</summary>
     static abstract V LoadF16(ushort* source);
 
-    /// <summary>2^-112 times IEEE halves, exact where finite, for a third of the instructions of <see cref="LoadF16"/>: an infinity reads as if it were 65536, NaN as a larger number.</summary>
+    /// <summary>2^-112 times IEEE halves, exact where finite, for a third of the instructions of <see cref="LoadF16"/>:
+    /// an infinity reads as if it were 65536, NaN as a larger number.</summary>
     static abstract V LoadScaledF16(ushort* source);
 
     /// <summary>bfloat16 to singles, exact.</summary>
@@ -105,10 +108,13 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadF16(ushort* source)
     {
-        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their exponent filled.
+        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their
+        // exponent filled.
         Vector128<uint> bits = LoadUInt16(source);
-        Vector128<float> magnitude = ((Vector128.BitwiseAnd(bits, Vector128.Create(0x7fffu))) << 13).AsSingle() * Vector128.Create(5.192296858534828e33f);
-        Vector128<uint> special = Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(65536f)).AsUInt32() & Vector128.Create(0x7f800000u);
+        Vector128<float> magnitude = ((Vector128.BitwiseAnd(bits, Vector128.Create(0x7fffu))) << 13)
+            .AsSingle() * Vector128.Create(5.192296858534828e33f);
+        Vector128<uint> special = Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(65536f)).AsUInt32()
+            & Vector128.Create(0x7f800000u);
         Vector128<uint> sign = (bits & Vector128.Create(0x8000u)) << 16;
         return (magnitude.AsUInt32() | special | sign).AsSingle();
     }
@@ -116,8 +122,10 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadScaledF16(ushort* source)
     {
-        // The half's bits where a float's exponent ends; sign extension has put the sign where it belongs and copies of it where the mask clears them.
-        Vector128<int> wide = Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(source)).AsInt16());
+        // The half's bits where a float's exponent ends; sign extension has put the sign where it belongs and copies of
+        // it where the mask clears them.
+        Vector128<int> wide = Vector128.WidenLower(
+            Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(source)).AsInt16());
         return ((wide << 13) & Vector128.Create(unchecked((int)0x8fffe000))).AsSingle();
     }
 
@@ -126,20 +134,29 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadInt8(sbyte* source) =>
-        Vector128.ConvertToSingle(Vector128.WidenLower(Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<int>(source)).AsSByte())));
+        Vector128.ConvertToSingle(
+            Vector128.WidenLower(Vector128.WidenLower(
+            Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<int>(source)).AsSByte())));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void StoreF16(Vector128<float> value, ushort* destination)
     {
         Vector128<uint> bits = value.AsUInt32();
         Vector128<uint> magnitude = bits & Vector128.Create(0x7fffffffu);
-        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a carry reaches infinity.
-        Vector128<uint> normal = (magnitude + Vector128.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector128.Create(1u))) >>> 13;
+        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a
+        // carry reaches infinity.
+        Vector128<uint> normal =
+            (magnitude + Vector128.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector128.Create(1u))) >>> 13;
         // Subnormal: adding 0.5 lets the adder itself round at 2^-24.
-        Vector128<uint> subnormal = (magnitude.AsSingle() + Vector128.Create(0.5f)).AsUInt32() - Vector128.Create(0x3f000000u);
-        Vector128<uint> result = Vector128.ConditionalSelect(Vector128.LessThan(magnitude, Vector128.Create(0x38800000u)), subnormal, normal);
-        result = Vector128.ConditionalSelect(Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(0x47800000u)), Vector128.Create(0x7c00u), result);
-        result = Vector128.ConditionalSelect(Vector128.GreaterThan(magnitude, Vector128.Create(0x7f800000u)), Vector128.Create(0x7e00u), result);
+        Vector128<uint> subnormal = (magnitude.AsSingle() + Vector128.Create(0.5f))
+            .AsUInt32() - Vector128.Create(0x3f000000u);
+        Vector128<uint> result =
+            Vector128.ConditionalSelect(Vector128.LessThan(magnitude, Vector128.Create(0x38800000u)),
+            subnormal, normal);
+        result = Vector128.ConditionalSelect(Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(0x47800000u)),
+            Vector128.Create(0x7c00u), result);
+        result = Vector128.ConditionalSelect(Vector128.GreaterThan(magnitude, Vector128.Create(0x7f800000u)),
+            Vector128.Create(0x7e00u), result);
         StoreUInt16(result | ((bits >>> 16) & Vector128.Create(0x8000u)), destination);
     }
 
@@ -149,7 +166,8 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
         Vector128<uint> bits = value.AsUInt32();
         Vector128<uint> rounded = (bits + Vector128.Create(0x7fffu) + ((bits >>> 16) & Vector128.Create(1u))) >>> 16;
         Vector128<uint> quiet = (bits >>> 16) | Vector128.Create(0x40u);
-        StoreUInt16(Vector128.ConditionalSelect(Vector128.Equals(value, value).AsUInt32(), rounded, quiet), destination);
+        StoreUInt16(Vector128.ConditionalSelect(Vector128.Equals(value, value).AsUInt32(), rounded, quiet),
+            destination);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -180,13 +198,15 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     public static Vector128<float> Abs(Vector128<float> a) => Vector128.Abs(a);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> CopySign(Vector128<float> a, Vector128<float> b) => Vector128.ConditionalSelect(Vector128.Create(0x80000000u).AsSingle(), b, a);
+    public static Vector128<float> CopySign(Vector128<float> a, Vector128<float> b) =>
+        Vector128.ConditionalSelect(Vector128.Create(0x80000000u).AsSingle(), b, a);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LessThan(Vector128<float> a, Vector128<float> b) => Vector128.LessThan(a, b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> Select(Vector128<float> mask, Vector128<float> a, Vector128<float> b) => Vector128.ConditionalSelect(mask, a, b);
+    public static Vector128<float> Select(Vector128<float> mask, Vector128<float> a, Vector128<float> b) =>
+        Vector128.ConditionalSelect(mask, a, b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> And(Vector128<float> a, Vector128<float> b) => a & b;
@@ -243,10 +263,13 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> LoadF16(ushort* source)
     {
-        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their exponent filled.
+        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their
+        // exponent filled.
         Vector256<uint> bits = LoadUInt16(source);
-        Vector256<float> magnitude = ((Vector256.BitwiseAnd(bits, Vector256.Create(0x7fffu))) << 13).AsSingle() * Vector256.Create(5.192296858534828e33f);
-        Vector256<uint> special = Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(65536f)).AsUInt32() & Vector256.Create(0x7f800000u);
+        Vector256<float> magnitude = ((Vector256.BitwiseAnd(bits, Vector256.Create(0x7fffu))) << 13)
+            .AsSingle() * Vector256.Create(5.192296858534828e33f);
+        Vector256<uint> special = Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(65536f)).AsUInt32()
+            & Vector256.Create(0x7f800000u);
         Vector256<uint> sign = (bits & Vector256.Create(0x8000u)) << 16;
         return (magnitude.AsUInt32() | special | sign).AsSingle();
     }
@@ -256,7 +279,8 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     {
         Vector256<int> wide = Avx2.IsSupported
             ? Avx2.ConvertToVector256Int32(Vector128.Load((short*)source))
-            : Vector256.Create(Vector128.WidenLower(Vector128.Load((short*)source)), Vector128.WidenUpper(Vector128.Load((short*)source)));
+            : Vector256.Create(Vector128.WidenLower(Vector128.Load((short*)source)),
+                Vector128.WidenUpper(Vector128.Load((short*)source)));
         return ((wide << 13) & Vector256.Create(unchecked((int)0x8fffe000))).AsSingle();
     }
 
@@ -265,20 +289,28 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> LoadInt8(sbyte* source) =>
-        Avx2.IsSupported ? Vector256.ConvertToSingle(Avx2.ConvertToVector256Int32(source)) : Vector256.Create(Simd128.LoadInt8(source), Simd128.LoadInt8(source + 4));
+        Avx2.IsSupported ? Vector256.ConvertToSingle(Avx2.ConvertToVector256Int32(source))
+            : Vector256.Create(Simd128.LoadInt8(source), Simd128.LoadInt8(source + 4));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void StoreF16(Vector256<float> value, ushort* destination)
     {
         Vector256<uint> bits = value.AsUInt32();
         Vector256<uint> magnitude = bits & Vector256.Create(0x7fffffffu);
-        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a carry reaches infinity.
-        Vector256<uint> normal = (magnitude + Vector256.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector256.Create(1u))) >>> 13;
+        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a
+        // carry reaches infinity.
+        Vector256<uint> normal =
+            (magnitude + Vector256.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector256.Create(1u))) >>> 13;
         // Subnormal: adding 0.5 lets the adder itself round at 2^-24.
-        Vector256<uint> subnormal = (magnitude.AsSingle() + Vector256.Create(0.5f)).AsUInt32() - Vector256.Create(0x3f000000u);
-        Vector256<uint> result = Vector256.ConditionalSelect(Vector256.LessThan(magnitude, Vector256.Create(0x38800000u)), subnormal, normal);
-        result = Vector256.ConditionalSelect(Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(0x47800000u)), Vector256.Create(0x7c00u), result);
-        result = Vector256.ConditionalSelect(Vector256.GreaterThan(magnitude, Vector256.Create(0x7f800000u)), Vector256.Create(0x7e00u), result);
+        Vector256<uint> subnormal = (magnitude.AsSingle() + Vector256.Create(0.5f))
+            .AsUInt32() - Vector256.Create(0x3f000000u);
+        Vector256<uint> result =
+            Vector256.ConditionalSelect(Vector256.LessThan(magnitude, Vector256.Create(0x38800000u)),
+            subnormal, normal);
+        result = Vector256.ConditionalSelect(Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(0x47800000u)),
+            Vector256.Create(0x7c00u), result);
+        result = Vector256.ConditionalSelect(Vector256.GreaterThan(magnitude, Vector256.Create(0x7f800000u)),
+            Vector256.Create(0x7e00u), result);
         StoreUInt16(result | ((bits >>> 16) & Vector256.Create(0x8000u)), destination);
     }
 
@@ -288,7 +320,8 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
         Vector256<uint> bits = value.AsUInt32();
         Vector256<uint> rounded = (bits + Vector256.Create(0x7fffu) + ((bits >>> 16) & Vector256.Create(1u))) >>> 16;
         Vector256<uint> quiet = (bits >>> 16) | Vector256.Create(0x40u);
-        StoreUInt16(Vector256.ConditionalSelect(Vector256.Equals(value, value).AsUInt32(), rounded, quiet), destination);
+        StoreUInt16(Vector256.ConditionalSelect(Vector256.Equals(value, value).AsUInt32(), rounded, quiet),
+            destination);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -306,7 +339,8 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> MultiplyAdd(Vector256<float> a, Vector256<float> b, Vector256<float> c) =>
         Fma.IsSupported ? Fma.MultiplyAdd(a, b, c) :
-        Vector256.Create(Simd128.MultiplyAdd(a.GetLower(), b.GetLower(), c.GetLower()), Simd128.MultiplyAdd(a.GetUpper(), b.GetUpper(), c.GetUpper()));
+        Vector256.Create(Simd128.MultiplyAdd(a.GetLower(), b.GetLower(), c.GetLower()),
+            Simd128.MultiplyAdd(a.GetUpper(), b.GetUpper(), c.GetUpper()));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Max(Vector256<float> a, Vector256<float> b) => Vector256.MaxNative(a, b);
@@ -318,13 +352,15 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     public static Vector256<float> Abs(Vector256<float> a) => Vector256.Abs(a);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> CopySign(Vector256<float> a, Vector256<float> b) => Vector256.ConditionalSelect(Vector256.Create(0x80000000u).AsSingle(), b, a);
+    public static Vector256<float> CopySign(Vector256<float> a, Vector256<float> b) =>
+        Vector256.ConditionalSelect(Vector256.Create(0x80000000u).AsSingle(), b, a);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> LessThan(Vector256<float> a, Vector256<float> b) => Vector256.LessThan(a, b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> Select(Vector256<float> mask, Vector256<float> a, Vector256<float> b) => Vector256.ConditionalSelect(mask, a, b);
+    public static Vector256<float> Select(Vector256<float> mask, Vector256<float> a, Vector256<float> b) =>
+        Vector256.ConditionalSelect(mask, a, b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> And(Vector256<float> a, Vector256<float> b) => a & b;
@@ -382,10 +418,13 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> LoadF16(ushort* source)
     {
-        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their exponent filled.
+        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their
+        // exponent filled.
         Vector512<uint> bits = LoadUInt16(source);
-        Vector512<float> magnitude = ((Vector512.BitwiseAnd(bits, Vector512.Create(0x7fffu))) << 13).AsSingle() * Vector512.Create(5.192296858534828e33f);
-        Vector512<uint> special = Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(65536f)).AsUInt32() & Vector512.Create(0x7f800000u);
+        Vector512<float> magnitude = ((Vector512.BitwiseAnd(bits, Vector512.Create(0x7fffu))) << 13)
+            .AsSingle() * Vector512.Create(5.192296858534828e33f);
+        Vector512<uint> special = Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(65536f)).AsUInt32()
+            & Vector512.Create(0x7f800000u);
         Vector512<uint> sign = (bits & Vector512.Create(0x8000u)) << 16;
         return (magnitude.AsUInt32() | special | sign).AsSingle();
     }
@@ -395,7 +434,8 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     {
         Vector512<int> wide = Avx512F.IsSupported
             ? Avx512F.ConvertToVector512Int32(Vector256.Load((short*)source))
-            : Vector512.Create(Vector256.WidenLower(Vector256.Load((short*)source)), Vector256.WidenUpper(Vector256.Load((short*)source)));
+            : Vector512.Create(Vector256.WidenLower(Vector256.Load((short*)source)),
+                Vector256.WidenUpper(Vector256.Load((short*)source)));
         return ((wide << 13) & Vector512.Create(unchecked((int)0x8fffe000))).AsSingle();
     }
 
@@ -404,20 +444,28 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> LoadInt8(sbyte* source) =>
-        Avx512F.IsSupported ? Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(source))) : Vector512.Create(Simd256.LoadInt8(source), Simd256.LoadInt8(source + 8));
+        Avx512F.IsSupported ? Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(source)))
+            : Vector512.Create(Simd256.LoadInt8(source), Simd256.LoadInt8(source + 8));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void StoreF16(Vector512<float> value, ushort* destination)
     {
         Vector512<uint> bits = value.AsUInt32();
         Vector512<uint> magnitude = bits & Vector512.Create(0x7fffffffu);
-        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a carry reaches infinity.
-        Vector512<uint> normal = (magnitude + Vector512.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector512.Create(1u))) >>> 13;
+        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a
+        // carry reaches infinity.
+        Vector512<uint> normal =
+            (magnitude + Vector512.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector512.Create(1u))) >>> 13;
         // Subnormal: adding 0.5 lets the adder itself round at 2^-24.
-        Vector512<uint> subnormal = (magnitude.AsSingle() + Vector512.Create(0.5f)).AsUInt32() - Vector512.Create(0x3f000000u);
-        Vector512<uint> result = Vector512.ConditionalSelect(Vector512.LessThan(magnitude, Vector512.Create(0x38800000u)), subnormal, normal);
-        result = Vector512.ConditionalSelect(Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(0x47800000u)), Vector512.Create(0x7c00u), result);
-        result = Vector512.ConditionalSelect(Vector512.GreaterThan(magnitude, Vector512.Create(0x7f800000u)), Vector512.Create(0x7e00u), result);
+        Vector512<uint> subnormal = (magnitude.AsSingle() + Vector512.Create(0.5f))
+            .AsUInt32() - Vector512.Create(0x3f000000u);
+        Vector512<uint> result =
+            Vector512.ConditionalSelect(Vector512.LessThan(magnitude, Vector512.Create(0x38800000u)),
+            subnormal, normal);
+        result = Vector512.ConditionalSelect(Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(0x47800000u)),
+            Vector512.Create(0x7c00u), result);
+        result = Vector512.ConditionalSelect(Vector512.GreaterThan(magnitude, Vector512.Create(0x7f800000u)),
+            Vector512.Create(0x7e00u), result);
         StoreUInt16(result | ((bits >>> 16) & Vector512.Create(0x8000u)), destination);
     }
 
@@ -427,7 +475,8 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
         Vector512<uint> bits = value.AsUInt32();
         Vector512<uint> rounded = (bits + Vector512.Create(0x7fffu) + ((bits >>> 16) & Vector512.Create(1u))) >>> 16;
         Vector512<uint> quiet = (bits >>> 16) | Vector512.Create(0x40u);
-        StoreUInt16(Vector512.ConditionalSelect(Vector512.Equals(value, value).AsUInt32(), rounded, quiet), destination);
+        StoreUInt16(Vector512.ConditionalSelect(Vector512.Equals(value, value).AsUInt32(), rounded, quiet),
+            destination);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -445,7 +494,8 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> MultiplyAdd(Vector512<float> a, Vector512<float> b, Vector512<float> c) =>
         Avx512F.IsSupported ? Avx512F.FusedMultiplyAdd(a, b, c) :
-        Vector512.Create(Simd256.MultiplyAdd(a.GetLower(), b.GetLower(), c.GetLower()), Simd256.MultiplyAdd(a.GetUpper(), b.GetUpper(), c.GetUpper()));
+        Vector512.Create(Simd256.MultiplyAdd(a.GetLower(), b.GetLower(), c.GetLower()),
+            Simd256.MultiplyAdd(a.GetUpper(), b.GetUpper(), c.GetUpper()));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Max(Vector512<float> a, Vector512<float> b) => Vector512.MaxNative(a, b);
@@ -457,13 +507,15 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     public static Vector512<float> Abs(Vector512<float> a) => Vector512.Abs(a);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> CopySign(Vector512<float> a, Vector512<float> b) => Vector512.ConditionalSelect(Vector512.Create(0x80000000u).AsSingle(), b, a);
+    public static Vector512<float> CopySign(Vector512<float> a, Vector512<float> b) =>
+        Vector512.ConditionalSelect(Vector512.Create(0x80000000u).AsSingle(), b, a);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> LessThan(Vector512<float> a, Vector512<float> b) => Vector512.LessThan(a, b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> Select(Vector512<float> mask, Vector512<float> a, Vector512<float> b) => Vector512.ConditionalSelect(mask, a, b);
+    public static Vector512<float> Select(Vector512<float> mask, Vector512<float> a, Vector512<float> b) =>
+        Vector512.ConditionalSelect(mask, a, b);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> And(Vector512<float> a, Vector512<float> b) => a & b;
@@ -493,7 +545,8 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     public static Vector128<float> Fold(Vector512<float> a) => Simd256.Fold(a.GetLower() + a.GetUpper());
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> FoldMax(Vector512<float> a) => Simd256.FoldMax(Vector256.MaxNative(a.GetLower(), a.GetUpper()));
+    public static Vector128<float> FoldMax(Vector512<float> a) =>
+        Simd256.FoldMax(Vector256.MaxNative(a.GetLower(), a.GetUpper()));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<uint> LoadUInt16(ushort* source) =>

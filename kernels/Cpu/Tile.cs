@@ -20,12 +20,14 @@ internal static unsafe class Tile
     /// <param name="sums">Receives the sums.</param>
     /// <param name="ahead">Where machine code asks for memory that will be wanted; need not be anyone's.</param>
     /// <param name="aheadStep">Bytes by which it goes on with each block or pair of columns.</param>
-    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int count, float* sums, byte* ahead, long aheadStep)
+    public static void Compute(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int count,
+        float* sums, byte* ahead, long aheadStep)
     {
         if (code.Tiles != null)
         {
             // A microsecond or a few: the garbage collector can wait for it, and the call is one instruction.
-            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, byte*, long, void>)code.Tiles[rows - 1];
+            var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, byte*, long,
+                void>)code.Tiles[rows - 1];
             tile(panel, x, xStride, count, sums, ahead, aheadStep);
             return;
         }
@@ -35,7 +37,8 @@ internal static unsafe class Tile
         for (int i = 0; i < 4; i++) pointers[i] = x + Math.Min(i, rows - 1) * xStride;
         for (int half = 0; half < 2; half++)
         {
-            byte* integers = panel + code.HeaderBytes + half * code.HalfBytes, scales = panel + half * code.HalfScaleBytes;
+            byte* integers = panel + code.HeaderBytes + half * code.HalfBytes,
+                scales = panel + half * code.HalfScaleBytes;
             if (rows > 1) code.Four(integers, scales, pointers, count, found);
             else code.One(integers, scales, pointers, count, found);
             for (int i = 0; i < rows; i++) Unsafe.CopyBlockUnaligned(sums + 32 * i + 16 * half, found + 16 * i, 64);
@@ -50,9 +53,11 @@ internal static unsafe class Tile
     /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
     /// <param name="list">How many blocks, at least one, and their numbers, ascending.</param>
     /// <param name="sums">Receives the sums, shape [rows, 32].</param>
-    public static void ComputeListed(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int* list, float* sums)
+    public static void ComputeListed(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int* list,
+        float* sums)
     {
-        var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, int*, long, void>)code.Tiles[code.TileRows + rows - 1];
+        var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, int*, long,
+            void>)code.Tiles[code.TileRows + rows - 1];
         tile(panel, x, xStride, list[0], sums, list + 1, 0);
     }
 }

@@ -3,8 +3,9 @@ using Microsoft.Win32.SafeHandles;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A file read by position. It is not mapped into memory: a page of a mapping whose file was shortened ends the process, without a word, when it is touched;
-/// a read that finds less than there was is an error that names the file. One thread at a time may ask for <see cref="Head"/>, any number may <see cref="Read"/>.</summary>
+/// <summary>A file read by position. It is not mapped into memory: a page of a mapping whose file was shortened ends
+/// the process, without a word, when it is touched; a read that finds less than there was is an error that names the
+/// file. One thread at a time may ask for <see cref="Head"/>, any number may <see cref="Read"/>.</summary>
 internal sealed unsafe class FileBytes : IDisposable
 {
     private readonly SafeFileHandle _handle;
@@ -18,7 +19,8 @@ internal sealed unsafe class FileBytes : IDisposable
     {
         Path = path;
         if (Directory.Exists(path)) throw new InvalidDataException($"{path}: expected a file, found a folder");
-        _handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, FileOptions.SequentialScan);
+        _handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete,
+            FileOptions.SequentialScan);
         _written = File.GetLastWriteTimeUtc(_handle);
         Length = RandomAccess.GetLength(_handle);
     }
@@ -28,7 +30,8 @@ internal sealed unsafe class FileBytes : IDisposable
     /// <summary>The file's length when it was opened.</summary>
     public long Length { get; }
 
-    /// <summary>The file's first bytes, at least <paramref name="bytes"/> of them and no more than it has. What an earlier call returned is not valid any more.</summary>
+    /// <summary>The file's first bytes, at least <paramref name="bytes"/> of them and no more than it has. What an
+    /// earlier call returned is not valid any more.</summary>
     /// <exception cref="InvalidDataException">The file was shortened since it was opened.</exception>
     public byte* Head(long bytes)
     {
@@ -60,17 +63,23 @@ internal sealed unsafe class FileBytes : IDisposable
         for (int done = 0; done < bytes.Length;)
         {
             int read = RandomAccess.Read(_handle, bytes[done..], offset + done);
-            if (read == 0) throw new InvalidDataException($"{Path}: offset {offset + done}: expected a file of {Length} bytes, found its end: it was shortened while it was read");
+            if (read == 0)
+                throw new InvalidDataException(
+                    $"{Path}: offset {offset + done}: expected a file of {Length} bytes, found its end: it was "
+                    + "shortened while it was read");
             done += read;
         }
     }
 
-    /// <summary>Refuses what was read where the file was written to since it was opened: it would be half of one file and half of another.</summary>
+    /// <summary>Refuses what was read where the file was written to since it was opened: it would be half of one file
+    /// and half of another.</summary>
     /// <exception cref="InvalidDataException">It was.</exception>
     public void CheckUnchanged()
     {
         if (RandomAccess.GetLength(_handle) != Length || File.GetLastWriteTimeUtc(_handle) != _written)
-            throw new InvalidDataException($"{Path}: expected a file that stays as it is while it is read, found that it was written to; replace model files by renaming new ones");
+            throw new InvalidDataException(
+                $"{Path}: expected a file that stays as it is while it is read, found that it was written to; replace "
+                + "model files by renaming new ones");
     }
 
     public void Dispose()

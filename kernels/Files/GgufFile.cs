@@ -3,9 +3,11 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A GGUF model file (versions 2 and 3): its metadata in memory, its tensors read where they are asked for.</summary>
-/// <remarks>A model split into files named <c>-00001-of-0000N.gguf</c> opens by its first file. Opening reads the header alone and allocates at most
-/// <see cref="MaxAllocationPerByte"/> times the file's length (plus <see cref="MaxAllocationBase"/>), whatever the counts in the file claim.</remarks>
+/// <summary>A GGUF model file (versions 2 and 3): its metadata in memory, its tensors read where they are asked
+/// for.</summary>
+/// <remarks>A model split into files named <c>-00001-of-0000N.gguf</c> opens by its first file. Opening reads the
+/// header alone and allocates at most <see cref="MaxAllocationPerByte"/> times the file's length (plus
+/// <see cref="MaxAllocationBase"/>), whatever the counts in the file claim.</remarks>
 public sealed class GgufFile : IDisposable
 {
     /// <summary>The bound on managed bytes that opening allocates, per byte of file.</summary>
@@ -47,29 +49,34 @@ public sealed class GgufFile : IDisposable
     /// <exception cref="InvalidDataException">The file does not name one.</exception>
     public string Architecture => GetString("general.architecture");
 
-    /// <summary>Every metadata pair. Values are byte, sbyte, ushort, short, uint, int, float, bool, string, ulong, long, double, or an array of one of these.</summary>
+    /// <summary>Every metadata pair. Values are byte, sbyte, ushort, short, uint, int, float, bool, string, ulong,
+    /// long, double, or an array of one of these.</summary>
     public IReadOnlyDictionary<string, object> Metadata => _metadata;
 
     /// <summary>Every tensor by its name; valid until <see cref="Dispose"/>.</summary>
     public IReadOnlyDictionary<string, TensorView> Tensors => _tensors;
 
     /// <summary>Opens a file and reads its header.</summary>
-    /// <exception cref="InvalidDataException">The file is not a sound GGUF file; the message names file, offset, what was expected and what was found.</exception>
+    /// <exception cref="InvalidDataException">The file is not a sound GGUF file; the message names file, offset, what
+    /// was expected and what was found.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static GgufFile Open(string path) => new(path, toInspect: false);
 
-    /// <summary>Opens a file to look at: tensors whose type can't be computed with are described in <see cref="TensorInfos"/> and missing from <see cref="Tensors"/>, instead of refused.</summary>
+    /// <summary>Opens a file to look at: tensors whose type can't be computed with are described in
+    /// <see cref="TensorInfos"/> and missing from <see cref="Tensors"/>, instead of refused.</summary>
     /// <exception cref="InvalidDataException">The file is not a sound GGUF file.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static GgufFile OpenToInspect(string path) => new(path, toInspect: true);
 
-    /// <summary>What the header says of every tensor, in the file's order; empty unless opened by <see cref="OpenToInspect"/>.</summary>
+    /// <summary>What the header says of every tensor, in the file's order; empty unless opened by
+    /// <see cref="OpenToInspect"/>.</summary>
     public IReadOnlyList<GgufTensorInfo> TensorInfos => _infos ?? [];
 
     public bool Has(string key) => _metadata.ContainsKey(key);
 
     /// <exception cref="InvalidDataException">The key is missing or not a string.</exception>
-    public string GetString(string key) => _metadata.TryGetValue(key, out object? value) ? value as string ?? throw Wrong(key, "a string", value) : throw Missing(key, "a string");
+    public string GetString(string key) => _metadata.TryGetValue(key, out object? value)
+        ? value as string ?? throw Wrong(key, "a string", value) : throw Missing(key, "a string");
 
     /// <exception cref="InvalidDataException">The key is there and not a string.</exception>
     [return: NotNullIfNotNull(nameof(fallback))]
@@ -77,7 +84,8 @@ public sealed class GgufFile : IDisposable
 
     /// <summary>An integer of any of the file's integer types.</summary>
     /// <exception cref="InvalidDataException">The key is missing, not an integer, or out of an int's range.</exception>
-    public int GetInt32(string key) => _metadata.TryGetValue(key, out object? value) ? ToInt32(key, value) : throw Missing(key, "an integer");
+    public int GetInt32(string key) => _metadata.TryGetValue(key, out object? value)
+        ? ToInt32(key, value) : throw Missing(key, "an integer");
 
     /// <exception cref="InvalidDataException">The key is there and not an integer in an int's range.</exception>
     public int GetInt32OrDefault(string key, int fallback) => Has(key) ? GetInt32(key) : fallback;
@@ -92,7 +100,8 @@ public sealed class GgufFile : IDisposable
     public float GetSingleOrDefault(string key, float fallback) => Has(key) ? GetSingle(key) : fallback;
 
     /// <exception cref="InvalidDataException">The key is missing or not a boolean.</exception>
-    public bool GetBoolean(string key) => _metadata.TryGetValue(key, out object? value) ? value is bool b ? b : throw Wrong(key, "a boolean", value) : throw Missing(key, "a boolean");
+    public bool GetBoolean(string key) => _metadata.TryGetValue(key, out object? value)
+        ? value is bool b ? b : throw Wrong(key, "a boolean", value) : throw Missing(key, "a boolean");
 
     /// <exception cref="InvalidDataException">The key is there and not a boolean.</exception>
     public bool GetBooleanOrDefault(string key, bool fallback) => Has(key) ? GetBoolean(key) : fallback;
@@ -105,7 +114,8 @@ public sealed class GgufFile : IDisposable
 
     /// <exception cref="InvalidDataException">The key is there and not an array of strings.</exception>
     [return: NotNullIfNotNull(nameof(fallback))]
-    public string[]? GetStringsOrDefault(string key, string[]? fallback = null) => Has(key) ? GetStrings(key) : fallback;
+    public string[]? GetStringsOrDefault(string key, string[]? fallback = null) =>
+        Has(key) ? GetStrings(key) : fallback;
 
     /// <summary>An array of floating-point numbers of either type.</summary>
     /// <exception cref="InvalidDataException">The key is missing or not an array of floating-point numbers.</exception>
@@ -123,19 +133,22 @@ public sealed class GgufFile : IDisposable
     public float[]? GetSinglesOrDefault(string key, float[]? fallback = null) => Has(key) ? GetSingles(key) : fallback;
 
     /// <summary>An array of integers of any type.</summary>
-    /// <exception cref="InvalidDataException">The key is missing, not an array of integers, or an element is out of an int's range.</exception>
+    /// <exception cref="InvalidDataException">The key is missing, not an array of integers, or an element is out of an
+    /// int's range.</exception>
     public int[] GetInt32s(string key)
     {
         if (!_metadata.TryGetValue(key, out object? value)) throw Missing(key, "an array of integers");
         // By exact type: the runtime's casts take an int[] for a uint[] too.
         if (value.GetType() == typeof(int[])) return (int[])value;
-        if (value is not Array array || value is string[] or float[] or double[] or bool[]) throw Wrong(key, "an array of integers", value);
+        if (value is not Array array || value is string[] or float[] or double[] or bool[])
+            throw Wrong(key, "an array of integers", value);
         int[] result = new int[array.Length];
         for (int i = 0; i < result.Length; i++) result[i] = ToInt32(key, array.GetValue(i)!);
         return result;
     }
 
-    /// <exception cref="InvalidDataException">The key is there and not an array of integers in an int's range.</exception>
+    /// <exception cref="InvalidDataException">The key is there and not an array of integers in an int's
+    /// range.</exception>
     [return: NotNullIfNotNull(nameof(fallback))]
     public int[]? GetInt32sOrDefault(string key, int[]? fallback = null) => Has(key) ? GetInt32s(key) : fallback;
 
@@ -143,10 +156,13 @@ public sealed class GgufFile : IDisposable
     /// <exception cref="InvalidDataException">There is no such tensor, or its type can't be computed with.</exception>
     public TensorView GetTensor(string name)
     {
-        if (!_tensors.TryGetValue(name, out TensorView tensor)) throw new InvalidDataException($"{Path}: expected a tensor {FileText.Quoted(name)}, found no such name");
+        if (!_tensors.TryGetValue(name, out TensorView tensor))
+            throw new InvalidDataException($"{Path}: expected a tensor {FileText.Quoted(name)}, found no such name");
         return BlockFormat.TryGet(tensor.Type, out _)
             ? tensor
-            : throw new InvalidDataException($"{Path}: tensor {FileText.Quoted(name)} has type {BlockFormat.Name(tensor.Type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
+            : throw new InvalidDataException(
+                $"{Path}: tensor {FileText.Quoted(name)} has type {BlockFormat.Name(tensor.Type)}, which is not "
+                + $"supported; supported are {BlockFormat.SupportedNames}");
     }
 
     /// <summary>Refuses what was read where the file was written to since it was opened.</summary>
@@ -171,7 +187,8 @@ public sealed class GgufFile : IDisposable
         var reader = new GgufReader(file, _infos);
         reader.Read();
         // From the data's beginning to the file's: what a hexadecimal viewer needs.
-        for (int i = before; i < _infos?.Count; i++) _infos[i] = _infos[i] with { Offset = _infos[i].Offset + reader.DataStart };
+        for (int i = before; i < _infos?.Count; i++)
+            _infos[i] = _infos[i] with { Offset = _infos[i].Offset + reader.DataStart };
         return reader;
     }
 
@@ -184,25 +201,36 @@ public sealed class GgufFile : IDisposable
         int number = GetInt32("split.no");
         string suffix = $"-{number + 1:d5}-of-{count:d5}.gguf";
         if (!Path.EndsWith(suffix, StringComparison.Ordinal))
-            throw new InvalidDataException($"{Path}: expected the name of part {number + 1} of a model in {count} parts to end with {suffix}; rename it back");
+            throw new InvalidDataException(
+                $"{Path}: expected the name of part {number + 1} of a model in {count} parts to end with {suffix}; "
+                + "rename it back");
         string prefix = Path[..^suffix.Length];
-        if (number != 0) throw new InvalidDataException($"{Path}: this is part {number + 1} of {count}; open the first, {prefix}-00001-of-{count:d5}.gguf");
+        if (number != 0)
+            throw new InvalidDataException(
+                $"{Path}: this is part {number + 1} of {count}; open the first, {prefix}-00001-of-{count:d5}.gguf");
 
         for (int i = 1; i < count; i++)
         {
             string path = $"{prefix}-{i + 1:d5}-of-{count:d5}.gguf";
-            if (!File.Exists(path)) throw new InvalidDataException($"{Path}: expected a model in {count} parts, found no {path}");
+            if (!File.Exists(path))
+                throw new InvalidDataException($"{Path}: expected a model in {count} parts, found no {path}");
             GgufReader part = Add(path);
             if (!part.Metadata.TryGetValue("split.no", out object? no) || ToInt32("split.no", no) != i
                 || !part.Metadata.TryGetValue("split.count", out object? of) || ToInt32("split.count", of) != count)
-                throw new InvalidDataException($"{path}: expected split.no {i} and split.count {count} in its metadata, found others: the parts do not belong together");
+                throw new InvalidDataException(
+                    $"{path}: expected split.no {i} and split.count {count} in its metadata, found others: the parts "
+                    + "do not belong together");
             foreach (TensorView tensor in part.Tensors.Values)
             {
-                if (!_tensors.TryAdd(tensor.Name, tensor)) throw new InvalidDataException($"{path}: expected every tensor once over all parts, found {FileText.Quoted(tensor.Name)} twice");
+                if (!_tensors.TryAdd(tensor.Name, tensor))
+                    throw new InvalidDataException(
+                        $"{path}: expected every tensor once over all parts, found {FileText.Quoted(tensor.Name)} "
+                        + "twice");
             }
         }
         if (_infos is null && Has("split.tensors.count") && GetInt32("split.tensors.count") != _tensors.Count)
-            throw new InvalidDataException($"{Path}: expected {GetInt32("split.tensors.count")} tensors in {count} parts, found {_tensors.Count}");
+            throw new InvalidDataException(
+                $"{Path}: expected {GetInt32("split.tensors.count")} tensors in {count} parts, found {_tensors.Count}");
     }
 
     private int ToInt32(string key, object value)
@@ -219,14 +247,18 @@ public sealed class GgufFile : IDisposable
             long v => v,
             _ => throw Wrong(key, "an integer", value),
         };
-        return wide >= int.MinValue && wide <= int.MaxValue ? (int)wide : throw Wrong(key, "an integer of 32 bits", value);
+        return wide >= int.MinValue && wide <= int.MaxValue
+            ? (int)wide
+            : throw Wrong(key, "an integer of 32 bits", value);
     }
 
-    private InvalidDataException Missing(string key, string expected) => new($"{Path}: metadata \"{key}\": expected {expected}, found no such key");
+    private InvalidDataException Missing(string key, string expected) =>
+        new($"{Path}: metadata \"{key}\": expected {expected}, found no such key");
 
     private InvalidDataException Wrong(string key, string expected, object found)
     {
-        string text = found is Array array ? $"an array of {array.Length} {found.GetType().GetElementType()!.Name}" : $"{found.GetType().Name} {FileText.Shown(found.ToString()!)}";
+        string text = found is Array array ? $"an array of {array.Length} {found.GetType().GetElementType()!.Name}"
+            : $"{found.GetType().Name} {FileText.Shown(found.ToString()!)}";
         return new($"{Path}: metadata \"{key}\": expected {expected}, found {text}");
     }
 }

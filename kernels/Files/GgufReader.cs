@@ -6,17 +6,21 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>Parses the header of one GGUF file: magic, version, metadata, tensor infos. Every length and count is held against the bytes that are left before anything is allocated or read.</summary>
+/// <summary>Parses the header of one GGUF file: magic, version, metadata, tensor infos. Every length and count is held
+/// against the bytes that are left before anything is allocated or read.</summary>
 /// <param name="file">The file.</param>
-/// <param name="infos">Receives what the header says of every tensor; where it is given, tensors of types that can't be computed with are listed there instead of refused.</param>
-/// <remarks>The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2 and 3 differ only in that 3 may be big-endian, which is refused.</remarks>
+/// <param name="infos">Receives what the header says of every tensor; where it is given, tensors of types that can't be
+/// computed with are listed there instead of refused.</param>
+/// <remarks>The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2 and 3 differ only in that
+/// 3 may be big-endian, which is refused.</remarks>
 internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? infos = null)
 {
     private const uint Magic = 0x46554747; // "GGUF"
     private const int MaxNameBytes = 65535; // the specification's limit for keys; it gives tensors 64
     private const int MaxDimensions = 4;   // GGML_MAX_DIMS
 
-    // The least a metadata pair (length, a letter, type, a byte) and a tensor info (length, a letter, no dimensions, type, offset) take.
+    // The least a metadata pair (length, a letter, type, a byte) and a tensor info (length, a letter, no dimensions,
+    // type, offset) take.
     private const int MinPairBytes = 8 + 1 + 4 + 1, MinTensorBytes = 8 + 1 + 4 + 4 + 8;
 
     private long _at;
@@ -32,13 +36,21 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
 
     public void Read()
     {
-        if (!BitConverter.IsLittleEndian) throw new PlatformNotSupportedException("GGUF files are read as they are and need a little-endian machine");
+        if (!BitConverter.IsLittleEndian)
+            throw new PlatformNotSupportedException("GGUF files are read as they are and need a little-endian machine");
 
         uint magic = Read<uint>("the magic");
-        if (magic != Magic) throw Bad(0, $"expected the magic \"GGUF\" (0x{Magic:x8}), found 0x{magic:x8}: this is not a GGUF file");
+        if (magic != Magic)
+            throw Bad(0, $"expected the magic \"GGUF\" (0x{Magic:x8}), found 0x{magic:x8}: this is not a GGUF file");
         Version = Read<uint>("the version");
-        if (Version == 1) throw Bad(4, "expected GGUF version 2 or 3, found GGUF v1, which is no longer supported; convert the model again with a current converter");
-        if (Version != 0 && (Version & 0xffff) == 0) throw Bad(4, "expected a little-endian file, found a big-endian one; convert the model again for little-endian machines");
+        if (Version == 1)
+            throw Bad(4,
+                "expected GGUF version 2 or 3, found GGUF v1, which is no longer supported; convert the model again "
+                + "with a current converter");
+        if (Version != 0 && (Version & 0xffff) == 0)
+            throw Bad(4,
+                "expected a little-endian file, found a big-endian one; convert the model again for little-endian "
+                + "machines");
         if (Version is not (2 or 3)) throw Bad(4, $"expected GGUF version 2 or 3, found {Version}");
 
         int tensors = ReadCount(MinTensorBytes, "the tensor count");
@@ -56,7 +68,8 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
             long start = _at;
             string key = ReadName("a metadata key");
             object value = ReadValue(key);
-            if (!Metadata.TryAdd(key, value)) throw Bad(start, $"expected every metadata key once, found {FileText.Quoted(key)} twice");
+            if (!Metadata.TryAdd(key, value))
+                throw Bad(start, $"expected every metadata key once, found {FileText.Quoted(key)} twice");
         }
     }
 
@@ -101,7 +114,9 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
             10 => ReadElements<ulong>(),
             11 => ReadElements<long>(),
             12 => ReadElements<double>(),
-            9 => throw Bad(start, $"expected {FileText.Quoted(key)} to be an array of numbers, booleans or strings, found an array of arrays"),
+            9 => throw Bad(start,
+                $"expected {FileText.Quoted(key)} to be an array of numbers, booleans or strings, found an array of "
+                + "arrays"),
             _ => throw Bad(start, $"expected {FileText.Quoted(key)} to have an element type of 0 to 12, found {type}"),
         };
     }
@@ -125,7 +140,8 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
 
     private string[] ReadStrings()
     {
-        string[] values = new string[ReadCount(sizeof(ulong), "an array's length")]; // an empty string still has its length
+        // An empty string still has its length
+        string[] values = new string[ReadCount(sizeof(ulong), "an array's length")];
         for (int i = 0; i < values.Length; i++) values[i] = ReadString("a metadata string");
         return values;
     }
@@ -145,13 +161,19 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         {
             long start = _at;
             TensorView tensor = ReadTensor(out ulong offset);
-            if (offset % (ulong)alignment != 0) throw Bad(start, $"expected tensor {FileText.Quoted(tensor.Name)} at a multiple of the alignment {alignment}, found offset {offset}");
-            if (!TensorLayout.TryGet(tensor.Type, out _, out _)) continue; // listed, and of no length that could be checked
-            if (!Tensors.TryAdd(tensor.Name, tensor)) throw Bad(start, $"expected every tensor once, found {FileText.Quoted(tensor.Name)} twice");
+            if (offset % (ulong)alignment != 0)
+                throw Bad(start,
+                    $"expected tensor {FileText.Quoted(tensor.Name)} at a multiple of the alignment {alignment}, "
+                    + $"found offset {offset}");
+            // Listed, and of no length that could be checked
+            if (!TensorLayout.TryGet(tensor.Type, out _, out _)) continue;
+            if (!Tensors.TryAdd(tensor.Name, tensor))
+                throw Bad(start, $"expected every tensor once, found {FileText.Quoted(tensor.Name)} twice");
             places[i] = (offset, (ulong)tensor.ByteLength, tensor.Name);
         }
 
-        // Offsets count from the end of the infos, aligned; only now is it known where that is. A file without tensors may end before it.
+        // Offsets count from the end of the infos, aligned; only now is it known where that is. A file without tensors
+        // may end before it.
         long dataStart = DataStart = (_at + alignment - 1) / alignment * alignment;
         ulong dataLength = (ulong)Math.Max(0, file.Length - dataStart);
         Array.Sort(places, static (a, b) => a.Offset.CompareTo(b.Offset));
@@ -160,8 +182,13 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         {
             if (name is null) continue; // the place of one that is only listed
             if (offset > dataLength || length > dataLength - offset)
-                throw Bad(dataStart, $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {length} bytes at data offset {offset}: the file is truncated or damaged");
-            if (offset < end) throw Bad(dataStart, $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {offset}, before {end}, where the one before it ends");
+                throw Bad(dataStart,
+                    $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {length} "
+                    + $"bytes at data offset {offset}: the file is truncated or damaged");
+            if (offset < end)
+                throw Bad(dataStart,
+                    $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {offset}, before "
+                    + $"{end}, where the one before it ends");
             end = offset + length;
             Tensors[name] = Tensors[name] with { Start = (nint)(dataStart + (long)offset) };
         }
@@ -173,15 +200,21 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         string name = ReadName("a tensor's name");
         long start = _at;
         uint dimensions = Read<uint>("a tensor's dimension count");
-        if (dimensions > MaxDimensions) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to have at most {MaxDimensions} dimensions, found {dimensions}");
+        if (dimensions > MaxDimensions)
+            throw Bad(start,
+                $"expected tensor {FileText.Quoted(name)} to have at most {MaxDimensions} dimensions, found "
+                + $"{dimensions}");
         long columns = 1, rows = 1;
         long[]? shape = infos is null ? null : new long[dimensions];
         for (int d = 0; d < dimensions; d++)
         {
             ulong size = Read<ulong>("a tensor's dimension");
             // No weight takes less than two bits, so that more than four values per byte of the file can't be there.
-            if (size == 0 || size > (ulong)file.Length * 4 || (d > 0 && (UInt128)(ulong)rows * size > (ulong)file.Length * 4))
-                throw Bad(_at - 8, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found dimension {d} of {size}");
+            if (size == 0 || size > (ulong)file.Length * 4
+                || (d > 0 && (UInt128)(ulong)rows * size > (ulong)file.Length * 4))
+                throw Bad(_at - 8,
+                    $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found "
+                    + $"dimension {d} of {size}");
             if (d == 0) columns = (long)size;
             else rows *= (long)size;
             if (shape is not null) shape[d] = (long)size;
@@ -192,15 +225,24 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         if (!TensorLayout.TryGet(type, out int blockSize, out int blockBytes) && infos is not null)
         {
             offset = Read<ulong>("a tensor's offset");
-            long? length = TensorLayout.TryDescribe(type, out blockSize, out blockBytes) && columns % blockSize == 0 ? columns / blockSize * blockBytes * rows : null;
+            long? length = TensorLayout.TryDescribe(type, out blockSize, out blockBytes) && columns % blockSize == 0
+                ? columns / blockSize * blockBytes * rows : null;
             infos.Add(new GgufTensorInfo(name, type, shape!, (long)offset, length));
             return new TensorView(name, type, rows, columns, 0, 0);
         }
         if (blockBytes == 0)
-            throw Bad(start, $"tensor {FileText.Quoted(name)} has type {BlockFormat.Name(type)}, which is not supported; supported are {BlockFormat.SupportedNames}");
-        if (columns % blockSize != 0) throw Bad(start, $"expected the rows of tensor {FileText.Quoted(name)} to be whole {type} blocks of {blockSize}, found {columns} columns");
+            throw Bad(start,
+                $"tensor {FileText.Quoted(name)} has type {BlockFormat.Name(type)}, which is not supported; supported "
+                + $"are {BlockFormat.SupportedNames}");
+        if (columns % blockSize != 0)
+            throw Bad(start,
+                $"expected the rows of tensor {FileText.Quoted(name)} to be whole {type} blocks of {blockSize}, found "
+                + $"{columns} columns");
         UInt128 bytes = (UInt128)(ulong)(columns / blockSize * blockBytes) * (ulong)rows;
-        if (bytes > (ulong)file.Length) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found {rows} x {columns} values of {type}, {bytes} bytes");
+        if (bytes > (ulong)file.Length)
+            throw Bad(start,
+                $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found {rows} x "
+                + $"{columns} values of {type}, {bytes} bytes");
         offset = Read<ulong>("a tensor's offset");
         infos?.Add(new GgufTensorInfo(name, type, shape!, (long)offset, (long)bytes));
         return new TensorView(name, type, rows, columns, 0, (long)bytes) { File = file };
@@ -210,14 +252,17 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
     {
         if (!Metadata.TryGetValue("general.alignment", out object? value)) return 32;
         if (value is uint alignment && alignment >= 8 && BitOperations.IsPow2(alignment)) return alignment;
-        throw Bad(0, $"expected general.alignment to be an unsigned power of two, 8 or more, found {value} ({value.GetType().Name})");
+        throw Bad(0,
+            $"expected general.alignment to be an unsigned power of two, 8 or more, found {value} "
+            + $"({value.GetType().Name})");
     }
 
     private string ReadName(string what)
     {
         long start = _at;
         int length = ReadCount(1, what);
-        return length is > 0 and <= MaxNameBytes ? Decode(Take(length, what), length) : throw Bad(start, $"expected {what} of 1 to {MaxNameBytes} bytes, found {length}");
+        return length is > 0 and <= MaxNameBytes ? Decode(Take(length, what), length)
+            : throw Bad(start, $"expected {what} of 1 to {MaxNameBytes} bytes, found {length}");
     }
 
     private string ReadString(string what)
@@ -237,13 +282,16 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         return new string(chars, 0, written);
     }
 
-    /// <summary>Reads a 64-bit count of things that take at least <paramref name="minBytes"/> each, and holds it against what is left of the file.</summary>
+    /// <summary>Reads a 64-bit count of things that take at least <paramref name="minBytes"/> each, and holds it
+    /// against what is left of the file.</summary>
     private int ReadCount(int minBytes, string what)
     {
         long start = _at;
         ulong count = Read<ulong>(what);
         long most = Math.Min(Left / minBytes, Array.MaxLength);
-        return count <= (ulong)most ? (int)count : throw Bad(start, $"expected {what} of at most {most}, which is what the file has room for, found {count}");
+        return count <= (ulong)most ? (int)count
+            : throw Bad(
+            start, $"expected {what} of at most {most}, which is what the file has room for, found {count}");
     }
 
     private T Read<T>(string what)
@@ -251,7 +299,9 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
 
     private byte* Take(long bytes, string what)
     {
-        if (bytes > Left) throw Bad(_at, $"expected {what} of {bytes} bytes, found the end of the file at {file.Length}: the file is truncated");
+        if (bytes > Left)
+            throw Bad(_at,
+                $"expected {what} of {bytes} bytes, found the end of the file at {file.Length}: the file is truncated");
         byte* first = file.Head(_at + bytes) + _at; // valid until the next bytes are taken
         _at += bytes;
         return first;

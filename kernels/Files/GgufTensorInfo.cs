@@ -8,7 +8,8 @@ namespace Native.Kernels.Files;
 /// <param name="Shape">Its dimensions in GGUF's order, the contiguous one first.</param>
 /// <param name="Offset">Where its bytes begin in the file.</param>
 /// <param name="ByteLength">How many there are; null for a type that is not known.</param>
-public sealed record GgufTensorInfo(string Name, TensorType Type, IReadOnlyList<long> Shape, long Offset, long? ByteLength)
+public sealed record GgufTensorInfo(string Name, TensorType Type, IReadOnlyList<long> Shape, long Offset,
+    long? ByteLength)
 {
     /// <summary>Values it has.</summary>
     public long Elements => Shape.Aggregate(1L, static (product, size) => product * size);

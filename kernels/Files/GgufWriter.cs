@@ -20,8 +20,9 @@ public sealed record GgufTensorPlan(string Name, TensorType Type, IReadOnlyList<
     public long ByteLength => RowBytes * Rows;
 }
 
-/// <summary>Writes a GGUF file (version 3, little-endian) front to back, so that no more of a model than a piece of a tensor is ever in memory.
-/// What is written goes to a file of another name beside the target, which <see cref="Complete"/> renames: whatever interrupts, no file that looks whole is left.</summary>
+/// <summary>Writes a GGUF file (version 3, little-endian) front to back, so that no more of a model than a piece of a
+/// tensor is ever in memory. What is written goes to a file of another name beside the target, which
+/// <see cref="Complete"/> renames: whatever interrupts, no file that looks whole is left.</summary>
 /// <example><code>
 /// using GgufWriter writer = new(path, metadata, [new("output_norm.weight", TensorType.F32, [2048])]);
 /// writer.Write(bytes); // of all tensors, one after the other, in pieces of any length
@@ -39,11 +40,14 @@ public sealed class GgufWriter : IDisposable
 
     /// <summary>Creates the file and writes its header.</summary>
     /// <param name="path">Where the file will be. One that is there is replaced when the new one is whole.</param>
-    /// <param name="metadata">Pairs in the order of the file: byte, sbyte, ushort, short, uint, int, float, bool, string, ulong, long, double, or an array of one of these.</param>
+    /// <param name="metadata">Pairs in the order of the file: byte, sbyte, ushort, short, uint, int, float, bool,
+    /// string, ulong, long, double, or an array of one of these.</param>
     /// <param name="tensors">Tensors in the order in which their bytes will come.</param>
-    /// <exception cref="ArgumentException">A key or name twice, a value of a type that GGUF lacks, rows that are no whole blocks.</exception>
+    /// <exception cref="ArgumentException">A key or name twice, a value of a type that GGUF lacks, rows that are no
+    /// whole blocks.</exception>
     /// <exception cref="IOException">It can't be written there.</exception>
-    public GgufWriter(string path, IReadOnlyList<KeyValuePair<string, object>> metadata, IReadOnlyList<GgufTensorPlan> tensors)
+    public GgufWriter(string path, IReadOnlyList<KeyValuePair<string, object>> metadata,
+        IReadOnlyList<GgufTensorPlan> tensors)
     {
         HashSet<string> names = new(StringComparer.Ordinal);
         foreach (KeyValuePair<string, object> pair in metadata)
@@ -52,8 +56,14 @@ public sealed class GgufWriter : IDisposable
         foreach (GgufTensorPlan tensor in tensors)
         {
             if (!names.Add(tensor.Name)) throw new ArgumentException($"tensor {tensor.Name} twice", nameof(tensors));
-            if (tensor.Shape.Count is < 1 or > 4 || tensor.Shape.Any(static size => size < 1)) throw new ArgumentException($"tensor {tensor.Name}: expected 1 to 4 dimensions of at least 1, found [{string.Join(", ", tensor.Shape)}]", nameof(tensors));
-            if (tensor.Shape[0] % BlockFormat.Of(tensor.Type).BlockSize != 0) throw new ArgumentException($"tensor {tensor.Name}: rows of {tensor.Shape[0]} values are no whole blocks of {tensor.Type}", nameof(tensors));
+            if (tensor.Shape.Count is < 1 or > 4 || tensor.Shape.Any(static size => size < 1))
+                throw new ArgumentException(
+                    $"tensor {tensor.Name}: expected 1 to 4 dimensions of at least 1, found "
+                    + $"[{string.Join(", ", tensor.Shape)}]", nameof(tensors));
+            if (tensor.Shape[0] % BlockFormat.Of(tensor.Type).BlockSize != 0)
+                throw new ArgumentException(
+                    $"tensor {tensor.Name}: rows of {tensor.Shape[0]} values are no whole blocks of {tensor.Type}",
+                    nameof(tensors));
         }
         _tensors = tensors;
         _path = path;
@@ -82,7 +92,8 @@ public sealed class GgufWriter : IDisposable
     {
         while (bytes.Length > 0)
         {
-            if (_tensor == _tensors.Count) throw new InvalidOperationException($"{bytes.Length} bytes more than the planned tensors have");
+            if (_tensor == _tensors.Count)
+                throw new InvalidOperationException($"{bytes.Length} bytes more than the planned tensors have");
             long length = _tensors[_tensor].ByteLength;
             int now = (int)Math.Min(bytes.Length, length - _written);
             try
@@ -107,7 +118,9 @@ public sealed class GgufWriter : IDisposable
     /// <exception cref="IOException">It could not be written.</exception>
     public void Complete()
     {
-        if (_tensor < _tensors.Count) throw new InvalidOperationException($"tensor {_tensors[_tensor].Name} has {_written} of its {_tensors[_tensor].ByteLength} bytes");
+        if (_tensor < _tensors.Count)
+            throw new InvalidOperationException(
+                $"tensor {_tensors[_tensor].Name} has {_written} of its {_tensors[_tensor].ByteLength} bytes");
         try
         {
             _stream.Flush(flushToDisk: true);
@@ -135,7 +148,8 @@ public sealed class GgufWriter : IDisposable
     }
 
     /// <summary>What the runtime's word for EFBIG means: past 4 GiB on FAT, or past a limit of the process.</summary>
-    private IOException TooLarge(ArgumentOutOfRangeException e) => new($"File too large for the file system or for this process's limit : '{_partial}'", e);
+    private IOException TooLarge(ArgumentOutOfRangeException e) =>
+        new($"File too large for the file system or for this process's limit : '{_partial}'", e);
 
     private void WriteHeader(IReadOnlyList<KeyValuePair<string, object>> metadata)
     {
@@ -194,8 +208,18 @@ public sealed class GgufWriter : IDisposable
     }
 
     private static uint TypeNumber(string key, Type type) =>
-        type == typeof(byte) ? 0 : type == typeof(sbyte) ? 1 : type == typeof(ushort) ? 2 : type == typeof(short) ? 3 : type == typeof(uint) ? 4 : type == typeof(int) ? 5
-        : type == typeof(float) ? 6 : type == typeof(bool) ? 7 : type == typeof(string) ? 8 : type == typeof(ulong) ? 10 : type == typeof(long) ? 11 : type == typeof(double) ? 12u
+        type == typeof(byte) ? 0
+        : type == typeof(sbyte) ? 1
+        : type == typeof(ushort) ? 2
+        : type == typeof(short) ? 3
+        : type == typeof(uint) ? 4
+        : type == typeof(int) ? 5
+        : type == typeof(float) ? 6
+        : type == typeof(bool) ? 7
+        : type == typeof(string) ? 8
+        : type == typeof(ulong) ? 10
+        : type == typeof(long) ? 11
+        : type == typeof(double) ? 12u
         : throw new ArgumentException($"metadata {key}: GGUF has no {type.Name}");
 
     private static void WriteScalar(BinaryWriter writer, object value)

@@ -3,7 +3,8 @@ using System.Text.Json;
 
 namespace Native.Kernels.Files;
 
-/// <summary>Opens JSON files so that every mistake in them is an <see cref="InvalidDataException"/> naming file and field.</summary>
+/// <summary>Opens JSON files so that every mistake in them is an <see cref="InvalidDataException"/> naming file and
+/// field.</summary>
 public static class JsonFile
 {
     internal static void ReadIfThere(string path, Action<JsonField> read)
@@ -20,7 +21,9 @@ public static class JsonFile
         }
         catch (JsonException e)
         {
-            throw new InvalidDataException($"{path}: line {e.LineNumber + 1}, byte {e.BytePositionInLine}: expected JSON, found something else: {e.Message}", e);
+            throw new InvalidDataException(
+                $"{path}: line {e.LineNumber + 1}, byte {e.BytePositionInLine}: expected JSON, found something else: "
+                + $"{e.Message}", e);
         }
         catch (InvalidOperationException e)
         {
@@ -83,13 +86,15 @@ internal readonly struct JsonField(string file, string path, JsonElement element
 {
     public JsonValueKind Kind => element.ValueKind;
 
-    public InvalidDataException Wrong(string expected, string found) => new($"{file}: {(Where.Length == 0 ? "the file" : Where)}: expected {expected}, found {found}");
+    public InvalidDataException Wrong(string expected, string found) =>
+        new($"{file}: {(Where.Length == 0 ? "the file" : Where)}: expected {expected}, found {found}");
 
     /// <summary>A member, or null where it is absent or JSON's null.</summary>
     public JsonField? Optional(string name)
     {
         Expect(JsonValueKind.Object, "an object");
-        return element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? new JsonField(file, $"{Where}.{name}", value) : null;
+        return element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null
+            ? new JsonField(file, $"{Where}.{name}", value) : null;
     }
 
     public JsonField Required(string name) => Optional(name) ?? throw Wrong($"a member '{name}'", "none");
@@ -103,7 +108,8 @@ internal readonly struct JsonField(string file, string path, JsonElement element
     public int Int32()
     {
         Expect(JsonValueKind.Number, "a number");
-        return element.TryGetInt32(out int value) ? value : throw Wrong("a whole number of 32 bits", element.GetRawText());
+        return element.TryGetInt32(out int value)
+            ? value : throw Wrong("a whole number of 32 bits", element.GetRawText());
     }
 
     public float Single()
@@ -144,7 +150,8 @@ internal readonly struct JsonField(string file, string path, JsonElement element
     {
         Expect(JsonValueKind.Object, "an object");
         string where = Where;
-        foreach (JsonProperty member in element.EnumerateObject()) yield return (member.Name, new JsonField(file, $"{where}.{member.Name}", member.Value));
+        foreach (JsonProperty member in element.EnumerateObject())
+            yield return (member.Name, new JsonField(file, $"{where}.{member.Name}", member.Value));
     }
 
     // Put together only for a message.

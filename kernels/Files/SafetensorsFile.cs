@@ -4,8 +4,10 @@ using Native.Kernels.Formats;
 namespace Native.Kernels.Files;
 
 /// <summary>The weights of a Hugging Face model in safetensors form, one file or sharded.</summary>
-/// <remarks>Weights may be F32, F16 or BF16. Tensors of other types are listed and refused by name only when they are asked for: models carry position ids and masks that nothing needs.
-/// Opening allocates at most <see cref="MaxAllocationPerByte"/> times the length of the files and the index (plus <see cref="MaxAllocationBase"/>).</remarks>
+/// <remarks>Weights may be F32, F16 or BF16. Tensors of other types are listed and refused by name only when they are
+/// asked for: models carry position ids and masks that nothing needs. Opening allocates at most
+/// <see cref="MaxAllocationPerByte"/> times the length of the files and the index (plus
+/// <see cref="MaxAllocationBase"/>).</remarks>
 public sealed class SafetensorsFile : IDisposable
 {
     /// <summary>The bound on managed bytes that opening allocates, per byte of file.</summary>
@@ -28,10 +30,13 @@ public sealed class SafetensorsFile : IDisposable
         {
             if (Directory.Exists(path))
             {
-                string single = System.IO.Path.Combine(path, SingleName), index = System.IO.Path.Combine(path, IndexName);
+                string single = System.IO.Path.Combine(path, SingleName),
+                    index = System.IO.Path.Combine(path, IndexName);
                 if (File.Exists(single)) AddFile(single, _ => true);
                 else if (File.Exists(index)) AddShards(index);
-                else throw new InvalidDataException($"{path}: expected {SingleName} or {IndexName} in this folder, found neither");
+                else
+                    throw new InvalidDataException(
+                        $"{path}: expected {SingleName} or {IndexName} in this folder, found neither");
             }
             else
             {
@@ -48,14 +53,17 @@ public sealed class SafetensorsFile : IDisposable
     /// <summary>The file or folder it was opened by.</summary>
     public string Path { get; }
 
-    /// <summary>The tensors by name, of whatever type a <see cref="TensorType"/> exists for; valid until <see cref="Dispose"/>.</summary>
+    /// <summary>The tensors by name, of whatever type a <see cref="TensorType"/> exists for; valid until
+    /// <see cref="Dispose"/>.</summary>
     public IReadOnlyDictionary<string, TensorView> Tensors => _tensors;
 
     /// <summary>The names of the other tensors (BOOL, U8, F8_E4M3 ...) with their dtype.</summary>
     public IReadOnlyDictionary<string, string> OtherTensors => _otherTensors;
 
-    /// <summary>Opens a .safetensors file, or a folder with model.safetensors or with model.safetensors.index.json and the shards it names.</summary>
-    /// <exception cref="InvalidDataException">A file is not sound or a shard is missing; the message names file, offset, what was expected and what was found.</exception>
+    /// <summary>Opens a .safetensors file, or a folder with model.safetensors or with model.safetensors.index.json and
+    /// the shards it names.</summary>
+    /// <exception cref="InvalidDataException">A file is not sound or a shard is missing; the message names file,
+    /// offset, what was expected and what was found.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static SafetensorsFile Open(string pathOrFolder) => new(pathOrFolder);
 
@@ -66,12 +74,15 @@ public sealed class SafetensorsFile : IDisposable
         if (!_tensors.TryGetValue(name, out TensorView tensor))
         {
             throw new InvalidDataException(_otherTensors.TryGetValue(name, out string? dtype)
-                ? $"{Path}: tensor {FileText.Quoted(name)} has dtype {FileText.Shown(dtype)}, which is not supported; supported are F32, F16, BF16"
+                ? $"{Path}: tensor {FileText.Quoted(name)} has dtype {FileText.Shown(dtype)}, which is not supported; "
+                    + "supported are F32, F16, BF16"
                 : $"{Path}: expected a tensor {FileText.Quoted(name)}, found no such name");
         }
         return BlockFormat.TryGet(tensor.Type, out _)
             ? tensor
-            : throw new InvalidDataException($"{Path}: tensor {FileText.Quoted(name)} has dtype {tensor.Type}, which is not supported; supported are F32, F16, BF16");
+            : throw new InvalidDataException(
+                $"{Path}: tensor {FileText.Quoted(name)} has dtype {tensor.Type}, which is not supported; supported "
+                + "are F32, F16, BF16");
     }
 
     /// <summary>Refuses what was read where a file was written to since it was opened.</summary>
@@ -111,13 +122,17 @@ public sealed class SafetensorsFile : IDisposable
         foreach (string shard in shardOf.Values.Distinct(StringComparer.Ordinal))
         {
             string path = System.IO.Path.Combine(folder, shard);
-            if (!File.Exists(path)) throw new InvalidDataException($"{index}: expected the shard {FileText.Quoted(shard)} beside it, found no such file");
+            if (!File.Exists(path))
+                throw new InvalidDataException(
+                    $"{index}: expected the shard {FileText.Quoted(shard)} beside it, found no such file");
             AddFile(path, name => shardOf.TryGetValue(name, out string? of) && of == shard);
         }
         foreach ((string name, string shard) in shardOf)
         {
             if (!_tensors.ContainsKey(name) && !_otherTensors.ContainsKey(name))
-                throw new InvalidDataException($"{index}: expected tensor {FileText.Quoted(name)} in {FileText.Quoted(shard)}, found no such tensor there");
+                throw new InvalidDataException(
+                    $"{index}: expected tensor {FileText.Quoted(name)} in {FileText.Quoted(shard)}, found no such "
+                    + "tensor there");
         }
     }
 
@@ -125,24 +140,34 @@ public sealed class SafetensorsFile : IDisposable
     private static Dictionary<string, string> ReadIndex(string index)
     {
         long length = new FileInfo(index).Length;
-        if (length > MaxIndexBytes) throw new InvalidDataException($"{index}: expected an index of at most {MaxIndexBytes} bytes, found {length}");
+        if (length > MaxIndexBytes)
+            throw new InvalidDataException(
+                $"{index}: expected an index of at most {MaxIndexBytes} bytes, found {length}");
         try
         {
             using JsonDocument json = JsonDocument.Parse(JsonFile.Standard(File.ReadAllBytes(index)));
-            if (json.RootElement.ValueKind != JsonValueKind.Object || !json.RootElement.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
-                throw new InvalidDataException($"{index}: expected an object with an object \"weight_map\", found none");
+            if (json.RootElement.ValueKind != JsonValueKind.Object
+                || !json.RootElement.TryGetProperty("weight_map", out JsonElement map)
+                || map.ValueKind != JsonValueKind.Object)
+                throw new InvalidDataException(
+                    $"{index}: expected an object with an object \"weight_map\", found none");
             var shardOf = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (JsonProperty entry in map.EnumerateObject())
             {
                 // A shard lies beside its index: a name with a folder in it would reach for other files.
                 string? shard = entry.Value.ValueKind == JsonValueKind.String ? entry.Value.GetString() : null;
                 if (string.IsNullOrEmpty(shard) || shard is "." or ".." || shard.AsSpan().ContainsAny('/', '\\', '\0'))
-                    throw new InvalidDataException($"{index}: expected {FileText.Quoted(entry.Name)} to name a file beside the index, found {FileText.Shown(entry.Value.GetRawText())}");
-                if (!shardOf.TryAdd(entry.Name, shard)) throw new InvalidDataException($"{index}: expected every tensor once, found {FileText.Quoted(entry.Name)} twice");
+                    throw new InvalidDataException(
+                        $"{index}: expected {FileText.Quoted(entry.Name)} to name a file beside the index, found "
+                        + $"{FileText.Shown(entry.Value.GetRawText())}");
+                if (!shardOf.TryAdd(entry.Name, shard))
+                    throw new InvalidDataException(
+                        $"{index}: expected every tensor once, found {FileText.Quoted(entry.Name)} twice");
             }
             return shardOf;
         }
-        catch (Exception e) when (e is JsonException or InvalidOperationException) // the latter for text that is not valid UTF-8 or UTF-16
+        // The latter for text that is not valid UTF-8 or UTF-16
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new InvalidDataException($"{index}: expected JSON, found text that is none: {e.Message}", e);
         }

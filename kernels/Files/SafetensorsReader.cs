@@ -6,8 +6,10 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Files;
 
-/// <summary>Parses the header of one safetensors file: eight bytes of length, JSON of that length, then the tensors' bytes. Nothing is allocated by a number that the file claims.</summary>
-/// <remarks>The format: https://huggingface.co/docs/safetensors. Unlike its reference reader, holes between tensors are allowed; overlaps and places outside the file are not.</remarks>
+/// <summary>Parses the header of one safetensors file: eight bytes of length, JSON of that length, then the tensors'
+/// bytes. Nothing is allocated by a number that the file claims.</summary>
+/// <remarks>The format: https://huggingface.co/docs/safetensors. Unlike its reference reader, holes between tensors are
+/// allowed; overlaps and places outside the file are not.</remarks>
 internal sealed unsafe class SafetensorsReader(FileBytes file)
 {
     /// <summary>The reference reader's limit on the header.</summary>
@@ -20,11 +22,19 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
 
     public void Read()
     {
-        if (!BitConverter.IsLittleEndian) throw new PlatformNotSupportedException("safetensors files are read as they are and need a little-endian machine");
-        if (file.Length < 8) throw Bad(0, $"expected the header's length in 8 bytes, found the end of the file at {file.Length}: the file is truncated");
+        if (!BitConverter.IsLittleEndian)
+            throw new PlatformNotSupportedException(
+                "safetensors files are read as they are and need a little-endian machine");
+        if (file.Length < 8)
+            throw Bad(0,
+                $"expected the header's length in 8 bytes, found the end of the file at {file.Length}: the file is "
+                + "truncated");
         ulong header = BinaryPrimitives.ReadUInt64LittleEndian(new ReadOnlySpan<byte>(file.Head(8), 8));
         ulong most = (ulong)Math.Min(file.Length - 8, MaxHeaderBytes);
-        if (header > most) throw Bad(0, $"expected a header of at most {most} bytes, found {header}: the file is truncated or not a safetensors file");
+        if (header > most)
+            throw Bad(0,
+                $"expected a header of at most {most} bytes, found {header}: the file is truncated or not a "
+                + "safetensors file");
 
         var reader = new Utf8JsonReader(new ReadOnlySpan<byte>(file.Head(8 + (long)header) + 8, (int)header));
         try
@@ -35,7 +45,9 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
         // InvalidOperationException is what the JSON reader throws for text that is not valid UTF-8 or UTF-16.
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
-            throw new InvalidDataException($"{file.Path}: offset {8 + reader.TokenStartIndex}: expected a JSON header, found text that is none: {e.Message}", e);
+            throw new InvalidDataException(
+                $"{file.Path}: offset {8 + reader.TokenStartIndex}: expected a JSON header, found text that is none: "
+                + $"{e.Message}", e);
         }
     }
 
@@ -53,16 +65,22 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
             }
             long at = json.TokenStartIndex;
             string name = json.GetString()!;
-            if (Tensors.ContainsKey(name) || OtherTensors.ContainsKey(name)) throw Bad(8 + at, $"expected every tensor once, found {FileText.Quoted(name)} twice");
+            if (Tensors.ContainsKey(name) || OtherTensors.ContainsKey(name))
+                throw Bad(8 + at, $"expected every tensor once, found {FileText.Quoted(name)} twice");
             places.Add(ReadTensor(ref json, name, dataStart));
         }
-        if (json.Read()) throw Bad(8 + json.TokenStartIndex, "expected nothing after the header's object"); // spaces pad the header; they are not tokens
+        // Spaces pad the header; they are not tokens
+        if (json.Read()) throw Bad(8 + json.TokenStartIndex, "expected nothing after the header's object");
 
-        places.Sort(static (a, b) => (a.Begin, a.End).CompareTo((b.Begin, b.End))); // an empty tensor before the one that begins where it does
+        // An empty tensor before the one that begins where it does
+        places.Sort(static (a, b) => (a.Begin, a.End).CompareTo((b.Begin, b.End)));
         long end = 0;
         foreach ((long begin, long last, string name) in places)
         {
-            if (begin < end) throw Bad(dataStart, $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {begin}, before {end}, where the one before it ends");
+            if (begin < end)
+                throw Bad(dataStart,
+                    $"expected tensors not to overlap, found {FileText.Quoted(name)} at data offset {begin}, before "
+                    + $"{end}, where the one before it ends");
             end = Math.Max(end, last);
         }
     }
@@ -99,16 +117,24 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
                 json.Skip();
             }
         }
-        if (dtype is null || !shaped || begin < 0) throw Bad(start, $"expected tensor {FileText.Quoted(name)} to have dtype, shape and data_offsets, found one missing");
+        if (dtype is null || !shaped || begin < 0)
+            throw Bad(start,
+                $"expected tensor {FileText.Quoted(name)} to have dtype, shape and data_offsets, found one missing");
 
         long dataLength = file.Length - dataStart;
         if (begin > end || end > dataLength)
-            throw Bad(start, $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {begin} to {end}: the file is truncated or damaged");
+            throw Bad(start,
+                $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {begin} to "
+                + $"{end}: the file is truncated or damaged");
         long length = end - begin;
         int size = ElementBytes(dtype);
         if (size != 0 && (UInt128)(ulong)rows * (ulong)columns * (uint)size != (ulong)length)
-            throw Bad(start, $"expected tensor {FileText.Quoted(name)} of {rows} x {columns} {dtype} to take {(UInt128)(ulong)rows * (ulong)columns * (uint)size} bytes, found {length}");
-        if (TypeOf(dtype) is { } type) Tensors.Add(name, new TensorView(name, type, rows, columns, (nint)(dataStart + begin), length) { File = file });
+            throw Bad(start,
+                $"expected tensor {FileText.Quoted(name)} of {rows} x {columns} {dtype} to take "
+                + $"{(UInt128)(ulong)rows * (ulong)columns * (uint)size} bytes, found {length}");
+        if (TypeOf(dtype) is { } type)
+            Tensors.Add(name, new TensorView(name, type, rows, columns, (nint)(dataStart + begin),
+                length) { File = file });
         else OtherTensors.Add(name, dtype);
         return (begin, end, name);
     }
@@ -126,7 +152,9 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
             columns = size;
             first = false;
             if (rows > long.MaxValue || rows * (ulong)columns > long.MaxValue)
-                throw Bad(8 + json.TokenStartIndex, $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found a shape beyond 64 bits");
+                throw Bad(8 + json.TokenStartIndex,
+                    $"expected tensor {FileText.Quoted(name)} to fit into a file of {file.Length} bytes, found a "
+                    + "shape beyond 64 bits");
         }
         return ((long)rows, columns);
     }
@@ -137,16 +165,20 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
         return SizeOf(ref json);
     }
 
-    private long SizeOf(ref Utf8JsonReader json) => json.TokenType == JsonTokenType.Number && json.TryGetInt64(out long size) && size >= 0
+    private long SizeOf(ref Utf8JsonReader json) =>
+        json.TokenType == JsonTokenType.Number && json.TryGetInt64(out long size) && size >= 0
         ? size
-        : throw Bad(8 + json.TokenStartIndex, $"expected a size from 0 to {long.MaxValue}, found {json.TokenType} {Found(ref json)}");
+        : throw Bad(8 + json.TokenStartIndex,
+            $"expected a size from 0 to {long.MaxValue}, found {json.TokenType} {Found(ref json)}");
 
     private void Expect(ref Utf8JsonReader json, JsonTokenType type, string what)
     {
-        if (!json.Read() || json.TokenType != type) throw Bad(8 + json.TokenStartIndex, $"expected {what}, found {json.TokenType} {Found(ref json)}");
+        if (!json.Read() || json.TokenType != type)
+            throw Bad(8 + json.TokenStartIndex, $"expected {what}, found {json.TokenType} {Found(ref json)}");
     }
 
-    private static string Found(ref Utf8JsonReader json) => Encoding.UTF8.GetString(json.ValueSpan[..Math.Min(json.ValueSpan.Length, 40)]);
+    private static string Found(ref Utf8JsonReader json) =>
+        Encoding.UTF8.GetString(json.ValueSpan[..Math.Min(json.ValueSpan.Length, 40)]);
 
     private static TensorType? TypeOf(string dtype) => dtype switch
     {

@@ -3,7 +3,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A tensor as it goes into a GGUF file, read row by row from wherever it is: as it lies in a file, its rows in another order, or computed.</summary>
+/// <summary>A tensor as it goes into a GGUF file, read row by row from wherever it is: as it lies in a file, its rows
+/// in another order, or computed.</summary>
 public sealed class SourceTensor
 {
     private readonly TensorView _view;
@@ -15,12 +16,14 @@ public sealed class SourceTensor
     /// <param name="shape">Its dimensions in GGUF's order, the contiguous one first.</param>
     /// <param name="view">Where its rows are.</param>
     /// <param name="rowOf">Which row of the view a row is; null where it is the same.</param>
-    public SourceTensor(string name, IReadOnlyList<long> shape, TensorView view, Func<long, long>? rowOf = null) => (Name, Shape, Type, _view, _rowOf) = (name, shape, view.Type, view, rowOf);
+    public SourceTensor(string name, IReadOnlyList<long> shape, TensorView view, Func<long, long>? rowOf = null) =>
+        (Name, Shape, Type, _view, _rowOf) = (name, shape, view.Type, view, rowOf);
 
     /// <summary>A vector of floats.</summary>
     /// <param name="name">Its name in the GGUF file.</param>
     /// <param name="values">Its values.</param>
-    public SourceTensor(string name, float[] values) => (Name, Shape, Type, _values) = (name, [values.Length], TensorType.F32, values);
+    public SourceTensor(string name, float[] values) =>
+        (Name, Shape, Type, _values) = (name, [values.Length], TensorType.F32, values);
 
     /// <summary>Its name in the GGUF file.</summary>
     public string Name { get; }
@@ -61,6 +64,7 @@ public sealed class SourceTensor
             return;
         }
         int length = checked((int)_view.RowBytes);
-        for (int i = 0; i * (long)length < rows.Length; i++) _view.ReadRows(_rowOf(first + i), rows.Slice(i * length, length));
+        for (int i = 0; i * (long)length < rows.Length; i++)
+            _view.ReadRows(_rowOf(first + i), rows.Slice(i * length, length));
     }
 }

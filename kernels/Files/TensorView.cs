@@ -7,10 +7,13 @@ namespace Native.Kernels.Files;
 /// <param name="Name">The tensor's name in the file.</param>
 /// <param name="Type">Element type; <see cref="BlockFormat.Of"/> tells whether it can be computed with.</param>
 /// <param name="Rows">Product of all dimensions but the contiguous one; 1 for a vector or a scalar.</param>
-/// <param name="Columns">The contiguous (reduction) dimension: GGUF's ne[0], the last of a safetensors shape. A whole number of blocks.</param>
-/// <param name="Start">Where its first byte is: an offset in the file it is in, an address where it is in memory.</param>
+/// <param name="Columns">The contiguous (reduction) dimension: GGUF's ne[0], the last of a safetensors shape. A whole
+/// number of blocks.</param>
+/// <param name="Start">Where its first byte is: an offset in the file it is in, an address where it is in
+/// memory.</param>
 /// <param name="ByteLength">Bytes of the whole matrix.</param>
-public readonly record struct TensorView(string Name, TensorType Type, long Rows, long Columns, nint Start, long ByteLength)
+public readonly record struct TensorView(
+    string Name, TensorType Type, long Rows, long Columns, nint Start, long ByteLength)
 {
     /// <summary>The file it is in; null where it is in memory.</summary>
     internal FileBytes? File { get; init; }
@@ -19,7 +22,8 @@ public readonly record struct TensorView(string Name, TensorType Type, long Rows
     public long RowBytes => Rows == 0 ? 0 : ByteLength / Rows;
 
     /// <summary>Some of its rows as a matrix of their own.</summary>
-    public TensorView Slice(long first, long rows) => this with { Start = Start + (nint)(first * RowBytes), Rows = rows, ByteLength = rows * RowBytes };
+    public TensorView Slice(long first, long rows) =>
+        this with { Start = Start + (nint)(first * RowBytes), Rows = rows, ByteLength = rows * RowBytes };
 
     /// <summary>Copies rows.</summary>
     /// <param name="first">0 to Rows - 1.</param>

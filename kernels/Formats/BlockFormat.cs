@@ -4,21 +4,25 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>A weight format reached by its <see cref="TensorType"/>: how many values and bytes a block has, and how bytes become floats and back.
-/// Each format's layout and arithmetic stand in the struct of its name (<see cref="Q8_0"/>, <see cref="Q4_K"/> ...).</summary>
+/// <summary>A weight format reached by its <see cref="TensorType"/>: how many values and bytes a block has, and how
+/// bytes become floats and back. Each format's layout and arithmetic stand in the struct of its name
+/// (<see cref="Q8_0"/>, <see cref="Q4_K"/> ...).</summary>
 public abstract class BlockFormat
 {
     private static readonly BlockFormat[] All =
     [
         new QuantizedFormat<F32>(), new QuantizedFormat<F16>(), new QuantizedFormat<BF16>(),
-        new QuantizedFormat<Q8_0>(), new QuantizedFormat<Q4_0>(), new QuantizedFormat<Q4_1>(), new QuantizedFormat<Q5_0>(), new QuantizedFormat<Q5_1>(),
-        new QuantizedFormat<Q2_K>(), new QuantizedFormat<Q3_K>(), new QuantizedFormat<Q4_K>(), new QuantizedFormat<Q5_K>(), new QuantizedFormat<Q6_K>(),
+        new QuantizedFormat<Q8_0>(), new QuantizedFormat<Q4_0>(), new QuantizedFormat<Q4_1>(),
+            new QuantizedFormat<Q5_0>(), new QuantizedFormat<Q5_1>(),
+        new QuantizedFormat<Q2_K>(), new QuantizedFormat<Q3_K>(), new QuantizedFormat<Q4_K>(),
+            new QuantizedFormat<Q5_K>(), new QuantizedFormat<Q6_K>(),
         new Format<IQ4_NL>(), new Format<IQ4_XS>(),
     ];
 
     private static readonly Dictionary<TensorType, BlockFormat> ByType = All.ToDictionary(f => f.Type);
 
-    private BlockFormat(TensorType type, int blockSize, int blockBytes) => (Type, BlockSize, BlockBytes) = (type, blockSize, blockBytes);
+    private BlockFormat(TensorType type, int blockSize, int blockBytes) =>
+        (Type, BlockSize, BlockBytes) = (type, blockSize, blockBytes);
 
     /// <summary>The formats that can be computed with.</summary>
     public static IReadOnlyList<BlockFormat> Supported => All;
@@ -39,15 +43,21 @@ public abstract class BlockFormat
     public virtual bool CanQuantize => false;
 
     /// <summary>Finds the format of a type; false where it is not supported.</summary>
-    public static bool TryGet(TensorType type, [NotNullWhen(true)] out BlockFormat? format) => ByType.TryGetValue(type, out format);
+    public static bool TryGet(TensorType type, [NotNullWhen(true)] out BlockFormat? format) =>
+        ByType.TryGetValue(type, out format);
 
     /// <summary>The format of a type.</summary>
-    /// <exception cref="NotSupportedException">The type is not supported; the message names it and the supported ones.</exception>
+    /// <exception cref="NotSupportedException">The type is not supported; the message names it and the supported
+    /// ones.</exception>
     public static BlockFormat Of(TensorType type) =>
-        TryGet(type, out BlockFormat? format) ? format : throw new NotSupportedException($"tensor type {Name(type)} is not supported; supported are {SupportedNames}");
+        TryGet(type, out BlockFormat? format) ? format
+            : throw new NotSupportedException(
+            $"tensor type {Name(type)} is not supported; supported are {SupportedNames}");
 
-    /// <summary>A type's name for messages: ggml's name and number, or the number alone where ggml has no such type.</summary>
-    public static string Name(TensorType type) => Enum.IsDefined(type) ? $"{type} ({(int)type})" : $"number {(int)type}";
+    /// <summary>A type's name for messages: ggml's name and number, or the number alone where ggml has no such
+    /// type.</summary>
+    public static string Name(TensorType type) =>
+        Enum.IsDefined(type) ? $"{type} ({(int)type})" : $"number {(int)type}";
 
     /// <summary>Decodes whole blocks to floats: the definition, not the fast path.</summary>
     /// <param name="blocks">A whole number of blocks; need not be aligned.</param>
@@ -61,12 +71,16 @@ public abstract class BlockFormat
     /// <exception cref="ArgumentException">The lengths disagree.</exception>
     /// <exception cref="NotSupportedException"><see cref="CanQuantize"/> is false.</exception>
     public virtual void Quantize(ReadOnlySpan<float> values, Span<byte> blocks) =>
-        throw new NotSupportedException($"there is no quantizer to {Type}; there is one to {string.Join(", ", All.Where(f => f.CanQuantize).Select(f => f.Type))}");
+        throw new NotSupportedException(
+            $"there is no quantizer to {Type}; there is one to "
+            + $"{string.Join(", ", All.Where(f => f.CanQuantize).Select(f => f.Type))}");
 
     private void CheckLengths(int values, int bytes)
     {
         if (values % BlockSize != 0 || bytes % BlockBytes != 0 || values / BlockSize != bytes / BlockBytes)
-            throw new ArgumentException($"{values} values and {bytes} bytes are not the same number of {Type} blocks ({BlockSize} values, {BlockBytes} bytes each)");
+            throw new ArgumentException(
+                $"{values} values and {bytes} bytes are not the same number of {Type} blocks ({BlockSize} values, "
+                + $"{BlockBytes} bytes each)");
     }
 
     private class Format<T>() : BlockFormat(T.Type, T.BlockSize, Unsafe.SizeOf<T>())

@@ -23,7 +23,8 @@ public struct F16 : IQuantizedBlock<F16>
     public static TensorType Type => TensorType.F16;
     public static int BlockSize => 1;
     public static void Decode(in F16 block, Span<float> values) => values[0] = (float)block.Value;
-    public static void Quantize(ReadOnlySpan<float> values, out F16 block) => block = new F16 { Value = (Half)values[0] };
+    public static void Quantize(ReadOnlySpan<float> values, out F16 block) =>
+        block = new F16 { Value = (Half)values[0] };
 }
 
 /// <summary>One bfloat16 value: the upper half of a float32; widening is exact.</summary>
@@ -34,12 +35,14 @@ public struct BF16 : IQuantizedBlock<BF16>
 
     public static TensorType Type => TensorType.BF16;
     public static int BlockSize => 1;
-    public static void Decode(in BF16 block, Span<float> values) => values[0] = BitConverter.UInt32BitsToSingle((uint)block.Bits << 16);
+    public static void Decode(in BF16 block, Span<float> values) =>
+        values[0] = BitConverter.UInt32BitsToSingle((uint)block.Bits << 16);
 
     public static void Quantize(ReadOnlySpan<float> values, out BF16 block)
     {
         uint bits = BitConverter.SingleToUInt32Bits(values[0]);
         // To nearest even; what is not a number stays that, though its lower bits alone said so.
-        block = new BF16 { Bits = (ushort)(float.IsNaN(values[0]) ? bits >> 16 | 64 : bits + 0x7fff + (bits >> 16 & 1) >> 16) };
+        block = new BF16 { Bits =
+            (ushort)(float.IsNaN(values[0]) ? bits >> 16 | 64 : bits + 0x7fff + (bits >> 16 & 1) >> 16) };
     }
 }

@@ -1,9 +1,11 @@
 namespace Native.Kernels.Formats;
 
-/// <summary>What a quantized file format is, apart from any layout: small integers, and scales for groups of them.</summary>
+/// <summary>What a quantized file format is, apart from any layout: small integers, and scales for groups of
+/// them.</summary>
 /// <remarks>
 /// A weight is scale * (integer - <see cref="Offset"/>) + minimum, the scale and minimum being those of its group of
-/// <see cref="GroupSize"/> columns. Whoever repacks a format (the CPU's panels, a GPU's fragments) reads these facts; nothing is rounded.
+/// <see cref="GroupSize"/> columns. Whoever repacks a format (the CPU's panels, a GPU's fragments) reads these facts;
+/// nothing is rounded.
 /// </remarks>
 internal unsafe interface IIntegerFormat
 {
@@ -34,7 +36,9 @@ internal unsafe interface IIntegerFormat
     /// <summary>Takes one block of the file apart.</summary>
     /// <param name="block">The block, unaligned.</param>
     /// <param name="integers">Receives the integers of its columns, a byte each.</param>
-    /// <param name="scales">Receives the scale's bits and, with minimums, those of the minimum, such that it is added.</param>
-    /// <param name="groups">With super scales: receives for each group the scale's factor and, with minimums, the minimum's, 16 entries apart.</param>
+    /// <param name="scales">Receives the scale's bits and, with minimums, those of the minimum, such that it is
+    /// added.</param>
+    /// <param name="groups">With super scales: receives for each group the scale's factor and, with minimums, the
+    /// minimum's, 16 entries apart.</param>
     static abstract void Unpack(byte* block, byte* integers, ushort* scales, sbyte* groups);
 }

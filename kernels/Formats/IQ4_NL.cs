@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>4-bit, non-linear: nibbles index sixteen fixed levels, denser around zero; x = Scale * Levels[q]. 18 bytes, 4.5 bits per weight.</summary>
+/// <summary>4-bit, non-linear: nibbles index sixteen fixed levels, denser around zero; x = Scale * Levels[q]. 18 bytes,
+/// 4.5 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct IQ4_NL : IBlock<IQ4_NL>
 {
@@ -16,7 +17,8 @@ public struct IQ4_NL : IBlock<IQ4_NL>
     public static int BlockSize => 32;
 
     /// <summary>The sixteen levels (ggml's kvalues_iq4nl), shared with <see cref="IQ4_XS"/>.</summary>
-    public static ReadOnlySpan<sbyte> Levels => [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    public static ReadOnlySpan<sbyte> Levels =>
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
     public static void Decode(in IQ4_NL block, Span<float> values)
     {

@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>4-bit, non-linear super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s; x = Scale * (s - 32) * Levels[q]. 136 bytes, 4.25 bits per weight.</summary>
+/// <summary>4-bit, non-linear super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s; x = Scale *
+/// (s - 32) * Levels[q]. 136 bytes, 4.25 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct IQ4_XS : IBlock<IQ4_XS>
 {
@@ -15,7 +16,8 @@ public struct IQ4_XS : IBlock<IQ4_XS>
     /// <summary>Byte i / 2 holds the low four bits of s[i]: the low nibble for even i, the high one for odd.</summary>
     public Bytes4 ScalesLow;
 
-    /// <summary>Sixteen bytes per sub-block: byte j holds q[j] in its low nibble and q[j + 16] in its high one.</summary>
+    /// <summary>Sixteen bytes per sub-block: byte j holds q[j] in its low nibble and q[j + 16] in its high
+    /// one.</summary>
     public Bytes128 Quants;
 
     public static TensorType Type => TensorType.IQ4_XS;

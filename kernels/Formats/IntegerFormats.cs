@@ -191,7 +191,8 @@ internal unsafe struct Q5_KIntegers : IIntegerFormat
             byte* q = integers + 64 * k;
             Unpacking.Nibbles32((byte*)&b->Quants + 32 * k, q);
             Vector256<byte> even = Vector256.ShiftRightLogical(high.AsUInt16(), 2 * k).AsByte() & Vector256<byte>.One;
-            Vector256<byte> odd = Vector256.ShiftRightLogical(high.AsUInt16(), 2 * k + 1).AsByte() & Vector256<byte>.One;
+            Vector256<byte> odd = Vector256.ShiftRightLogical(high.AsUInt16(), 2 * k + 1).AsByte()
+                & Vector256<byte>.One;
             (Vector256.Load(q) | Vector256.ShiftLeft(even.AsUInt16(), 4).AsByte()).Store(q);
             (Vector256.Load(q + 32) | Vector256.ShiftLeft(odd.AsUInt16(), 4).AsByte()).Store(q + 32);
         }
@@ -221,7 +222,9 @@ internal unsafe struct Q6_KIntegers : IIntegerFormat
             Vector256<byte> high = Vector256.Load((byte*)&b->High + 32 * half);
             for (int k = 0; k < 4; k++)
             {
-                Vector256<byte> nibbles = Vector256.ShiftRightLogical(Vector256.Load(low + 32 * (k % 2)).AsUInt16(), k / 2 * 4).AsByte() & four;
+                Vector256<byte> nibbles =
+                    Vector256.ShiftRightLogical(Vector256.Load(low + 32 * (k % 2)).AsUInt16(), k / 2 * 4)
+                    .AsByte() & four;
                 Vector256<byte> upper = Vector256.ShiftRightLogical(high.AsUInt16(), 2 * k).AsByte() & two;
                 (nibbles | Vector256.ShiftLeft(upper.AsUInt16(), 4).AsByte()).Store(integers + 128 * half + 32 * k);
             }
@@ -253,7 +256,8 @@ internal unsafe struct Q3_KIntegers : IIntegerFormat
         Vector256<byte> third = Vector256.Load((byte*)&b->High), two = Vector256.Create((byte)3);
         for (int k = 0; k < 8; k++)
         {
-            Vector256<byte> low = Vector256.ShiftRightLogical(Vector256.Load((byte*)&b->Quants + 32 * (k / 4)).AsUInt16(), k % 4 * 2).AsByte() & two;
+            Vector256<byte> low = Vector256.ShiftRightLogical(
+                Vector256.Load((byte*)&b->Quants + 32 * (k / 4)).AsUInt16(), k % 4 * 2).AsByte() & two;
             Vector256<byte> bit = Vector256.ShiftRightLogical(third.AsUInt16(), k).AsByte() & Vector256<byte>.One;
             (low | Vector256.ShiftLeft(bit.AsUInt16(), 2).AsByte()).Store(integers + 32 * k);
         }
@@ -283,7 +287,8 @@ internal unsafe struct Q2_KIntegers : IIntegerFormat
         }
         Vector256<byte> two = Vector256.Create((byte)3);
         for (int k = 0; k < 8; k++)
-            (Vector256.ShiftRightLogical(Vector256.Load((byte*)&b->Quants + 32 * (k / 4)).AsUInt16(), k % 4 * 2).AsByte() & two).Store(integers + 32 * k);
+            (Vector256.ShiftRightLogical(Vector256.Load((byte*)&b->Quants + 32 * (k / 4)).AsUInt16(), k % 4 * 2)
+                .AsByte() & two).Store(integers + 32 * k);
     }
 }
 
@@ -319,7 +324,8 @@ internal static unsafe class Unpacking
         fixed (sbyte* levels = IQ4_NL.Levels)
         {
             Vector128<byte> table = Vector128.Load((byte*)levels);
-            for (int i = 0; i < count; i += 16) Vector128.Shuffle(table, Vector128.Load(integers + i)).Store(integers + i);
+            for (int i = 0; i < count; i += 16)
+                Vector128.Shuffle(table, Vector128.Load(integers + i)).Store(integers + i);
         }
     }
 

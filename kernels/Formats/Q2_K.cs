@@ -2,14 +2,16 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>2-bit super-block of 256: sixteen sub-blocks of 16 values, each with a 4-bit scale s and a 4-bit minimum m; x = Scale * s * q - Min * m. 84 bytes, 2.625 bits per weight.</summary>
+/// <summary>2-bit super-block of 256: sixteen sub-blocks of 16 values, each with a 4-bit scale s and a 4-bit minimum m;
+/// x = Scale * s * q - Min * m. 84 bytes, 2.625 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q2_K : IQuantizedBlock<Q2_K>
 {
     /// <summary>Byte i belongs to sub-block i: s in its low nibble, m in its high one.</summary>
     public Bytes16 Scales;
 
-    /// <summary>Two halves of 32 bytes for 128 values each: value 32 * k + l of a half is bits 2k and 2k + 1 of the half's byte l.</summary>
+    /// <summary>Two halves of 32 bytes for 128 values each: value 32 * k + l of a half is bits 2k and 2k + 1 of the
+    /// half's byte l.</summary>
     public Bytes64 Quants;
 
     /// <summary>d, the scale of the scales.</summary>

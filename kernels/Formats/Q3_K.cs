@@ -2,17 +2,20 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>3-bit super-block of 256: sixteen sub-blocks of 16 values, each with a 6-bit scale s; x = Scale * (s - 32) * (q - 4). 110 bytes, 3.4375 bits per weight.</summary>
+/// <summary>3-bit super-block of 256: sixteen sub-blocks of 16 values, each with a 6-bit scale s; x = Scale * (s - 32)
+/// * (q - 4). 110 bytes, 3.4375 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q3_K : IQuantizedBlock<Q3_K>
 {
     /// <summary>The third bits: that of value 32 * k + l is bit k of byte l.</summary>
     public Bytes32 High;
 
-    /// <summary>The low two bits, in two halves of 32 bytes for 128 values each: value 32 * k + l of a half is bits 2k and 2k + 1 of the half's byte l.</summary>
+    /// <summary>The low two bits, in two halves of 32 bytes for 128 values each: value 32 * k + l of a half is bits 2k
+    /// and 2k + 1 of the half's byte l.</summary>
     public Bytes64 Quants;
 
-    /// <summary>Sixteen 6-bit scales: the low nibbles of s[0..7] and s[8..15] share bytes 0 to 7; byte 8 + i % 4 holds the upper two bits of s[i] at bit 2 * (i / 4).</summary>
+    /// <summary>Sixteen 6-bit scales: the low nibbles of s[0..7] and s[8..15] share bytes 0 to 7; byte 8 + i % 4 holds
+    /// the upper two bits of s[i] at bit 2 * (i / 4).</summary>
     public Bytes12 Scales;
 
     /// <summary>d, the scale of the scales.</summary>

@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>4-bit with a minimum: 32 nibbles, scale and offset; x = Scale * q + Min. 20 bytes, 5 bits per weight.</summary>
+/// <summary>4-bit with a minimum: 32 nibbles, scale and offset; x = Scale * q + Min. 20 bytes, 5 bits per
+/// weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q4_1 : IQuantizedBlock<Q4_1>
 {

@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>4-bit super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s and a 6-bit minimum m; x = Scale * s * q - Min * m. 144 bytes, 4.5 bits per weight.</summary>
+/// <summary>4-bit super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s and a 6-bit minimum m; x
+/// = Scale * s * q - Min * m. 144 bytes, 4.5 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q4_K : IQuantizedBlock<Q4_K>
 {
@@ -15,7 +16,8 @@ public struct Q4_K : IQuantizedBlock<Q4_K>
     /// <summary>Eight 6-bit scales and eight 6-bit minima; <see cref="ScaleAndMin"/> tells the packing.</summary>
     public Bytes12 Scales;
 
-    /// <summary>Four groups of 32 bytes: byte l of group k holds value l of sub-block 2k in its low nibble and value l of sub-block 2k + 1 in its high one.</summary>
+    /// <summary>Four groups of 32 bytes: byte l of group k holds value l of sub-block 2k in its low nibble and value l
+    /// of sub-block 2k + 1 in its high one.</summary>
     public Bytes128 Quants;
 
     public static TensorType Type => TensorType.Q4_K;
@@ -33,9 +35,10 @@ public struct Q4_K : IQuantizedBlock<Q4_K>
         }
     }
 
-    /// <summary>Unpacks the scale and the minimum (0 to 63 each) of sub-block <paramref name="i"/> (0 to 7) from the twelve bytes that Q4_K and Q5_K have:
-    /// sub-blocks 0 to 3 have their own bytes' low six bits (scales in bytes 0 to 3, minima in 4 to 7); sub-blocks 4 to 7 have a nibble each in bytes 8 to 11
-    /// and their upper two bits in what bytes 0 to 7 have left.</summary>
+    /// <summary>Unpacks the scale and the minimum (0 to 63 each) of sub-block <paramref name="i"/> (0 to 7) from the
+    /// twelve bytes that Q4_K and Q5_K have: sub-blocks 0 to 3 have their own bytes' low six bits (scales in bytes 0 to
+    /// 3, minima in 4 to 7); sub-blocks 4 to 7 have a nibble each in bytes 8 to 11 and their upper two bits in what
+    /// bytes 0 to 7 have left.</summary>
     public static (int Scale, int Min) ScaleAndMin(ReadOnlySpan<byte> scales, int i) => i < 4
         ? (scales[i] & 63, scales[i + 4] & 63)
         : (scales[i + 4] & 15 | scales[i - 4] >> 6 << 4, scales[i + 4] >> 4 | scales[i] >> 6 << 4);

@@ -16,7 +16,8 @@ public struct Q5_1 : IQuantizedBlock<Q5_1>
     /// <summary>Bit j (little-endian over the four bytes) is the fifth bit of q[j].</summary>
     public Bytes4 High;
 
-    /// <summary>Byte j holds the low four bits of q[j] in its low nibble and those of q[j + 16] in its high one.</summary>
+    /// <summary>Byte j holds the low four bits of q[j] in its low nibble and those of q[j + 16] in its high
+    /// one.</summary>
     public Bytes16 Quants;
 
     public static TensorType Type => TensorType.Q5_1;

@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>5-bit super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s and a 6-bit minimum m; x = Scale * s * q - Min * m. 176 bytes, 5.5 bits per weight.</summary>
+/// <summary>5-bit super-block of 256: eight sub-blocks of 32 values, each with a 6-bit scale s and a 6-bit minimum m; x
+/// = Scale * s * q - Min * m. 176 bytes, 5.5 bits per weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q5_K : IQuantizedBlock<Q5_K>
 {
@@ -18,7 +19,8 @@ public struct Q5_K : IQuantizedBlock<Q5_K>
     /// <summary>The fifth bits: that of value l of sub-block i is bit i of byte l.</summary>
     public Bytes32 High;
 
-    /// <summary>Four groups of 32 bytes: byte l of group k holds the low four bits of value l of sub-block 2k in its low nibble and those of sub-block 2k + 1 in its high one.</summary>
+    /// <summary>Four groups of 32 bytes: byte l of group k holds the low four bits of value l of sub-block 2k in its
+    /// low nibble and those of sub-block 2k + 1 in its high one.</summary>
     public Bytes128 Quants;
 
     public static TensorType Type => TensorType.Q5_K;

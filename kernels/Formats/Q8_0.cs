@@ -2,7 +2,8 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>8-bit, symmetric: 32 signed bytes and one scale; x[j] = Scale * Quants[j]. 34 bytes, 8.5 bits per weight.</summary>
+/// <summary>8-bit, symmetric: 32 signed bytes and one scale; x[j] = Scale * Quants[j]. 34 bytes, 8.5 bits per
+/// weight.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q8_0 : IQuantizedBlock<Q8_0>
 {
@@ -29,6 +30,7 @@ public struct Q8_0 : IQuantizedBlock<Q8_0>
         float d = max / 127;
         float inverse = d == 0 ? 0 : 1 / d;
         block.Scale = (Half)d;
-        for (int j = 0; j < 32; j++) block.Quants[j] = (sbyte)MathF.Round(values[j] * inverse, MidpointRounding.AwayFromZero);
+        for (int j = 0; j < 32; j++)
+            block.Quants[j] = (sbyte)MathF.Round(values[j] * inverse, MidpointRounding.AwayFromZero);
     }
 }

@@ -26,9 +26,12 @@ internal static class Rounding
         return (min, max);
     }
 
-    /// <summary>trunc(x * scale + offset), the product not rounded (the reference's bits are those of a fused multiply-add), clamped to 0 .. max.</summary>
-    public static int Fused(float x, float scale, float offset, int max) => Math.Clamp((int)(float)((double)x * scale + offset), 0, max);
+    /// <summary>trunc(x * scale + offset), the product not rounded (the reference's bits are those of a fused
+    /// multiply-add), clamped to 0 .. max.</summary>
+    public static int Fused(float x, float scale, float offset, int max) =>
+        Math.Clamp((int)(float)((double)x * scale + offset), 0, max);
 
     /// <summary>trunc((x - min) * scale + 0.5) with every operation rounded, clamped to 0 .. max.</summary>
-    public static int Nearest(float x, float min, float scale, int max) => Math.Clamp((int)((x - min) * scale + 0.5f), 0, max);
+    public static int Nearest(float x, float min, float scale, int max) =>
+        Math.Clamp((int)((x - min) * scale + 0.5f), 0, max);
 }

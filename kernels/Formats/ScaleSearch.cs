@@ -2,23 +2,27 @@ using System.Runtime.Intrinsics;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>Finds the scales of the K formats' super-blocks: those that bring the decoded values nearest to the originals, by the sum of squared differences.</summary>
-/// <remarks>Three steps, none of which can be worse than plain rounding: for each sub-block candidate step widths, each followed by the line of least squares
-/// through the quants it gives (as ggml's reference does, there with weights); then the sub-blocks' scales in their few bits, the neighbours of the nearest tried as well;
-/// then the super-block's own scales by least squares over all 256 values, and the second step again.
-/// Sums run over eight lanes in every machine, so that files are the same wherever they are made.</remarks>
+/// <summary>Finds the scales of the K formats' super-blocks: those that bring the decoded values nearest to the
+/// originals, by the sum of squared differences.</summary>
+/// <remarks>Three steps, none of which can be worse than plain rounding: for each sub-block candidate step widths, each
+/// followed by the line of least squares through the quants it gives (as ggml's reference does, there with weights);
+/// then the sub-blocks' scales in their few bits, the neighbours of the nearest tried as well; then the super-block's
+/// own scales by least squares over all 256 values, and the second step again. Sums run over eight lanes in every
+/// machine, so that files are the same wherever they are made.</remarks>
 internal static class ScaleSearch
 {
     private const int Values = 256, Lanes = 8, MaxSubBlocks = 16, Rounds = 3;
 
-    /// <summary>x = Scale * s * q - Min * m, with q from 0 to <paramref name="levels"/>, s and m from 0 to <paramref name="maxScale"/>.</summary>
+    /// <summary>x = Scale * s * q - Min * m, with q from 0 to <paramref name="levels"/>, s and m from 0 to
+    /// <paramref name="maxScale"/>.</summary>
     /// <param name="x">256 values.</param>
     /// <param name="levels">The largest quant.</param>
     /// <param name="maxScale">The largest scale and minimum of a sub-block.</param>
     /// <param name="s">Receives each sub-block's scale; its length tells how many sub-blocks there are.</param>
     /// <param name="m">Receives each sub-block's minimum.</param>
     /// <param name="q">Receives 256 quants.</param>
-    public static (Half Scale, Half Min) WithMinima(ReadOnlySpan<float> x, int levels, int maxScale, Span<byte> s, Span<byte> m, Span<byte> q)
+    public static (Half Scale, Half Min) WithMinima(
+        ReadOnlySpan<float> x, int levels, int maxScale, Span<byte> s, Span<byte> m, Span<byte> q)
     {
         int count = s.Length, size = Values / count;
         Span<float> scales = stackalloc float[MaxSubBlocks], mins = stackalloc float[MaxSubBlocks];
@@ -69,19 +73,23 @@ internal static class ScaleSearch
             }
             // The d and dmin of least squares for these s, m and q: x = d a - dmin b.
             double determinant = aa * bb - ab * ab;
-            if (determinant > 1e-9 * aa * bb) (d, dmin) = (Rounded((float)((ax * bb - bx * ab) / determinant)), Rounded((float)((ax * ab - bx * aa) / determinant)));
+            if (determinant > 1e-9 * aa * bb)
+                (d, dmin) = (Rounded((float)((ax * bb - bx * ab) / determinant)),
+                    Rounded((float)((ax * ab - bx * aa) / determinant)));
             else if (aa > 0) d = Rounded((float)((ax + dmin * ab) / aa));
             if (!(d > 0) || !(dmin >= 0)) break;
         }
         for (int i = 0; i < count; i++)
         {
             float scale = bestD * s[i], offset = bestMin * m[i], inverse = scale > 0 ? 1 / scale : 0;
-            for (int j = i * size; j < (i + 1) * size; j++) q[j] = (byte)Math.Clamp(MathF.Floor((x[j] + offset) * inverse + 0.5f), 0, levels);
+            for (int j = i * size; j < (i + 1) * size; j++)
+                q[j] = (byte)Math.Clamp(MathF.Floor((x[j] + offset) * inverse + 0.5f), 0, levels);
         }
         return ((Half)bestD, (Half)bestMin);
     }
 
-    /// <summary>x = Scale * s * q, with q from -<paramref name="levels"/> to <paramref name="levels"/> - 1, s from -<paramref name="maxScale"/> to <paramref name="maxScale"/> - 1.</summary>
+    /// <summary>x = Scale * s * q, with q from -<paramref name="levels"/> to <paramref name="levels"/> - 1, s from
+    /// -<paramref name="maxScale"/> to <paramref name="maxScale"/> - 1.</summary>
     /// <param name="x">256 values.</param>
     /// <param name="levels">Half the number of quants.</param>
     /// <param name="maxScale">Half the number of a sub-block's scales.</param>
@@ -127,7 +135,8 @@ internal static class ScaleSearch
         for (int i = 0; i < count; i++)
         {
             float scale = bestD * s[i], inverse = scale != 0 ? 1 / scale : 0;
-            for (int j = i * size; j < (i + 1) * size; j++) q[j] = (sbyte)Math.Clamp(MathF.Floor(x[j] * inverse + 0.5f), -levels, levels - 1);
+            for (int j = i * size; j < (i + 1) * size; j++)
+                q[j] = (sbyte)Math.Clamp(MathF.Floor(x[j] * inverse + 0.5f), -levels, levels - 1);
         }
         return (Half)bestD;
     }
@@ -146,7 +155,8 @@ internal static class ScaleSearch
             Sums sums = Sums.Of(x, (high - low) / (levels * (0.8f + 0.02f * i) + 0.5f), -low, 0, levels);
             float determinant = x.Length * sums.QQ - sums.Q * sums.Q;
             if (!(determinant > 0)) continue;
-            float scale = (x.Length * sums.XQ - sums.X * sums.Q) / determinant, min = (sums.Q * sums.XQ - sums.QQ * sums.X) / determinant;
+            float scale = (x.Length * sums.XQ - sums.X * sums.Q) / determinant,
+                min = (sums.Q * sums.XQ - sums.QQ * sums.X) / determinant;
             if (min < 0) (scale, min) = (sums.XQ / sums.QQ, 0);
             if (!(scale > 0)) continue;
             float error = Error(x, scale, min, 0, levels);
@@ -174,12 +184,14 @@ internal static class ScaleSearch
         return best;
     }
 
-    private static int Nearest(float value, float step, int least, int most) => step == 0 ? 0 : (int)Math.Clamp(MathF.Round(value / step), least, most);
+    private static int Nearest(float value, float step, int least, int most) =>
+        step == 0 ? 0 : (int)Math.Clamp(MathF.Round(value / step), least, most);
 
     /// <summary>As it will be read back from the block.</summary>
     private static float Rounded(float value) => (float)(Half)Math.Clamp(value, -65504f, 65504f);
 
-    /// <summary>The sum of squared differences between x and what it becomes: scale * q - min, q the nearest in range.</summary>
+    /// <summary>The sum of squared differences between x and what it becomes: scale * q - min, q the nearest in
+    /// range.</summary>
     private static float Error(ReadOnlySpan<float> x, float scale, float min, int least, int most)
     {
         float inverse = scale != 0 ? 1 / scale : 0;
@@ -194,7 +206,8 @@ internal static class ScaleSearch
     }
 
     private static Vector256<float> Quants(Vector256<float> x, float inverse, float min, int least, int most) =>
-        Vector256.Min(Vector256.Max(Vector256.Floor((x + Vector256.Create(min)) * inverse + Vector256.Create(0.5f)), Vector256.Create((float)least)), Vector256.Create((float)most));
+        Vector256.Min(Vector256.Max(Vector256.Floor((x + Vector256.Create(min)) * inverse + Vector256.Create(0.5f)),
+            Vector256.Create((float)least)), Vector256.Create((float)most));
 
     /// <summary>What least squares need to know of a sub-block's values x and quants q.</summary>
     private readonly record struct Sums(float X, float Q, float QQ, float XQ)

@@ -1,7 +1,8 @@
 namespace Native.Kernels.Formats;
 
-/// <summary>The element types of GGUF tensors, by ggml's own names and numbers (<c>enum ggml_type</c>). Not every one of them can be computed with:
-/// <see cref="BlockFormat.Supported"/> lists those. Retired numbers (4, 5, 31 to 33, 36 to 38) are left out.</summary>
+/// <summary>The element types of GGUF tensors, by ggml's own names and numbers (<c>enum ggml_type</c>). Not every one
+/// of them can be computed with: <see cref="BlockFormat.Supported"/> lists those. Retired numbers (4, 5, 31 to 33, 36
+/// to 38) are left out.</summary>
 public enum TensorType
 {
     F32 = 0,

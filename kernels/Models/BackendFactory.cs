@@ -15,15 +15,19 @@ public static class BackendFactory
     public static string? Error(string name) =>
         Names.Contains(name) ? null : $"'{name}'; it must be one of {string.Join(", ", Names)}.";
 
-    /// <summary>Bytes that a token's keys and values take in one layer of the CPU's cache, for what is told of a file nobody loads.</summary>
-    public static long CpuKvBytes(int kvHeads, int headSize, DType type) => CpuKvLayer.BlockBytes(new KvShape(kvHeads, headSize, BlockSize: 1, type));
+    /// <summary>Bytes that a token's keys and values take in one layer of the CPU's cache, for what is told of a file
+    /// nobody loads.</summary>
+    public static long CpuKvBytes(int kvHeads, int headSize, DType type) =>
+        CpuKvLayer.BlockBytes(new KvShape(kvHeads, headSize, BlockSize: 1, type));
 
     /// <summary>Starts the backend that the options name.</summary>
-    /// <exception cref="NotSupportedException">There is no such backend, or it can't run here as the options want.</exception>
+    /// <exception cref="NotSupportedException">There is no such backend, or it can't run here as the options
+    /// want.</exception>
     public static IBackend Create(ModelOptions options)
     {
         if (Error(options.Backend) is { } error) throw new NotSupportedException($"the backend is {error}");
-        CpuOptions cpu = new() { Threads = options.Threads, FloatActivations = options.FloatActivations, Variant = options.Variant };
+        CpuOptions cpu = new() { Threads = options.Threads, FloatActivations = options.FloatActivations,
+            Variant = options.Variant };
         if (cpu.Validate() is { Count: > 0 } errors) throw new NotSupportedException(string.Join(" ", errors));
         return new CpuBackend(cpu);
     }

@@ -3,7 +3,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Models;
 
-/// <summary>Reads a <see cref="ModelConfig"/> from GGUF metadata (keys of the GGUF specification and llama.cpp's converter).</summary>
+/// <summary>Reads a <see cref="ModelConfig"/> from GGUF metadata (keys of the GGUF specification and llama.cpp's
+/// converter).</summary>
 internal static class GgufConfig
 {
     public static ModelConfig Read(GgufFile file)
@@ -11,7 +12,8 @@ internal static class GgufConfig
         string a = file.Architecture;
         if (!ModelConfig.Supported.Contains(a)) throw ModelConfig.Unknown(file.Path, a);
 
-        int Int(string key, int? otherwise = null) => otherwise is { } d && !file.Has($"{a}.{key}") ? d : file.GetInt32($"{a}.{key}");
+        int Int(string key, int? otherwise = null) =>
+            otherwise is { } d && !file.Has($"{a}.{key}") ? d : file.GetInt32($"{a}.{key}");
         float Single(string key, float otherwise) => file.GetSingleOrDefault($"{a}.{key}", otherwise);
 
         int hidden = Int("embedding_length");
@@ -19,7 +21,8 @@ internal static class GgufConfig
         int layers = Int("block_count");
         int headSize = Int("attention.key_length", heads > 0 ? hidden / heads : 0);
         if (Int("attention.value_length", headSize) is var valueSize && valueSize != headSize)
-            throw new NotSupportedException($"{file.Path}: value heads of {valueSize} elements beside key heads of {headSize} are not supported");
+            throw new NotSupportedException(
+                $"{file.Path}: value heads of {valueSize} elements beside key heads of {headSize} are not supported");
         if (Int("expert_count", 0) is > 0 and var experts)
             throw new NotSupportedException($"{file.Path}: a mixture of {experts} experts is not supported");
         int window = Int("attention.sliding_window", 0);
@@ -39,7 +42,8 @@ internal static class GgufConfig
             NormEpsilon = file.GetSingle($"{a}.attention.layer_norm_rms_epsilon"),
             // llama.cpp's converter permutes the rows of q and k for these, so that pairs lie side by side.
             RopePairing = a is "llama" or "mistral" ? RopePairing.Interleaved : RopePairing.HalfSplit,
-            Rope = new RopeTable(Int("rope.dimension_count", headSize), Single("rope.freq_base", 10000), Scaling(file, a)),
+            Rope = new RopeTable(Int("rope.dimension_count", headSize), Single("rope.freq_base", 10000),
+                Scaling(file, a)),
             Windows = new int[Math.Clamp(layers, 0, 1024)],
             AttentionScale = (float)(1 / Math.Sqrt(headSize)),
         };
@@ -50,10 +54,13 @@ internal static class GgufConfig
                 break;
             case "gemma3":
                 int pattern = Int("attention.sliding_window_pattern", 6);
-                if (pattern < 1) throw new InvalidDataException($"{file.Path}: {a}.attention.sliding_window_pattern is {pattern}, expected at least 1");
+                if (pattern < 1)
+                    throw new InvalidDataException(
+                        $"{file.Path}: {a}.attention.sliding_window_pattern is {pattern}, expected at least 1");
                 Every(config.Windows, window, i => (i + 1) % pattern != 0);
                 // Local layers were trained on short contexts: their own base, never scaled.
-                config = config with { WindowRope = config.Rope with { Base = Single("rope.freq_base_swa", 10000), Scaling = null } };
+                config = config with { WindowRope = config.Rope with { Base = Single("rope.freq_base_swa", 10000),
+                    Scaling = null } };
                 break;
             default:
                 Every(config.Windows, window, _ => true);
@@ -61,7 +68,8 @@ internal static class GgufConfig
         }
         if (gemma)
         {
-            // The two 27B models divide by hidden/heads, not by the head size; the file does not say so (llama.cpp goes by layers too).
+            // The two 27B models divide by hidden/heads, not by the head size; the file does not say so (llama.cpp goes
+            // by layers too).
             bool scaledByWidth = (a, layers) is ("gemma2", 46) or ("gemma3", 62);
             config = config with
             {
@@ -70,7 +78,8 @@ internal static class GgufConfig
                 PostNorms = true,
                 AttentionScale = (float)(1 / Math.Sqrt(scaledByWidth && heads > 0 ? hidden / heads : headSize)),
                 AttentionSoftCap = a == "gemma2" ? Single("attn_logit_softcapping", 50) : 0,
-                FinalSoftCap = a == "gemma2" ? Single("final_logit_softcapping", 30) : Single("final_logit_softcapping", 0),
+                FinalSoftCap = a == "gemma2" ? Single("final_logit_softcapping", 30)
+                    : Single("final_logit_softcapping", 0),
             };
         }
         return config.Checked(file.Path);
@@ -89,20 +98,30 @@ internal static class GgufConfig
         string type = file.GetStringOrDefault($"{a}.rope.scaling.type", "none")!;
         double factor = file.Has($"{a}.rope.scaling.factor") ? file.GetSingle($"{a}.rope.scaling.factor")
             : file.Has($"{a}.rope.scale_linear") ? file.GetSingle($"{a}.rope.scale_linear") : 1;
-        if (!(factor > 0) || !double.IsFinite(factor)) throw new InvalidDataException($"{file.Path}: {a}.rope.scaling.factor is {factor}, expected a positive number");
-        int original = file.Has($"{a}.rope.scaling.original_context_length") ? file.GetInt32($"{a}.rope.scaling.original_context_length") : file.GetInt32($"{a}.context_length");
-        double? attention = file.Has($"{a}.rope.scaling.attn_factor") ? file.GetSingle($"{a}.rope.scaling.attn_factor") : null;
+        if (!(factor > 0) || !double.IsFinite(factor))
+            throw new InvalidDataException(
+                $"{file.Path}: {a}.rope.scaling.factor is {factor}, expected a positive number");
+        int original = file.Has($"{a}.rope.scaling.original_context_length")
+            ? file.GetInt32($"{a}.rope.scaling.original_context_length") : file.GetInt32($"{a}.context_length");
+        double? attention = file.Has($"{a}.rope.scaling.attn_factor")
+            ? file.GetSingle($"{a}.rope.scaling.attn_factor") : null;
 
-        if (file.Tensors.TryGetValue("rope_factors_short.weight", out TensorView shorter) && file.Tensors.TryGetValue("rope_factors_long.weight", out TensorView longer))
-            return new RopeScaling.LongRope(ModelFile.Decode(shorter), ModelFile.Decode(longer), original, attention ?? 1);
+        if (file.Tensors.TryGetValue("rope_factors_short.weight", out TensorView shorter)
+            && file.Tensors.TryGetValue("rope_factors_long.weight", out TensorView longer))
+            return new RopeScaling.LongRope(ModelFile.Decode(shorter), ModelFile.Decode(longer), original,
+                attention ?? 1);
         return type switch
         {
             "none" when factor == 1 => null,
             // Old converters wrote only a factor, and meant linear.
             "none" or "linear" => new RopeScaling.Linear(factor),
-            "yarn" => new RopeScaling.Yarn(factor, file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_fast", 32), file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_slow", 1), original, file.Has($"{a}.rope.freq_base") ? file.GetSingle($"{a}.rope.freq_base") : 10000,
+            "yarn" => new RopeScaling.Yarn(factor, file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_fast", 32),
+            file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_slow", 1), original,
+            file.Has($"{a}.rope.freq_base") ? file.GetSingle($"{a}.rope.freq_base") : 10000,
                 (attention ?? 1) * (factor <= 1 ? 1 : 0.1 * Math.Log(factor) + 1)),
-            _ => throw new NotSupportedException($"{file.Path}: rope scaling '{type}' is not supported; supported are none, linear, yarn, and factors given as tensors"),
+            _ => throw new NotSupportedException(
+                $"{file.Path}: rope scaling '{type}' is not supported; supported are none, linear, yarn, and factors "
+                + "given as tensors"),
         };
     }
 }

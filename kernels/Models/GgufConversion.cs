@@ -4,8 +4,10 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A Hugging Face folder, seen as the GGUF file that says the same: metadata and tensors as llama.cpp's converter arranges them, so that llama.cpp reads the file too.</summary>
-/// <remarks>What GGUF can't say is an error, not a loss: the metadata are read back before anything is written, and the model and tokenizer they tell must be the folder's.</remarks>
+/// <summary>A Hugging Face folder, seen as the GGUF file that says the same: metadata and tensors as llama.cpp's
+/// converter arranges them, so that llama.cpp reads the file too.</summary>
+/// <remarks>What GGUF can't say is an error, not a loss: the metadata are read back before anything is written, and the
+/// model and tokenizer they tell must be the folder's.</remarks>
 public sealed class GgufConversion : IDisposable
 {
     private readonly ModelFile _file;
@@ -15,18 +17,28 @@ public sealed class GgufConversion : IDisposable
 
     private GgufConversion(string folder)
     {
-        if (!Directory.Exists(folder)) throw new FileNotFoundException($"{folder}: there is no such folder; expected a Hugging Face folder with config.json and safetensors", folder);
+        if (!Directory.Exists(folder))
+            throw new FileNotFoundException(
+                $"{folder}: there is no such folder; expected a Hugging Face folder with config.json and safetensors",
+                folder);
         _file = ModelFile.Open(folder);
         try
         {
             AddTensors();
-            List<KeyValuePair<string, object>> model = GgufModelMetadata.Of(_file.Config, NameOf(folder), _tensors.Sum(t => t.Rows * t.Columns), _file.ReadSuggestedSampling());
+            List<KeyValuePair<string, object>> model =
+                GgufModelMetadata.Of(_file.Config, NameOf(folder), _tensors.Sum(t => t.Rows * t.Columns),
+                _file.ReadSuggestedSampling());
             TokenizerDefinition definition = HuggingFaceTokenizer.Read(folder);
-            Metadata = [.. model, .. GgufVocabulary.Of(definition, checked((int)_tensors.First(t => t.Name == "token_embd.weight").Rows), ReadBack, _remarks)];
+            Metadata = [.. model, .. GgufVocabulary.Of(
+                definition, checked((int)_tensors.First(t => t.Name == "token_embd.weight").Rows), ReadBack, _remarks)];
             if (_file.Config.Architecture == "mistral" && _file.Config.Windows.Any(w => w > 0))
-                _remarks.Add($"the sliding window of {_file.Config.Windows.Max()} tokens is kept in the file, but llama.cpp does not look at it: past that many tokens it computes something else");
-            int leftOut = _file.Tensors.Keys.Count(name => !_used.Contains(name));
-            if (leftOut > 0) _remarks.Add($"{leftOut} tensors of the folder have no place in the file, {_file.Tensors.Keys.Where(name => !_used.Contains(name)).Order(StringComparer.Ordinal).First()} among them");
+                _remarks.Add(
+                    $"the sliding window of {_file.Config.Windows.Max()} tokens is kept in the file, but llama.cpp "
+                    + "does not look at it: past that many tokens it computes something else");
+            string[] leftOut = [.. _file.Tensors.Keys.Except(_used).Order(StringComparer.Ordinal)];
+            if (leftOut.Length > 0)
+                _remarks.Add(
+                    $"{leftOut.Length} tensors of the folder have no place in the file, {leftOut[0]} among them");
         }
         catch
         {
@@ -41,8 +53,10 @@ public sealed class GgufConversion : IDisposable
             try
             {
                 SourceTensor[] small = [.. _tensors.Where(t => t.Name.StartsWith("rope_", StringComparison.Ordinal))];
-                List<KeyValuePair<string, object>> model = GgufModelMetadata.Of(_file.Config, NameOf(folder), 0, SuggestedSampling.None);
-                using (GgufWriter writer = new(path, [.. model, .. vocabulary], [.. small.Select(t => new GgufTensorPlan(t.Name, t.Type, t.Shape))]))
+                List<KeyValuePair<string, object>> model =
+                    GgufModelMetadata.Of(_file.Config, NameOf(folder), 0, SuggestedSampling.None);
+                using (GgufWriter writer = new(path, [.. model, .. vocabulary],
+                    [.. small.Select(t => new GgufTensorPlan(t.Name, t.Type, t.Shape))]))
                 {
                     foreach (SourceTensor tensor in small)
                     {
@@ -54,7 +68,9 @@ public sealed class GgufConversion : IDisposable
                 }
                 using GgufFile file = GgufFile.Open(path);
                 string[] differing = [.. Differences(_file.Config, GgufConfig.Read(file))];
-                if (differing.Length > 0) throw new NotSupportedException($"{folder}: GGUF has no place for this model's {string.Join(", ", differing)}");
+                if (differing.Length > 0)
+                    throw new NotSupportedException(
+                        $"{folder}: GGUF has no place for this model's {string.Join(", ", differing)}");
                 return Tokenizer.FromGguf(file);
             }
             finally
@@ -78,7 +94,8 @@ public sealed class GgufConversion : IDisposable
 
     /// <summary>Opens a folder and works out everything but the tensors' bytes.</summary>
     /// <exception cref="InvalidDataException">A file is bad, or a tensor missing.</exception>
-    /// <exception cref="NotSupportedException">A family or setting that isn't supported, or that GGUF can't express.</exception>
+    /// <exception cref="NotSupportedException">A family or setting that isn't supported, or that GGUF can't
+    /// express.</exception>
     /// <exception cref="IOException">No such folder or file, or the temporary folder is full.</exception>
     public static GgufConversion Open(string folder) => new(folder);
 
@@ -93,13 +110,15 @@ public sealed class GgufConversion : IDisposable
     {
         ModelConfig c = _file.Config;
         long hidden = c.HiddenSize, queries = (long)c.Heads * c.HeadSize, keys = (long)c.KvHeads * c.HeadSize;
-        if (c.Rope.Scaling is RopeScaling.Llama3 llama3) _tensors.Add(new SourceTensor("rope_freqs.weight", llama3.Factors(c.Rope.InverseFrequencies())));
+        if (c.Rope.Scaling is RopeScaling.Llama3 llama3)
+            _tensors.Add(new SourceTensor("rope_freqs.weight", llama3.Factors(c.Rope.InverseFrequencies())));
         if (c.Rope.Scaling is RopeScaling.LongRope longRope)
         {
             _tensors.Add(new SourceTensor("rope_factors_long.weight", longRope.Long));
             _tensors.Add(new SourceTensor("rope_factors_short.weight", longRope.Short));
         }
-        if (!_file.TryFind("token_embd.weight", out TensorView embedding)) throw new InvalidDataException($"{_file.Path}: the embedding (embed_tokens.weight) is missing");
+        if (!_file.TryFind("token_embd.weight", out TensorView embedding))
+            throw new InvalidDataException($"{_file.Path}: the embedding (embed_tokens.weight) is missing");
         Matrix("token_embd.weight", embedding.Rows, hidden);
         for (int layer = 0; layer < c.LayerCount; layer++)
         {
@@ -138,7 +157,9 @@ public sealed class GgufConversion : IDisposable
         if (!_file.TryFind("output.weight", out TensorView head)) return;
         // A head that is the embedding once more is not written twice; llama.cpp's gemma has no place for one.
         if (SameBytes(head, embedding)) _used.Add(head.Name);
-        else if (c.PostNorms) throw new NotSupportedException($"{_file.Path}: {head.Name} is not the embedding, and GGUF's {c.Architecture} has no other head");
+        else if (c.PostNorms)
+            throw new NotSupportedException(
+                $"{_file.Path}: {head.Name} is not the embedding, and GGUF's {c.Architecture} has no other head");
         else Matrix("output.weight", embedding.Rows, hidden);
     }
 
@@ -153,7 +174,8 @@ public sealed class GgufConversion : IDisposable
     {
         if (_file.TryDecode(name, checked((int)length)) is not { } values) return;
         Use(name);
-        if (rotated && SideBySide) values = [.. Enumerable.Range(0, values.Length).Select(i => values[RowBeforePairing(i)])];
+        if (rotated && SideBySide)
+            values = [.. Enumerable.Range(0, values.Length).Select(i => values[RowBeforePairing(i)])];
         _tensors.Add(new SourceTensor(name, values));
     }
 
@@ -180,7 +202,8 @@ public sealed class GgufConversion : IDisposable
     /// <summary>Row 2j + h of a head's rotated part is element j of half h there.</summary>
     private long RowBeforePairing(long row)
     {
-        long head = row / _file.Config.HeadSize, at = row % _file.Config.HeadSize, rotated = _file.Config.Rope.Dimensions;
+        long head = row / _file.Config.HeadSize, at = row % _file.Config.HeadSize,
+            rotated = _file.Config.Rope.Dimensions;
         return at >= rotated ? row : head * _file.Config.HeadSize + at % 2 * (rotated / 2) + at / 2;
     }
 
@@ -200,20 +223,26 @@ public sealed class GgufConversion : IDisposable
     /// <summary>The model's own name: of a hub's cache the repository's, not the revision's.</summary>
     private static string NameOf(string folder)
     {
-        string full = System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(folder)), name = System.IO.Path.GetFileName(full);
+        string full = System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(folder)),
+            name = System.IO.Path.GetFileName(full);
         DirectoryInfo? parent = Directory.GetParent(full);
-        return parent is { Name: "snapshots", Parent: { } repository } && repository.Name.StartsWith("models--", StringComparison.Ordinal) ? repository.Name.Split("--")[^1] : name;
+        return parent is { Name: "snapshots", Parent: { } repository }
+            && repository.Name.StartsWith("models--", StringComparison.Ordinal)
+            ? repository.Name.Split("--")[^1] : name;
     }
 
     /// <summary>What of a model the other is not, in words.</summary>
     private static IEnumerable<string> Differences(ModelConfig a, ModelConfig b)
     {
         static bool Near(double x, double y) => Math.Abs(x - y) <= 1e-6 * Math.Max(Math.Abs(x), Math.Abs(y));
-        if ((a.ContextLength, a.HiddenSize, a.LayerCount, a.FeedForwardSize, a.Heads, a.KvHeads, a.HeadSize) != (b.ContextLength, b.HiddenSize, b.LayerCount, b.FeedForwardSize, b.Heads, b.KvHeads, b.HeadSize)) yield return "sizes";
+        if ((a.ContextLength, a.HiddenSize, a.LayerCount, a.FeedForwardSize, a.Heads, a.KvHeads, a.HeadSize)
+            != (b.ContextLength, b.HiddenSize, b.LayerCount, b.FeedForwardSize, b.Heads, b.KvHeads,
+            b.HeadSize)) yield return "sizes";
         if (!Near(a.NormEpsilon, b.NormEpsilon)) yield return "norm epsilon";
         if (!a.Windows.SequenceEqual(b.Windows)) yield return $"sliding windows ({string.Join(",", a.Windows)})";
         if (!Near(a.AttentionScale, b.AttentionScale)) yield return $"attention scale ({a.AttentionScale})";
-        if (!Near(a.AttentionSoftCap, b.AttentionSoftCap) || !Near(a.FinalSoftCap, b.FinalSoftCap)) yield return "soft caps";
+        if (!Near(a.AttentionSoftCap, b.AttentionSoftCap) || !Near(a.FinalSoftCap, b.FinalSoftCap))
+            yield return "soft caps";
         if (!Near(a.EmbeddingScale, b.EmbeddingScale)) yield return "embedding scale";
         if (a.Activation != b.Activation) yield return $"activation ({a.Activation})";
         if (a.PostNorms != b.PostNorms) yield return "norms";
@@ -221,10 +250,12 @@ public sealed class GgufConversion : IDisposable
         foreach (int length in (int[])[1, a.ContextLength])
         {
             if (!Same(a.Rope, b.Rope, length)) yield return $"rotary scaling ({a.Rope.Scaling})";
-            if (!Same(a.WindowRope ?? a.Rope, b.WindowRope ?? b.Rope, length) && a.Windows.Any(w => w > 0)) yield return "rotary scaling of layers with a window";
+            if (!Same(a.WindowRope ?? a.Rope, b.WindowRope ?? b.Rope, length) && a.Windows.Any(w => w > 0))
+                yield return "rotary scaling of layers with a window";
         }
 
         static bool Same(RopeTable x, RopeTable y, int length) =>
-            x.Dimensions == y.Dimensions && Near(x.Scaling?.Magnitude ?? 1, y.Scaling?.Magnitude ?? 1) && x.Frequencies(length).Zip(y.Frequencies(length), Near).All(near => near);
+            x.Dimensions == y.Dimensions && Near(x.Scaling?.Magnitude ?? 1, y.Scaling?.Magnitude ?? 1)
+                && x.Frequencies(length).Zip(y.Frequencies(length), Near).All(near => near);
     }
 }

@@ -2,16 +2,19 @@ using System.Globalization;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A model's shape as GGUF metadata, by the names and types of llama.cpp's converter. <see cref="GgufConfig"/> reads them.</summary>
+/// <summary>A model's shape as GGUF metadata, by the names and types of llama.cpp's converter. <see cref="GgufConfig"/>
+/// reads them.</summary>
 internal static class GgufModelMetadata
 {
     /// <param name="c">The shape, as read from a Hugging Face folder.</param>
     /// <param name="name">The model's own name.</param>
     /// <param name="parameters">Weights it has, for its label; 0 for none.</param>
     /// <param name="sampling">How its makers recommend to sample.</param>
-    public static List<KeyValuePair<string, object>> Of(ModelConfig c, string name, long parameters, SuggestedSampling sampling)
+    public static List<KeyValuePair<string, object>> Of(
+        ModelConfig c, string name, long parameters, SuggestedSampling sampling)
     {
-        string architecture = c.Architecture == "mistral" ? "llama" : c.Architecture; // the same graph, and the name that llama.cpp knows
+        // The same graph, and the name that llama.cpp knows
+        string architecture = c.Architecture == "mistral" ? "llama" : c.Architecture;
         List<KeyValuePair<string, object>> pairs = [];
         void Add(string key, object? value)
         {
@@ -51,7 +54,9 @@ internal static class GgufModelMetadata
                 Model("rope.scaling.factor", (float)yarn.Factor);
                 Model("rope.scaling.original_context_length", (uint)yarn.OriginalLength);
                 // llama.cpp multiplies its own logarithm by this.
-                if (yarn.AttentionFactor is { } attention) Model("rope.scaling.attn_factor", (float)(attention / (yarn with { AttentionFactor = null }).Magnitude));
+                if (yarn.AttentionFactor is { } attention)
+                    Model("rope.scaling.attn_factor",
+                        (float)(attention / (yarn with { AttentionFactor = null }).Magnitude));
                 if (yarn.BetaFast != 32) Model("rope.scaling.yarn_beta_fast", (float)yarn.BetaFast);
                 if (yarn.BetaSlow != 1) Model("rope.scaling.yarn_beta_slow", (float)yarn.BetaSlow);
                 break;
@@ -61,9 +66,11 @@ internal static class GgufModelMetadata
                 break;
         }
         int window = c.Windows.Max();
-        if (window > 0 || architecture is "gemma2" or "gemma3" or "phi3") Model("attention.sliding_window", (uint)window);
+        if (window > 0 || architecture is "gemma2" or "gemma3" or "phi3")
+            Model("attention.sliding_window", (uint)window);
         // Where every sixth layer sees everything, as a rule, no file says so.
-        if (architecture == "gemma3" && Array.IndexOf(c.Windows, 0) is >= 0 and not 5 and var first) Model("attention.sliding_window_pattern", (uint)first + 1);
+        if (architecture == "gemma3" && Array.IndexOf(c.Windows, 0) is >= 0 and not 5 and var first)
+            Model("attention.sliding_window_pattern", (uint)first + 1);
         if (c.AttentionSoftCap > 0) Model("attn_logit_softcapping", c.AttentionSoftCap);
         if (c.FinalSoftCap > 0) Model("final_logit_softcapping", c.FinalSoftCap);
         Add("general.quantization_version", 2u);

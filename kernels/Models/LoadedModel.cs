@@ -7,15 +7,16 @@ namespace Native.Kernels.Models;
 /// <param name="Tokenizer">The model's own.</param>
 /// <param name="Config">Its shape.</param>
 /// <param name="Suggested">How its makers recommend to sample.</param>
-public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config, SuggestedSampling Suggested) : IDisposable
+public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config,
+    SuggestedSampling Suggested) : IDisposable
 {
     /// <summary>Loads a model onto the backend that the options name.</summary>
     /// <param name="options">How; every value that can't be is told at once.</param>
     /// <param name="progress">Told after each matrix.</param>
     /// <exception cref="FileNotFoundException">Nothing at the path.</exception>
     /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>
-    /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer, backend or variant of instructions that isn't
-    /// supported, with those that are.</exception>
+    /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer, backend or variant of
+    /// instructions that isn't supported, with those that are.</exception>
     /// <exception cref="ModelOptionsException">The options can't be met.</exception>
     public static LoadedModel Load(ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
@@ -28,7 +29,8 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
         IBackend backend = BackendFactory.Create(options);
         try
         {
-            return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer, file.Config, suggested);
+            return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer,
+                file.Config, suggested);
         }
         catch
         {

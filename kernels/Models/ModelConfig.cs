@@ -66,7 +66,8 @@ public sealed record ModelConfig
     /// <summary>Activation of the gate.</summary>
     public Activation Activation { get; init; } = Activation.Silu;
 
-    /// <summary>Norms after attention and feed-forward too, before their sum with the residual (gemma2, gemma3).</summary>
+    /// <summary>Norms after attention and feed-forward too, before their sum with the residual (gemma2,
+    /// gemma3).</summary>
     public bool PostNorms { get; init; }
 
     /// <summary>What one layer's keys and values are.</summary>
@@ -82,18 +83,25 @@ public sealed record ModelConfig
         }
         Require(LayerCount is > 0 and <= 1024, $"block count is {LayerCount}, expected 1 to 1024");
         Require(HiddenSize is > 0 and <= 1 << 20, $"embedding length is {HiddenSize}, expected 1 to {1 << 20}");
-        Require(FeedForwardSize is > 0 and <= 1 << 22, $"feed-forward length is {FeedForwardSize}, expected 1 to {1 << 22}");
+        Require(FeedForwardSize is > 0 and <= 1 << 22,
+            $"feed-forward length is {FeedForwardSize}, expected 1 to {1 << 22}");
         Require(Heads is > 0 and <= 4096, $"head count is {Heads}, expected 1 to 4096");
-        Require(KvHeads > 0 && KvHeads <= Heads && Heads % KvHeads == 0, $"{KvHeads} key/value heads do not divide {Heads} heads");
-        Require(HeadSize is > 0 and <= 4096 && HeadSize % 2 == 0, $"head size is {HeadSize}, expected an even number up to 4096");
+        Require(KvHeads > 0 && KvHeads <= Heads && Heads % KvHeads == 0,
+            $"{KvHeads} key/value heads do not divide {Heads} heads");
+        Require(HeadSize is > 0 and <= 4096 && HeadSize % 2 == 0,
+            $"head size is {HeadSize}, expected an even number up to 4096");
         Require(ContextLength is > 0 and <= 1 << 28, $"context length is {ContextLength}, expected 1 to {1 << 28}");
         Require(NormEpsilon is > 0 and < 1, $"norm epsilon is {NormEpsilon}, expected between 0 and 1");
-        Require(float.IsFinite(AttentionScale) && AttentionScale > 0, $"attention scale is {AttentionScale}, expected a positive number");
-        Require(AttentionSoftCap >= 0 && FinalSoftCap >= 0 && float.IsFinite(AttentionSoftCap) && float.IsFinite(FinalSoftCap), "a soft cap is negative or not finite");
+        Require(float.IsFinite(AttentionScale) && AttentionScale > 0,
+            $"attention scale is {AttentionScale}, expected a positive number");
+        Require(AttentionSoftCap >= 0 && FinalSoftCap >= 0 && float.IsFinite(AttentionSoftCap)
+            && float.IsFinite(FinalSoftCap), "a soft cap is negative or not finite");
         foreach (RopeTable rope in WindowRope is null ? [Rope] : (RopeTable[])[Rope, WindowRope])
         {
-            Require(rope.Dimensions > 0 && rope.Dimensions <= HeadSize && rope.Dimensions % 2 == 0, $"rope dimension count is {rope.Dimensions}, expected an even number up to the head size {HeadSize}");
-            Require(double.IsFinite(rope.Base) && rope.Base > 0, $"rope base is {rope.Base}, expected a positive number");
+            Require(rope.Dimensions > 0 && rope.Dimensions <= HeadSize && rope.Dimensions % 2 == 0,
+                $"rope dimension count is {rope.Dimensions}, expected an even number up to the head size {HeadSize}");
+            Require(double.IsFinite(rope.Base) && rope.Base > 0,
+                $"rope base is {rope.Base}, expected a positive number");
         }
         Require(Windows.Length == LayerCount && Windows.All(w => w >= 0), "a sliding window is negative");
         return this;

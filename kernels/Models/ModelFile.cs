@@ -6,7 +6,8 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A model on disk: a GGUF file or a Hugging Face folder, read alike. Tensors go by GGUF's names in both.</summary>
+/// <summary>A model on disk: a GGUF file or a Hugging Face folder, read alike. Tensors go by GGUF's names in
+/// both.</summary>
 public sealed partial class ModelFile : IDisposable
 {
     private readonly GgufFile? _gguf;
@@ -24,7 +25,8 @@ public sealed partial class ModelFile : IDisposable
             _safetensors = SafetensorsFile.Open(path);
             _tensors = _safetensors.Tensors;
             // Models that also see keep their language part under a prefix, of one form or the other.
-            _prefix = ((string[])["model.", "language_model.model.", "model.language_model."]).FirstOrDefault(p => _tensors.ContainsKey(p + "embed_tokens.weight")) ?? "model.";
+            _prefix = ((string[])["model.", "language_model.model.", "model.language_model."])
+                .FirstOrDefault(p => _tensors.ContainsKey(p + "embed_tokens.weight")) ?? "model.";
         }
         else if (File.Exists(path))
         {
@@ -42,7 +44,8 @@ public sealed partial class ModelFile : IDisposable
         }
         else
         {
-            throw new FileNotFoundException($"{path}: there is no such file or folder; expected a GGUF file or a Hugging Face folder", path);
+            throw new FileNotFoundException(
+                $"{path}: there is no such file or folder; expected a GGUF file or a Hugging Face folder", path);
         }
     }
 
@@ -55,14 +58,19 @@ public sealed partial class ModelFile : IDisposable
         {
             // A device or a pipe can't be read from any place, and opening a pipe waits for its writer. Both have no
             // length.
-            if (File.Exists(path) && (new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) as FileInfo ?? new FileInfo(path)).Length == 0)
-                throw new InvalidDataException($"{path}: expected a GGUF file or a Hugging Face folder, found an empty file, a device or a pipe");
+            if (File.Exists(path) && (new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) as FileInfo
+                ?? new FileInfo(path)).Length == 0)
+                throw new InvalidDataException(
+                    $"{path}: expected a GGUF file or a Hugging Face folder, found an empty file, a device or a pipe");
             return;
         }
         if (File.Exists(System.IO.Path.Combine(path, "config.json"))) return;
-        string[] files = [.. Directory.GetFiles(path, "*.gguf").Select(file => System.IO.Path.GetFileName(file)).Order(StringComparer.Ordinal)];
-        string instead = files.Length == 0 ? "" : $"; name the GGUF file itself: {string.Join(", ", files.Take(5))}{(files.Length > 5 ? ", ..." : "")}";
-        throw new InvalidDataException($"{path}: a Hugging Face folder was expected, but there is no config.json in it{instead}");
+        string[] files = [.. Directory.GetFiles(path, "*.gguf").Select(file => System.IO.Path.GetFileName(file))
+            .Order(StringComparer.Ordinal)];
+        string instead = files.Length == 0 ? ""
+            : $"; name the GGUF file itself: {string.Join(", ", files.Take(5))}{(files.Length > 5 ? ", ..." : "")}";
+        throw new InvalidDataException(
+            $"{path}: a Hugging Face folder was expected, but there is no config.json in it{instead}");
     }
 
     /// <summary>A file's or folder's name without what only tells how it is kept: <c>.gguf</c>, and the number of a
@@ -97,42 +105,50 @@ public sealed partial class ModelFile : IDisposable
     public Tokenizer OpenTokenizer() => _gguf is not null ? Tokenizer.FromGguf(_gguf) : Tokenizer.FromFolder(Path);
 
     /// <summary>How its makers recommend to sample.</summary>
-    public SuggestedSampling ReadSuggestedSampling() => _gguf is not null ? SuggestedSampling.Read(_gguf) : SuggestedSampling.ReadFolder(Path);
+    public SuggestedSampling ReadSuggestedSampling() =>
+        _gguf is not null ? SuggestedSampling.Read(_gguf) : SuggestedSampling.ReadFolder(Path);
 
     /// <summary>The tensor with this GGUF name, whatever the file calls it.</summary>
-    public bool TryFind(string name, out TensorView tensor) => _tensors.TryGetValue(_gguf is not null ? name : HuggingFaceName(name), out tensor);
+    public bool TryFind(string name, out TensorView tensor) =>
+        _tensors.TryGetValue(_gguf is not null ? name : HuggingFaceName(name), out tensor);
 
     /// <summary>The matrix with this GGUF name and shape.</summary>
     /// <exception cref="InvalidDataException">It isn't there, or has another shape.</exception>
     public TensorView Find(string name, long rows, long columns)
     {
         if (!TryFind(name, out TensorView tensor))
-            throw new InvalidDataException($"{Path}: tensor {(_gguf is not null ? name : HuggingFaceName(name))} is missing");
+            throw new InvalidDataException(
+                $"{Path}: tensor {(_gguf is not null ? name : HuggingFaceName(name))} is missing");
         return Checked(tensor, rows, columns);
     }
 
     /// <summary>The vector with this GGUF name, decoded; null where the file has none.</summary>
-    public float[]? TryDecode(string name, int length) => TryFind(name, out TensorView tensor) ? Decode(Checked(tensor, 1, length)) : null;
+    public float[]? TryDecode(string name, int length) =>
+        TryFind(name, out TensorView tensor) ? Decode(Checked(tensor, 1, length)) : null;
 
     /// <summary>A whole tensor as floats.</summary>
     internal static float[] Decode(TensorView tensor)
     {
         float[] values = new float[checked(tensor.Rows * tensor.Columns)];
-        for (int row = 0; row < tensor.Rows; row++) tensor.DecodeRow(row, values.AsSpan((int)(row * tensor.Columns), (int)tensor.Columns));
+        for (int row = 0; row < tensor.Rows; row++)
+            tensor.DecodeRow(row, values.AsSpan((int)(row * tensor.Columns), (int)tensor.Columns));
         return values;
     }
 
     private TensorView Checked(TensorView tensor, long rows, long columns)
     {
         if (tensor.Rows != rows || tensor.Columns != columns)
-            throw new InvalidDataException($"{Path}: tensor {tensor.Name} has {tensor.Rows} rows of {tensor.Columns}, expected {rows} of {columns}");
+            throw new InvalidDataException(
+                $"{Path}: tensor {tensor.Name} has {tensor.Rows} rows of {tensor.Columns}, expected {rows} of "
+                + $"{columns}");
         BlockFormat.Of(tensor.Type); // refuses a type that can't be computed with, by name
         return tensor;
     }
 
     private string HuggingFaceName(string name)
     {
-        if (name == "output.weight") return _tensors.ContainsKey("lm_head.weight") ? "lm_head.weight" : "language_model.lm_head.weight";
+        if (name == "output.weight")
+            return _tensors.ContainsKey("lm_head.weight") ? "lm_head.weight" : "language_model.lm_head.weight";
         Match layer = LayerName().Match(name);
         if (!layer.Success)
         {
@@ -163,7 +179,8 @@ public sealed partial class ModelFile : IDisposable
             "ffn_down" => "mlp.down_proj",
             _ => part,
         };
-        return string.Create(CultureInfo.InvariantCulture, $"{_prefix}layers.{layer.Groups["layer"].Value}.{own}.{layer.Groups["kind"].Value}");
+        return string.Create(CultureInfo.InvariantCulture,
+            $"{_prefix}layers.{layer.Groups["layer"].Value}.{own}.{layer.Groups["kind"].Value}");
     }
 
     [GeneratedRegex(@"^blk\.(?<layer>\d+)\.(?<part>\w+)\.(?<kind>weight|bias)$")]

@@ -9,7 +9,8 @@ public sealed class ModelRunner : IModelRunner
     private readonly Transformer _transformer;
 
     /// <summary>Loads a model. The file may be closed afterwards; the backend belongs to the runner.</summary>
-    /// <exception cref="InvalidDataException">A tensor is missing or has a wrong shape, or the file changed while it was read.</exception>
+    /// <exception cref="InvalidDataException">A tensor is missing or has a wrong shape, or the file changed while it
+    /// was read.</exception>
     /// <exception cref="ModelOptionsException">The options can't be met by this model on this machine.</exception>
     public ModelRunner(ModelFile file, IBackend backend, ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
@@ -21,7 +22,8 @@ public sealed class ModelRunner : IModelRunner
         StepWeightBytes = weights.ByteLength - (weights.Head == weights.Embedding ? 0 : weights.Embedding.ByteLength);
         (int maxModelLength, int blockCount) = options.FitKvCache(config, backend);
         KvShape shape = config.KvShape(options.BlockSize, options.KvCacheType);
-        KvLayer[] cache = [.. Enumerable.Range(0, config.LayerCount).Select(_ => backend.AllocateKv(shape, blockCount))];
+        KvLayer[] cache = [.. Enumerable.Range(0, config.LayerCount)
+            .Select(_ => backend.AllocateKv(shape, blockCount))];
         _transformer = new Transformer(config, weights, cache, backend, options, maxModelLength);
         Info = new ModelInfo
         {
@@ -46,7 +48,8 @@ public sealed class ModelRunner : IModelRunner
     /// <inheritdoc/>
     public ModelInfo Info { get; }
 
-    /// <summary>Bytes of weights that a decode step reads: all, but of an embedding that is not the head too only some rows.</summary>
+    /// <summary>Bytes of weights that a decode step reads: all, but of an embedding that is not the head too only some
+    /// rows.</summary>
     internal long StepWeightBytes { get; }
 
     /// <inheritdoc/>
@@ -60,15 +63,20 @@ public sealed class ModelRunner : IModelRunner
     public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default) =>
         _backend.Collect(sampled, alternatives, hidden);
 
-    /// <summary>Computes one step and gives the raw logits of its sample rows instead of tokens: for measurements.</summary>
-    /// <param name="batch">The step; how its rows would be sampled plays no part. No other step may be in flight.</param>
+    /// <summary>Computes one step and gives the raw logits of its sample rows instead of tokens: for
+    /// measurements.</summary>
+    /// <param name="batch">The step; how its rows would be sampled plays no part. No other step may be in
+    /// flight.</param>
     /// <param name="logits">Receives shape [R, <see cref="ModelInfo.VocabularySize"/>].</param>
-    /// <exception cref="ArgumentException">The batch is inconsistent or past a limit, or the logits don't fit; nothing was computed.</exception>
+    /// <exception cref="ArgumentException">The batch is inconsistent or past a limit, or the logits don't fit; nothing
+    /// was computed.</exception>
     public void Logits(in Batch batch, Span<float> logits)
     {
         BatchCheck.Check(batch, Info);
         if (logits.Length < (long)batch.SampleRows.Length * Info.VocabularySize)
-            throw new ArgumentException($"{batch.SampleRows.Length} rows of {Info.VocabularySize} logits don't fit {logits.Length} places", nameof(logits));
+            throw new ArgumentException(
+                $"{batch.SampleRows.Length} rows of {Info.VocabularySize} logits don't fit {logits.Length} places",
+                nameof(logits));
         _transformer.Logits(batch, logits);
     }
 

@@ -54,12 +54,16 @@ internal sealed class ModelWeights
         if (!file.TryFind("token_embd.weight", out TensorView embedding))
             throw new InvalidDataException($"{file.Path}: tensor token_embd.weight is missing");
         if (embedding.Rows is < 1 or > 1 << 24)
-            throw new InvalidDataException($"{file.Path}: tensor {embedding.Name} has {embedding.Rows} rows, expected a vocabulary of 1 to {1 << 24}");
+            throw new InvalidDataException(
+                $"{file.Path}: tensor {embedding.Name} has {embedding.Rows} rows, expected a vocabulary of 1 to "
+                + $"{1 << 24}");
         VocabularySize = (int)embedding.Rows;
         bool tied = !file.TryFind("output.weight", out _);
         Embedding = Load(
-            new MatrixRole(tied ? MatrixUse.EmbeddingAndHead : MatrixUse.Embedding), file.Find("token_embd.weight", VocabularySize, _config.HiddenSize));
-        Head = tied ? Embedding : Load(new MatrixRole(MatrixUse.Head), file.Find("output.weight", VocabularySize, _config.HiddenSize));
+            new MatrixRole(tied ? MatrixUse.EmbeddingAndHead : MatrixUse.Embedding),
+                file.Find("token_embd.weight", VocabularySize, _config.HiddenSize));
+        Head = tied ? Embedding : Load(new MatrixRole(MatrixUse.Head),
+            file.Find("output.weight", VocabularySize, _config.HiddenSize));
         OutputNorm = Norm("output_norm.weight", _config.HiddenSize, required: true);
 
         Layers = new LayerWeights[_config.LayerCount];
@@ -84,10 +88,12 @@ internal sealed class ModelWeights
     private LayerWeights Layer(string at, bool last)
     {
         ModelConfig c = _config;
-        int hidden = c.HiddenSize, feedForward = c.FeedForwardSize, queries = c.Heads * c.HeadSize, keys = c.KvHeads * c.HeadSize;
+        int hidden = c.HiddenSize, feedForward = c.FeedForwardSize, queries = c.Heads * c.HeadSize,
+            keys = c.KvHeads * c.HeadSize;
         (string, int)[] qkv = [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)];
         (string, int)[] gateUp = [("ffn_gate", feedForward), ("ffn_up", feedForward)];
-        bool fusedQkv = _file.TryFind(at + "attn_qkv.weight", out _), fusedGate = !_file.TryFind(at + "ffn_gate.weight", out _);
+        bool fusedQkv = _file.TryFind(at + "attn_qkv.weight", out _),
+            fusedGate = !_file.TryFind(at + "ffn_gate.weight", out _);
         return new LayerWeights
         {
             AttentionNorm = Norm(at + "attn_norm.weight", hidden, required: true),
@@ -95,7 +101,8 @@ internal sealed class ModelWeights
             QkvBias = fusedQkv ? Bias(at, ("attn_qkv", queries + (2 * keys))) : Bias(at, qkv),
             QueryNorm = Norm(at + "attn_q_norm.weight", c.HeadSize, required: false),
             KeyNorm = Norm(at + "attn_k_norm.weight", c.HeadSize, required: false),
-            Output = Load(new MatrixRole(MatrixUse.AttentionOutput, last), _file.Find(at + "attn_output.weight", hidden, queries)),
+            Output = Load(new MatrixRole(MatrixUse.AttentionOutput, last),
+                _file.Find(at + "attn_output.weight", hidden, queries)),
             OutputBias = Bias(at, ("attn_output", hidden)),
             PostAttentionNorm = c.PostNorms ? Norm(at + "post_attention_norm.weight", hidden, required: true) : default,
             FeedForwardNorm = Norm(at + "ffn_norm.weight", hidden, required: true),
@@ -107,7 +114,8 @@ internal sealed class ModelWeights
         };
     }
 
-    /// <summary>Several projections of the residual stream as one matrix, from tensors of their own or from one that has them all.</summary>
+    /// <summary>Several projections of the residual stream as one matrix, from tensors of their own or from one that
+    /// has them all.</summary>
     /// <param name="use">What they are for.</param>
     /// <param name="at">The layer's prefix.</param>
     /// <param name="fused">The tensor that has all of them, one after the other; null where each has its own.</param>
@@ -138,7 +146,8 @@ internal sealed class ModelWeights
     private Tensor Norm(string name, int length, bool required)
     {
         float[]? weight = _file.TryDecode(name, length);
-        if (weight is null) return required ? throw new InvalidDataException($"{_file.Path}: tensor {name} is missing") : default;
+        if (weight is null)
+            return required ? throw new InvalidDataException($"{_file.Path}: tensor {name} is missing") : default;
         foreach (ref float w in weight.AsSpan()) w += _config.NormOffset;
         return _backend.Upload(weight);
     }

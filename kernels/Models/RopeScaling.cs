@@ -1,11 +1,13 @@
 namespace Native.Kernels.Models;
 
-/// <summary>How a family stretches rotary positions past the length it was trained on. Each turns base frequencies into the frequencies used.</summary>
+/// <summary>How a family stretches rotary positions past the length it was trained on. Each turns base frequencies into
+/// the frequencies used.</summary>
 public abstract record RopeScaling
 {
     /// <summary>Radians a position for each pair, from the unscaled ones.</summary>
     /// <param name="inverseFrequencies">base^(-2i/n) for each pair i of n/2; overwritten.</param>
-    /// <param name="maxModelLength">Tokens a sequence may have: longrope chooses by it, once, so that a cached key never changes its meaning.</param>
+    /// <param name="maxModelLength">Tokens a sequence may have: longrope chooses by it, once, so that a cached key
+    /// never changes its meaning.</param>
     internal abstract void Apply(Span<double> inverseFrequencies, int maxModelLength);
 
     /// <summary>Multiplies sine and cosine.</summary>
@@ -25,11 +27,14 @@ public abstract record RopeScaling
     /// <param name="Factors">One for each pair.</param>
     public sealed record PerPair(float[] Factors) : RopeScaling
     {
-        internal override void Apply(Span<double> inverseFrequencies, int maxModelLength) => Divide(inverseFrequencies, Factors);
+        internal override void Apply(Span<double> inverseFrequencies, int maxModelLength) =>
+            Divide(inverseFrequencies, Factors);
     }
 
-    /// <summary>Llama 3.1: long wavelengths divided by the factor, short ones kept, a ramp between (Hugging Face's <c>llama3</c> rope type).</summary>
-    public sealed record Llama3(double Factor, double LowFrequencyFactor, double HighFrequencyFactor, int OriginalLength) : RopeScaling
+    /// <summary>Llama 3.1: long wavelengths divided by the factor, short ones kept, a ramp between (Hugging Face's
+    /// <c>llama3</c> rope type).</summary>
+    public sealed record Llama3(double Factor, double LowFrequencyFactor, double HighFrequencyFactor,
+        int OriginalLength) : RopeScaling
     {
         internal override void Apply(Span<double> inverseFrequencies, int maxModelLength)
         {
@@ -53,7 +58,8 @@ public abstract record RopeScaling
     }
 
     /// <summary>YaRN (Peng et al. 2023, arXiv:2309.00071).</summary>
-    public sealed record Yarn(double Factor, double BetaFast, double BetaSlow, int OriginalLength, double Base, double? AttentionFactor) : RopeScaling
+    public sealed record Yarn(double Factor, double BetaFast, double BetaSlow, int OriginalLength, double Base,
+        double? AttentionFactor) : RopeScaling
     {
         internal override double Magnitude => AttentionFactor ?? (Factor <= 1 ? 1 : 0.1 * Math.Log(Factor) + 1);
 
@@ -72,7 +78,8 @@ public abstract record RopeScaling
         }
     }
 
-    /// <summary>LongRoPE (Ding et al. 2024, arXiv:2402.13753): one table of divisors up to the original length, another past it.</summary>
+    /// <summary>LongRoPE (Ding et al. 2024, arXiv:2402.13753): one table of divisors up to the original length, another
+    /// past it.</summary>
     /// <param name="Short">Divisors used when the length limit is at most <paramref name="OriginalLength"/>.</param>
     /// <param name="Long">Divisors used otherwise.</param>
     /// <param name="OriginalLength">Length the model was first trained on.</param>
@@ -88,7 +95,9 @@ public abstract record RopeScaling
     private static void Divide(Span<double> inverseFrequencies, float[] factors)
     {
         if (factors.Length != inverseFrequencies.Length)
-            throw new InvalidDataException($"rope factors: expected {inverseFrequencies.Length}, one for each rotated pair, found {factors.Length}");
+            throw new InvalidDataException(
+                $"rope factors: expected {inverseFrequencies.Length}, one for each rotated pair, found "
+                + $"{factors.Length}");
         for (int i = 0; i < factors.Length; i++) inverseFrequencies[i] /= factors[i];
     }
 }
@@ -100,9 +109,11 @@ public abstract record RopeScaling
 public sealed record RopeTable(int Dimensions, double Base, RopeScaling? Scaling)
 {
     /// <summary>Registers the table for sequences of at most <paramref name="maxModelLength"/> tokens.</summary>
-    internal int AddTo(IBackend backend, int maxModelLength) => backend.AddRope(Frequencies(maxModelLength), (float)(Scaling?.Magnitude ?? 1));
+    internal int AddTo(IBackend backend, int maxModelLength) =>
+        backend.AddRope(Frequencies(maxModelLength), (float)(Scaling?.Magnitude ?? 1));
 
-    /// <summary>Radians a position, pair by pair, for sequences of at most <paramref name="maxModelLength"/> tokens.</summary>
+    /// <summary>Radians a position, pair by pair, for sequences of at most <paramref name="maxModelLength"/>
+    /// tokens.</summary>
     internal double[] Frequencies(int maxModelLength)
     {
         double[] frequencies = InverseFrequencies();

@@ -3,15 +3,17 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Models;
 
-/// <summary>How a model's makers recommend to sample from it: defaults for whoever says nothing else. Null where they say nothing.</summary>
-/// <remarks>From a Hugging Face folder's <c>generation_config.json</c>, the members that vLLM honours; from a GGUF file the keys
-/// <c>general.sampling.*</c> (llama.cpp, pull request 17120) that have a counterpart here.</remarks>
+/// <summary>How a model's makers recommend to sample from it: defaults for whoever says nothing else. Null where they
+/// say nothing.</summary>
+/// <remarks>From a Hugging Face folder's <c>generation_config.json</c>, the members that vLLM honours; from a GGUF file
+/// the keys <c>general.sampling.*</c> (llama.cpp, pull request 17120) that have a counterpart here.</remarks>
 /// <param name="Temperature">At least 0.</param>
 /// <param name="TopK">Tokens kept; 0 keeps all.</param>
 /// <param name="TopP">Above 0, at most 1.</param>
 /// <param name="MinP">0 to 1.</param>
 /// <param name="RepetitionPenalty">0.01 to 100; 1 is none.</param>
-public sealed record SuggestedSampling(float? Temperature, int? TopK, float? TopP, float? MinP, float? RepetitionPenalty)
+public sealed record SuggestedSampling(float? Temperature, int? TopK, float? TopP, float? MinP,
+    float? RepetitionPenalty)
 {
     /// <summary>No recommendation.</summary>
     public static readonly SuggestedSampling None = new(null, null, null, null, null);
@@ -25,7 +27,8 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
         float? Number(string key) => file.Has(Prefix + key) ? file.GetSingle(Prefix + key) : null;
         int? Whole(string key) => file.Has(Prefix + key) ? file.GetInt32(Prefix + key) : null;
         return new Reader(file.Path, Prefix)
-            .Read(() => Number("temp"), () => Whole("top_k"), () => Number("top_p"), () => Number("min_p"), () => Number("penalty_repeat"));
+            .Read(() => Number("temp"), () => Whole("top_k"), () => Number("top_p"), () => Number("min_p"),
+                () => Number("penalty_repeat"));
     }
 
     /// <exception cref="InvalidDataException"><c>generation_config.json</c> is no JSON object.</exception>
@@ -47,11 +50,13 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
     {
         private readonly List<string> _warnings = [];
 
-        public SuggestedSampling Read(Func<float?> temperature, Func<int?> topK, Func<float?> topP, Func<float?> minP, Func<float?> penalty)
+        public SuggestedSampling Read(Func<float?> temperature, Func<int?> topK, Func<float?> topP, Func<float?> minP,
+            Func<float?> penalty)
         {
             SuggestedSampling read = new(
                 Take("temperature", temperature, "0 to 100", static v => v is >= 0 and <= 100),
-                Take("top_k", topK, "a whole number", static _ => true) is { } k ? Math.Max(k, 0) : null, // -1 is a customary way to say all
+                // -1 is a customary way to say all
+                Take("top_k", topK, "a whole number", static _ => true) is { } k ? Math.Max(k, 0) : null,
                 Take("top_p", topP, "above 0, at most 1", static v => v is > 0 and <= 1),
                 Take("min_p", minP, "0 to 1", static v => v is >= 0 and <= 1),
                 Take("repetition penalty", penalty, "0.01 to 100", static v => v is >= 0.01f and <= 100));
@@ -65,7 +70,8 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
             {
                 if (read() is not { } value) return null;
                 if (canBe(value)) return value;
-                _warnings.Add(string.Create(CultureInfo.InvariantCulture, $"{file}: {prefix}{name} is {value}, expected {expected}; it is left out."));
+                _warnings.Add(string.Create(CultureInfo.InvariantCulture,
+                    $"{file}: {prefix}{name} is {value}, expected {expected}; it is left out."));
             }
             catch (InvalidDataException e) // of another type
             {

@@ -2,7 +2,8 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Models;
 
-/// <summary>The decoder, written once over <see cref="IBackend"/>. Families differ in the weights they have and in <see cref="ModelConfig"/>.</summary>
+/// <summary>The decoder, written once over <see cref="IBackend"/>. Families differ in the weights they have and in
+/// <see cref="ModelConfig"/>.</summary>
 internal sealed class Transformer : IStepGraph
 {
     private readonly ModelConfig _config;
@@ -21,7 +22,8 @@ internal sealed class Transformer : IStepGraph
 
     /// <summary>Takes scratch for the largest step.</summary>
     public Transformer(
-        ModelConfig config, ModelWeights weights, KvLayer[] cache, IBackend backend, ModelOptions options, int maxModelLength)
+        ModelConfig config, ModelWeights weights, KvLayer[] cache, IBackend backend, ModelOptions options,
+            int maxModelLength)
     {
         (_config, _weights, _cache, _backend) = (config, weights, cache, backend);
 
@@ -67,7 +69,8 @@ internal sealed class Transformer : IStepGraph
         if (shape.HiddenRows > 0) _backend.Hidden(x, new RowNorm(_weights.OutputNorm, _config.NormEpsilon));
     }
 
-    /// <summary>Computes a step and gives the logits of its sample rows, shape [R, vocabulary]. For measurements.</summary>
+    /// <summary>Computes a step and gives the logits of its sample rows, shape [R, vocabulary]. For
+    /// measurements.</summary>
     public void Logits(in Batch batch, Span<float> logits)
     {
         _backend.Launch(batch, new LayersAlone(this));
@@ -100,7 +103,8 @@ internal sealed class Transformer : IStepGraph
             _backend.MatMul(x, layer.Qkv, layer.QkvBias, qkv, new RowNorm(layer.AttentionNorm, epsilon));
             _backend.Attend(qkv, attention, cache, attended);
             AddTo(x, attended, layer.Output, layer.OutputBias, layer.PostAttentionNorm);
-            _backend.MatMulGate(x, layer.GateUp, layer.GateUpBias, _config.Activation, gated, new RowNorm(layer.FeedForwardNorm, epsilon));
+            _backend.MatMulGate(x, layer.GateUp, layer.GateUpBias, _config.Activation, gated,
+                new RowNorm(layer.FeedForwardNorm, epsilon));
             AddTo(x, gated, layer.Down, layer.DownBias, layer.PostFeedForwardNorm);
         }
         return x;

@@ -2,25 +2,28 @@ namespace Native.Kernels.Sampling;
 
 /// <summary>How the next token of one row is chosen. The default value is greedy, without alternatives.</summary>
 /// <remarks>
-/// Order of the steps, as vLLM has it: penalties, biases and mask on the raw logits, temperature, min-p, top-k, top-p, then one
-/// draw from the Philox generator keyed by (<see cref="Seed"/>, <see cref="Position"/>). Reported log-probabilities are
-/// those of the raw logits, so they compare across engines and settings.
+/// Order of the steps, as vLLM has it: penalties, biases and mask on the raw logits, temperature, min-p, top-k, top-p,
+/// then one draw from the Philox generator keyed by (<see cref="Seed"/>, <see cref="Position"/>). Reported
+/// log-probabilities are those of the raw logits, so they compare across engines and settings.
 /// </remarks>
 public struct RowSampling
 {
-    /// <summary>0 is greedy: the highest logit, the lowest id among equals. Otherwise logits are divided by it; finite and positive.</summary>
+    /// <summary>0 is greedy: the highest logit, the lowest id among equals. Otherwise logits are divided by it; finite
+    /// and positive.</summary>
     public float Temperature;
 
     /// <summary>Keep this many best tokens; 0 keeps all.</summary>
     public int TopK;
 
-    /// <summary>Keep the smallest set of best tokens whose probability reaches this, in (0, 1]; 0 counts as 1.</summary>
+    /// <summary>Keep the smallest set of best tokens whose probability reaches this, in (0, 1]; 0 counts as
+    /// 1.</summary>
     public float TopP;
 
     /// <summary>Keep tokens at least this times as probable as the best, in [0, 1].</summary>
     public float MinP;
 
-    /// <summary>Divides positive and multiplies negative logits of tokens seen in prompt or output (Keskar et al. 2019, arXiv:1909.05858); 0 counts as 1.</summary>
+    /// <summary>Divides positive and multiplies negative logits of tokens seen in prompt or output (Keskar et al. 2019,
+    /// arXiv:1909.05858); 0 counts as 1.</summary>
     public float RepetitionPenalty;
 
     /// <summary>Subtracted once from every token seen in the output (OpenAI's definition), in [-2, 2].</summary>
@@ -35,7 +38,8 @@ public struct RowSampling
     /// <summary>Counter of the random draw: the absolute position the drawn token will have.</summary>
     public int Position;
 
-    /// <summary>0 samples; otherwise the row is only scored: it reports the raw log-probability of token <c>TargetPlusOne - 1</c>. Offset by one so that the default value samples.</summary>
+    /// <summary>0 samples; otherwise the row is only scored: it reports the raw log-probability of token
+    /// <c>TargetPlusOne - 1</c>. Offset by one so that the default value samples.</summary>
     public int TargetPlusOne;
 
     /// <summary>True where the row only reports the log-probability of <see cref="Target"/>.</summary>
@@ -50,7 +54,8 @@ public struct RowSampling
     /// <summary>Where in the step's list of alternatives this row's begin.</summary>
     public int AlternativesStart;
 
-    /// <summary>Where in <see cref="Batch.History"/> this row's tokens begin: the prompt, then the output so far. Only rows with penalties need one.</summary>
+    /// <summary>Where in <see cref="Batch.History"/> this row's tokens begin: the prompt, then the output so far. Only
+    /// rows with penalties need one.</summary>
     public int HistoryStart;
 
     /// <summary>Prompt tokens in the history.</summary>
@@ -78,7 +83,8 @@ public struct RowSampling
 public readonly record struct TokenBias(int Token, float Bias);
 
 /// <summary>The eight bytes a sequence gets back from a step.</summary>
-/// <param name="Token">The id chosen, or scored; -1 where the logits held a NaN, which fails that sequence alone.</param>
+/// <param name="Token">The id chosen, or scored; -1 where the logits held a NaN, which fails that sequence
+/// alone.</param>
 /// <param name="Logprob">Its natural log-probability under the raw logits.</param>
 public readonly record struct SampledToken(int Token, float Logprob);
 

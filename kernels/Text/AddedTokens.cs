@@ -1,7 +1,7 @@
 namespace Native.Kernels.Text;
 
-/// <summary>A token that Hugging Face files list beside the vocabulary, or name again within it. A normalized one is looked for in the
-/// normalized text, after those that are looked for in the text as it is.</summary>
+/// <summary>A token that Hugging Face files list beside the vocabulary, or name again within it. A normalized one is
+/// looked for in the normalized text, after those that are looked for in the text as it is.</summary>
 internal sealed record AddedToken(int Id, string Text, bool Special, TokenEdges Edges, bool Normalized = false);
 
 /// <summary>Puts added tokens into a vocabulary.</summary>
@@ -35,11 +35,14 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
 
     public void Add(AddedToken token)
     {
-        if (token.Id < 0 || token.Id >= _limit) throw new InvalidDataException($"{source}: added token '{token.Text}': expected an id from 0 to {_limit - 1}, found {token.Id}");
+        if (token.Id < 0 || token.Id >= _limit)
+            throw new InvalidDataException(
+                $"{source}: added token '{token.Text}': expected an id from 0 to {_limit - 1}, found {token.Id}");
         PadTo(token.Id + 1);
         if (pieces[token.Id] != token.Text) _beyondModel.Add(token.Id);
         pieces[token.Id] = token.Text;
-        if (types[token.Id] is not (TokenType.Unknown or TokenType.Byte)) types[token.Id] = token.Special ? TokenType.Control : TokenType.UserDefined;
+        if (types[token.Id] is not (TokenType.Unknown or TokenType.Byte))
+            types[token.Id] = token.Special ? TokenType.Control : TokenType.UserDefined;
         _edges[token.Id] = token.Edges;
         if (token.Normalized) _normalized.Add(token.Id);
         else _normalized.Remove(token.Id);

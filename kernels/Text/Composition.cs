@@ -8,7 +8,8 @@ namespace Native.Kernels.Text;
 /// <remarks>.NET's string.Normalize does nothing where globalization is invariant, as it is here.</remarks>
 internal static class Composition
 {
-    private const int SBase = 0xAC00, LBase = 0x1100, VBase = 0x1161, TBase = 0x11A7, LCount = 19, VCount = 21, TCount = 28, SCount = LCount * VCount * TCount;
+    private const int SBase = 0xAC00, LBase = 0x1100, VBase = 0x1161, TBase = 0x11A7, LCount = 19, VCount = 21,
+        TCount = 28, SCount = LCount * VCount * TCount;
 
     private static readonly Dictionary<int, (int First, int Second)> Decompositions = [];
     private static readonly Dictionary<(int First, int Second), int> Pairs = [];
@@ -19,7 +20,8 @@ internal static class Composition
         foreach (string[] fields in Entries(CompositionData.Decompositions))
         {
             bool excluded = fields[0].EndsWith('!');
-            int character = Hex(excluded ? fields[0][..^1] : fields[0]), first = Hex(fields[1]), second = fields.Length > 2 ? Hex(fields[2]) : 0;
+            int character = Hex(excluded ? fields[0][..^1] : fields[0]), first = Hex(fields[1]),
+                second = fields.Length > 2 ? Hex(fields[2]) : 0;
             Decompositions.Add(character, (first, second));
             if (!excluded && second != 0) Pairs.Add((first, second), character);
         }
@@ -30,7 +32,8 @@ internal static class Composition
         }
 
         static IEnumerable<string[]> Entries(string data)
-            => data.Split(';', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Where(static e => e.Length > 0).Select(static e => e.Split(' '));
+            => data.Split(';', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries)
+                .Where(static e => e.Length > 0).Select(static e => e.Split(' '));
 
         static int Hex(string text) => int.Parse(text, NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture);
     }
@@ -88,7 +91,8 @@ internal static class Composition
             if (Class(points[start]) == 0) continue;
             int end = start + 1;
             bool ordered = true;
-            for (; end < points.Count && Class(points[end]) is var next and not 0; end++) ordered &= Class(points[end - 1]) <= next;
+            for (; end < points.Count && Class(points[end]) is var next and not 0; end++)
+                ordered &= Class(points[end - 1]) <= next;
             if (!ordered)
             {
                 int[] sorted = [.. points[start..end].OrderBy(Class)];
@@ -106,7 +110,8 @@ internal static class Composition
             int point = points[i], combiningClass = Class(point);
             // Blocked when something of the same or a higher class, or a starter that did not compose, stands between.
             bool adjacent = starter == kept - 1;
-            if (starter >= 0 && (adjacent || (lastClass < combiningClass && lastClass != 0)) && TryCompose(points[starter], point, out int joined))
+            if (starter >= 0 && (adjacent || (lastClass < combiningClass && lastClass != 0))
+                && TryCompose(points[starter], point, out int joined))
             {
                 points[starter] = joined;
                 continue;
@@ -133,5 +138,6 @@ internal static class Composition
         return Pairs.TryGetValue((first, second), out joined);
     }
 
-    private static int Class(int point) => point >= 0x300 && Classes.TryGetValue(point, out byte combiningClass) ? combiningClass : 0;
+    private static int Class(int point) => point >= 0x300 && Classes.TryGetValue(point, out byte combiningClass)
+        ? combiningClass : 0;
 }

@@ -2,7 +2,8 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Reads <c>tokenizer.ggml.*</c> (the GGUF specification's names), with llama.cpp's defaults for what is not there.</summary>
+/// <summary>Reads <c>tokenizer.ggml.*</c> (the GGUF specification's names), with llama.cpp's defaults for what is not
+/// there.</summary>
 internal static class GgufTokenizer
 {
     private const string Prefix = "tokenizer.ggml.";
@@ -14,7 +15,8 @@ internal static class GgufTokenizer
         {
             "llama" => ReadSentencePiece(file),
             "gpt2" or "gemma4" => ReadBytePair(file, model),
-            _ => throw new InvalidDataException($"{file.Path}: {Prefix}model: expected one of gemma4, gpt2, llama, found '{model}'"),
+            _ => throw new InvalidDataException(
+                $"{file.Path}: {Prefix}model: expected one of gemma4, gpt2, llama, found '{model}'"),
         };
     }
 
@@ -55,13 +57,15 @@ internal static class GgufTokenizer
         string pre = model == "gemma4" ? "gemma4" : file.GetStringOrDefault(Prefix + "pre", "default")!;
         if (pre.Length == 0) pre = "default";
         PreTokenizerRow row = PreTokenizers.Find(pre)
-            ?? throw new InvalidDataException($"{file.Path}: {Prefix}pre: expected one of {string.Join(", ", PreTokenizers.Names)}, found '{pre}'");
+            ?? throw new InvalidDataException(
+                $"{file.Path}: {Prefix}pre: expected one of {string.Join(", ", PreTokenizers.Names)}, found '{pre}'");
         string[] pieces = file.GetStrings(Prefix + "tokens");
         TokenType[] types = ReadTypes(file, pieces);
         if (row.Characters)
         {
             for (int id = 0; id < pieces.Length; id++)
-                if (types[id] == TokenType.Normal && TokenizerJson.IsByteToken(pieces[id])) types[id] = TokenType.Byte; // found by their text
+                // Found by their text
+                if (types[id] == TokenType.Normal && TokenizerJson.IsByteToken(pieces[id])) types[id] = TokenType.Byte;
         }
         int? bos = ReadId(file, "bos", pieces.Length);
         return new TokenizerDefinition
@@ -97,19 +101,24 @@ internal static class GgufTokenizer
         if (file.GetInt32sOrDefault(Prefix + "token_type") is not { } numbers) return types;
         ExpectAtLeast(file, "token_type", pieces.Length, numbers.Length);
         for (int id = 0; id < pieces.Length; id++)
-            types[id] = numbers[id] is >= (int)TokenType.Normal and <= (int)TokenType.Byte ? (TokenType)numbers[id] : TokenType.Unused;
+            types[id] = numbers[id] is >= (int)TokenType.Normal and <= (int)TokenType.Byte
+                ? (TokenType)numbers[id] : TokenType.Unused;
         return types;
     }
 
-    // Phi-3's tokens swallow the whitespace after them, which GGUF has no field for: llama.cpp goes by the model's name.
+    // Phi-3's tokens swallow the whitespace after them, which GGUF has no field for: llama.cpp goes by the model's
+    // name.
     private static TokenEdges[]? ReadEdges(GgufFile file, string[] pieces, TokenType[] types)
     {
         string name = file.GetStringOrDefault("general.name", "")!;
-        if (!name.Contains("phi-3", StringComparison.OrdinalIgnoreCase) && !name.Contains("phi3", StringComparison.OrdinalIgnoreCase)) return null;
+        if (!name.Contains("phi-3", StringComparison.OrdinalIgnoreCase)
+            && !name.Contains("phi3", StringComparison.OrdinalIgnoreCase)) return null;
         var edges = new TokenEdges[pieces.Length];
         for (int id = 0; id < pieces.Length; id++)
         {
-            bool strips = pieces[id] == "</s>" || (types[id] is TokenType.Control or TokenType.UserDefined or TokenType.Unknown && pieces[id] is not ("<unk>" or "<s>" or "<|endoftext|>"));
+            bool strips = pieces[id] == "</s>"
+                || (types[id] is TokenType.Control or TokenType.UserDefined or TokenType.Unknown
+                && pieces[id] is not ("<unk>" or "<s>" or "<|endoftext|>"));
             edges[id] = strips ? TokenEdges.StripRight : TokenEdges.None;
         }
         return edges;
@@ -122,7 +131,10 @@ internal static class GgufTokenizer
         for (int i = 0; i < lines.Length; i++)
         {
             int space = lines[i].Length > 1 ? lines[i].IndexOf(' ', 1) : -1;
-            if (space < 0 || space == lines[i].Length - 1) throw new InvalidDataException($"{file.Path}: {Prefix}merges: entry {i}: expected two texts with a space between, found '{lines[i]}'");
+            if (space < 0 || space == lines[i].Length - 1)
+                throw new InvalidDataException(
+                    $"{file.Path}: {Prefix}merges: entry {i}: expected two texts with a space between, found "
+                    + $"'{lines[i]}'");
             merges[i] = (lines[i][..space], lines[i][(space + 1)..]);
         }
         return merges;
@@ -150,6 +162,8 @@ internal static class GgufTokenizer
 
     private static void ExpectAtLeast(GgufFile file, string name, int expected, int found)
     {
-        if (found < expected) throw new InvalidDataException($"{file.Path}: {Prefix}{name}: expected {expected} entries, one for every token, found {found}");
+        if (found < expected)
+            throw new InvalidDataException(
+                $"{file.Path}: {Prefix}{name}: expected {expected} entries, one for every token, found {found}");
     }
 }

@@ -10,7 +10,8 @@ internal sealed class MergeTable
     public int Count => _merges.Count;
 
     /// <summary>False where the pair has a merge already; the earlier one stays.</summary>
-    public bool TryAdd(int left, int right, int rank, int result) => _merges.TryAdd(new Pair(left, right), new Merge(rank, result));
+    public bool TryAdd(int left, int right, int rank, int result) =>
+        _merges.TryAdd(new Pair(left, right), new Merge(rank, result));
 
     public bool TryGet(int left, int right, out Merge merge) => _merges.TryGetValue(new Pair(left, right), out merge);
 

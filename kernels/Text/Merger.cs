@@ -1,9 +1,10 @@
 namespace Native.Kernels.Text;
 
 /// <summary>Joins the symbols of one word, lowest rank first and leftmost among equals, until no pair has a merge
-/// (byte-pair encoding, Sennrich et al. 2016, arXiv:1508.07909; SentencePiece's differs only in where ranks come from).</summary>
-/// <remarks>Short words scan for the best pair; long ones keep the pairs in a heap over a linked list, so that a megabyte of
-/// one letter costs O(n log n). Not thread-safe: one per call of Encode.</remarks>
+/// (byte-pair encoding, Sennrich et al. 2016, arXiv:1508.07909; SentencePiece's differs only in where ranks come
+/// from).</summary>
+/// <remarks>Short words scan for the best pair; long ones keep the pairs in a heap over a linked list, so that a
+/// megabyte of one letter costs O(n log n). Not thread-safe: one per call of Encode.</remarks>
 internal sealed class Merger(MergeTable table)
 {
     /// <summary>Longest word that is scanned: below this the scan beats the heap.</summary>
@@ -13,13 +14,16 @@ internal sealed class Merger(MergeTable table)
 
     private int[] _next = [];
     private int[] _previous = [];
-    private ulong[] _heap = []; // binary min-heap of rank << 32 | position: half the size of PriorityQueue's entries, and faster on a megabyte of one letter
+    // Binary min-heap of rank << 32 | position: half the size of PriorityQueue's entries, and faster on a megabyte of
+    // one letter
+    private ulong[] _heap = [];
     private int _heapCount;
 
     /// <summary>Pairs looked up so far: at most three for every symbol given.</summary>
     public long Lookups { get; private set; }
 
-    /// <summary>Joins in place; returns how many symbols are left, at the front of <paramref name="symbols"/>.</summary>
+    /// <summary>Joins in place; returns how many symbols are left, at the front of
+    /// <paramref name="symbols"/>.</summary>
     public int Run(Span<int> symbols, int scanLimit = ScanLimit)
         => symbols.Length < 2 ? symbols.Length : symbols.Length <= scanLimit ? Scan(symbols) : Heap(symbols);
 
@@ -74,8 +78,10 @@ internal sealed class Merger(MergeTable table)
             int left = (int)(uint)entry;
             int right = symbols[left] == Dead ? -1 : _next[left];
             if (right < 0) continue;
-            // An entry is stale when its pair has changed. A changed pair of equal rank is as good: its own entry is the same number.
-            if (!table.TryGet(symbols[left], symbols[right], out MergeTable.Merge merge) || (uint)merge.Rank != entry >> 32) continue;
+            // An entry is stale when its pair has changed. A changed pair of equal rank is as good: its own entry is
+            // the same number.
+            if (!table.TryGet(symbols[left], symbols[right], out MergeTable.Merge merge)
+                || (uint)merge.Rank != entry >> 32) continue;
 
             symbols[left] = merge.Result;
             symbols[right] = Dead;

@@ -3,10 +3,12 @@ using System.Text.RegularExpressions;
 namespace Native.Kernels.Text;
 
 /// <summary>What tokenizer.json does to a text before it is cut: a chain of rewritings, in order.</summary>
-/// <remarks>A chain of replacements can double a text at every step, so what it makes is bounded before it is made.</remarks>
+/// <remarks>A chain of replacements can double a text at every step, so what it makes is bounded before it is
+/// made.</remarks>
 internal sealed class Normalizer
 {
-    /// <summary>How many times longer a text may become, beside <see cref="Room"/>. Unicode's longest decomposition has four characters for one.</summary>
+    /// <summary>How many times longer a text may become, beside <see cref="Room"/>. Unicode's longest decomposition has
+    /// four characters for one.</summary>
     private const int MaxGrowth = 16;
 
     /// <summary>Characters that a text of any length may get beside, for what is prepended.</summary>
@@ -52,18 +54,24 @@ internal sealed class Normalizer
         long left = most;
         string replaced = found.Replace(text, match =>
         {
-            if (Environment.TickCount64 > deadline) throw new RegexMatchTimeoutException(text, found.ToString(), found.MatchTimeout);
+            if (Environment.TickCount64 > deadline)
+                throw new RegexMatchTimeoutException(text, found.ToString(), found.MatchTimeout);
             // Nothing stands between the halves of a character, where .NET finds an empty match.
-            if (match.Length == 0 && match.Index > 0 && match.Index < text.Length && char.IsSurrogatePair(text[match.Index - 1], text[match.Index])) return "";
+            if (match.Length == 0 && match.Index > 0 && match.Index < text.Length
+                && char.IsSurrogatePair(text[match.Index - 1], text[match.Index])) return "";
             return (left -= content.Length) >= 0 ? content : throw TooLong(most);
         });
         return Tokenizer.WellFormed(replaced); // a pattern may match one half alone
     });
 
     // One capital alone has a lower case of two characters.
-    public void Lowercase() => _steps.Add(static (text, _) => text.Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant());
+    public void Lowercase() =>
+        _steps.Add(static (text, _) => text.Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant());
 
-    public void Strip(bool left, bool right) => _steps.Add((text, _) => left && right ? text.Trim() : left ? text.TrimStart() : right ? text.TrimEnd() : text);
+    public void Strip(bool left, bool right) =>
+        _steps.Add((text, _) => left && right ? text.Trim() : left ? text.TrimStart() : right ? text.TrimEnd() : text);
 
-    private static TextEncodingException TooLong(long most) => new($"The model's tokenizer makes more than {most} characters of this text, {MaxGrowth} times its own and {Room}.");
+    private static TextEncodingException TooLong(long most) =>
+        new($"The model's tokenizer makes more than {most} characters of this text, {MaxGrowth} times its own "
+            + $"and {Room}.");
 }

@@ -6,16 +6,20 @@ namespace Native.Kernels.Text;
 /// <summary>Brings a pattern from Oniguruma's spelling (Hugging Face's) to .NET's.</summary>
 internal static class Pattern
 {
-    /// <summary>Longest pattern, in characters: compiling one takes more than linear time, which nothing bounds. The longest real ones have some 1,500.</summary>
+    /// <summary>Longest pattern, in characters: compiling one takes more than linear time, which nothing bounds. The
+    /// longest real ones have some 1,500.</summary>
     private const int MaxLength = 8192;
 
     /// <summary>The field's text, no longer than a pattern may be.</summary>
     /// <exception cref="InvalidDataException">It is longer.</exception>
     public static string Bounded(JsonField field) =>
-        field.Text() is { Length: <= MaxLength } pattern ? pattern : throw field.Wrong($"at most {MaxLength} characters", field.Text().Length.ToString(System.Globalization.CultureInfo.InvariantCulture));
+        field.Text() is { Length: <= MaxLength } pattern ? pattern
+            : throw field.Wrong($"at most {MaxLength} characters",
+                field.Text().Length.ToString(System.Globalization.CultureInfo.InvariantCulture));
 
     /// <param name="field">The pattern, where it stands.</param>
-    /// <param name="ranges">Gets the supplementary characters that the pattern names: .NET cannot, so they are seen as another member of their class.</param>
+    /// <param name="ranges">Gets the supplementary characters that the pattern names: .NET cannot, so they are seen as
+    /// another member of their class.</param>
     /// <exception cref="InvalidDataException">The pattern uses what has no spelling in .NET.</exception>
     public static string Translate(JsonField field, List<SupplementaryRange> ranges)
     {
@@ -73,7 +77,8 @@ internal static class Pattern
                     i = Quantifier(field, pattern, i, output, atom);
                     break;
                 default:
-                    if (char.IsSurrogate(c)) throw field.Wrong("characters beyond U+FFFF in classes alone", $"'{pattern}'");
+                    if (char.IsSurrogate(c))
+                        throw field.Wrong("characters beyond U+FFFF in classes alone", $"'{pattern}'");
                     atom = output.Length;
                     output.Append(c);
                     i++;
@@ -114,7 +119,8 @@ internal static class Pattern
         return end == 0 ? throw field.Wrong("balanced braces", $"'{pattern}'") : end;
     }
 
-    private static int Class(JsonField field, string pattern, int i, StringBuilder output, List<SupplementaryRange> ranges)
+    private static int Class(JsonField field, string pattern, int i, StringBuilder output,
+        List<SupplementaryRange> ranges)
     {
         var supplementary = new List<(int First, int Last)>();
         char member = '\0'; // a literal of this class
@@ -127,7 +133,8 @@ internal static class Pattern
             if (i >= pattern.Length) throw field.Wrong("balanced brackets", $"'{pattern}'");
             char c = pattern[i];
             if (c == ']' && !first) break;
-            if (c == '[' || (c == '&' && i + 1 < pattern.Length && pattern[i + 1] == '&')) throw field.Wrong("classes without nested ones or &&", $"'{pattern}', which is not supported");
+            if (c == '[' || (c == '&' && i + 1 < pattern.Length && pattern[i + 1] == '&'))
+                throw field.Wrong("classes without nested ones or &&", $"'{pattern}', which is not supported");
             if (c == '\\')
             {
                 int end = EscapeEnd(field, pattern, i);
@@ -152,14 +159,17 @@ internal static class Pattern
                 i++;
             }
         }
-        if (supplementary.Count > 0 && (negated || member == '\0')) throw field.Wrong("characters beyond U+FFFF beside others in their class", $"'{pattern}', which is not supported");
+        if (supplementary.Count > 0 && (negated || member == '\0'))
+            throw field.Wrong("characters beyond U+FFFF beside others in their class",
+                $"'{pattern}', which is not supported");
         foreach ((int first, int last) in supplementary) ranges.Add(new SupplementaryRange(first, last, member));
         output.Append(']');
         return i + 1;
 
         int CodePoint(ref int at)
         {
-            if (at + 1 >= pattern.Length || !char.IsSurrogatePair(pattern[at], pattern[at + 1])) throw field.Wrong("whole characters", $"'{pattern}'");
+            if (at + 1 >= pattern.Length || !char.IsSurrogatePair(pattern[at], pattern[at + 1]))
+                throw field.Wrong("whole characters", $"'{pattern}'");
             at += 2;
             return char.ConvertToUtf32(pattern[at - 2], pattern[at - 1]);
         }

@@ -14,7 +14,8 @@ internal enum SplitBehavior
     Contiguous,
 }
 
-/// <summary>Splittings that no regular expression does in linear time: groups of three digits counted from the right.</summary>
+/// <summary>Splittings that no regular expression does in linear time: groups of three digits counted from the
+/// right.</summary>
 internal enum DigitGrouping
 {
     None,
@@ -22,24 +23,28 @@ internal enum DigitGrouping
     /// <summary>Cuts every run of ASCII digits.</summary>
     Digits,
 
-    /// <summary>Cuts every run of numbers (letter and other numbers too), and behind it; what stands in front stays with the first group.</summary>
+    /// <summary>Cuts every run of numbers (letter and other numbers too), and behind it; what stands in front stays
+    /// with the first group.</summary>
     Numbers,
 }
 
 /// <summary>One splitting of every piece that the step before it left.</summary>
-internal sealed record PreTokenizerStep(string Pattern, SplitBehavior Behavior = SplitBehavior.Isolated, bool Invert = false, DigitGrouping Grouping = DigitGrouping.None)
+internal sealed record PreTokenizerStep(string Pattern, SplitBehavior Behavior = SplitBehavior.Isolated,
+    bool Invert = false, DigitGrouping Grouping = DigitGrouping.None)
 {
     public static implicit operator PreTokenizerStep(string pattern) => new(pattern);
     public static implicit operator PreTokenizerStep(DigitGrouping grouping) => new("", Grouping: grouping);
 }
 
-/// <summary>Characters beyond U+FFFF that a row's patterns tell apart within their category, and the one they are seen as.</summary>
+/// <summary>Characters beyond U+FFFF that a row's patterns tell apart within their category, and the one they are seen
+/// as.</summary>
 internal readonly record struct SupplementaryRange(int First, int Last, char SeenAs);
 
-/// <summary>Cuts text into words that merges never cross: a chain of regular expressions, each working on the pieces of the last.</summary>
-/// <remarks>.NET's Regex sees UTF-16 code units and takes each half of a surrogate pair for no letter, number or symbol.
-/// So patterns run over a shadow of the text with one char per code point, where a supplementary one is seen as a
-/// character of its own general category; positions are code points.</remarks>
+/// <summary>Cuts text into words that merges never cross: a chain of regular expressions, each working on the pieces of
+/// the last.</summary>
+/// <remarks>.NET's Regex sees UTF-16 code units and takes each half of a surrogate pair for no letter, number or
+/// symbol. So patterns run over a shadow of the text with one char per code point, where a supplementary one is seen as
+/// a character of its own general category; positions are code points.</remarks>
 internal sealed class PreTokenizer
 {
     /// <summary>Leaves the text whole.</summary>
@@ -51,11 +56,14 @@ internal sealed class PreTokenizer
 
     /// <param name="steps">The chain, in order.</param>
     /// <param name="ranges">See <see cref="SupplementaryRange"/>.</param>
-    /// <param name="timeout">Given for patterns out of a file: cutting that takes longer throws. The rows' own patterns take linear time.</param>
+    /// <param name="timeout">Given for patterns out of a file: cutting that takes longer throws. The rows' own patterns
+    /// take linear time.</param>
     /// <exception cref="ArgumentException">A pattern is none, or uses what .NET's Regex does not know.</exception>
     public PreTokenizer(PreTokenizerStep[] steps, SupplementaryRange[]? ranges = null, TimeSpan? timeout = null)
     {
-        _steps = [.. steps.Select(s => (s, s.Grouping == DigitGrouping.None ? new Regex(s.Pattern, RegexOptions.CultureInvariant | RegexOptions.Compiled, timeout ?? Regex.InfiniteMatchTimeout) : null))];
+        const RegexOptions options = RegexOptions.CultureInvariant | RegexOptions.Compiled;
+        _steps = [.. steps.Select(s => (s, s.Grouping == DigitGrouping.None
+            ? new Regex(s.Pattern, options, timeout ?? Regex.InfiniteMatchTimeout) : null))];
         _ranges = ranges ?? [];
         _timeout = timeout;
     }
@@ -82,7 +90,8 @@ internal sealed class PreTokenizer
     {
         List<(int, int)>? other = null;
         // Regex bounds one match alone, and a text may have a million.
-        long deadline = _timeout is { } timeout ? Environment.TickCount64 + (long)timeout.TotalMilliseconds : long.MaxValue;
+        long deadline = _timeout is { } timeout ? Environment.TickCount64 + (long)timeout.TotalMilliseconds
+            : long.MaxValue;
         foreach ((PreTokenizerStep step, Regex? regex) in _steps)
         {
             other ??= [];
@@ -97,13 +106,15 @@ internal sealed class PreTokenizer
         }
     }
 
-    private static void Split(ReadOnlySpan<char> shadow, int start, int end, Regex regex, PreTokenizerStep step, long deadline, List<(int Start, int End)> output)
+    private static void Split(ReadOnlySpan<char> shadow, int start, int end, Regex regex, PreTokenizerStep step,
+        long deadline, List<(int Start, int End)> output)
     {
         int done = start, first = output.Count;
         bool lastMatched = false;
         foreach (ValueMatch match in regex.EnumerateMatches(shadow[start..end]))
         {
-            if (deadline != long.MaxValue && Environment.TickCount64 > deadline) throw new RegexMatchTimeoutException(shadow[start..end].ToString(), step.Pattern, regex.MatchTimeout);
+            if (deadline != long.MaxValue && Environment.TickCount64 > deadline)
+                throw new RegexMatchTimeoutException(shadow[start..end].ToString(), step.Pattern, regex.MatchTimeout);
             int at = start + match.Index;
             if (at > done) Emit(done, at, step.Invert);
             if (match.Length > 0 || at > start) Emit(at, at + match.Length, !step.Invert);
@@ -128,7 +139,8 @@ internal sealed class PreTokenizer
         }
     }
 
-    private static void Group(ReadOnlySpan<char> shadow, int start, int end, DigitGrouping grouping, List<(int Start, int End)> output)
+    private static void Group(ReadOnlySpan<char> shadow, int start, int end, DigitGrouping grouping,
+        List<(int Start, int End)> output)
     {
         int done = start;
         for (int i = start; i < end;)
@@ -141,7 +153,8 @@ internal sealed class PreTokenizer
             int run = i;
             while (i < end && IsDigit(shadow[i], grouping)) i++;
             int remainder = (i - run) % 3;
-            for (int cut = grouping == DigitGrouping.Numbers && remainder == 0 ? run + 3 : run + remainder; cut <= i; cut += 3)
+            for (int cut = grouping == DigitGrouping.Numbers && remainder == 0 ? run + 3 : run + remainder;
+                cut <= i; cut += 3)
             {
                 if (cut == done || (cut == i && grouping == DigitGrouping.Digits)) continue;
                 output.Add((done, cut));

@@ -3,8 +3,10 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Reads tokenizer.model: SentencePiece's ModelProto (sentencepiece_model.proto), the fields that encoding needs.</summary>
-/// <remarks>remove_extra_whitespaces is not obeyed: neither llama.cpp nor Hugging Face's fast tokenizers do, and a prompt's indentation counts.</remarks>
+/// <summary>Reads tokenizer.model: SentencePiece's ModelProto (sentencepiece_model.proto), the fields that encoding
+/// needs.</summary>
+/// <remarks>remove_extra_whitespaces is not obeyed: neither llama.cpp nor Hugging Face's fast tokenizers do, and a
+/// prompt's indentation counts.</remarks>
 internal static class SentencePieceModel
 {
     private static readonly UTF8Encoding Strict = new(false, throwOnInvalidBytes: true);
@@ -48,9 +50,17 @@ internal static class SentencePieceModel
 
         int count = fields.Pieces.Count;
         if (count == 0) throw new InvalidDataException($"{path}: expected pieces, found none");
-        if (fields.Model != ModelType.Bpe) throw new InvalidDataException($"{path}: trainer_spec.model_type: expected BPE, found {fields.Model.ToString().ToUpperInvariant()}, which is not supported");
-        if (fields.HasCharacterMap) throw new InvalidDataException($"{path}: normalizer_spec.precompiled_charsmap: expected none (identity), found one ('{fields.Normalizer}'), which is not supported");
-        if (fields.SpaceAsSuffix) throw new InvalidDataException($"{path}: trainer_spec.treat_whitespace_as_suffix: expected false, found true, which is not supported");
+        if (fields.Model != ModelType.Bpe)
+            throw new InvalidDataException(
+                $"{path}: trainer_spec.model_type: expected BPE, found {fields.Model.ToString().ToUpperInvariant()}, "
+                + "which is not supported");
+        if (fields.HasCharacterMap)
+            throw new InvalidDataException(
+                $"{path}: normalizer_spec.precompiled_charsmap: expected none (identity), found one "
+                + $"('{fields.Normalizer}'), which is not supported");
+        if (fields.SpaceAsSuffix)
+            throw new InvalidDataException(
+                $"{path}: trainer_spec.treat_whitespace_as_suffix: expected false, found true, which is not supported");
 
         var tokens = new AddedTokens(path, fields.Pieces, fields.Types);
         foreach (AddedToken added in config.AddedTokens)
@@ -104,7 +114,8 @@ internal static class SentencePieceModel
                 case 3:
                     int at = message.Position;
                     int value = message.Int32();
-                    if (value is < (int)TokenType.Normal or > (int)TokenType.Byte) throw message.Wrong(at, "a piece type from 1 to 6", value.ToString());
+                    if (value is < (int)TokenType.Normal or > (int)TokenType.Byte)
+                        throw message.Wrong(at, "a piece type from 1 to 6", value.ToString());
                     type = (TokenType)value;
                     break;
                 default: message.Skip(); break;
@@ -147,7 +158,8 @@ internal static class SentencePieceModel
         }
     }
 
-    /// <summary>One protobuf message: fields in order, each read once or skipped. Every length is checked against what is left.</summary>
+    /// <summary>One protobuf message: fields in order, each read once or skipped. Every length is checked against what
+    /// is left.</summary>
     private ref struct Message(string path, ReadOnlySpan<byte> bytes, int offset)
     {
         private readonly ReadOnlySpan<byte> _bytes = bytes;
@@ -186,7 +198,8 @@ internal static class SentencePieceModel
             Expect(2, "a length");
             int start = Position;
             ulong length = Varint();
-            if (length > (ulong)(_bytes.Length - _at)) throw Wrong(start, $"a length of at most {_bytes.Length - _at}", length.ToString());
+            if (length > (ulong)(_bytes.Length - _at))
+                throw Wrong(start, $"a length of at most {_bytes.Length - _at}", length.ToString());
             return Take((int)length);
         }
 
@@ -231,7 +244,8 @@ internal static class SentencePieceModel
 
         private ReadOnlySpan<byte> Take(int count)
         {
-            if (count > _bytes.Length - _at) throw Wrong(Position, $"{count} bytes", $"the end after {_bytes.Length - _at}");
+            if (count > _bytes.Length - _at)
+                throw Wrong(Position, $"{count} bytes", $"the end after {_bytes.Length - _at}");
             _at += count;
             return _bytes.Slice(_at - count, count);
         }

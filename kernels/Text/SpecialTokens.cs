@@ -4,7 +4,8 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Finds tokens that are matched in the text itself, before any splitting: leftmost first, the longest there.</summary>
+/// <summary>Finds tokens that are matched in the text itself, before any splitting: leftmost first, the longest
+/// there.</summary>
 internal sealed class SpecialTokens
 {
     private readonly bool _skipsFailed;
@@ -13,7 +14,8 @@ internal sealed class SpecialTokens
     private readonly HashSet<char> _firsts = [];
     private SearchValues<char>? _starts;
 
-    /// <param name="skipsFailed">Whether a token that should stand alone and does not hides the shorter ones within it, as in Hugging Face's.</param>
+    /// <param name="skipsFailed">Whether a token that should stand alone and does not hides the shorter ones within it,
+    /// as in Hugging Face's.</param>
     public SpecialTokens(bool skipsFailed) => _skipsFailed = skipsFailed;
 
     public void Add(string text, int id)
@@ -39,7 +41,8 @@ internal sealed class SpecialTokens
     public void Freeze() => _starts = SearchValues.Create([.. _firsts]);
 
     /// <summary>The next token in <paramref name="text"/> at or after <paramref name="from"/>.</summary>
-    public bool TryFind(ReadOnlySpan<char> text, int from, ReadOnlySpan<TokenEdges> edges, out int start, out int length, out int id)
+    public bool TryFind(ReadOnlySpan<char> text, int from, ReadOnlySpan<TokenEdges> edges, out int start,
+        out int length, out int id)
     {
         for (start = from; ; start++)
         {
@@ -75,12 +78,14 @@ internal sealed class SpecialTokens
 
     private static bool StandsAlone(ReadOnlySpan<char> text, int start, int end)
     {
-        bool before = Rune.DecodeLastFromUtf16(text[..start], out Rune left, out _) == OperationStatus.Done && IsWord(left);
+        bool before = Rune.DecodeLastFromUtf16(text[..start], out Rune left, out _) == OperationStatus.Done
+            && IsWord(left);
         bool after = Rune.DecodeFromUtf16(text[end..], out Rune right, out _) == OperationStatus.Done && IsWord(right);
         return !before && !after;
     }
 
     private static bool IsWord(Rune rune)
-        => Rune.IsLetterOrDigit(rune) || Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark
+        => Rune.IsLetterOrDigit(rune) || Rune.GetUnicodeCategory(rune)
+            is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark
             or UnicodeCategory.EnclosingMark or UnicodeCategory.ConnectorPunctuation or UnicodeCategory.LetterNumber;
 }

@@ -2,7 +2,8 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>The symbols that words are made of: tokens by id, and beyond the vocabulary texts that only occur on the way to one.</summary>
+/// <summary>The symbols that words are made of: tokens by id, and beyond the vocabulary texts that only occur on the
+/// way to one.</summary>
 internal sealed class SymbolTable
 {
     /// <summary>Longest SentencePiece piece that takes part in merging; real ones have 16 to 64 characters.</summary>
@@ -30,7 +31,8 @@ internal sealed class SymbolTable
         {
             if (pieces[id].Length == 0) continue;
             bool duplicate;
-            if (types[id] is TokenType.Control or TokenType.Unknown or TokenType.Byte || definition.BeyondModel.Contains(id))
+            if (types[id] is TokenType.Control or TokenType.Unknown or TokenType.Byte
+                || definition.BeyondModel.Contains(id))
             {
                 if (types[id] == TokenType.Byte) _byteIds[Tokenizer.ByteToken(definition, id)] = id;
                 duplicate = !others.Add(pieces[id]);
@@ -40,14 +42,19 @@ internal sealed class SymbolTable
                 duplicate = !_symbols.TryAdd(pieces[id], id);
                 LongestText = Math.Max(LongestText, pieces[id].Length);
             }
-            if (duplicate) throw new InvalidDataException($"{definition.Source}: token {id}: expected every token once, found '{pieces[id]}' again");
+            if (duplicate)
+                throw new InvalidDataException(
+                    $"{definition.Source}: token {id}: expected every token once, found '{pieces[id]}' again");
         }
 
         Merges = definition.Scores is { } scores ? FromScores(scores, pieces, types) : FromList(definition.Merges);
-        for (int b = 0; b < 256; b++) _byteSymbols[b] = definition.ByteLevel ? Intern(ByteAlphabet.Character((byte)b).ToString()) : _byteIds[b];
-        SpacesLead = !definition.ByteLevel && _symbols.Keys.All(static text => !text.AsSpan().TrimStart('\u2581').Contains('\u2581'));
+        for (int b = 0; b < 256; b++)
+            _byteSymbols[b] = definition.ByteLevel ? Intern(ByteAlphabet.Character((byte)b).ToString()) : _byteIds[b];
+        SpacesLead = !definition.ByteLevel
+            && _symbols.Keys.All(static text => !text.AsSpan().TrimStart('\u2581').Contains('\u2581'));
         foreach ((string text, int symbol) in _symbols)
-            if (Rune.TryGetRuneAt(text, 0, out Rune rune) && rune.Utf16SequenceLength == text.Length) _characters[rune.Value] = symbol;
+            if (Rune.TryGetRuneAt(text, 0, out Rune rune) && rune.Utf16SequenceLength == text.Length)
+                _characters[rune.Value] = symbol;
     }
 
     public MergeTable Merges { get; }
@@ -58,23 +65,28 @@ internal sealed class SymbolTable
     /// <summary>Whether U+2581 only ever leads a token, so that words can be cut in front of it.</summary>
     public bool SpacesLead { get; }
 
-    public bool TryGetToken(ReadOnlySpan<char> text, out int id) => _bySpan.TryGetValue(text, out id) && id < _vocabularySize;
+    public bool TryGetToken(ReadOnlySpan<char> text, out int id) =>
+        _bySpan.TryGetValue(text, out id) && id < _vocabularySize;
 
     public int OfByte(byte value) => _byteSymbols[value];
 
-    /// <summary>Whether a symbol is left out before merging, so that its neighbours meet. llama.cpp leaves it out after.</summary>
+    /// <summary>Whether a symbol is left out before merging, so that its neighbours meet. llama.cpp leaves it out
+    /// after.</summary>
     public bool IsDropped(int symbol)
     {
-        if (_definition.GgufTokens || _definition.UnknownId is not null || (uint)symbol < (uint)_vocabularySize) return false;
+        if (_definition.GgufTokens || _definition.UnknownId is not null || (uint)symbol < (uint)_vocabularySize)
+            return false;
         if (_definition.ByteLevel) return true;
         Span<byte> utf8 = stackalloc byte[4];
-        int length = symbol < 0 ? new Rune(~symbol).EncodeToUtf8(utf8) : Encoding.UTF8.GetBytes(_beyond[symbol - _vocabularySize], utf8);
+        int length = symbol < 0 ? new Rune(~symbol).EncodeToUtf8(utf8)
+            : Encoding.UTF8.GetBytes(_beyond[symbol - _vocabularySize], utf8);
         foreach (byte b in utf8[..length])
             if (_byteIds[b] < 0) return true;
         return false;
     }
 
-    /// <summary>The symbol of a character; one that no token has gets a symbol of its own, negative, which nothing merges with.</summary>
+    /// <summary>The symbol of a character; one that no token has gets a symbol of its own, negative, which nothing
+    /// merges with.</summary>
     public int OfCharacter(int codePoint) => _characters.TryGetValue(codePoint, out int symbol) ? symbol : ~codePoint;
 
     /// <summary>Writes a symbol that is no token as byte tokens, or as the unknown token.</summary>
@@ -94,7 +106,8 @@ internal sealed class SymbolTable
         {
             if (!_definition.ByteLevel)
             {
-                if (text.Length > rune.Utf16SequenceLength && _characters.TryGetValue(rune.Value, out int id) && id < _vocabularySize) ids.Add(id);
+                if (text.Length > rune.Utf16SequenceLength && _characters.TryGetValue(rune.Value, out int id)
+                    && id < _vocabularySize) ids.Add(id);
                 else Expand(utf8[..rune.EncodeToUtf8(utf8)], ids, fuseFrom);
             }
             else if (_symbols.TryGetValue(rune.ToString(), out int id) && id < _vocabularySize) ids.Add(id);
@@ -117,7 +130,8 @@ internal sealed class SymbolTable
 
     private void Unknown(List<int> ids, int fuseFrom)
     {
-        if (_definition.UnknownId is not { } unknown || (_definition.FuseUnknown && ids.Count > fuseFrom && ids[^1] == unknown)) return;
+        if (_definition.UnknownId is not { } unknown
+            || (_definition.FuseUnknown && ids.Count > fuseFrom && ids[^1] == unknown)) return;
         ids.Add(unknown);
     }
 
@@ -149,12 +163,14 @@ internal sealed class SymbolTable
         {
             if (_bySpan.TryGetValue(text, out int symbol)) return symbol;
             if (_definition.LenientMerges) return Intern(text.ToString());
-            throw new InvalidDataException($"{_definition.Source}: merge {rank}: expected tokens of the vocabulary, found '{merges[rank].Left}' + '{merges[rank].Right}', of which '{text}' is none");
+            throw new InvalidDataException(
+                $"{_definition.Source}: merge {rank}: expected tokens of the vocabulary, found '{merges[rank].Left}' "
+                + $"+ '{merges[rank].Right}', of which '{text}' is none");
         }
     }
 
-    /// <summary>SentencePiece joins any two neighbours whose joint text is a piece, the best score first: each way to cut a piece
-    /// in two is a merge, ranked by the piece's score.</summary>
+    /// <summary>SentencePiece joins any two neighbours whose joint text is a piece, the best score first: each way to
+    /// cut a piece in two is a merge, ranked by the piece's score.</summary>
     private MergeTable FromScores(float[] scores, string[] pieces, TokenType[] types)
     {
         float[] distinct = [.. scores.Distinct().OrderDescending()];
@@ -169,9 +185,12 @@ internal sealed class SymbolTable
             if (piece.Length > MaxPieceLength)
             {
                 if (types[id] == TokenType.UserDefined) continue;
-                throw new InvalidDataException($"{_definition.Source}: token {id}: expected at most {MaxPieceLength} characters, found {piece.Length}");
+                throw new InvalidDataException(
+                    $"{_definition.Source}: token {id}: expected at most {MaxPieceLength} characters, found "
+                    + $"{piece.Length}");
             }
-            if (float.IsNaN(scores[id])) throw new InvalidDataException($"{_definition.Source}: token {id}: expected a score, found NaN");
+            if (float.IsNaN(scores[id]))
+                throw new InvalidDataException($"{_definition.Source}: token {id}: expected a score, found NaN");
             for (int cut = 1; cut < piece.Length; cut++)
             {
                 if (char.IsLowSurrogate(piece[cut])) continue;
@@ -185,7 +204,8 @@ internal sealed class SymbolTable
         int Part(ReadOnlySpan<char> text)
         {
             if (_bySpan.TryGetValue(text, out int symbol)) return symbol;
-            return text.Length == 1 || (text.Length == 2 && char.IsHighSurrogate(text[0])) ? Intern(text.ToString()) : -1;
+            return text.Length == 1 || (text.Length == 2 && char.IsHighSurrogate(text[0]))
+                ? Intern(text.ToString()) : -1;
         }
     }
 }

@@ -7,14 +7,16 @@ using Native.Kernels.Files;
 namespace Native.Kernels.Text;
 
 /// <summary>Text to token ids and back: byte-pair encoding over bytes (GPT-2's) or over characters with byte fallback
-/// (SentencePiece's), read from GGUF metadata, tokenizer.json or tokenizer.model. Safe for any number of threads.</summary>
+/// (SentencePiece's), read from GGUF metadata, tokenizer.json or tokenizer.model. Safe for any number of
+/// threads.</summary>
 /// <remarks>
-/// One algorithm serves both: SentencePiece's scores become ranks of pairs when the file is read, as a merge list has them.
-/// Time to encode grows with n log n at worst, whatever the text.
+/// One algorithm serves both: SentencePiece's scores become ranks of pairs when the file is read, as a merge list has
+/// them. Time to encode grows with n log n at worst, whatever the text.
 /// </remarks>
 public sealed class Tokenizer
 {
-    /// <summary>Longest control token, in characters: whoever keeps users' texts from becoming one looks for its beginning at the end of every text. Real ones have some forty.</summary>
+    /// <summary>Longest control token, in characters: whoever keeps users' texts from becoming one looks for its
+    /// beginning at the end of every text. Real ones have some forty.</summary>
     private const int MaxControlLength = 512;
 
     private readonly string[] _pieces;
@@ -37,7 +39,8 @@ public sealed class Tokenizer
     internal Tokenizer(TokenizerDefinition definition)
     {
         int count = definition.Pieces.Length;
-        if (count == 0) throw new InvalidDataException($"{definition.Source}: expected a vocabulary, found one without tokens");
+        if (count == 0)
+            throw new InvalidDataException($"{definition.Source}: expected a vocabulary, found one without tokens");
         _types = [.. definition.Types]; // changed below, while the table of symbols goes by what the file says
         _edges = definition.Edges ?? [];
         _pieces = new string[count];
@@ -67,21 +70,27 @@ public sealed class Tokenizer
         EndIds = [.. _endIds.Order()];
         (_bytes, _byteOffsets) = TextOfPieces(definition);
         bool skipsFailed = !_ggufTokens;
-        (_userTokens, _allTokens, _normalizedUserTokens, _normalizedTokens) = (new(skipsFailed), new(skipsFailed), new(skipsFailed), new(skipsFailed));
+        (_userTokens, _allTokens, _normalizedUserTokens, _normalizedTokens) =
+            (new(skipsFailed), new(skipsFailed), new(skipsFailed), new(skipsFailed));
         for (int id = 0; id < count; id++)
         {
             if (_pieces[id].Length == 0) continue;
             bool special = _types[id] is TokenType.Control or TokenType.Unknown;
             if (!special && _types[id] != TokenType.UserDefined) continue;
             if (special && _pieces[id].Length > MaxControlLength)
-                throw new InvalidDataException($"{definition.Source}: token {id}: expected a control token of at most {MaxControlLength} characters, found {_pieces[id].Length}");
-            string text = definition.Scores is null || special || definition.GgufTokens ? _pieces[id] : _pieces[id].Replace('\u2581', ' '); // tokenizer.model has them escaped
+                throw new InvalidDataException(
+                    $"{definition.Source}: token {id}: expected a control token of at most {MaxControlLength} "
+                    + $"characters, found {_pieces[id].Length}");
+            // Tokenizer.model has them escaped
+            string text = definition.Scores is null || special || definition.GgufTokens ? _pieces[id]
+                : _pieces[id].Replace('\u2581', ' ');
             bool normalized = definition.NormalizedTokens.Contains(id);
             if (normalized) text = Normalized(definition.Source, id);
             (normalized ? _normalizedTokens : _allTokens).Add(text, id);
             if (!special) (normalized ? _normalizedUserTokens : _userTokens).Add(text, id);
         }
-        foreach (SpecialTokens tokens in (SpecialTokens[])[_userTokens, _allTokens, _normalizedUserTokens, _normalizedTokens]) tokens.Freeze();
+        foreach (SpecialTokens tokens in (SpecialTokens[])[_userTokens, _allTokens, _normalizedUserTokens,
+            _normalizedTokens]) tokens.Freeze();
         _symbols = new SymbolTable(definition, _pieces, definition.Types);
     }
 
@@ -93,16 +102,20 @@ public sealed class Tokenizer
         }
         catch (Exception e) when (e is TextEncodingException or RegexMatchTimeoutException)
         {
-            throw new InvalidDataException($"{source}: added token {id}: expected a text that the normalizer can rewrite, found one it cannot: {e.Message}", e);
+            throw new InvalidDataException(
+                $"{source}: added token {id}: expected a text that the normalizer can rewrite, found one it cannot: "
+                + $"{e.Message}", e);
         }
     }
 
     /// <summary>The tokenizer in a GGUF file's <c>tokenizer.ggml.*</c> metadata.</summary>
-    /// <exception cref="InvalidDataException">A field is missing or wrong, or the model or <c>pre</c> is not supported; the message lists what is.</exception>
+    /// <exception cref="InvalidDataException">A field is missing or wrong, or the model or <c>pre</c> is not supported;
+    /// the message lists what is.</exception>
     public static Tokenizer FromGguf(GgufFile file) => new(GgufTokenizer.Read(file));
 
     /// <summary>The tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model where there is none, with
-    /// tokenizer_config.json, generation_config.json, config.json and chat_template.jinja as far as they are there.</summary>
+    /// tokenizer_config.json, generation_config.json, config.json and chat_template.jinja as far as they are
+    /// there.</summary>
     /// <exception cref="InvalidDataException">A file is malformed, or asks for what is not supported.</exception>
     /// <exception cref="FileNotFoundException">The folder has neither tokenizer.json nor tokenizer.model.</exception>
     public static Tokenizer FromFolder(string folder) => new(HuggingFaceTokenizer.Read(folder));
@@ -118,34 +131,42 @@ public sealed class Tokenizer
     public int? UnknownId { get; }
     public int? PadId { get; }
 
-    /// <summary>Every id that ends a generation: EOS, end of turn, end of message, and well-known end texts, ascending.</summary>
+    /// <summary>Every id that ends a generation: EOS, end of turn, end of message, and well-known end texts,
+    /// ascending.</summary>
     public IReadOnlyList<int> EndIds { get; }
 
-    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens begins with tokens of its own, <see cref="BosId"/> as a rule.</summary>
+    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens begins with tokens of its own,
+    /// <see cref="BosId"/> as a rule.</summary>
     public bool AddsBos => _prefix.Length > 0;
 
     /// <summary>How many tokens of its own <see cref="EncodePrompt"/> puts in front of a text.</summary>
     public int PrefixLength => _prefix.Length;
 
-    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens ends with tokens of its own, <see cref="EosId"/> as a rule.</summary>
+    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens ends with tokens of its own,
+    /// <see cref="EosId"/> as a rule.</summary>
     public bool AddsEos => _suffix.Length > 0;
 
     /// <summary>The chat template, in Jinja, or null.</summary>
     public string? ChatTemplate { get; }
 
-    /// <summary>The chat template for conversations with tools, where the model brings one of its own for them ("tool_use"), or null.</summary>
+    /// <summary>The chat template for conversations with tools, where the model brings one of its own for them
+    /// ("tool_use"), or null.</summary>
     public string? ToolUseTemplate { get; }
 
-    /// <summary>Whether a whole text's ids begin with a space of the tokenizer's own, which <see cref="Decode"/> drops.</summary>
+    /// <summary>Whether a whole text's ids begin with a space of the tokenizer's own, which <see cref="Decode"/>
+    /// drops.</summary>
     public bool StripsLeadingSpace { get; }
 
     /// <summary>The ids of a text. Lone surrogates are read as U+FFFD.</summary>
     /// <param name="text">Any text, NUL included.</param>
-    /// <param name="addSpecial">BOS and EOS are added as the model wants. A chat template usually writes its own BOS: pass false then.</param>
-    /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False for what a user
-    /// typed: then they are plain text. User-defined tokens are matched either way.</param>
-    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its normalizer makes too much of it.</exception>
-    public int[] Encode(string text, bool addSpecial, bool parseSpecial) => Encode(text, addSpecial, parseSpecial, null);
+    /// <param name="addSpecial">BOS and EOS are added as the model wants. A chat template usually writes its own BOS:
+    /// pass false then.</param>
+    /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False
+    /// for what a user typed: then they are plain text. User-defined tokens are matched either way.</param>
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its
+    /// normalizer makes too much of it.</exception>
+    public int[] Encode(string text, bool addSpecial, bool parseSpecial) =>
+        Encode(text, addSpecial, parseSpecial, null);
 
     private int[] Encode(string text, bool addSpecial, bool parseSpecial, IReadOnlySet<int>? plainAt)
     {
@@ -155,15 +176,19 @@ public sealed class Tokenizer
         }
         catch (RegexMatchTimeoutException e)
         {
-            throw new TextEncodingException($"The model's tokenizer takes too long on this text of {text.Length} characters: its pattern '{e.Pattern}' did not come to an end in {e.MatchTimeout.TotalSeconds:0.#} s.", e);
+            throw new TextEncodingException(
+                $"The model's tokenizer takes too long on this text of {text.Length} characters: its pattern "
+                + $"'{e.Pattern}' did not come to an end in {e.MatchTimeout.TotalSeconds:0.#} s.", e);
         }
     }
 
     /// <summary>The ids of a text with control tokens written out, of which some parts are what a user typed.</summary>
     /// <param name="text">Any text.</param>
     /// <param name="plainAt">Offsets at which no control token begins, whatever is written there.</param>
-    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its normalizer makes too much of it.</exception>
-    public int[] Encode(string text, IReadOnlySet<int> plainAt) => Encode(text, addSpecial: false, parseSpecial: true, plainAt);
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its
+    /// normalizer makes too much of it.</exception>
+    public int[] Encode(string text, IReadOnlySet<int> plainAt) =>
+        Encode(text, addSpecial: false, parseSpecial: true, plainAt);
 
     /// <summary>The ids of a text that a model is to continue: control tokens written in it are read, and what the
     /// model wants in front
@@ -177,7 +202,8 @@ public sealed class Tokenizer
     public int[] BeginConversation(int[] ids) =>
         _ggufTokens && _prefix.Length > 0 && (ids.Length == 0 || ids[0] != _prefix[0]) ? [.. _prefix, .. ids] : ids;
 
-    internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups, IReadOnlySet<int>? plainAt = null)
+    internal int[] EncodeCounted(string text, bool addSpecial, bool parseSpecial, out long lookups,
+        IReadOnlySet<int>? plainAt = null)
     {
         ArgumentNullException.ThrowIfNull(text);
         text = WellFormed(text);
@@ -199,8 +225,10 @@ public sealed class Tokenizer
         return [.. encoding.Ids];
     }
 
-    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it swallows; no control token at an offset of <paramref name="plainAt"/>.</summary>
-    private bool TryFind(SpecialTokens tokens, ReadOnlySpan<char> text, int done, ref int from, out int start, out int end, out int id, IReadOnlySet<int>? plainAt = null)
+    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it swallows;
+    /// no control token at an offset of <paramref name="plainAt"/>.</summary>
+    private bool TryFind(SpecialTokens tokens, ReadOnlySpan<char> text, int done, ref int from, out int start,
+        out int end, out int id, IReadOnlySet<int>? plainAt = null)
     {
         bool found = tokens.TryFind(text, from, _edges, out start, out int length, out id);
         while (found && plainAt is not null && plainAt.Contains(start) && IsSpecial(id))
@@ -247,7 +275,8 @@ public sealed class Tokenizer
         return System.Text.Encoding.UTF8.GetString(bytes.WrittenSpan);
     }
 
-    /// <summary>What a token adds to a text of which <paramref name="atStart"/> tells whether it is still empty.</summary>
+    /// <summary>What a token adds to a text of which <paramref name="atStart"/> tells whether it is still
+    /// empty.</summary>
     public ReadOnlySpan<byte> Visible(int id, bool skipSpecial, ref bool atStart)
     {
         bool special = IsSpecial(id);
@@ -330,8 +359,10 @@ public sealed class Tokenizer
     {
         ReadOnlySpan<char> piece = definition.Pieces[id];
         if (piece.Length == 6 && piece.StartsWith("<0x") && piece[5] == '>'
-            && byte.TryParse(piece[3..5], System.Globalization.NumberStyles.AllowHexSpecifier, System.Globalization.CultureInfo.InvariantCulture, out byte value)) return value;
-        throw new InvalidDataException($"{definition.Source}: token {id} is a byte: expected its text as <0x00> to <0xFF>, found '{piece}'");
+            && byte.TryParse(piece[3..5], System.Globalization.NumberStyles.AllowHexSpecifier,
+                System.Globalization.CultureInfo.InvariantCulture, out byte value)) return value;
+        throw new InvalidDataException(
+            $"{definition.Source}: token {id} is a byte: expected its text as <0x00> to <0xFF>, found '{piece}'");
     }
 
     /// <summary>The scratch of one call of Encode.</summary>
@@ -363,7 +394,8 @@ public sealed class Tokenizer
 
         private void AddText(ReadOnlySpan<char> text, bool first)
         {
-            bool prefix = (owner._spacePrefix == SpacePrefix.EveryFragment || (owner._spacePrefix == SpacePrefix.FirstFragment && first))
+            bool prefix = (owner._spacePrefix == SpacePrefix.EveryFragment
+                || (owner._spacePrefix == SpacePrefix.FirstFragment && first))
                 && !(owner._prefixUnlessSpace && (text[0] == ' ' || (text[0] == '\u2581' && !owner._byteLevel)));
             if (owner._byteLevel)
             {
@@ -428,11 +460,13 @@ public sealed class Tokenizer
             Span<int> symbols = Room(bytes.Length);
             int count = 0;
             foreach (byte b in bytes)
-                if (owner._symbols.OfByte(b) is var symbol && !owner._symbols.IsDropped(symbol)) symbols[count++] = symbol;
+                if (owner._symbols.OfByte(b) is var symbol && !owner._symbols.IsDropped(symbol))
+                    symbols[count++] = symbol;
             Finish(symbols[..count]);
         }
 
-        /// <summary>Cuts the word further where no token reaches across: in front of a space that follows something else.</summary>
+        /// <summary>Cuts the word further where no token reaches across: in front of a space that follows something
+        /// else.</summary>
         private void AddCharacters(ReadOnlySpan<char> word)
         {
             _fuseFrom = owner._fuseAcrossWords ? 0 : Ids.Count;
@@ -458,7 +492,8 @@ public sealed class Tokenizer
             Span<int> symbols = Room(word.Length);
             int count = 0;
             foreach (Rune rune in word.EnumerateRunes())
-                if (owner._symbols.OfCharacter(rune.Value) is var symbol && !owner._symbols.IsDropped(symbol)) symbols[count++] = symbol;
+                if (owner._symbols.OfCharacter(rune.Value) is var symbol && !owner._symbols.IsDropped(symbol))
+                    symbols[count++] = symbol;
             Finish(symbols[..count]);
         }
 

@@ -56,7 +56,9 @@ internal sealed class TokenizerConfig
         {
             foreach ((string name, JsonField token) in added.Members())
             {
-                if (!int.TryParse(name, System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out int id)) throw token.Wrong("an id as its name", $"'{name}'");
+                if (!int.TryParse(name, System.Globalization.NumberStyles.None,
+                    System.Globalization.CultureInfo.InvariantCulture, out int id))
+                    throw token.Wrong("an id as its name", $"'{name}'");
                 AddedTokens.Add(TokenizerJson.ReadAddedToken(token, id));
             }
             AddedTokens.Sort(static (a, b) => a.Id.CompareTo(b.Id));
@@ -64,7 +66,8 @@ internal sealed class TokenizerConfig
         ReadChatTemplates(root);
     }
 
-    /// <summary>Either one text, or named ones as a list or an object, of which "default" and "tool_use" are meant.</summary>
+    /// <summary>Either one text, or named ones as a list or an object, of which "default" and "tool_use" are
+    /// meant.</summary>
     private void ReadChatTemplates(JsonField root)
     {
         if (root.Optional("chat_template") is not { } template) return;
@@ -75,13 +78,16 @@ internal sealed class TokenizerConfig
             _ => [.. template.Items().Select(static t => (t.Required("name").Text(), t.Required("template").Text()))],
         };
         ToolUseTemplate = named.FirstOrDefault(static t => t.Name == "tool_use").Text;
-        ChatTemplate = named.FirstOrDefault(static t => t.Name == "default").Text ?? named.FirstOrDefault(static t => t.Name != "tool_use").Text ?? ToolUseTemplate;
+        ChatTemplate = named.FirstOrDefault(static t => t.Name == "default").Text
+            ?? named.FirstOrDefault(static t => t.Name != "tool_use").Text ?? ToolUseTemplate;
     }
 
     private void ReadAddedTokens(JsonField root)
     {
         foreach ((string text, JsonField id) in root.Members())
-            if (!AddedTokens.Exists(t => t.Text == text)) AddedTokens.Add(new AddedToken(id.Int32(), text, Special: text.StartsWith('<') && text.EndsWith('>'), TokenEdges.None));
+            if (!AddedTokens.Exists(t => t.Text == text))
+                AddedTokens.Add(new AddedToken(id.Int32(), text, Special: text.StartsWith('<') && text.EndsWith('>'),
+                    TokenEdges.None));
         AddedTokens.Sort(static (a, b) => a.Id.CompareTo(b.Id));
     }
 
@@ -102,5 +108,6 @@ internal sealed class TokenizerConfig
     }
 
     private static string? TokenText(JsonField? field)
-        => field is not { } token ? null : token.Kind == JsonValueKind.Object ? token.Required("content").Text() : token.Text();
+        => field is not { } token ? null : token.Kind == JsonValueKind.Object
+            ? token.Required("content").Text() : token.Text();
 }

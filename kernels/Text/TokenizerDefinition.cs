@@ -24,7 +24,8 @@ internal enum SpacePrefix
     FirstFragment,
 }
 
-/// <summary>Whitespace that a special token swallows around itself, and whether it must stand alone as a word.</summary>
+/// <summary>Whitespace that a special token swallows around itself, and whether it must stand alone as a
+/// word.</summary>
 [Flags]
 internal enum TokenEdges : byte
 {
@@ -34,7 +35,8 @@ internal enum TokenEdges : byte
     SingleWord = 4,
 }
 
-/// <summary>A tokenizer as its file tells it, before the tables for encoding are built. Every loader ends here.</summary>
+/// <summary>A tokenizer as its file tells it, before the tables for encoding are built. Every loader ends
+/// here.</summary>
 internal sealed class TokenizerDefinition
 {
     /// <summary>The file, for messages.</summary>
@@ -54,10 +56,12 @@ internal sealed class TokenizerDefinition
     /// <summary>Merges in order of rank.</summary>
     public IReadOnlyList<(string Left, string Right)> Merges { get; init; } = [];
 
-    /// <summary>Whether a merge may speak of a text that is no token. GGUF files do, where an added token replaced one.</summary>
+    /// <summary>Whether a merge may speak of a text that is no token. GGUF files do, where an added token replaced
+    /// one.</summary>
     public bool LenientMerges { get; init; }
 
-    /// <summary>Symbols are bytes written in GPT-2's alphabet; otherwise they are characters, with byte tokens as the fallback.</summary>
+    /// <summary>Symbols are bytes written in GPT-2's alphabet; otherwise they are characters, with byte tokens as the
+    /// fallback.</summary>
     public bool ByteLevel { get; init; }
 
     public PreTokenizer PreTokenizer { get; init; } = PreTokenizer.None;
@@ -73,7 +77,8 @@ internal sealed class TokenizerDefinition
     /// <summary>No space is put in front of one that is there.</summary>
     public bool PrefixUnlessSpace { get; init; }
 
-    /// <summary>Whether decoding a whole text drops one leading space, the one that <see cref="SpacePrefix"/> added.</summary>
+    /// <summary>Whether decoding a whole text drops one leading space, the one that <see cref="SpacePrefix"/>
+    /// added.</summary>
     public bool StripsLeadingSpace { get; init; }
 
     /// <summary>What is done to the text between tokens first.</summary>
@@ -112,8 +117,9 @@ internal sealed class TokenizerDefinition
     /// texts are ends too.</summary>
     public bool ListsEnds { get; init; }
 
-    /// <summary>Whether tokens are taken as llama.cpp takes a GGUF file's: those with well-known texts are control tokens even where the
-    /// file calls them ordinary, unused ones stand for no text, user-defined ones are found and written as they are, U+2581 and all.</summary>
+    /// <summary>Whether tokens are taken as llama.cpp takes a GGUF file's: those with well-known texts are control
+    /// tokens even where the file calls them ordinary, unused ones stand for no text, user-defined ones are found and
+    /// written as they are, U+2581 and all.</summary>
     public bool GgufTokens { get; init; }
 
     /// <summary>Whether a word of newlines that is a token is that token, whatever the merges say.</summary>

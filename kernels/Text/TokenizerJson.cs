@@ -4,16 +4,19 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Reads Hugging Face's tokenizer.json: byte-pair encoding over bytes (GPT-2's kind) or over characters (SentencePiece's kind).</summary>
+/// <summary>Reads Hugging Face's tokenizer.json: byte-pair encoding over bytes (GPT-2's kind) or over characters
+/// (SentencePiece's kind).</summary>
 internal static class TokenizerJson
 {
     /// <summary>A pattern out of a file may take this long for one match; the known ones take microseconds.</summary>
     private static readonly TimeSpan PatternTimeout = TimeSpan.FromSeconds(2);
 
-    /// <summary>Steps of a normalizer or a pre-tokenizer: each costs at every text, and patterns are compiled. Real files have up to six.</summary>
+    /// <summary>Steps of a normalizer or a pre-tokenizer: each costs at every text, and patterns are compiled. Real
+    /// files have up to six.</summary>
     private const int MaxSteps = 64;
 
-    /// <summary>Rust's \w: letters, marks, decimal digits, connectors, and what Unicode calls alphabetic or joining beside them.</summary>
+    /// <summary>Rust's \w: letters, marks, decimal digits, connectors, and what Unicode calls alphabetic or joining
+    /// beside them.</summary>
     private const string WordCharacters = @"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\u24B6-\u24E9\u200C\u200D";
 
     private sealed class Pipeline
@@ -41,7 +44,8 @@ internal static class TokenizerJson
 
     public static AddedToken ReadAddedToken(JsonField token, int id)
     {
-        TokenEdges edges = (Flag("lstrip") ? TokenEdges.StripLeft : 0) | (Flag("rstrip") ? TokenEdges.StripRight : 0) | (Flag("single_word") ? TokenEdges.SingleWord : 0);
+        TokenEdges edges = (Flag("lstrip") ? TokenEdges.StripLeft : 0) | (Flag("rstrip") ? TokenEdges.StripRight : 0)
+            | (Flag("single_word") ? TokenEdges.SingleWord : 0);
         return new AddedToken(id, token.Required("content").Text(), Flag("special"), edges, Flag("normalized"));
 
         bool Flag(string name) => token.Optional(name)?.Boolean() ?? false;
@@ -53,12 +57,15 @@ internal static class TokenizerJson
         string type = model.Optional("type")?.Text() ?? (model.Optional("merges") is null ? "none" : "BPE");
         if (type != "BPE") throw model.Wrong("type BPE", $"'{type}', which is not supported");
         foreach (string affix in (string[])["continuing_subword_prefix", "end_of_word_suffix"])
-            if (model.Optional(affix) is { } field && field.Text().Length > 0) throw field.Wrong("none", $"'{field.Text()}', which is not supported");
+            if (model.Optional(affix) is { } field && field.Text().Length > 0)
+                throw field.Wrong("none", $"'{field.Text()}', which is not supported");
 
         List<string?> pieces = ReadVocabulary(model.Required("vocab"));
         var types = new List<TokenType>(pieces.Count);
         bool byteFallback = model.Optional("byte_fallback")?.Boolean() ?? false;
-        foreach (string? piece in pieces) types.Add(piece is null ? TokenType.Unused : byteFallback && IsByteToken(piece) ? TokenType.Byte : TokenType.Normal);
+        foreach (string? piece in pieces)
+            types.Add(piece is null ? TokenType.Unused
+                : byteFallback && IsByteToken(piece) ? TokenType.Byte : TokenType.Normal);
 
         var tokens = new AddedTokens(path, pieces, types);
         string? unknown = model.Optional("unk_token")?.Text();
@@ -72,7 +79,8 @@ internal static class TokenizerJson
                 tokens.Add(ReadAddedToken(token, id));
             }
         }
-        foreach (AddedToken token in config.AddedTokens) tokens.Amend(token); // tokenizer_config.json has the last word, as in transformers
+        // Tokenizer_config.json has the last word, as in transformers
+        foreach (AddedToken token in config.AddedTokens) tokens.Amend(token);
         tokens.PadTo(config.VocabularySize);
 
         var pipeline = new Pipeline();
@@ -83,9 +91,12 @@ internal static class TokenizerJson
         }
         if (root.Optional("pre_tokenizer") is { } preTokenizer) ReadPreTokenizer(preTokenizer, pipeline);
         if (root.Optional("decoder") is { } decoder) ReadDecoder(decoder, pipeline);
-        if (root.Optional("post_processor") is { } postProcessor) ReadPostProcessor(postProcessor, pipeline, pieces.Count);
+        if (root.Optional("post_processor") is { } postProcessor)
+            ReadPostProcessor(postProcessor, pipeline, pieces.Count);
 
-        int? bos = tokens.Find(config.BosToken) ?? (config.BosId is { } b && b >= 0 && b < pieces.Count ? b : pipeline.Before.Count > 0 ? pipeline.Before[0] : null);
+        int? bos = tokens.Find(config.BosToken)
+            ?? (config.BosId is { } b && b >= 0 && b < pieces.Count ? b
+                : pipeline.Before.Count > 0 ? pipeline.Before[0] : null);
         int? eos = tokens.Find(config.EosToken);
         IReadOnlyCollection<int> ends = config.EndIdsWithin(pieces.Count);
         if (!pipeline.HasTemplate)
@@ -126,24 +137,28 @@ internal static class TokenizerJson
     }
 
     public static bool IsByteToken(string piece)
-        => piece.Length == 6 && piece.StartsWith("<0x", StringComparison.Ordinal) && piece[5] == '>' && char.IsAsciiHexDigit(piece[3]) && char.IsAsciiHexDigit(piece[4]);
+        => piece.Length == 6 && piece.StartsWith("<0x", StringComparison.Ordinal) && piece[5] == '>'
+            && char.IsAsciiHexDigit(piece[3]) && char.IsAsciiHexDigit(piece[4]);
 
     private static List<string?> ReadVocabulary(JsonField vocabulary)
     {
         int count = 0, last = -1;
         foreach (JsonProperty entry in vocabulary.RawMembers())
         {
-            if (entry.Value.ValueKind != JsonValueKind.Number || !entry.Value.TryGetInt32(out int id) || id < 0) throw vocabulary.Wrong($"an id for '{entry.Name}'", entry.Value.GetRawText());
+            if (entry.Value.ValueKind != JsonValueKind.Number || !entry.Value.TryGetInt32(out int id) || id < 0)
+                throw vocabulary.Wrong($"an id for '{entry.Name}'", entry.Value.GetRawText());
             last = Math.Max(last, id);
             count++;
         }
         // Ids have gaps where a vocabulary was trimmed; a few among many, or the file is damaged.
-        if (last >= 2 * (long)count + 1024) throw vocabulary.Wrong($"ids below {2 * (long)count + 1024} for {count} tokens", last.ToString());
+        if (last >= 2 * (long)count + 1024)
+            throw vocabulary.Wrong($"ids below {2 * (long)count + 1024} for {count} tokens", last.ToString());
         string?[] pieces = new string?[last + 1];
         foreach (JsonProperty entry in vocabulary.RawMembers())
         {
             int id = entry.Value.GetInt32();
-            if (pieces[id] is { } other) throw vocabulary.Wrong($"one token with id {id}", $"'{other}' and '{entry.Name}'");
+            if (pieces[id] is { } other)
+                throw vocabulary.Wrong($"one token with id {id}", $"'{other}' and '{entry.Name}'");
             pieces[id] = entry.Name;
         }
         return [.. pieces];
@@ -163,12 +178,15 @@ internal static class TokenizerJson
                 pairs.Add((line[..space], line[(space + 1)..]));
                 continue;
             }
-            if (merge.ValueKind != JsonValueKind.Array || merge.GetArrayLength() != 2 || merge[0].ValueKind != JsonValueKind.String || merge[1].ValueKind != JsonValueKind.String) throw Wrong(merge);
+            if (merge.ValueKind != JsonValueKind.Array || merge.GetArrayLength() != 2
+                || merge[0].ValueKind != JsonValueKind.String || merge[1].ValueKind != JsonValueKind.String)
+                throw Wrong(merge);
             pairs.Add((merge[0].GetString()!, merge[1].GetString()!));
         }
         return pairs;
 
-        InvalidDataException Wrong(JsonElement merge) => merges.Wrong($"two texts as entry {pairs.Count}", merge.GetRawText());
+        InvalidDataException Wrong(JsonElement merge) =>
+            merges.Wrong($"two texts as entry {pairs.Count}", merge.GetRawText());
     }
 
     private static void ReadNormalizer(JsonField normalizer, Pipeline pipeline)
@@ -189,7 +207,8 @@ internal static class TokenizerJson
                 pipeline.Normalizer.Lowercase();
                 break;
             case "Strip":
-                pipeline.Normalizer.Strip(normalizer.Optional("strip_left")?.Boolean() ?? false, normalizer.Optional("strip_right")?.Boolean() ?? false);
+                pipeline.Normalizer.Strip(normalizer.Optional("strip_left")?.Boolean() ?? false,
+                    normalizer.Optional("strip_right")?.Boolean() ?? false);
                 break;
             case "Prepend":
                 pipeline.Normalizer.Prepend(normalizer.Required("prepend").Text());
@@ -198,7 +217,8 @@ internal static class TokenizerJson
                 ReadReplace(normalizer, pipeline);
                 break;
             default:
-                throw normalizer.Wrong("Lowercase, NFC, NFD, Prepend, Replace, Sequence or Strip", $"'{type}', which is not supported");
+                throw normalizer.Wrong("Lowercase, NFC, NFD, Prepend, Replace, Sequence or Strip",
+                    $"'{type}', which is not supported");
         }
     }
 
@@ -213,11 +233,13 @@ internal static class TokenizerJson
             pipeline.EscapeSpaces |= found.Text() == " " && content == "\u2581";
             return;
         }
-        // Runs over the text itself, not over a shadow of it, so that classes see the halves of supplementary characters.
+        // Runs over the text itself, not over a shadow of it, so that classes see the halves of supplementary
+        // characters.
         JsonField expression = pattern.Required("Regex");
         try
         {
-            pipeline.Normalizer.Replace(new Regex(Pattern.Translate(expression, []), RegexOptions.CultureInvariant, PatternTimeout), content);
+            pipeline.Normalizer.Replace(
+                new Regex(Pattern.Translate(expression, []), RegexOptions.CultureInvariant, PatternTimeout), content);
         }
         catch (ArgumentException e)
         {
@@ -228,18 +250,23 @@ internal static class TokenizerJson
     private static void ReadPreTokenizer(JsonField preTokenizer, Pipeline pipeline)
     {
         string type = preTokenizer.Required("type").Text();
-        if ((pipeline.ByteLevel && type == "ByteLevel") || (type == "Metaspace" && (pipeline.ByteLevel || pipeline.Steps.Count > 0)))
-            throw preTokenizer.Wrong("one ByteLevel, or Metaspace in front of everything else", $"'{type}' behind other steps, which is not supported");
+        if ((pipeline.ByteLevel && type == "ByteLevel")
+            || (type == "Metaspace" && (pipeline.ByteLevel || pipeline.Steps.Count > 0)))
+            throw preTokenizer.Wrong("one ByteLevel, or Metaspace in front of everything else",
+                $"'{type}' behind other steps, which is not supported");
         List<PreTokenizerStep> steps = pipeline.ByteLevel ? pipeline.ByteSteps : pipeline.Steps;
         switch (type)
         {
             case "Sequence":
-                foreach (JsonField step in preTokenizer.Required("pretokenizers").Items()) ReadPreTokenizer(step, pipeline);
+                foreach (JsonField step in preTokenizer.Required("pretokenizers").Items())
+                    ReadPreTokenizer(step, pipeline);
                 break;
             case "ByteLevel":
                 if (preTokenizer.Optional("add_prefix_space")?.Boolean() ?? true)
                 {
-                    if (pipeline.Steps.Count > 0) throw preTokenizer.Wrong("add_prefix_space false after other steps", "true, which is not supported there");
+                    if (pipeline.Steps.Count > 0)
+                        throw preTokenizer.Wrong("add_prefix_space false after other steps",
+                            "true, which is not supported there");
                     pipeline.Prefix = SpacePrefix.EveryFragment;
                     pipeline.PrefixUnlessSpace = true;
                 }
@@ -250,25 +277,31 @@ internal static class TokenizerJson
                 JsonField pattern = preTokenizer.Required("pattern");
                 string expression = pattern.Optional("Regex") is { } regex ? Pattern.Translate(regex, pipeline.Ranges)
                     : Regex.Escape(Pattern.Bounded(pattern.Required("String")));
-                if (pattern.Optional("Regex") is null && expression.Any(char.IsSurrogate)) throw pattern.Wrong("characters up to U+FFFF", $"'{expression}', which is not supported");
-                steps.Add(new PreTokenizerStep(expression, Behavior(preTokenizer.Required("behavior")), preTokenizer.Optional("invert")?.Boolean() ?? false));
+                if (pattern.Optional("Regex") is null && expression.Any(char.IsSurrogate))
+                    throw pattern.Wrong("characters up to U+FFFF", $"'{expression}', which is not supported");
+                steps.Add(new PreTokenizerStep(expression, Behavior(preTokenizer.Required("behavior")),
+                    preTokenizer.Optional("invert")?.Boolean() ?? false));
                 break;
             case "Digits":
                 steps.Add(preTokenizer.Optional("individual_digits")?.Boolean() ?? false ? @"\p{N}" : @"\p{N}+");
                 break;
             case "Punctuation":
-                steps.Add(new PreTokenizerStep(@"[\p{P}!-/:-@\[-`{-~]", preTokenizer.Optional("behavior") is { } behavior ? Behavior(behavior) : SplitBehavior.Isolated));
+                steps.Add(new PreTokenizerStep(@"[\p{P}!-/:-@\[-`{-~]",
+                    preTokenizer.Optional("behavior") is { } behavior ? Behavior(behavior) : SplitBehavior.Isolated));
                 break;
             case "Whitespace":
-                steps.Add(new PreTokenizerStep(@"[" + WordCharacters + @"]+|[^" + WordCharacters + @"\s]+", SplitBehavior.Removed, Invert: true));
+                steps.Add(new PreTokenizerStep(@"[" + WordCharacters + @"]+|[^" + WordCharacters + @"\s]+",
+                    SplitBehavior.Removed, Invert: true));
                 break;
             case "WhitespaceSplit":
                 steps.Add(new PreTokenizerStep(@"\s+", SplitBehavior.Removed));
                 break;
             case "Metaspace":
                 string replacement = preTokenizer.Optional("replacement")?.Text() ?? "\u2581";
-                if (replacement != "\u2581") throw preTokenizer.Wrong("U+2581 as replacement", $"'{replacement}', which is not supported");
-                string scheme = preTokenizer.Optional("prepend_scheme")?.Text() ?? (preTokenizer.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
+                if (replacement != "\u2581")
+                    throw preTokenizer.Wrong("U+2581 as replacement", $"'{replacement}', which is not supported");
+                string scheme = preTokenizer.Optional("prepend_scheme")?.Text()
+                    ?? (preTokenizer.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
                 pipeline.EscapeSpaces = true;
                 pipeline.PrefixUnlessSpace = true;
                 pipeline.Prefix = scheme switch
@@ -278,16 +311,21 @@ internal static class TokenizerJson
                     "never" => SpacePrefix.None,
                     _ => throw preTokenizer.Wrong("prepend_scheme always, first or never", $"'{scheme}'"),
                 };
-                if (preTokenizer.Optional("split")?.Boolean() ?? true) pipeline.Steps.Add(new PreTokenizerStep("\u2581", SplitBehavior.MergedWithNext));
+                if (preTokenizer.Optional("split")?.Boolean() ?? true)
+                    pipeline.Steps.Add(new PreTokenizerStep("\u2581", SplitBehavior.MergedWithNext));
                 break;
             default:
-                throw preTokenizer.Wrong("ByteLevel, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace or WhitespaceSplit", $"'{type}', which is not supported");
+                throw preTokenizer.Wrong(
+                    "ByteLevel, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace or WhitespaceSplit",
+                    $"'{type}', which is not supported");
         }
     }
 
     private static void ExpectFew(JsonField chain, int steps)
     {
-        if (steps > MaxSteps) throw chain.Wrong($"at most {MaxSteps} steps", steps.ToString(System.Globalization.CultureInfo.InvariantCulture));
+        if (steps > MaxSteps)
+            throw chain.Wrong($"at most {MaxSteps} steps",
+                steps.ToString(System.Globalization.CultureInfo.InvariantCulture));
     }
 
     private static SplitBehavior Behavior(JsonField field)
@@ -317,21 +355,26 @@ internal static class TokenizerJson
                 foreach (JsonField step in decoder.Required("decoders").Items()) ReadDecoder(step, pipeline);
                 break;
             case "Strip":
-                if (decoder.Required("stop").Int32() != 0) throw decoder.Wrong("a stop of 0", "another, which is not supported");
-                pipeline.StripsLeadingSpace |= decoder.Required("content").Text() == " " && decoder.Required("start").Int32() > 0;
+                if (decoder.Required("stop").Int32() != 0)
+                    throw decoder.Wrong("a stop of 0", "another, which is not supported");
+                pipeline.StripsLeadingSpace |= decoder.Required("content").Text() == " "
+                    && decoder.Required("start").Int32() > 0;
                 break;
             case "Replace":
-                if (decoder.Required("pattern").Optional("String")?.Text() != "\u2581" || decoder.Required("content").Text() != " ")
+                if (decoder.Required("pattern").Optional("String")?.Text() != "\u2581"
+                    || decoder.Required("content").Text() != " ")
                     throw decoder.Wrong("U+2581 to be replaced by a space", "something else, which is not supported");
                 break;
             case "Metaspace":
-                string scheme = decoder.Optional("prepend_scheme")?.Text() ?? (decoder.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
+                string scheme = decoder.Optional("prepend_scheme")?.Text()
+                    ?? (decoder.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
                 pipeline.StripsLeadingSpace |= scheme != "never";
                 break;
             case "ByteLevel" or "ByteFallback" or "Fuse":
                 break; // what they undo, the vocabulary's bytes have undone
             default:
-                throw decoder.Wrong("ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence or Strip", $"'{type}', which is not supported");
+                throw decoder.Wrong("ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence or Strip",
+                    $"'{type}', which is not supported");
         }
     }
 
@@ -341,7 +384,8 @@ internal static class TokenizerJson
         switch (type)
         {
             case "Sequence":
-                foreach (JsonField step in processor.Required("processors").Items()) ReadPostProcessor(step, pipeline, count);
+                foreach (JsonField step in processor.Required("processors").Items())
+                    ReadPostProcessor(step, pipeline, count);
                 break;
             case "ByteLevel":
                 break; // offsets alone
@@ -356,7 +400,8 @@ internal static class TokenizerJson
                         continue;
                     }
                     string name = item.Required("SpecialToken").Required("id").Text();
-                    foreach (JsonField id in processor.Required("special_tokens").Required(name).Required("ids").Items()) side.Add(Within(id));
+                    foreach (JsonField id in processor.Required("special_tokens").Required(name).Required("ids")
+                        .Items()) side.Add(Within(id));
                 }
                 break;
             case "RobertaProcessing" or "BertProcessing":
@@ -365,12 +410,16 @@ internal static class TokenizerJson
                 pipeline.After.Add(Named("sep"));
                 break;
             default:
-                throw processor.Wrong("BertProcessing, ByteLevel, RobertaProcessing, Sequence or TemplateProcessing", $"'{type}', which is not supported");
+                throw processor.Wrong("BertProcessing, ByteLevel, RobertaProcessing, Sequence or TemplateProcessing",
+                    $"'{type}', which is not supported");
         }
 
         // A text and its id.
-        int Named(string name) => processor.Required(name) is var pair && pair.Items().LastOrDefault() is { Kind: not JsonValueKind.Undefined } id ? Within(id) : throw pair.Wrong("a text and an id", "an empty list");
+        int Named(string name) => processor.Required(name) is var pair
+            && pair.Items().LastOrDefault() is { Kind: not JsonValueKind.Undefined } id
+            ? Within(id) : throw pair.Wrong("a text and an id", "an empty list");
 
-        int Within(JsonField id) => id.Int32() is var value && value >= 0 && value < count ? value : throw id.Wrong($"an id below {count}", value.ToString());
+        int Within(JsonField id) => id.Int32() is var value && value >= 0 && value < count
+            ? value : throw id.Wrong($"an id below {count}", value.ToString());
     }
 }

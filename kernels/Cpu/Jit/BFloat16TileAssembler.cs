@@ -3,17 +3,20 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Writes the machine code of a tile: a panel of bfloat16 weights by some rows of bfloat16 activations, with VDPBF16PS, for which .NET has no intrinsic.</summary>
+/// <summary>Writes the machine code of a tile: a panel of bfloat16 weights by some rows of bfloat16 activations, with
+/// VDPBF16PS, for which .NET has no intrinsic.</summary>
 /// <remarks>
-/// The instruction multiplies pairs of columns and adds them to float32 sums, each output's in one chain from the first column to the last, in any tile.
-/// A panel has the rows' elements column by column; VPERMT2W makes two columns of a half into pairs.
+/// The instruction multiplies pairs of columns and adds them to float32 sums, each output's in one chain from the first
+/// column to the last, in any tile. A panel has the rows' elements column by column; VPERMT2W makes two columns of a
+/// half into pairs.
 /// </remarks>
 internal sealed class BFloat16TileAssembler
 {
     /// <summary>Rows of activations a tile has at most: their sums take 24 registers.</summary>
     public const int MaxRows = 12;
 
-    private static readonly AssemblerRegister64 Weights = rdi, Rows = rsi, RowStride = rdx, Pairs = rcx, Result = r8, Ahead = r9;
+    private static readonly AssemblerRegister64 Weights = rdi, Rows = rsi, RowStride = rdx, Pairs = rcx,
+        Result = r8, Ahead = r9;
     private static readonly AssemblerRegister64 ThreeStrides = rax, MiddleRows = r11, UpperRows = r10;
 
     private static readonly AssemblerRegisterZMM[] Sums =
@@ -22,7 +25,8 @@ internal sealed class BFloat16TileAssembler
         zmm12, zmm13, zmm14, zmm15, zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23,
     ];
 
-    /// <summary>The function for a shape. It takes what <see cref="TileAssembler"/>'s do; instead of blocks it counts pairs of columns, and has no scales.</summary>
+    /// <summary>The function for a shape. It takes what <see cref="TileAssembler"/>'s do; instead of blocks it counts
+    /// pairs of columns, and has no scales.</summary>
     public static Assembler Write(int rows)
     {
         Assembler c = new(64);
@@ -50,7 +54,8 @@ internal sealed class BFloat16TileAssembler
             if (rows > 10) c.lea(UpperRows, Rows + MiddleRows * 2);
             c.add(MiddleRows, Rows);
         }
-        // Word 2i of a half's pairs is word i of its part of the first column, word 2i + 1 that of the second, which follows it.
+        // Word 2i of a half's pairs is word i of its part of the first column, word 2i + 1 that of the second, which
+        // follows it.
         Label first = c.CreateLabel(), second = c.CreateLabel(), pair = c.CreateLabel();
         c.vmovdqu16(zmm28, __zmmword_ptr[first]);
         c.vmovdqu16(zmm29, __zmmword_ptr[second]);

@@ -3,11 +3,14 @@ using Iced.Intel;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Machine code made at run time, in pages that are written first and executable afterwards, never both. It lives as long as the process: functions are few and shared.</summary>
+/// <summary>Machine code made at run time, in pages that are written first and executable afterwards, never both. It
+/// lives as long as the process: functions are few and shared.</summary>
 internal static unsafe class ExecutableMemory
 {
-    /// <summary>Whether code can be made here: Linux on x86-64, whose calling convention and system calls this knows.</summary>
-    public static bool IsSupported => OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64;
+    /// <summary>Whether code can be made here: Linux on x86-64, whose calling convention and system calls this
+    /// knows.</summary>
+    public static bool IsSupported => OperatingSystem.IsLinux()
+        && RuntimeInformation.ProcessArchitecture == Architecture.X64;
 
     /// <summary>Assembles functions one after the other into pages of their own.</summary>
     /// <param name="functions">Each one's instructions.</param>
@@ -20,7 +23,8 @@ internal static unsafe class ExecutableMemory
         {
             while (code.Length % 64 != 0) code.WriteByte(0xcc); // int3: nobody comes here
             starts[i] = (int)code.Length;
-            functions[i].Assemble(new StreamCodeWriter(code), (ulong)starts[i]); // every jump is relative and inside its function
+            // Every jump is relative and inside its function
+            functions[i].Assemble(new StreamCodeWriter(code), (ulong)starts[i]);
         }
         nint bytes = ((nint)code.Length + 4095) & ~(nint)4095;
         nint pages = mmap(0, bytes, ReadWrite, PrivateAnonymous, -1, 0);

@@ -7,7 +7,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>The machine code of <see cref="CpuVariant.Avx512Vnni"/>, made once in a process for each format that is met.</summary>
+/// <summary>The machine code of <see cref="CpuVariant.Avx512Vnni"/>, made once in a process for each format that is
+/// met.</summary>
 internal static unsafe class MachineCode
 {
     private static readonly Lock Making = new();
@@ -15,7 +16,9 @@ internal static unsafe class MachineCode
     private static nint s_bfloat16Tiles;
 
     /// <summary>Whether this process can make and run it.</summary>
-    public static bool IsSupported { get; } = ExecutableMemory.IsSupported && Avx512F.IsSupported && Avx512BW.IsSupported && Has(leaf: 0, register: 2, bit: 11) && ExecutableMemory.Assemble([Nothing()]).Length == 1;
+    public static bool IsSupported { get; } = ExecutableMemory.IsSupported && Avx512F.IsSupported
+        && Avx512BW.IsSupported && Has(leaf: 0, register: 2, bit: 11)
+        && ExecutableMemory.Assemble([Nothing()]).Length == 1;
 
     /// <summary>Whether VDPBF16PS is there too.</summary>
     public static bool HasBFloat16 { get; } = IsSupported && Has(leaf: 1, register: 0, bit: 5);
@@ -29,7 +32,10 @@ internal static unsafe class MachineCode
         code.TileRows = TileAssembler.MaxRows;
         lock (Making)
         {
-            if (!Int8Tiles.TryGetValue(traits, out nint tiles)) Int8Tiles.Add(traits, tiles = Make([.. Shapes(TileAssembler.MaxRows, rows => TileAssembler.Write(traits, rows, listed: false)), .. Shapes(TileAssembler.MaxRows, rows => TileAssembler.Write(traits, rows, listed: true))]));
+            if (!Int8Tiles.TryGetValue(traits, out nint tiles))
+                Int8Tiles.Add(traits, tiles =
+                    Make([.. Shapes(TileAssembler.MaxRows, rows => TileAssembler.Write(traits, rows, listed: false)),
+                    .. Shapes(TileAssembler.MaxRows, rows => TileAssembler.Write(traits, rows, listed: true))]));
             code.Tiles = (nint*)tiles;
         }
     }
@@ -40,31 +46,36 @@ internal static unsafe class MachineCode
         if (!HasBFloat16) return;
         lock (Making)
         {
-            if (s_bfloat16Tiles == 0) s_bfloat16Tiles = Make([.. Shapes(BFloat16TileAssembler.MaxRows, BFloat16TileAssembler.Write)]);
+            if (s_bfloat16Tiles == 0)
+                s_bfloat16Tiles = Make([.. Shapes(BFloat16TileAssembler.MaxRows, BFloat16TileAssembler.Write)]);
             code.Tiles = (nint*)s_bfloat16Tiles;
         }
         code.Activations = ActivationType.BFloat16;
         code.TileRows = BFloat16TileAssembler.MaxRows;
     }
 
-    /// <summary>Whether lines asked for come to the first-level cache, which has room for some kilobytes beside what is at hand.</summary>
+    /// <summary>Whether lines asked for come to the first-level cache, which has room for some kilobytes beside what is
+    /// at hand.</summary>
     public static bool FetchesToFirstLevel => Processors.FirstLevelCacheBytes >= 48 << 10;
 
     /// <summary>Asks for a line that a tile of so many rows will want some microseconds later.</summary>
-    /// <remarks>A first-level cache of 32 KiB has no room for it beside what is at hand: there it comes to the second level, and a single row, which
-    /// reads as fast as memory gives, leaves it to the processor, which sees one stream.</remarks>
+    /// <remarks>A first-level cache of 32 KiB has no room for it beside what is at hand: there it comes to the second
+    /// level, and a single row, which reads as fast as memory gives, leaves it to the processor, which sees one
+    /// stream.</remarks>
     public static void Fetch(Assembler code, AssemblerMemoryOperand line, int rows)
     {
         if (FetchesToFirstLevel) code.prefetcht0(AssemblerRegisters.__byte_ptr[line]);
         else if (rows > 1) code.prefetcht1(AssemblerRegisters.__byte_ptr[line]);
     }
 
-    private static IEnumerable<Assembler> Shapes(int maxRows, Func<int, Assembler> write) => Enumerable.Range(1, maxRows).Select(write);
+    private static IEnumerable<Assembler> Shapes(int maxRows, Func<int, Assembler> write) =>
+        Enumerable.Range(1, maxRows).Select(write);
 
     private static nint Make(Assembler[] code)
     {
         nint[] functions = ExecutableMemory.Assemble(code);
-        if (functions.Length == 0) throw new InvalidOperationException("the system forbade executable memory that it had granted before");
+        if (functions.Length == 0)
+            throw new InvalidOperationException("the system forbade executable memory that it had granted before");
         nint* table = (nint*)NativeMemory.Alloc((nuint)(functions.Length * sizeof(nint)));
         functions.CopyTo(new Span<nint>(table, functions.Length));
         return (nint)table;

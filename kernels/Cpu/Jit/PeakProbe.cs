@@ -3,16 +3,20 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Machine code that does nothing but multiply and add: what a core can do at most, for figures to be told as shares of it.</summary>
+/// <summary>Machine code that does nothing but multiply and add: what a core can do at most, for figures to be told as
+/// shares of it.</summary>
 internal static unsafe class PeakProbe
 {
     private const int Sums = 24; // more than a pipe's latency times pipes
 
-    /// <summary>A function of a count, <c>delegate* unmanaged&lt;long, void&gt;</c>: so many rounds of VPDPBUSD. Zero where the processor lacks the instruction or code can't be made.</summary>
-    public static nint Int8 { get; } = MachineCode.IsSupported ? Assemble((c, sum) => c.vpdpbusd(sum, zmm30, zmm31)) : 0;
+    /// <summary>A function of a count, <c>delegate* unmanaged&lt;long, void&gt;</c>: so many rounds of VPDPBUSD. Zero
+    /// where the processor lacks the instruction or code can't be made.</summary>
+    public static nint Int8 { get; } = MachineCode.IsSupported
+        ? Assemble((c, sum) => c.vpdpbusd(sum, zmm30, zmm31)) : 0;
 
     /// <summary>The same for VDPBF16PS.</summary>
-    public static nint BFloat16 { get; } = MachineCode.HasBFloat16 ? Assemble((c, sum) => c.vdpbf16ps(sum, zmm30, zmm31)) : 0;
+    public static nint BFloat16 { get; } = MachineCode.HasBFloat16
+        ? Assemble((c, sum) => c.vdpbf16ps(sum, zmm30, zmm31)) : 0;
 
     /// <summary>Multiplications and additions of a round.</summary>
     public const int Int8Operations = Sums * 128, BFloat16Operations = Sums * 64;
@@ -25,7 +29,8 @@ internal static unsafe class PeakProbe
             zmm12, zmm13, zmm14, zmm15, zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23,
         ];
         var c = new Assembler(64);
-        foreach (AssemblerRegisterZMM sum in (AssemblerRegisterZMM[])[.. sums, zmm30, zmm31]) c.vpxord(sum, sum, sum); // zeros: no denormals, no overflow
+        // Zeros: no denormals, no overflow
+        foreach (AssemblerRegisterZMM sum in (AssemblerRegisterZMM[])[.. sums, zmm30, zmm31]) c.vpxord(sum, sum, sum);
         Label round = c.CreateLabel();
         c.Label(ref round);
         foreach (AssemblerRegisterZMM sum in sums) operation(c, sum);

@@ -5,23 +5,29 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Writes the machine code of a tile: a panel of quantized weights by some rows of int8 activations, with the 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
+/// <summary>Writes the machine code of a tile: a panel of quantized weights by some rows of int8 activations, with the
+/// 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
 /// <remarks>
-/// A lane is an output, as in <see cref="MicroKernelsAvx512"/>, and each output goes through the operations of <see cref="MicroKernelsScalar.One{T}"/> in their order,
-/// so its bits are the definition's whatever the tile's shape is. All sums of a tile stay in registers: with six rows 12 of integers and 12 of floats.
-/// A panel's halves share each broadcast of four activations, six rows share each unpacking of weights: loads then stay below the two a cycle that a core has.
+/// A lane is an output, as in <see cref="MicroKernelsAvx512"/>, and each output goes through the operations of
+/// <see cref="MicroKernelsScalar.One{T}"/> in their order, so its bits are the definition's whatever the tile's shape
+/// is. All sums of a tile stay in registers: with six rows 12 of integers and 12 of floats. A panel's halves share each
+/// broadcast of four activations, six rows share each unpacking of weights: loads then stay below the two a cycle that
+/// a core has.
 /// </remarks>
 internal sealed class TileAssembler
 {
     /// <summary>Rows of activations a tile has at most: what the registers hold.</summary>
     public const int MaxRows = 6;
 
-    // Arguments in System V's order; how much further to ask for memory with each block is on the stack. Where formats have no units of
-    // several blocks, integers lie at a fixed distance from the panel's unit at hand.
-    private static readonly AssemblerRegister64 Unit = rdi, Rows = rsi, RowStride = rdx, Blocks = rcx, Result = r8, Ahead = r9;
-    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10, Integers = rbx, Left = rbp;
+    // Arguments in System V's order; how much further to ask for memory with each block is on the stack. Where formats
+    // have no units of several blocks, integers lie at a fixed distance from the panel's unit at hand.
+    private static readonly AssemblerRegister64 Unit = rdi, Rows = rsi, RowStride = rdx, Blocks = rcx,
+        Result = r8, Ahead = r9;
+    private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10,
+        Integers = rbx, Left = rbp;
 
-    // Of a tile that takes some blocks only: their numbers, the one at hand, and where the first block of weights and of activations is.
+    // Of a tile that takes some blocks only: their numbers, the one at hand, and where the first block of weights and
+    // of activations is.
     private static readonly AssemblerRegister64 List = r9, Block = rbp, FirstUnit = r12, FirstRows = r13;
 
     // Sums of integers, then of floats; above them what lives for a few instructions.
@@ -38,12 +44,14 @@ internal sealed class TileAssembler
     private readonly int _rows;
     private readonly bool _listed;
 
-    private TileAssembler(PanelTraits traits, int rows, bool listed) => (_traits, _rows, _listed) = (traits, rows, listed);
+    private TileAssembler(PanelTraits traits, int rows, bool listed) =>
+        (_traits, _rows, _listed) = (traits, rows, listed);
 
     /// <summary>The function for a format and a shape.</summary>
     /// <param name="traits">The format.</param>
     /// <param name="rows">1 to <see cref="MaxRows"/>.</param>
-    /// <param name="listed">Whether it takes all blocks, and asks for memory ahead of it, or only those whose numbers it is given, int32 and ascending, in place of the address to ask for.</param>
+    /// <param name="listed">Whether it takes all blocks, and asks for memory ahead of it, or only those whose numbers
+    /// it is given, int32 and ascending, in place of the address to ask for.</param>
     public static Assembler Write(PanelTraits traits, int rows, bool listed)
     {
         var tile = new TileAssembler(traits, rows, listed);
@@ -86,7 +94,8 @@ internal sealed class TileAssembler
     private void Write()
     {
         PanelTraits t = _traits;
-        AssemblerRegister64[] saved = _listed ? [Integers, Block, FirstUnit, FirstRows] : t.SuperScales ? [Integers, Left] : [];
+        AssemblerRegister64[] saved = _listed ? [Integers, Block, FirstUnit, FirstRows] : t.SuperScales
+            ? [Integers, Left] : [];
         foreach (AssemblerRegister64 register in saved) _c.push(register);
         if (_listed)
         {
@@ -125,7 +134,8 @@ internal sealed class TileAssembler
         if (t.SuperScales)
         {
             _c.Label(ref unit);
-            // All of the header before the integers behind it, not by and by between them: a processor fetches ahead what is read in order.
+            // All of the header before the integers behind it, not by and by between them: a processor fetches ahead
+            // what is read in order.
             for (int i = 0; i < 2 * t.UnitScaleBytes; i += 64) _c.prefetcht0(__byte_ptr[Unit + i]);
             _c.lea(Factors, Unit + t.HalvesBytes);
             _c.lea(Integers, Unit + 2 * t.UnitScaleBytes);
@@ -218,7 +228,8 @@ internal sealed class TileAssembler
                 for (int h = 0; h < 2; h++) _c.vpxord(Sum(h, r), Sum(h, r), Sum(h, r));
                 continue;
             }
-            int field = t.GroupSize == 32 ? ActivationBlock.SumField : group == 0 ? ActivationBlock.FirstSumField : ActivationBlock.LastSumField;
+            int field = t.GroupSize == 32 ? ActivationBlock.SumField : group == 0
+                ? ActivationBlock.FirstSumField : ActivationBlock.LastSumField;
             _c.vpbroadcastd(Sum(0, r), __dword_ptr[At(r, field)]);
             if (shift > 0) _c.vpslld(Sum(0, r), Sum(0, r), (byte)shift);
             _c.vmovdqa32(Sum(1, r), Sum(0, r));
@@ -298,17 +309,20 @@ internal sealed class TileAssembler
                 _c.vfmadd231ps(Output(h, r), Sum(h, r), product);
             }
             if (!t.HasMin) continue;
-            int field = t.GroupSize == 32 ? ActivationBlock.ScaledSumField : group == 0 ? ActivationBlock.FirstScaledSumField : ActivationBlock.LastScaledSumField;
+            int field = t.GroupSize == 32 ? ActivationBlock.ScaledSumField : group == 0
+                ? ActivationBlock.FirstScaledSumField : ActivationBlock.LastScaledSumField;
             for (int r = 0; r < _rows; r++) _c.vfmadd231ps(Output(h, r), min, __dword_bcst[At(r, field)]);
         }
     }
 }
 
 /// <summary>A panel format's constants as values, for code that is made at run time.</summary>
-internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int GroupSize, bool HasMin, bool SuperScales, int BlockBytes, int HalvesBytes, int GroupBytes, int UnitScaleBytes, int UnitBytes)
+internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int GroupSize, bool HasMin, bool SuperScales,
+    int BlockBytes, int HalvesBytes, int GroupBytes, int UnitScaleBytes, int UnitBytes)
 {
     /// <summary>Those of a format.</summary>
     public static PanelTraits Of<T>()
         where T : IIntegerFormat
-        => new(T.Nibbles, T.Signed, T.Offset, T.GroupSize, T.HasMin, T.SuperScales, Panel<T>.BlockBytes, Panel<T>.HalvesBytes, Panel<T>.GroupBytes, Panel<T>.UnitScaleBytes, Panel<T>.UnitStride);
+        => new(T.Nibbles, T.Signed, T.Offset, T.GroupSize, T.HasMin, T.SuperScales, Panel<T>.BlockBytes,
+            Panel<T>.HalvesBytes, Panel<T>.GroupBytes, Panel<T>.UnitScaleBytes, Panel<T>.UnitStride);
 }

@@ -3,13 +3,16 @@ namespace Native.Kernels.Cpu.Machine;
 /// <summary>This machine's memory.</summary>
 internal static class HostMemory
 {
-    /// <summary>Bytes this process may still take: what its container or machine has beside it, and no more than others leave.</summary>
+    /// <summary>Bytes this process may still take: what its container or machine has beside it, and no more than others
+    /// leave.</summary>
     public static long Free()
     {
-        long free = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes - Environment.WorkingSet; // knows the limits of containers
+        // Knows the limits of containers
+        long free = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes - Environment.WorkingSet;
         const string Line = "MemAvailable:";
         if (OperatingSystem.IsLinux()
-            && File.ReadLines("/proc/meminfo").FirstOrDefault(line => line.StartsWith(Line, StringComparison.Ordinal)) is { } line
+            && File.ReadLines("/proc/meminfo")
+                .FirstOrDefault(line => line.StartsWith(Line, StringComparison.Ordinal)) is { } line
             && long.TryParse(line.AsSpan(Line.Length).Trim().TrimEnd("kB").Trim(), out long kilobytes))
             free = Math.Min(free, kilobytes << 10);
         return Math.Max(free, 0);

@@ -11,9 +11,11 @@ internal sealed unsafe class NativeHeap : IDisposable
     private nint _pieces;
     private long _piecesLeft;
 
-    /// <summary>At least 64-byte aligned. Large blocks ask the system for large pages: a model's weights need fewer entries of the TLB.</summary>
+    /// <summary>At least 64-byte aligned. Large blocks ask the system for large pages: a model's weights need fewer
+    /// entries of the TLB.</summary>
     /// <param name="bytes">Bytes; 0 gives a valid address too.</param>
-    /// <param name="zeroed">False leaves what was there. True of a large block takes no memory until it is touched: a KV cache of gigabytes costs what is used of it.</param>
+    /// <param name="zeroed">False leaves what was there. True of a large block takes no memory until it is touched: a
+    /// KV cache of gigabytes costs what is used of it.</param>
     /// <exception cref="OutOfMemoryException">There is not that much.</exception>
     public nint Allocate(long bytes, bool zeroed)
     {
@@ -26,15 +28,18 @@ internal sealed unsafe class NativeHeap : IDisposable
         }
         catch (OutOfMemoryException e)
         {
-            throw new OutOfMemoryException($"the system has no {bytes} bytes ({bytes >> 20} MiB) of memory for weights or KV cache", e);
+            throw new OutOfMemoryException(
+                $"the system has no {bytes} bytes ({bytes >> 20} MiB) of memory for weights or KV cache", e);
         }
         nint block = (allocated + (nint)alignment - 1) & -(nint)alignment;
         _blocks.Add(block, allocated);
-        if (large && OperatingSystem.IsLinux()) madvise((void*)block, (nint)bytes, 14); // MADV_HUGEPAGE; refusal only costs speed
+        // MADV_HUGEPAGE; refusal only costs speed
+        if (large && OperatingSystem.IsLinux()) madvise((void*)block, (nint)bytes, 14);
         return block;
     }
 
-    /// <summary>Memory that lives as long as the heap: a piece of a larger block, so that small matrices lie in large pages too. A processor fetches ahead within a page.</summary>
+    /// <summary>Memory that lives as long as the heap: a piece of a larger block, so that small matrices lie in large
+    /// pages too. A processor fetches ahead within a page.</summary>
     /// <param name="bytes">Bytes; what was there is left.</param>
     /// <exception cref="OutOfMemoryException">There is not that much.</exception>
     public nint AllocateLasting(long bytes)

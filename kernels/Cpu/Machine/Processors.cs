@@ -18,7 +18,9 @@ internal static unsafe class Processors
         const string Cache = Topology + "/cpu0/cache/index0/";
         try
         {
-            if (File.Exists(Cache + "size") && File.ReadAllText(Cache + "type").Trim() == "Data" && File.ReadAllText(Cache + "size").Trim() is [.. var kilobytes, 'K'] && int.TryParse(kilobytes, out int size)) return size << 10;
+            if (File.Exists(Cache + "size") && File.ReadAllText(Cache + "type").Trim() == "Data"
+                && File.ReadAllText(Cache + "size").Trim() is [.. var kilobytes, 'K']
+                && int.TryParse(kilobytes, out int size)) return size << 10;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -27,7 +29,8 @@ internal static unsafe class Processors
         return 32 << 10;
     }
 
-    /// <summary>Numbers of the processors the process may use, ascending; empty where the system does not tell.</summary>
+    /// <summary>Numbers of the processors the process may use, ascending; empty where the system does not
+    /// tell.</summary>
     public static int[] Allowed()
     {
         if (!OperatingSystem.IsLinux()) return [];
@@ -41,7 +44,8 @@ internal static unsafe class Processors
         {
             return [];
         }
-        return [.. Enumerable.Range(0, MaskBytes * 8).Where(i => (new Span<byte>(mask, MaskBytes)[i / 8] >> (i % 8) & 1) != 0)];
+        return [.. Enumerable.Range(0, MaskBytes * 8)
+            .Where(i => (new Span<byte>(mask, MaskBytes)[i / 8] >> (i % 8) & 1) != 0)];
     }
 
     /// <summary>Physical cores among the processors the process may use, at least 1 and at most as many as its quota
@@ -51,7 +55,8 @@ internal static unsafe class Processors
     public static int PhysicalCores()
     {
         int cores = Allowed().Length == 0 ? Environment.ProcessorCount : Cores();
-        int whole = (int)Math.Min(Quota("/proc/self/cgroup", "/sys/fs/cgroup"), Environment.ProcessorCount); // the runtime's count rounds up
+        // The runtime's count rounds up
+        int whole = (int)Math.Min(Quota("/proc/self/cgroup", "/sys/fs/cgroup"), Environment.ProcessorCount);
         return Math.Clamp(cores, 1, Math.Max(1, whole));
     }
 
@@ -74,7 +79,8 @@ internal static unsafe class Processors
                 string mount = second ? root : $"{root}/cpu";
                 for (string group = path.TrimEnd('/'); ; group = group[..Math.Max(group.LastIndexOf('/'), 0)])
                 {
-                    least = Math.Min(least, second ? LimitOf($"{mount}{group}/cpu.max") : LimitOf($"{mount}{group}/cpu.cfs_quota_us", $"{mount}{group}/cpu.cfs_period_us"));
+                    least = Math.Min(least, second ? LimitOf($"{mount}{group}/cpu.max")
+                        : LimitOf($"{mount}{group}/cpu.cfs_quota_us", $"{mount}{group}/cpu.cfs_period_us"));
                     if (group.Length == 0) break;
                 }
             }
@@ -90,12 +96,16 @@ internal static unsafe class Processors
     private static double LimitOf(params string[] files)
     {
         if (!files.All(File.Exists)) return double.PositiveInfinity;
-        string[] words = [.. files.SelectMany(file => File.ReadAllText(file).Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries))];
+        string[] words = [.. files.SelectMany(file => File.ReadAllText(file)
+            .Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries))];
         return words is [var time, var period, ..] && double.TryParse(time, CultureInfo.InvariantCulture, out double us)
-            && double.TryParse(period, CultureInfo.InvariantCulture, out double of) && us > 0 && of > 0 ? us / of : double.PositiveInfinity;
+            && double.TryParse(period, CultureInfo.InvariantCulture, out double of) && us > 0 && of > 0
+                ? us / of : double.PositiveInfinity;
     }
 
-    /// <summary>The processors the process may use in the order in which threads should take them: one of each core before any core's second, so that as many threads as there are cores have one each, however the system numbers them.</summary>
+    /// <summary>The processors the process may use in the order in which threads should take them: one of each core
+    /// before any core's second, so that as many threads as there are cores have one each, however the system numbers
+    /// them.</summary>
     public static int[] Spread() => SpreadOverCores(Allowed(), Topology).Order;
 
     /// <summary>Physical cores among the processors the process may use, whatever its quota; as many as processors
@@ -107,7 +117,8 @@ internal static unsafe class Processors
         return cores == 0 ? Math.Max(allowed.Length, 1) : cores;
     }
 
-    /// <summary>The same of any processors, whose cores a folder laid out as Linux's <c>/sys/devices/system/cpu</c> tells; in the order given, with 0 cores, where it does not.</summary>
+    /// <summary>The same of any processors, whose cores a folder laid out as Linux's <c>/sys/devices/system/cpu</c>
+    /// tells; in the order given, with 0 cores, where it does not.</summary>
     internal static (int[] Order, int Cores) SpreadOverCores(int[] processors, string folder)
     {
         Dictionary<string, int> threads = []; // of each core so far
@@ -124,7 +135,8 @@ internal static unsafe class Processors
                 return (processors, 0);
             }
         }
-        return ([.. Enumerable.Range(0, processors.Length).OrderBy(i => ranks[i]).Select(i => processors[i])], threads.Count);
+        return ([.. Enumerable.Range(0, processors.Length).OrderBy(i => ranks[i]).Select(i => processors[i])],
+            threads.Count);
     }
 
     /// <summary>Binds the calling thread to one processor, where the system allows it.</summary>

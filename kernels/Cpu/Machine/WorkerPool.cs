@@ -5,19 +5,19 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Cpu.Machine;
 
-/// <summary>Threads that run parallel loops over ranges of indices, the caller's thread among them as worker 0.</summary>
+/// <summary>Threads that run parallel loops over ranges of indices, the caller's thread among them as worker
+/// 0.</summary>
 /// <remarks>
-/// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by an atomic add, and
-/// the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a semaphore).
-/// Workers are pinned to the process's processors, all but the first, where the system allows it and there is one for
-/// every core: fewer
-/// are left to the system, because several processes would all take the same cores. The caller is left where it is.
-/// One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
+/// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by an atomic add,
+/// and the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a
+/// semaphore). Workers are pinned to the process's processors, all but the first, where the system allows it and there
+/// is one for every core: fewer are left to the system, because several processes would all take the same cores. The
+/// caller is left where it is. One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
 /// </remarks>
 internal sealed unsafe class WorkerPool : IDisposable
 {
-    // A wake through the kernel costs tens of microseconds, the gaps between a step's operations a few: spinning this long
-    // keeps workers awake through a step, and an idle server's cores asleep.
+    // A wake through the kernel costs tens of microseconds, the gaps between a step's operations a few: spinning this
+    // long keeps workers awake through a step, and an idle server's cores asleep.
     private static readonly long SpinTicks = Stopwatch.Frequency / 10_000; // 100 us
 
     private readonly Control* _control = (Control*)NativeMemory.AlignedAlloc((nuint)sizeof(Control), 128);
@@ -37,39 +37,50 @@ internal sealed unsafe class WorkerPool : IDisposable
     /// <param name="threads">Workers in all, the caller included; 1 to 1024.</param>
     public WorkerPool(int threads)
     {
-        if (threads is < 1 or > 1024) throw new ArgumentOutOfRangeException(nameof(threads), threads, "a worker pool has 1 to 1024 threads");
+        if (threads is < 1 or > 1024)
+            throw new ArgumentOutOfRangeException(nameof(threads), threads, "a worker pool has 1 to 1024 threads");
         *_control = default;
         _shares = (Share*)NativeMemory.AlignedAlloc((nuint)(threads * sizeof(Share)), 128);
         Threads = threads;
         int[] processors = Processors.Spread();
         bool pins = threads <= processors.Length && threads >= Processors.Cores();
-        _spins = threads <= Environment.ProcessorCount; // with more threads than processors, a spinning one takes the time of a working one
+        // With more threads than processors, a spinning one takes the time of a working one
+        _spins = threads <= Environment.ProcessorCount;
         _threads = new Thread[threads - 1];
         for (int i = 0; i < _threads.Length; i++)
         {
             int worker = i + 1;
             int processor = pins ? processors[worker] : -1;
-            _threads[i] = new Thread(() => Loop(worker, processor)) { IsBackground = true, Name = $"native-worker-{worker}" };
+            _threads[i] = new Thread(() => Loop(worker, processor)) { IsBackground = true,
+                Name = $"native-worker-{worker}" };
             _threads[i].Start();
         }
     }
 
-    /// <summary>Loops so far that all workers took part in. Each ends in a barrier: what a step costs beside its work.</summary>
+    /// <summary>Loops so far that all workers took part in. Each ends in a barrier: what a step costs beside its
+    /// work.</summary>
     public long Loops { get; private set; }
 
     /// <summary>Workers, the caller included.</summary>
     public int Threads { get; }
 
-    /// <summary>Runs <paramref name="body"/> over 0..<paramref name="count"/> in ranges of <paramref name="grain"/> indices, each run once, by any worker, and returns when all are done.</summary>
+    /// <summary>Runs <paramref name="body"/> over 0..<paramref name="count"/> in ranges of <paramref name="grain"/>
+    /// indices, each run once, by any worker, and returns when all are done.</summary>
     /// <param name="count">Indices; none is no work.</param>
-    /// <param name="grain">Indices a range has, the last one fewer; at least 1. One range, or one thread, runs in the caller without waking anybody.</param>
+    /// <param name="grain">Indices a range has, the last one fewer; at least 1. One range, or one thread, runs in the
+    /// caller without waking anybody.</param>
     /// <param name="body">Context, first index, end index, worker (0 to <see cref="Threads"/> - 1).</param>
     /// <param name="context">Handed to the body; may lie on the caller's stack.</param>
-    /// <exception cref="Exception">The first exception that a body threw; ranges not yet begun were left out.</exception>
-    public void For(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) => Run(count, grain, 1, body, context);
+    /// <exception cref="Exception">The first exception that a body threw; ranges not yet begun were left
+    /// out.</exception>
+    public void For(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) =>
+        Run(count, grain, 1, body, context);
 
-    /// <summary>As <see cref="For"/>, but every worker begins at a place of its own, goes on from there, and helps others when its own share is done: what lies side by side in memory is read by one worker, and by the same one every time.</summary>
-    public void ForShares(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) => Run(count, grain, Threads, body, context);
+    /// <summary>As <see cref="For"/>, but every worker begins at a place of its own, goes on from there, and helps
+    /// others when its own share is done: what lies side by side in memory is read by one worker, and by the same one
+    /// every time.</summary>
+    public void ForShares(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) =>
+        Run(count, grain, Threads, body, context);
 
     private void Run(int count, int grain, int shares, delegate*<void*, int, int, int, void> body, void* context)
     {
@@ -143,7 +154,8 @@ internal sealed unsafe class WorkerPool : IDisposable
             for (int i = 0; i < _shareCount; i++)
             {
                 Share* share = _shares + (worker + i) % _shareCount;
-                while (Volatile.Read(ref share->Next) < share->End) // most often nothing is left: a look costs less than an add
+                // Most often nothing is left: a look costs less than an add
+                while (Volatile.Read(ref share->Next) < share->End)
                 {
                     long from = Interlocked.Add(ref share->Next, _grain) - _grain;
                     if (from >= share->End) break;
@@ -154,7 +166,8 @@ internal sealed unsafe class WorkerPool : IDisposable
         catch (Exception e)
         {
             Interlocked.CompareExchange(ref _fault, e, null);
-            for (int i = 0; i < _shareCount; i++) Interlocked.Exchange(ref _shares[i].Next, _shares[i].End); // the others stop at their next range
+            // The others stop at their next range
+            for (int i = 0; i < _shareCount; i++) Interlocked.Exchange(ref _shares[i].Next, _shares[i].End);
         }
     }
 
@@ -217,7 +230,8 @@ internal sealed unsafe class WorkerPool : IDisposable
     private static class Futex
     {
         private const int WaitPrivate = 128, WakePrivate = 129;
-        private static readonly nint Number = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? 202 : 98; // arm64, riscv64 and loongarch64 share theirs
+        // Arm64, riscv64 and loongarch64 share theirs
+        private static readonly nint Number = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? 202 : 98;
 
         public static void Wait(int* address, int expected) => syscall(Number, address, WaitPrivate, expected, null);
 

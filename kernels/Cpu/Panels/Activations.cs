@@ -5,16 +5,18 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Native.Kernels.Cpu.Panels;
 
-/// <summary>32 activations of one row, rounded to int8 with one float scale: x[k] is about Scale * Quants[k]. One cache line.</summary>
+/// <summary>32 activations of one row, rounded to int8 with one float scale: x[k] is about Scale * Quants[k]. One cache
+/// line.</summary>
 /// <remarks>
-/// Minimums are multiplied by the sums of the rounded values, not of the exact ones: with one and the same rounded x in both terms its
-/// error meets the weight itself, which is smaller than the weight without its minimum.
+/// Minimums are multiplied by the sums of the rounded values, not of the exact ones: with one and the same rounded x in
+/// both terms its error meets the weight itself, which is smaller than the weight without its minimum.
 /// </remarks>
 [StructLayout(LayoutKind.Explicit, Size = 64)]
 internal unsafe struct ActivationBlock
 {
     /// <summary>Where the fields lie, for machine code.</summary>
-    public const int ScaleField = 32, SumField = 36, ScaledSumField = 40, FirstSumField = 44, LastSumField = 48, FirstScaledSumField = 52, LastScaledSumField = 56;
+    public const int ScaleField = 32, SumField = 36, ScaledSumField = 40, FirstSumField = 44, LastSumField = 48,
+        FirstScaledSumField = 52, LastScaledSumField = 56;
 
     /// <summary>-127 to 127, rounded to nearest, ties to even.</summary>
     [FieldOffset(0)] public fixed sbyte Quants[32];
@@ -22,7 +24,8 @@ internal unsafe struct ActivationBlock
     /// <summary>The greatest magnitude / 127; NaN where a value is not finite.</summary>
     [FieldOffset(ScaleField)] public float Scale;
 
-    /// <summary>Minus 4 times the sum of the integers: what unsigned weights have too much, for the smallest offset; shifted left for the others.</summary>
+    /// <summary>Minus 4 times the sum of the integers: what unsigned weights have too much, for the smallest offset;
+    /// shifted left for the others.</summary>
     [FieldOffset(SumField)] public int NegativeSum4;
 
     /// <summary>Scale times the sum of the integers.</summary>
@@ -43,7 +46,8 @@ internal unsafe struct ActivationBlock
     /// <summary>Below this magnitude, where 127 / x may overflow, values count as zero.</summary>
     public const float Smallest = 1e-36f;
 
-    /// <summary>From this sum of its squared integers on a block is even enough for eight bits; below, its greatest value is more than four times the root of its mean square.</summary>
+    /// <summary>From this sum of its squared integers on a block is even enough for eight bits; below, its greatest
+    /// value is more than four times the root of its mean square.</summary>
     private const int EvenSquares = 127 * 127 * 32 / 16;
 
     /// <summary>Rounds a row of columns / 32 blocks.</summary>
@@ -62,15 +66,19 @@ internal unsafe struct ActivationBlock
         }
     }
 
-    /// <summary>The same, and what rounding left over of uneven blocks is rounded once more into <paramref name="rest"/>: together those hold sixteen bits. All others have no rest, only zeros.</summary>
-    /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's, have nearly all of the error (bench/results/quality.md). The integers tell which they are, so that every variant agrees.</remarks>
+    /// <summary>The same, and what rounding left over of uneven blocks is rounded once more into
+    /// <paramref name="rest"/>: together those hold sixteen bits. All others have no rest, only zeros.</summary>
+    /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's,
+    /// have nearly all of the error (bench/results/quality.md). The integers tell which they are, so that every variant
+    /// agrees.</remarks>
     /// <param name="x">The row.</param>
     /// <param name="columns">Its length, a multiple of 32.</param>
     /// <param name="blocks">Receives columns / 32 blocks.</param>
     /// <param name="rest">Receives as many.</param>
     /// <param name="uneven">Receives a bit for each block, set where it is uneven, in whole words.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void QuantizeFine(float* x, int columns, ActivationBlock* blocks, ActivationBlock* rest, ulong* uneven)
+    public static void QuantizeFine(float* x, int columns, ActivationBlock* blocks, ActivationBlock* rest,
+        ulong* uneven)
     {
         new Span<ulong>(uneven, UnevenWords(columns)).Clear();
         if (Avx512BW.IsSupported)
@@ -117,40 +125,56 @@ internal unsafe struct ActivationBlock
         End(first, last, block);
     }
 
-    // Sixteen blocks at a time: their greatest magnitudes, then all scales in one vector, then the integers. A block by itself waits for its own scale.
+    // Sixteen blocks at a time: their greatest magnitudes, then all scales in one vector, then the integers. A block by
+    // itself waits for its own scale.
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void QuantizeAvx512(float* x, int count, ActivationBlock* blocks, ActivationBlock* rest, ulong* uneven)
+    private static void QuantizeAvx512(float* x, int count, ActivationBlock* blocks, ActivationBlock* rest,
+        ulong* uneven)
     {
         int* greatest = stackalloc int[16];
         float* scales = stackalloc float[16], inverses = stackalloc float[16], left = stackalloc float[32];
         Vector512<int> magnitude = Vector512.Create(int.MaxValue);
         Vector256<byte> offset = Vector256.Create((byte)128);
-        Vector256<int> firsts = Vector256.Create(0, 0, 0, 0, 4, 0, 4, 0), lasts = Vector256.Create(1, 4, 4, 1, 1, 1, 1, 1);
-        Vector256<int> isInteger = Vector256.Create(0, -1, 0, -1, -1, 0, 0, 0), isScale = Vector256.Create(-1, 0, 0, 0, 0, 0, 0, 0), used = Vector256.Create(-1, -1, -1, -1, -1, -1, -1, 0);
+        Vector256<int> firsts = Vector256.Create(0, 0, 0, 0, 4, 0, 4, 0),
+            lasts = Vector256.Create(1, 4, 4, 1, 1, 1, 1, 1);
+        Vector256<int> isInteger = Vector256.Create(0, -1, 0, -1, -1, 0, 0, 0),
+            isScale = Vector256.Create(-1, 0, 0, 0, 0, 0, 0, 0), used = Vector256.Create(-1, -1, -1, -1, -1, -1, -1, 0);
         for (int done = 0, n; done < count; done += n)
         {
             n = Math.Min(count - done, 16);
             for (int i = 0; i < n; i++)
             {
-                Vector512<int> sixteen = Vector512.Max(Vector512.Load(x + (32 * i)).AsInt32() & magnitude, Vector512.Load(x + (32 * i) + 16).AsInt32() & magnitude);
+                Vector512<int> sixteen =
+                    Vector512.Max(Vector512.Load(x + (32 * i)).AsInt32() & magnitude,
+                    Vector512.Load(x + (32 * i) + 16).AsInt32() & magnitude);
                 greatest[i] = Largest(Vector256.Max(sixteen.GetLower(), sixteen.GetUpper()));
             }
             Scales(Vector512.Load(greatest), scales, inverses);
 
             for (int i = 0; i < n; i++, x += 32, blocks++)
             {
-                Vector512<float> inverse = Vector512.Create(inverses[i]), a = Vector512.Load(x), b = Vector512.Load(x + 16);
-                // The conversion rounds to nearest even itself; of what is not finite it makes -2^31, whose last byte is 0.
-                Vector512<int> integersA = Avx512F.ConvertToVector512Int32(a * inverse), integersB = Avx512F.ConvertToVector512Int32(b * inverse);
-                Vector256<sbyte> integers = Vector256.Create(Avx512F.ConvertToVector128SByte(integersA), Avx512F.ConvertToVector128SByte(integersB));
+                Vector512<float> inverse = Vector512.Create(inverses[i]), a = Vector512.Load(x),
+                    b = Vector512.Load(x + 16);
+                // The conversion rounds to nearest even itself; of what is not finite it makes -2^31, whose last byte
+                // is 0.
+                Vector512<int> integersA = Avx512F.ConvertToVector512Int32(a * inverse),
+                    integersB = Avx512F.ConvertToVector512Int32(b * inverse);
+                Vector256<sbyte> integers =
+                    Vector256.Create(Avx512F.ConvertToVector128SByte(integersA),
+                    Avx512F.ConvertToVector128SByte(integersB));
                 integers.Store(blocks->Quants);
                 // Sums of eight bytes, which that instruction takes for unsigned: each was made 128 larger.
-                Vector256<long> sums = Avx2.SumAbsoluteDifferences(integers.AsByte() ^ offset, Vector256<byte>.Zero).AsInt64();
-                Vector256<int> halves = (sums + Avx2.Shuffle(sums.AsInt32(), 0b01_00_11_10).AsInt64() - Vector256.Create(16L * 128)).AsInt32();
+                Vector256<long> sums = Avx2.SumAbsoluteDifferences(integers.AsByte() ^ offset, Vector256<byte>.Zero)
+                    .AsInt64();
+                Vector256<int> halves = (sums + Avx2.Shuffle(sums.AsInt32(), 0b01_00_11_10)
+                    .AsInt64() - Vector256.Create(16L * 128)).AsInt32();
                 // The fields in their order: scale; sums of all, all, first and last, first and last; nothing.
-                Vector256<int> ofFields = Avx2.PermuteVar8x32(halves, firsts) + (Avx2.PermuteVar8x32(halves, lasts) & Vector256.Create(0, -1, -1, 0, 0, 0, 0, 0));
-                Vector256<float> scale = Vector256.Create(scales[i]), scaled = Vector256.ConvertToSingle(ofFields) * scale;
-                Vector256<int> fields = Vector256.ConditionalSelect(isInteger, Vector256<int>.Zero - (ofFields << 2), Vector256.ConditionalSelect(isScale.AsSingle(), scale, scaled).AsInt32());
+                Vector256<int> ofFields = Avx2.PermuteVar8x32(halves, firsts)
+                    + (Avx2.PermuteVar8x32(halves, lasts) & Vector256.Create(0, -1, -1, 0, 0, 0, 0, 0));
+                Vector256<float> scale = Vector256.Create(scales[i]),
+                    scaled = Vector256.ConvertToSingle(ofFields) * scale;
+                Vector256<int> fields = Vector256.ConditionalSelect(isInteger, Vector256<int>.Zero - (ofFields << 2),
+                    Vector256.ConditionalSelect(isScale.AsSingle(), scale, scaled).AsInt32());
                 (fields & used).Store((int*)((byte*)blocks + ScaleField));
                 if (rest == null) continue;
 
@@ -178,7 +202,8 @@ internal unsafe struct ActivationBlock
     private static void Scales(Vector512<int> greatest, float* scales, float* inverses)
     {
         Vector512<float> max = greatest.AsSingle(), steps = Vector512.Create(127f);
-        Vector512<int> finite = Vector512.LessThan(greatest, Vector512.Create(0x7f800000)), zero = Vector512.LessThan(max, Vector512.Create(Smallest)).AsInt32();
+        Vector512<int> finite = Vector512.LessThan(greatest, Vector512.Create(0x7f800000)),
+            zero = Vector512.LessThan(max, Vector512.Create(Smallest)).AsInt32();
         Vector512<float> scale = Vector512.AndNot(max / steps, zero.AsSingle());
         Vector512.ConditionalSelect(finite.AsSingle(), scale, Vector512.Create(float.NaN)).Store(scales);
         (Vector512.AndNot(steps / max, zero.AsSingle()).AsInt32() & finite).AsSingle().Store(inverses);
@@ -186,7 +211,8 @@ internal unsafe struct ActivationBlock
 
     private static void QuantizeVector(float* x, ActivationBlock* block)
     {
-        Vector256<float> a = Vector256.Load(x), b = Vector256.Load(x + 8), c = Vector256.Load(x + 16), d = Vector256.Load(x + 24);
+        Vector256<float> a = Vector256.Load(x), b = Vector256.Load(x + 8), c = Vector256.Load(x + 16),
+            d = Vector256.Load(x + 24);
         Vector256<int> magnitude = Vector256.Create(int.MaxValue);
         Vector256<int> greatest = Vector256.Max(
             Vector256.Max(a.AsInt32() & magnitude, b.AsInt32() & magnitude),
@@ -199,8 +225,10 @@ internal unsafe struct ActivationBlock
             return;
         }
         Vector256<float> times = Vector256.Create(inverse);
-        Vector256<int> qa = Vector256.ConvertToInt32Native(Vector256.Round(a * times)), qb = Vector256.ConvertToInt32Native(Vector256.Round(b * times));
-        Vector256<int> qc = Vector256.ConvertToInt32Native(Vector256.Round(c * times)), qd = Vector256.ConvertToInt32Native(Vector256.Round(d * times));
+        Vector256<int> qa = Vector256.ConvertToInt32Native(Vector256.Round(a * times)),
+            qb = Vector256.ConvertToInt32Native(Vector256.Round(b * times));
+        Vector256<int> qc = Vector256.ConvertToInt32Native(Vector256.Round(c * times)),
+            qd = Vector256.ConvertToInt32Native(Vector256.Round(d * times));
         Vector256.Narrow(Vector256.Narrow(qa, qb), Vector256.Narrow(qc, qd)).Store(block->Quants);
         End(Vector256.Sum(qa + qb), Vector256.Sum(qc + qd), block);
     }
@@ -226,7 +254,9 @@ internal unsafe struct ActivationBlock
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void End(int first, int last, ActivationBlock* block)
     {
-        (block->FirstNegativeSum4, block->LastNegativeSum4, block->NegativeSum4) = (-4 * first, -4 * last, -4 * (first + last));
-        (block->FirstScaledSum, block->LastScaledSum, block->ScaledSum) = (block->Scale * first, block->Scale * last, block->Scale * (first + last));
+        (block->FirstNegativeSum4, block->LastNegativeSum4, block->NegativeSum4) =
+            (-4 * first, -4 * last, -4 * (first + last));
+        (block->FirstScaledSum, block->LastScaledSum, block->ScaledSum) =
+            (block->Scale * first, block->Scale * last, block->Scale * (first + last));
     }
 }

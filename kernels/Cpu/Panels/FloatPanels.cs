@@ -34,27 +34,32 @@ internal unsafe struct PanelBF16 : IFloatPanel
 {
     public static TensorType Type => TensorType.BF16;
     public static int Size => 2;
-    public static float Load(byte* address) => BitConverter.UInt32BitsToSingle((uint)Unsafe.ReadUnaligned<ushort>(address) << 16);
+    public static float Load(byte* address) =>
+        BitConverter.UInt32BitsToSingle((uint)Unsafe.ReadUnaligned<ushort>(address) << 16);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Load8(byte* address)
     {
         Vector128<ushort> bits = Vector128.Load((ushort*)address);
-        if (System.Runtime.Intrinsics.X86.Avx2.IsSupported) return Vector256.ShiftLeft(System.Runtime.Intrinsics.X86.Avx2.ConvertToVector256Int32(bits), 16).AsSingle();
-        return Vector256.Create(Vector128.ShiftLeft(Vector128.WidenLower(bits), 16), Vector128.ShiftLeft(Vector128.WidenUpper(bits), 16)).AsSingle();
+        if (System.Runtime.Intrinsics.X86.Avx2.IsSupported)
+            return Vector256.ShiftLeft(System.Runtime.Intrinsics.X86.Avx2.ConvertToVector256Int32(bits), 16).AsSingle();
+        return Vector256.Create(Vector128.ShiftLeft(Vector128.WidenLower(bits), 16),
+            Vector128.ShiftLeft(Vector128.WidenUpper(bits), 16)).AsSingle();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Load16(byte* address) => System.Runtime.Intrinsics.X86.Avx512F.IsSupported
-        ? Vector512.ShiftLeft(System.Runtime.Intrinsics.X86.Avx512F.ConvertToVector512UInt32(Vector256.Load((ushort*)address)), 16).AsSingle()
+        ? Vector512.ShiftLeft(System.Runtime.Intrinsics.X86.Avx512F.ConvertToVector512UInt32(
+            Vector256.Load((ushort*)address)), 16).AsSingle()
         : Vector512.Create(Load8(address), Load8(address + 16));
 }
 
-/// <summary>Finite IEEE halves to floats, exactly. .NET has no intrinsic for F16C; four instructions do the same but for infinities and NaN.</summary>
+/// <summary>Finite IEEE halves to floats, exactly. .NET has no intrinsic for F16C; four instructions do the same but
+/// for infinities and NaN.</summary>
 internal static class Halves
 {
-    // The half's bits, shifted so that its exponent's lowest bit meets a float's, are its value times 2^-112; sign extension
-    // has put the sign where it belongs and copies of it where the mask clears them.
+    // The half's bits, shifted so that its exponent's lowest bit meets a float's, are its value times 2^-112; sign
+    // extension has put the sign where it belongs and copies of it where the mask clears them.
     private const float Exponent = 5.192296858534828e33f; // 2^112
 
     /// <summary>Eight of them.</summary>
@@ -64,7 +69,8 @@ internal static class Halves
         Vector256<int> wide = System.Runtime.Intrinsics.X86.Avx2.IsSupported
             ? System.Runtime.Intrinsics.X86.Avx2.ConvertToVector256Int32(halves)
             : Vector256.Create(Vector128.WidenLower(halves), Vector128.WidenUpper(halves));
-        return (Vector256.ShiftLeft(wide, 13) & Vector256.Create(unchecked((int)0x8fffe000))).AsSingle() * Vector256.Create(Exponent);
+        return (Vector256.ShiftLeft(wide, 13) & Vector256.Create(unchecked((int)0x8fffe000)))
+            .AsSingle() * Vector256.Create(Exponent);
     }
 
     /// <summary>Sixteen of them.</summary>
@@ -74,6 +80,7 @@ internal static class Halves
         Vector512<int> wide = System.Runtime.Intrinsics.X86.Avx512F.IsSupported
             ? System.Runtime.Intrinsics.X86.Avx512F.ConvertToVector512Int32(halves)
             : Vector512.Create(Vector256.WidenLower(halves), Vector256.WidenUpper(halves));
-        return (Vector512.ShiftLeft(wide, 13) & Vector512.Create(unchecked((int)0x8fffe000))).AsSingle() * Vector512.Create(Exponent);
+        return (Vector512.ShiftLeft(wide, 13) & Vector512.Create(unchecked((int)0x8fffe000)))
+            .AsSingle() * Vector512.Create(Exponent);
     }
 }

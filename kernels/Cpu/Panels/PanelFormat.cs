@@ -9,8 +9,9 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
     private readonly Lazy<Entry> _code = new(code);
 
     /// <summary>Addresses of a format's functions, to lie beside the weights in unmanaged memory.</summary>
-    /// <remarks>A micro-kernel takes the first integers (or floats) of a panel's half, its first scales, the addresses of its rows of activations, the number of
-    /// blocks of 32 columns (of columns, for float activations), and where to write [rows, 16] sums.</remarks>
+    /// <remarks>A micro-kernel takes the first integers (or floats) of a panel's half, its first scales, the addresses
+    /// of its rows of activations, the number of blocks of 32 columns (of columns, for float activations), and where to
+    /// write [rows, 16] sums.</remarks>
     public struct Entry
     {
         /// <summary>Micro-kernel over one row of activations.</summary>
@@ -19,16 +20,19 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
         /// <summary>The same over four rows, in the same order of operations for each.</summary>
         public delegate*<byte*, byte*, byte**, int, float*, void> Four;
 
-        /// <summary>Source, bytes of its rows, their number (16 at most), columns, panel, half 0 or 1: fills one half. False where a scale or weight is not finite.</summary>
+        /// <summary>Source, bytes of its rows, their number (16 at most), columns, panel, half 0 or 1: fills one half.
+        /// False where a scale or weight is not finite.</summary>
         public delegate*<byte*, long, int, int, byte*, int, bool> Repack;
 
         /// <summary>Panel, row 0 to 31, columns, values.</summary>
         public delegate*<byte*, int, int, float*, void> DecodeRow;
 
-        /// <summary>Panel, columns, values [columns, 32]: a panel of floats. Null where the panel is one of floats.</summary>
+        /// <summary>Panel, columns, values [columns, 32]: a panel of floats. Null where the panel is one of
+        /// floats.</summary>
         public delegate*<byte*, int, float*, void> DecodePanel;
 
-        /// <summary>Bytes before the first integers (or floats) that <see cref="One"/> and <see cref="Four"/> take.</summary>
+        /// <summary>Bytes before the first integers (or floats) that <see cref="One"/> and <see cref="Four"/>
+        /// take.</summary>
         public int HeaderBytes;
 
         /// <summary>Bytes from the first half's first integers to the second's.</summary>
@@ -40,7 +44,9 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
         /// <summary>What the micro-kernels multiply.</summary>
         public ActivationType Activations;
 
-        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>: a function for each number of rows, <see cref="TileRows"/> of them; for int8 then as many that take listed blocks only. Null where there is none.</summary>
+        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>: a function
+        /// for each number of rows, <see cref="TileRows"/> of them; for int8 then as many that take listed blocks only.
+        /// Null where there is none.</summary>
         public nint* Tiles;
 
         /// <summary>Rows of activations that <see cref="Tile.Compute"/> takes at most.</summary>
@@ -59,7 +65,8 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
     /// <summary>The format of a type.</summary>
     /// <exception cref="NotSupportedException">There is none for it.</exception>
     public static PanelFormat Of(PanelFormat[] formats, TensorType type) => Array.Find(formats, f => f.Type == type)
-        ?? throw new NotSupportedException($"the CPU backend can't compute with {type}; it can with {string.Join(", ", formats.Select(f => f.Type))}");
+        ?? throw new NotSupportedException(
+            $"the CPU backend can't compute with {type}; it can with {string.Join(", ", formats.Select(f => f.Type))}");
 }
 
 /// <summary>A quantized format.</summary>
@@ -84,11 +91,13 @@ internal sealed unsafe class QuantizedPanelFormat<T>(Func<PanelFormat.Entry> cod
             if (rows < 16)
             {
                 Unsafe.InitBlockUnaligned(s, 0, (uint)Panel<T>.UnitScaleBytes);
-                for (int i = Panel<T>.HeaderBytes + half * PanelLayout.HalfStride; i < Panel<T>.UnitStride; i += PanelLayout.VectorStride) Unsafe.InitBlockUnaligned(u + i, 0, 64);
+                for (int i = Panel<T>.HeaderBytes + half * PanelLayout.HalfStride; i < Panel<T>.UnitStride;
+                    i += PanelLayout.VectorStride) Unsafe.InitBlockUnaligned(u + i, 0, 64);
             }
             for (int r = 0; r < rows; r++)
             {
-                T.Unpack(source + r * rowBytes + (long)b * blockBytes, unpacked, halves, (sbyte*)s + Panel<T>.HalvesBytes + r);
+                T.Unpack(source + r * rowBytes + (long)b * blockBytes, unpacked, halves,
+                    (sbyte*)s + Panel<T>.HalvesBytes + r);
                 ((ushort*)s)[r] = halves[0];
                 worst = Math.Max(worst, halves[0] & 0x7fff);
                 if (T.HasMin)
@@ -102,7 +111,8 @@ internal sealed unsafe class QuantizedPanelFormat<T>(Func<PanelFormat.Entry> cod
                     uint* from = (uint*)(unpacked + k);
                     if (T.Nibbles)
                     {
-                        for (int j = 0; j < 4; j++) *(uint*)(to + PanelLayout.VectorStride * j) = from[j] | from[j + 4] << 4;
+                        for (int j = 0; j < 4; j++)
+                            *(uint*)(to + PanelLayout.VectorStride * j) = from[j] | from[j + 4] << 4;
                     }
                     else
                     {
@@ -118,7 +128,8 @@ internal sealed unsafe class QuantizedPanelFormat<T>(Func<PanelFormat.Entry> cod
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void DecodeRow(byte* panel, int row, int columns, float* values)
     {
-        byte* integers = panel + Panel<T>.HeaderBytes + row / 16 * PanelLayout.HalfStride, scales = panel + row / 16 * Panel<T>.UnitScaleBytes;
+        byte* integers = panel + Panel<T>.HeaderBytes + row / 16 * PanelLayout.HalfStride,
+            scales = panel + row / 16 * Panel<T>.UnitScaleBytes;
         row %= 16;
         for (int k = 0; k < columns; k += T.GroupSize)
         {
@@ -154,9 +165,11 @@ internal sealed unsafe class QuantizedPanelFormat<T>(Func<PanelFormat.Entry> cod
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static int Integer(byte* integers, int column, int row)
     {
-        integers += (long)(column / Panel<T>.UnitColumns) * Panel<T>.UnitStride + column % Panel<T>.UnitColumns / 32 * Panel<T>.BlockStride;
+        integers += (long)(column / Panel<T>.UnitColumns) * Panel<T>.UnitStride
+            + column % Panel<T>.UnitColumns / 32 * Panel<T>.BlockStride;
         int k = column % 32;
-        if (T.Nibbles) return (integers[k % 16 / 4 * PanelLayout.VectorStride + row * 4 + k % 4] >> (k / 16 * 4) & 15) - T.Offset;
+        if (T.Nibbles)
+            return (integers[k % 16 / 4 * PanelLayout.VectorStride + row * 4 + k % 4] >> (k / 16 * 4) & 15) - T.Offset;
         byte value = integers[k / 4 * PanelLayout.VectorStride + row * 4 + k % 4];
         return T.Signed ? (sbyte)value : value - T.Offset;
     }
@@ -206,7 +219,8 @@ internal sealed unsafe class FloatPanelFormat<T>(Func<PanelFormat.Entry> code) :
     public static bool Repack(byte* source, long rowBytes, int rows, int columns, byte* panel, int half)
     {
         panel += half * 16 * T.Size;
-        for (int k = rows < 16 ? 0 : columns; k < (columns + 1) / 2 * 2; k++) Unsafe.InitBlockUnaligned(panel + k * 32L * T.Size, 0, (uint)(16 * T.Size));
+        for (int k = rows < 16 ? 0 : columns; k < (columns + 1) / 2 * 2; k++)
+            Unsafe.InitBlockUnaligned(panel + k * 32L * T.Size, 0, (uint)(16 * T.Size));
         bool finite = true;
         // A few columns of all rows at a time, so that what is written stays in the first-level cache between rows.
         for (int first = 0; first < columns; first += 64)
