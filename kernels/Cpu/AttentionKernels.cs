@@ -37,6 +37,44 @@ internal unsafe struct KvTile
     public const int Group = 16;
 }
 
+/// <summary>One to four queries that meet a tile together, and their sums so far.</summary>
+internal unsafe struct TileRows
+{
+    /// <summary>Scaled queries, shape [Count, Padded].</summary>
+    public float* Queries;
+
+    /// <summary>Queries, 1 to 4.</summary>
+    public int Count;
+
+    /// <summary>Elements of a head.</summary>
+    public int HeadSize;
+
+    /// <summary>Floats from a query to the next: a multiple of 32, at least <see cref="HeadSize"/>.</summary>
+    public int Padded;
+
+    /// <summary>The logits' cap, 0 for none.</summary>
+    public float SoftCap;
+
+    /// <summary>First position in the tile that each query sees.</summary>
+    public fixed int From[4];
+
+    /// <summary>Position after the last that each query sees; not above <see cref="From"/> where it sees
+    /// none.</summary>
+    public fixed int To[4];
+
+    /// <summary>Scratch, shape [Count, TileSize].</summary>
+    public float* Logits;
+
+    /// <summary>Each query's largest logit so far.</summary>
+    public float* Maxima;
+
+    /// <summary>Each query's sum of weights so far, by lane, shape [Count, SumLanes].</summary>
+    public float* Sums;
+
+    /// <summary>Each query's sum of weighted values so far, shape [Count, Padded].</summary>
+    public float* Outputs;
+}
+
 /// <summary>How an element of a tile becomes a float. A type parameter, so that the JIT makes an inner loop for
 /// each.</summary>
 internal interface IKvElement<V>
@@ -199,27 +237,18 @@ internal static unsafe class AttentionKernels<S, V>
     public static float QueryScale<E>()
         where E : struct, IKvElement<V> => E.Scale == 1 ? 1 : E.Scale / LogitScale;
 
-    /// <summary>Lets one to four queries meet positions of a tile: scores, weights under each one's new maximum,
-    /// weighted values.</summary>
-    /// <param name="queries">Scaled queries, shape [count, padded].</param>
-    /// <param name="count">Queries, 1 to 4.</param>
-    /// <param name="d">Elements of a head.</param>
+    /// <summary>One to four queries against the positions of a tile that they see: scores, then weights under each
+    /// query's new maximum, then weighted values.</summary>
+    /// <param name="rows">The queries, and their sums so far.</param>
     /// <param name="tile">Keys and values.</param>
-    /// <param name="next">The tile after it; its keys are fetched ahead.</param>
-    /// <param name="from">First position in the tile that each query sees.</param>
-    /// <param name="to">Position after the last that each query sees; no more than <paramref name="from"/> where it
-    /// sees none.</param>
-    /// <param name="softCap">The logits' cap, 0 for none.</param>
-    /// <param name="logits">Scratch, shape [count, TileSize].</param>
-    /// <param name="maxima">Each query's largest logit so far.</param>
-    /// <param name="sums">Each query's sums of weights so far, by lane, shape [count, SumLanes].</param>
-    /// <param name="outputs">Each query's sum of weighted values so far, shape [count, padded].</param>
-    /// <param name="padded">A multiple of 32, at least d.</param>
+    /// <param name="next">The tile after it. Its keys are prefetched.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Attend<E>(float* queries, int count, int d, KvTile* tile, KvTile* next, int* from, int* to,
-        float softCap, float* logits, float* maxima, float* sums, float* outputs, int padded)
+    public static void Attend<E>(TileRows* rows, KvTile* tile, KvTile* next)
         where E : struct, IKvElement<V>
     {
+        int count = rows->Count, padded = rows->Padded;
+        int* from = rows->From, to = rows->To;
+        float* logits = rows->Logits, outputs = rows->Outputs;
         int lowest = TileSize, highest = 0, commonFrom = 0, commonTo = TileSize;
         for (int i = 0; i < count; i++)
         {
@@ -231,10 +260,41 @@ internal static unsafe class AttentionKernels<S, V>
         }
         if (lowest >= highest) return;
 
+        Scores<E>(rows->Queries, count, padded, rows->HeadSize, tile, lowest, highest, logits);
+        float* rescale = stackalloc float[16];
+        Weigh<E>(count, logits, from, to, rows->SoftCap, rows->Maxima, rows->Sums, rescale);
+
+        // Positions that only some queries see are added one query at a time, before and after those that all see. The
+        // order of each query's own positions stays the same.
+        for (int i = 0; i < count; i++)
+        {
+            int end = commonFrom < commonTo ? commonFrom : to[i];
+            if (from[i] >= end) continue;
+            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, from[i], end, rescale + i,
+                outputs + ((long)i * padded), padded);
+            rescale[i] = 1;
+        }
+        if (commonFrom >= commonTo) return;
+        Accumulate<E>(count, logits, tile, next, commonFrom, commonTo, rescale, outputs, padded);
+        for (int i = 0; i < count; i++)
+        {
+            if (commonTo >= to[i]) continue;
+            rescale[i] = 1;
+            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, commonTo, to[i], rescale + i,
+                outputs + ((long)i * padded), padded);
+        }
+    }
+
+    /// <summary>Logits of all queries, of the vectors that hold positions [lowest, highest).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Scores<E>(float* queries, int count, int padded, int d, KvTile* tile, int lowest, int highest,
+        float* logits)
+        where E : struct, IKvElement<V>
+    {
         int narrow = 2 * S.Count, wide = 4 * S.Count;
         for (int lane = lowest / narrow * narrow; lane < highest;)
         {
-            // With sixteen registers, sixteen sums would not stay in them.
+            // Sixteen sums do not fit into sixteen registers.
             bool four = (S.Count == 16 || count <= 2) && highest - lane > narrow && lane % wide == 0;
             switch (count)
             {
@@ -249,37 +309,19 @@ internal static unsafe class AttentionKernels<S, V>
             }
             lane += four ? wide : narrow;
         }
+    }
 
-        float* rescale = stackalloc float[16];
-        Weigh<E>(count, logits, from, to, softCap, maxima, sums, rescale);
-
-        // Positions that only some of the queries see come alone, before and after those that all see: in each query's
-        // own order nothing changes.
-        for (int i = 0; i < count; i++)
-        {
-            int end = commonFrom < commonTo ? commonFrom : to[i];
-            if (from[i] >= end) continue;
-            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, from[i], end, rescale + i,
-                outputs + ((long)i * padded), padded);
-            rescale[i] = 1;
-        }
-        if (commonFrom >= commonTo) return;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Accumulate<E>(int count, float* weights, KvTile* tile, KvTile* next, int from, int to,
+        float* rescale, float* outputs, int padded)
+        where E : struct, IKvElement<V>
+    {
         switch (count)
         {
-            case 1: Accumulate<E, OneQuery>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-            case 2:
-                Accumulate<E, TwoQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-            case 3:
-                Accumulate<E, ThreeQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-            default:
-                Accumulate<E, FourQueries>(logits, tile, next, commonFrom, commonTo, rescale, outputs, padded); break;
-        }
-        for (int i = 0; i < count; i++)
-        {
-            if (commonTo >= to[i]) continue;
-            rescale[i] = 1;
-            Accumulate<E, OneQuery>(logits + (i * TileSize), tile, next, commonTo, to[i], rescale + i,
-                outputs + ((long)i * padded), padded);
+            case 1: Accumulate<E, OneQuery>(weights, tile, next, from, to, rescale, outputs, padded); break;
+            case 2: Accumulate<E, TwoQueries>(weights, tile, next, from, to, rescale, outputs, padded); break;
+            case 3: Accumulate<E, ThreeQueries>(weights, tile, next, from, to, rescale, outputs, padded); break;
+            default: Accumulate<E, FourQueries>(weights, tile, next, from, to, rescale, outputs, padded); break;
         }
     }
 
@@ -344,22 +386,10 @@ internal static unsafe class AttentionKernels<S, V>
             }
             offset += stride;
         }
-        if (E.Scale != 1)
-        {
-            V scale = S.Create(LogitScale);
-            (a0, a1, a2, a3) = (S.Multiply(a0, scale), S.Multiply(a1, scale), S.Multiply(a2, scale),
-                S.Multiply(a3, scale));
-            (b0, b1, b2, b3) = (S.Multiply(b0, scale), S.Multiply(b1, scale), S.Multiply(b2, scale),
-                S.Multiply(b3, scale));
-            (c0, c1, c2, c3) = (S.Multiply(c0, scale), S.Multiply(c1, scale), S.Multiply(c2, scale),
-                S.Multiply(c3, scale));
-            (d0, d1, d2, d3) = (S.Multiply(d0, scale), S.Multiply(d1, scale), S.Multiply(d2, scale),
-                S.Multiply(d3, scale));
-        }
-        Store4(logits + lane, a0, a1, a2, a3);
-        if (Q.Count > 1) Store4(logits + TileSize + lane, b0, b1, b2, b3);
-        if (Q.Count > 2) Store4(logits + (2 * TileSize) + lane, c0, c1, c2, c3);
-        if (Q.Count > 3) Store4(logits + (3 * TileSize) + lane, d0, d1, d2, d3);
+        StoreLogits4<E>(logits + lane, a0, a1, a2, a3);
+        if (Q.Count > 1) StoreLogits4<E>(logits + TileSize + lane, b0, b1, b2, b3);
+        if (Q.Count > 2) StoreLogits4<E>(logits + (2 * TileSize) + lane, c0, c1, c2, c3);
+        if (Q.Count > 3) StoreLogits4<E>(logits + (3 * TileSize) + lane, d0, d1, d2, d3);
     }
 
     /// <summary>The same for two vectors.</summary>
@@ -407,18 +437,10 @@ internal static unsafe class AttentionKernels<S, V>
             }
             offset += stride;
         }
-        if (E.Scale != 1)
-        {
-            V scale = S.Create(LogitScale);
-            (a0, a1) = (S.Multiply(a0, scale), S.Multiply(a1, scale));
-            (b0, b1) = (S.Multiply(b0, scale), S.Multiply(b1, scale));
-            (c0, c1) = (S.Multiply(c0, scale), S.Multiply(c1, scale));
-            (d0, d1) = (S.Multiply(d0, scale), S.Multiply(d1, scale));
-        }
-        Store2(logits + lane, a0, a1);
-        if (Q.Count > 1) Store2(logits + TileSize + lane, b0, b1);
-        if (Q.Count > 2) Store2(logits + (2 * TileSize) + lane, c0, c1);
-        if (Q.Count > 3) Store2(logits + (3 * TileSize) + lane, d0, d1);
+        StoreLogits2<E>(logits + lane, a0, a1);
+        if (Q.Count > 1) StoreLogits2<E>(logits + TileSize + lane, b0, b1);
+        if (Q.Count > 2) StoreLogits2<E>(logits + (2 * TileSize) + lane, c0, c1);
+        if (Q.Count > 3) StoreLogits2<E>(logits + (3 * TileSize) + lane, d0, d1);
     }
 
     /// <summary>Turns each query's logits into weights (times the elements' scale) under its new maximum, adds them to
@@ -556,13 +578,7 @@ internal static unsafe class AttentionKernels<S, V>
                 }
                 if (E.Cached)
                 {
-                    Prefetch(k);
-                    if (S.Count == 16)
-                    {
-                        Prefetch(k + keyStride);
-                        Prefetch(k + (2 * keyStride));
-                        Prefetch(k + (3 * keyStride));
-                    }
+                    Prefetch4(k, keyStride);
                     k += rows * keyStride;
                 }
             }
@@ -729,6 +745,36 @@ internal static unsafe class AttentionKernels<S, V>
     private static void Prefetch(nint address)
     {
         if (Sse.IsSupported) Sse.Prefetch0((void*)address);
+    }
+
+    /// <summary>The rows of keys that four vectors of dimensions are the share of: four with sixteen lanes, else
+    /// one.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch4(nint address, nint stride)
+    {
+        Prefetch(address);
+        if (S.Count != 16) return;
+        Prefetch(address + stride);
+        Prefetch(address + (2 * stride));
+        Prefetch(address + (3 * stride));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreLogits4<E>(float* logits, V x0, V x1, V x2, V x3)
+        where E : struct, IKvElement<V>
+    {
+        StoreLogits2<E>(logits, x0, x1);
+        StoreLogits2<E>(logits + (2 * S.Count), x2, x3);
+    }
+
+    /// <summary>Stores logits, times what queries did not take of the elements' scale.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreLogits2<E>(float* logits, V x0, V x1)
+        where E : struct, IKvElement<V>
+    {
+        V scale = S.Create(LogitScale);
+        if (E.Scale == 1) Store2(logits, x0, x1);
+        else Store2(logits, S.Multiply(x0, scale), S.Multiply(x1, scale));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -5,12 +5,12 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Weights in panels of 32 rows (<see cref="IIntegerFormat"/>, <see cref="IFloatPanel"/>), one segment for
-/// each stacked part; or one for two parts of one shape and format, whose panels have sixteen rows of each, as a gate
-/// and what it multiplies want to be met.</summary>
+/// <summary>Weights as panels of 32 rows (<see cref="IIntegerFormat"/>, <see cref="IFloatPanel"/>). Each stacked part
+/// is a segment. Gate and up of one format share a segment: sixteen rows of each per panel, so one tile yields
+/// both.</summary>
 internal sealed unsafe class CpuMatrix : Matrix
 {
-    // Of the file at once: enough for all workers, and little beside a processor's last cache
+    // Bytes of the file in memory at once: enough for all workers, little beside the last-level cache.
     private const int BufferBytes = 4 << 20;
 
     private CpuMatrix(int rows, int columns, long bytes, Segment* segments, int count)
@@ -21,23 +21,23 @@ internal sealed unsafe class CpuMatrix : Matrix
         for (int i = 0; i < count; i++)
         {
             Panels += segments[i].Panels;
-            Terms = Math.Max(Terms, segments[i].Terms);
+            Roundings = Math.Max(Roundings, segments[i].Roundings);
         }
     }
 
-    /// <summary>The parts, in order of their rows; in the backend's memory.</summary>
+    /// <summary>The segments, in the order of their rows, in the backend's memory.</summary>
     public Segment* Segments { get; }
 
     /// <summary>How many there are.</summary>
     public int SegmentCount { get; }
 
-    /// <summary>The most terms of a part.</summary>
-    public int Terms { get; }
+    /// <summary>The most <see cref="Segment.Roundings"/> of a segment.</summary>
+    public int Roundings { get; }
 
     /// <summary>Panels of all segments.</summary>
     public int Panels { get; }
 
-    /// <summary>One part's place, shape and code.</summary>
+    /// <summary>Place, shape and code of one part, or of two that are paired.</summary>
     public struct Segment
     {
         public PanelFormat.Entry Code;
@@ -46,14 +46,13 @@ internal sealed unsafe class CpuMatrix : Matrix
         public long PanelBytes;
         public int FirstRow;
         public int Rows;
-        // Rows from those of a panel's first half to its second's: 16, or all of a part where parts are paired
-        public int SecondHalf;
+        public int SecondHalf; // rows from a panel's first half to its second: 16, or a whole part where Paired
         public bool Paired;    // a panel has sixteen rows of each of two parts
         public int FirstPanel;
         public int Panels;
-        public int Terms; // rows of int8 activations that make up one row: 2 keep sixteen bits
+        public int Roundings;  // of int8 activations: 1, or 2 where the rest is rounded again, to sixteen bits in all
 
-        /// <summary>The matrix's row that a panel's first is, and how many rows either half has.</summary>
+        /// <summary>The matrix's row that a panel begins with, and the rows in each half.</summary>
         public readonly int Row(int panel, out int first, out int second)
         {
             int row = panel * (Paired ? 16 : 32), end = Paired ? SecondHalf : Rows;
@@ -63,7 +62,7 @@ internal sealed unsafe class CpuMatrix : Matrix
         }
     }
 
-    /// <summary>Repacks the parts, all workers together, reading each of the file's bytes once.</summary>
+    /// <summary>Repacks the parts with all workers. Each byte of the file is read once.</summary>
     /// <exception cref="ArgumentException">Shapes don't fit together, or a row is not a whole number of
     /// blocks.</exception>
     /// <exception cref="InvalidDataException">A scale or weight is not finite.</exception>
@@ -74,35 +73,13 @@ internal sealed unsafe class CpuMatrix : Matrix
             throw new ArgumentException(
                 $"{parts.Length} parts have {fineActivations.Length} answers to whether activations are fine",
                 nameof(fineActivations));
-        if (parts.IsEmpty) throw new ArgumentException("a matrix needs at least one part", nameof(parts));
-        long rows = 0, bytes = 0;
-        foreach (TensorView part in parts)
-        {
-            BlockFormat format = BlockFormat.Of(part.Type);
-            if (part.Columns != parts[0].Columns)
-                throw new ArgumentException(
-                    $"{part.Name} has {part.Columns} columns, {parts[0].Name} beside it has {parts[0].Columns}",
-                    nameof(parts));
-            if (part.Rows is < 1 or > int.MaxValue || part.Columns is < 1 or > int.MaxValue / 64
-                || part.Columns % format.BlockSize != 0)
-                throw new ArgumentException(
-                    $"{part.Name} has shape [{part.Rows}, {part.Columns}]; rows of {part.Type} are whole blocks of "
-                    + $"{format.BlockSize}", nameof(parts));
-            if (part.ByteLength != part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes || part.Start == 0)
-                throw new ArgumentException(
-                    $"{part.Name} has {part.ByteLength} bytes; [{part.Rows}, {part.Columns}] of {part.Type} takes "
-                    + $"{part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes}", nameof(parts));
-            rows += part.Rows;
-        }
-        if (rows > int.MaxValue - 64)
-            throw new ArgumentException($"{rows} rows are too many for one matrix", nameof(parts));
-
-        int columns = (int)parts[0].Columns;
+        int rows = CheckedRows(parts), columns = (int)parts[0].Columns;
         Span<bool> fine = stackalloc bool[parts.Length];
-        for (int i = 0; i < parts.Length; i++) fine[i] = !fineActivations.IsEmpty && fineActivations[i];
+        fineActivations.CopyTo(fine);
         bool paired = parts.Length == 2 && parts[0].Type == parts[1].Type && parts[0].Rows == parts[1].Rows
             && fine[0] == fine[1];
         int count = paired ? 1 : parts.Length, firstRow = 0, firstPanel = 0;
+        long bytes = 0;
         Segment* segments = (Segment*)heap.Allocate((long)count * sizeof(Segment), zeroed: true);
         for (int i = 0; i < count; i++)
         {
@@ -119,42 +96,78 @@ internal sealed unsafe class CpuMatrix : Matrix
                 Paired = paired,
                 FirstPanel = firstPanel,
                 Panels = paired ? (partRows + 15) / 16 : (partRows + 31) / 32,
-                Terms = fine[i] ? 2 : 1,
+                Roundings = fine[i] ? 2 : 1,
             };
             segment.Address = (byte*)heap.AllocateLasting(segment.PanelBytes * segment.Panels);
             segments[i] = segment;
-            // Through a buffer that stays in the processors' caches, and not in place from a mapped file: see
-            // FileBytes.
-            int panelsAtOnce = (int)Math.Clamp(BufferBytes / (32 * parts[i].RowBytes), 1, segment.Panels),
-                panelRows = paired ? 16 : 32;
-            nint buffer = heap.Allocate(panelsAtOnce * 32 * parts[i].RowBytes, zeroed: false);
-            Repacking job = new() { Segment = segments + i, RowBytes = parts[i].RowBytes, Columns = columns };
-            while (job.FirstPanel < segment.Panels)
-            {
-                int panels = Math.Min(panelsAtOnce, segment.Panels - job.FirstPanel), from = panelRows * job.FirstPanel,
-                    read = Math.Min(panelRows * panels, partRows - from);
-                job.Halves[0] = buffer;
-                job.Halves[1] = buffer + ((paired ? read : 16) * parts[i].RowBytes);
-                parts[i].ReadRows(from, new Span<byte>((void*)buffer, (int)(read * parts[i].RowBytes)));
-                if (paired)
-                    parts[1].ReadRows(from, new Span<byte>((void*)(nint)job.Halves[1],
-                        (int)(read * parts[1].RowBytes)));
-                pool.For(panels, Math.Clamp(panels / (pool.Threads * 4), 1, 64), &Repack, &job);
-                if (job.NotFinite != 0)
-                    throw new InvalidDataException(
-                        $"tensor {(paired && (job.NotFinite & 1) == 0 ? parts[1] : parts[i]).Name} holds a scale or a "
-                        + "weight that is not finite");
-                job.FirstPanel += panels;
-            }
-            heap.Free(buffer);
+            Fill(segments + i, columns, parts[i], paired ? parts[1] : default, heap, pool);
             bytes += segment.PanelBytes * segment.Panels;
             firstRow += segment.Rows;
             firstPanel += segment.Panels;
         }
-        return new CpuMatrix((int)rows, columns, bytes, segments, count);
+        return new CpuMatrix(rows, columns, bytes, segments, count);
     }
 
-    /// <summary>One row's values, exactly as its file format decodes them.</summary>
+    /// <summary>The rows of all parts, once their shapes and lengths are checked.</summary>
+    private static int CheckedRows(ReadOnlySpan<TensorView> parts)
+    {
+        if (parts.IsEmpty) throw new ArgumentException("a matrix needs at least one part", nameof(parts));
+        long rows = 0;
+        foreach (TensorView part in parts)
+        {
+            BlockFormat format = BlockFormat.Of(part.Type);
+            if (part.Columns != parts[0].Columns)
+                throw new ArgumentException(
+                    $"{part.Name} has {part.Columns} columns, {parts[0].Name} beside it has {parts[0].Columns}",
+                    nameof(parts));
+            if (part.Rows is < 1 or > int.MaxValue || part.Columns is < 1 or > int.MaxValue / 64
+                || part.Columns % format.BlockSize != 0)
+                throw new ArgumentException(
+                    $"{part.Name} has shape [{part.Rows}, {part.Columns}]; rows of {part.Type} are whole blocks of "
+                    + $"{format.BlockSize}", nameof(parts));
+            long expected = part.Rows * (part.Columns / format.BlockSize) * format.BlockBytes;
+            if (part.ByteLength != expected || part.Start == 0)
+                throw new ArgumentException(
+                    $"{part.Name} has {part.ByteLength} bytes; [{part.Rows}, {part.Columns}] of {part.Type} takes "
+                    + $"{expected}", nameof(parts));
+            rows += part.Rows;
+        }
+        if (rows > int.MaxValue - 64)
+            throw new ArgumentException($"{rows} rows are too many for one matrix", nameof(parts));
+        return (int)rows;
+    }
+
+    /// <summary>Repacks one part into a segment, or two parts into a paired one. Rows pass through a buffer that stays
+    /// in the processor's caches, rather than in place from a mapped file: see <see cref="FileBytes"/>.</summary>
+    private static void Fill(Segment* segment, int columns, TensorView part, TensorView pair, NativeHeap heap,
+        WorkerPool pool)
+    {
+        long rowBytes = part.RowBytes;
+        int panelsAtOnce = (int)Math.Clamp(BufferBytes / (32 * rowBytes), 1, segment->Panels);
+        int panelRows = segment->Paired ? 16 : 32;
+        nint buffer = heap.Allocate(panelsAtOnce * 32 * rowBytes, zeroed: false);
+        Repacking job = new() { Segment = segment, RowBytes = rowBytes, Columns = columns };
+        while (job.FirstPanel < segment->Panels)
+        {
+            int panels = Math.Min(panelsAtOnce, segment->Panels - job.FirstPanel);
+            int from = panelRows * job.FirstPanel, read = Math.Min(panelRows * panels, (int)part.Rows - from);
+            int bytes = (int)(read * rowBytes);
+            job.Halves[0] = buffer;
+            job.Halves[1] = buffer + ((segment->Paired ? read : 16) * (nint)rowBytes);
+            part.ReadRows(from, new Span<byte>((void*)buffer, bytes));
+            if (segment->Paired) pair.ReadRows(from, new Span<byte>((void*)(nint)job.Halves[1], bytes));
+            pool.For(panels, Math.Clamp(panels / (pool.Threads * 4), 1, 64), &Repack, &job);
+            if (job.NotFinite != 0)
+            {
+                string name = segment->Paired && (job.NotFinite & 1) == 0 ? pair.Name : part.Name;
+                throw new InvalidDataException($"tensor {name} holds a scale or a weight that is not finite");
+            }
+            job.FirstPanel += panels;
+        }
+        heap.Free(buffer);
+    }
+
+    /// <summary>One row's values, exactly as the file's format decodes them.</summary>
     /// <param name="row">0 to Rows - 1.</param>
     /// <param name="values">Receives <see cref="Matrix.Columns"/> values.</param>
     public void DecodeRow(int row, float* values)

@@ -21,39 +21,46 @@ internal enum Epilogue : byte
     Gate,
 }
 
-/// <summary>Matrix products over a <see cref="CpuMatrix"/>'s panels, by all workers, with what comes before and after
-/// them: norm and rounding of the rows, bias, addition, gate.</summary>
+/// <summary>Matrix products over a <see cref="CpuMatrix"/>'s panels, by all workers. Before them the rows are
+/// normalized and rounded, after them come bias, addition or gate.</summary>
 /// <remarks>
-/// Rows are normalized and rounded once; then panels are computed tile by tile, one panel and a few rows at a time; the
-/// reduction over columns is never split. A tile's sums don't depend on how many rows it has, so neither do the outputs
-/// on the batch or the threads.
+/// Rows are normalized and rounded once. Then panels are computed tile by tile: one panel and a few rows at a time. The
+/// reduction over columns is never split. A row's sums do not depend on its tile's other rows, so outputs depend
+/// neither on the batch nor on the number of threads.
 /// </remarks>
 internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
 {
-    // A chunk of rows, read again for every panel, stays in the second-level cache beside those at hand.
+    // A chunk of rows is read again for every panel. It stays in the L2 cache beside the panels at hand.
     private const int ChunkBytes = 384 << 10;
 
-    // With so many rows for each worker it takes a range of them, not of panels: what one operation writes the next
-    // one's same worker reads from its own cache, and that all workers read all weights costs nothing against so many
-    // multiplications of each.
+    // From 128 rows per worker, split rows instead of panels: the next operation then finds its input in the same
+    // core's cache.
     private const int RangeRows = 128;
 
-    // How far ahead of itself a panel's only tile asks for memory, if into the first-level cache; into the second the
-    // next panel is better.
+    // Prefetch distance when a panel meets one tile (L1). With several tiles each prefetches its part of the next
+    // panel.
     private const int AheadBytes = 8192;
 
     private byte* _rounded;
     private long _roundedBytes;
     private float* _decoded;
     private long _decodedFloats;
-    private ulong* _uneven;
-    private long _unevenWords;
+    private ulong* _outliers;
+    private long _outlierWords;
     private int* _lists;
     private long _listInts;
 
-    /// <summary>Computes all rows of <paramref name="x"/>; shapes have been checked. An empty bias or norm is
+    /// <summary>Computes all rows of <paramref name="x"/>. Shapes have been checked. An empty bias or norm means
     /// none.</summary>
     public void Run(Tensor x, RowNorm norm, CpuMatrix w, Tensor bias, Tensor y, Epilogue epilogue,
+        Activation activation)
+    {
+        Job job = Plan(x, norm, w, bias, y, epilogue, activation);
+        RoundRows(&job, w);
+        Multiply(&job, w);
+    }
+
+    private Job Plan(Tensor x, RowNorm norm, CpuMatrix w, Tensor bias, Tensor y, Epilogue epilogue,
         Activation activation)
     {
         Job job = new()
@@ -63,7 +70,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             Epsilon = norm.Epsilon,
             Rows = x.Rows,
             Columns = w.Columns,
-            Terms = w.Terms,
+            Roundings = w.Roundings,
             Segments = w.Segments,
             SegmentCount = w.SegmentCount,
             Bias = (float*)bias.Address,
@@ -72,74 +79,95 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             Epilogue = epilogue,
             Activation = activation,
             HalfRows = w.Rows / 2,
+            SplitsRows = pool.Threads > 1 && x.Rows >= RangeRows * pool.Threads,
+            // Gate and up of different formats have panels of their own, which meet in pairs.
+            MixedGate = epilogue == Epilogue.Gate && w.SegmentCount == 2,
         };
-        bool integers = false, halves = false, listed = false, floats = false, normed = norm.Weight.Address != 0;
-        for (int i = 0; i < w.SegmentCount; i++)
-        {
-            ref PanelFormat.Entry code = ref w.Segments[i].Code;
-            integers |= code.Activations == ActivationType.Int8;
-            halves |= code.Activations == ActivationType.BFloat16;
-            floats |= code.Activations == ActivationType.Float;
-            listed |= TakesLists(w.Segments + i);
-            if (code.DecodePanel != null)
-                job.Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 64L * w.Columns * pool.Threads);
-        }
-        // Each kind of rounded rows that a part of the matrix wants has its own place, and so have normalized ones:
-        // where nobody wants floats, each worker's one row.
-        long blocks = integers ? (long)x.Rows * job.Terms * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
-        long pairs = halves ? x.Rows * BFloat16Stride(w.Columns) : 0;
-        job.NormalizedStride = ((long)w.Columns * sizeof(float) + 63) & ~63L;
-        job.KeepsNormalized = floats;
-        long normalized = normed ? job.NormalizedStride * (floats ? x.Rows : pool.Threads) : 0;
-        if (blocks + pairs + normalized > 0)
-        {
-            byte* scratch = heap.Reserve(ref _rounded, ref _roundedBytes, blocks + pairs + normalized);
-            if (integers) job.Int8 = scratch;
-            if (job.Terms > 1)
-                job.Uneven = heap.Reserve(ref _uneven, ref _unevenWords,
-                    (long)x.Rows * ActivationBlock.UnevenWords(w.Columns));
-            if (halves) job.BFloat16 = scratch + blocks;
-            if (normed) job.Normalized = scratch + blocks + pairs;
-            // Ranges of equal length: with a short one at the end a worker would wait for another.
-            int ranges = Math.Max(1, (int)Math.Min(2L * pool.Threads, (long)x.Rows * w.Columns / 4096));
-            pool.ForShares(x.Rows, (x.Rows + ranges - 1) / ranges, &RoundRows, &job);
-        }
-        bool byRows = pool.Threads > 1 && x.Rows >= RangeRows * pool.Threads;
-        job.RangeRows = byRows ? ((x.Rows + pool.Threads - 1) / pool.Threads + Tile.MaxRows - 1) / Tile.MaxRows
-            * Tile.MaxRows : x.Rows;
-        if (listed) job.Lists = UnevenBlocks(job);
-        // Gates of another format than what they multiply are panels of their own, which meet in twos.
-        bool mixedGate = epilogue == Epilogue.Gate && w.SegmentCount == 2;
-        job.Panels = mixedGate ? w.Segments[0].Panels : w.Panels;
-        int grain = Grain(w);
-        // No worker's grain is of two ranges.
-        job.PanelStride = byRows ? (job.Panels + grain - 1) / grain * grain : job.Panels;
-        pool.ForShares(byRows ? (x.Rows + job.RangeRows - 1) / job.RangeRows * job.PanelStride : job.Panels, grain,
-            mixedGate ? &MixedGatePanels : &Panels, &job);
+        job.RangeRows = job.SplitsRows ? RoundUp(CeilDiv(x.Rows, pool.Threads), Tile.MaxRows) : x.Rows;
+        job.Panels = job.MixedGate ? w.Segments[0].Panels : w.Panels;
+        // A multiple of the grain, so that no worker's share crosses from one range of rows into the next.
+        job.PanelStride = job.SplitsRows ? RoundUp(job.Panels, Grain(w)) : job.Panels;
+        return job;
     }
 
-    /// <summary>Panels that a worker takes at once: enough that handing out costs nothing, few enough that nobody waits
-    /// long for the last, and together no more than stays in a second-level cache while chunks of rows go by.</summary>
-    private int Grain(CpuMatrix w) =>
-        (int)Math.Clamp(w.Panels / (pool.Threads * 8L), 1, Math.Max(1, (128 << 10) / (w.ByteLength / w.Panels)));
+    /// <summary>Normalizes and rounds all rows, for each kind of activations that a segment takes.</summary>
+    private void RoundRows(Job* job, CpuMatrix w)
+    {
+        bool integers = false, halves = false, floats = false, normed = job->Norm != null;
+        for (int i = 0; i < w.SegmentCount; i++)
+        {
+            ActivationType activations = w.Segments[i].Code.Activations;
+            integers |= activations == ActivationType.Int8;
+            halves |= activations == ActivationType.BFloat16;
+            floats |= activations == ActivationType.Float;
+        }
+        // Scratch: int8 rows | bf16 rows | normalized rows (all rows if a segment takes floats, else one per worker).
+        long blocks = integers ? (long)job->Rows * job->Roundings * (w.Columns / 32) * sizeof(ActivationBlock) : 0;
+        long pairs = halves ? job->Rows * BFloat16Stride(w.Columns) : 0;
+        job->NormalizedStride = ((long)w.Columns * sizeof(float) + 63) & ~63L;
+        job->KeepsNormalized = floats;
+        long normalized = normed ? job->NormalizedStride * (floats ? job->Rows : pool.Threads) : 0;
+        if (blocks + pairs + normalized == 0) return;
+
+        byte* scratch = heap.Reserve(ref _rounded, ref _roundedBytes, blocks + pairs + normalized);
+        if (integers) job->Int8 = scratch;
+        if (halves) job->BFloat16 = scratch + blocks;
+        if (normed) job->Normalized = scratch + blocks + pairs;
+        if (job->Roundings > 1)
+        {
+            long words = (long)job->Rows * ActivationBlock.OutlierWords(w.Columns);
+            job->Outliers = heap.Reserve(ref _outliers, ref _outlierWords, words);
+        }
+        // Shares of equal length: with a shorter one at the end, one worker would wait for another.
+        int shares = Math.Max(1, (int)Math.Min(2L * pool.Threads, (long)job->Rows * w.Columns / 4096));
+        pool.ForShares(job->Rows, CeilDiv(job->Rows, shares), &RoundShare, job);
+    }
+
+    /// <summary>All panels by all rows.</summary>
+    private void Multiply(Job* job, CpuMatrix w)
+    {
+        bool lists = false;
+        for (int i = 0; i < w.SegmentCount; i++)
+        {
+            lists |= ListsOutliers(w.Segments + i);
+            if (w.Segments[i].Code.DecodePanel == null) continue;
+            job->Decoded = heap.Reserve(ref _decoded, ref _decodedFloats, 64L * w.Columns * pool.Threads);
+        }
+        if (lists) job->OutlierLists = ListOutliers(*job);
+        int ranges = job->SplitsRows ? CeilDiv(job->Rows, job->RangeRows) : 1;
+        pool.ForShares(ranges * job->PanelStride, Grain(w), job->MixedGate ? &MixedGatePanels : &Panels, job);
+    }
+
+    /// <summary>Panels that a worker takes at once. Enough that handing them out costs nothing; few enough that no
+    /// worker waits long for the last; and no more than stay in an L2 cache (128 KiB) while chunks of rows
+    /// pass.</summary>
+    private int Grain(CpuMatrix w)
+    {
+        long cached = Math.Max(1, (128 << 10) / (w.ByteLength / w.Panels));
+        return (int)Math.Clamp(w.Panels / (pool.Threads * 8L), 1, cached);
+    }
+
+    private static int CeilDiv(int n, int divisor) => (n + divisor - 1) / divisor;
+
+    private static int RoundUp(int n, int multiple) => CeilDiv(n, multiple) * multiple;
 
     private static long BFloat16Stride(int columns) => (2L * columns + 63) & ~63L;
 
-    /// <summary>Whether a part's second terms meet machine code, which takes those blocks alone that have
-    /// one.</summary>
-    private static bool TakesLists(CpuMatrix.Segment* segment) =>
-        segment->Terms == 2 && segment->Code.Activations == ActivationType.Int8 && segment->Code.Tiles != null;
+    /// <summary>Whether a segment's second roundings meet machine code, which takes only the blocks that have an
+    /// outlier.</summary>
+    private static bool ListsOutliers(CpuMatrix.Segment* segment) =>
+        segment->Roundings == 2 && segment->Code.Activations == ActivationType.Int8 && segment->Code.Tiles != null;
 
-    /// <summary>For each tile's rows the blocks in which any of them has a second term: their count, then their
+    /// <summary>For each tile of rows, the blocks in which any of its rows has an outlier: their count, then their
     /// numbers, in blocks + 1 integers.</summary>
-    /// <remarks>Rows that have none there have zeros, which add nothing: a row's bits don't depend on its
-    /// neighbours'.</remarks>
-    private int* UnevenBlocks(in Job job)
+    /// <remarks>A row without an outlier in such a block has a rest of zeros there, which add nothing: a row's bits do
+    /// not depend on its neighbours.</remarks>
+    private int* ListOutliers(in Job job)
     {
-        int blocks = job.Columns / 32, words = ActivationBlock.UnevenWords(job.Columns), most = TileAssembler.MaxRows,
-            chunk = ChunkRows((long)blocks * job.Terms * sizeof(ActivationBlock));
-        int* lists = heap.Reserve(ref _lists, ref _listInts, (job.Rows + most - 1L) / most * (blocks + 1)),
-            list = lists;
+        int blocks = job.Columns / 32, words = ActivationBlock.OutlierWords(job.Columns), most = TileAssembler.MaxRows,
+            chunk = ChunkRows((long)blocks * job.Roundings * sizeof(ActivationBlock));
+        long ints = (job.Rows + most - 1L) / most * (blocks + 1);
+        int* lists = heap.Reserve(ref _lists, ref _listInts, ints), list = lists;
         for (int begin = 0, last; begin < job.Rows; begin = last)
         {
             last = Math.Min(Math.Min(job.Rows, begin + chunk), (begin / job.RangeRows + 1) * job.RangeRows);
@@ -150,7 +178,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                 for (int word = 0; word < words; word++)
                 {
                     ulong any = 0;
-                    for (int i = 0; i < n; i++) any |= job.Uneven[(t + i) * (long)words + word];
+                    for (int i = 0; i < n; i++) any |= job.Outliers[(t + i) * (long)words + word];
                     for (; any != 0; any &= any - 1) list[++count] = 64 * word + BitOperations.TrailingZeroCount(any);
                 }
                 list[0] = count;
@@ -159,19 +187,18 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         return lists;
     }
 
-    /// <summary>Rows of the next tile, for tiles of about equal height: 32 rows are 6, 6, 5, 5, 5, 5 rather than five
-    /// of 6 and one of 2.</summary>
+    /// <summary>Rows of the next tile. Tiles get about equal heights: 32 rows become 6, 6, 5, 5, 5, 5, not five of 6
+    /// and one of 2.</summary>
     private static int TileHeight(int left, int most)
     {
-        int tiles = (left + most - 1) / most;
-        return (left + tiles - 1) / tiles;
+        return CeilDiv(left, CeilDiv(left, most));
     }
 
-    /// <summary>Rows of a chunk: a multiple of every tile's height.</summary>
+    /// <summary>Rows of a chunk: a multiple of every tile's greatest height.</summary>
     private static int ChunkRows(long rowBytes) =>
         (int)Math.Clamp(ChunkBytes / rowBytes / Tile.MaxRows * Tile.MaxRows, Tile.MaxRows, 1 << 20);
 
-    private static void RoundRows(void* context, int from, int to, int worker)
+    private static void RoundShare(void* context, int from, int to, int worker)
     {
         Job* job = (Job*)context;
         int columns = job->Columns;
@@ -188,11 +215,11 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             }
             if (job->Int8 != null)
             {
-                ActivationBlock* row = (ActivationBlock*)job->Int8 + t * blocks * job->Terms;
-                if (job->Terms == 1) ActivationBlock.Quantize(x, columns, row);
+                ActivationBlock* row = (ActivationBlock*)job->Int8 + t * blocks * job->Roundings;
+                if (job->Roundings == 1) ActivationBlock.Quantize(x, columns, row);
                 else
                     ActivationBlock.QuantizeFine(x, columns, row, row + blocks,
-                        job->Uneven + t * (long)ActivationBlock.UnevenWords(columns));
+                        job->Outliers + t * (long)ActivationBlock.OutlierWords(columns));
             }
             if (job->BFloat16 != null)
             {
@@ -231,10 +258,10 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         panel = operand.Decode(panel, job->Columns);
         int output = segment->Row(p, out int outputs, out int secondOutputs), second = output + segment->SecondHalf;
         float* sums = stackalloc float[Tile.MaxRows * 32];
-        bool listed = operand.Lists != null;
-        int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Terms,
+        bool listed = operand.OutlierLists != null;
+        int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Roundings,
             tiles = (last - begin + most - 1) / most;
-        int* list = operand.Lists + (long)(begin / most) * (operand.Count + 1);
+        int* list = operand.OutlierLists + (long)(begin / most) * (operand.Count + 1);
         // While this panel is computed the next one comes from memory, each tile's part of it; a single tile takes
         // memory as it comes, and asks a little ahead.
         byte* ahead = segment->Address + p * segment->PanelBytes
@@ -243,7 +270,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         for (int t = begin, n; t < last; t += n, list += operand.Count + 1)
         {
             n = TileHeight(last - t, most);
-            if (listed) operand.ComputeListed(panel, t, n, list, sums, ahead, aheadStep);
+            if (listed) operand.ComputeOutliers(panel, t, n, list, sums, ahead, aheadStep);
             else operand.Compute(panel, t, n, sums, ahead, aheadStep);
             ahead += aheadStep * operand.Count;
             if (job->Epilogue == Epilogue.Gate) Gate(job, sums, sums + 16, t, n, output, outputs);
@@ -263,7 +290,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         Operand gate = Operand.Of(job, job->Segments, worker), up = Operand.Of(job, job->Segments + 1, worker);
         if (up.Decoded != null) up.Decoded += 32L * job->Columns;
         float* gates = stackalloc float[Tile.MaxRows * 32], ups = stackalloc float[Tile.MaxRows * 32];
-        int most = Math.Min(gate.Segment->Code.TileRows / gate.Terms, up.Segment->Code.TileRows / up.Terms),
+        int most = Math.Min(gate.Segment->Code.TileRows / gate.Roundings, up.Segment->Code.TileRows / up.Roundings),
             chunk = Math.Min(gate.ChunkRows, up.ChunkRows);
         for (int begin = firstRow; begin < lastRow; begin += chunk)
         {
@@ -331,41 +358,40 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public CpuMatrix.Segment* Segment;
         public byte* X;
         public long Stride;      // bytes from row to row
-        public long TermStride;  // bytes from one of a row's terms to the next
-        public int Terms;
+        public long RestStride;  // bytes from a row to its rest, the second rounding
+        public int Roundings;
         public int Count;        // of blocks, columns or pairs of columns
         public int ChunkRows;
         public float* Decoded;
-        // Of blocks with a second term, for each tile's rows; null where there are none, or they are taken like rows
-        public int* Lists;
+        public int* OutlierLists; // null where rests are absent, or computed like rows of their own
 
         public static Operand Of(Job* job, CpuMatrix.Segment* segment, int worker)
         {
-            Operand operand = new() { Segment = segment, Terms = 1 };
+            Operand operand = new() { Segment = segment, Roundings = 1 };
             switch (segment->Code.Activations)
             {
                 case ActivationType.Int8:
                     operand.X = job->Int8;
-                    (operand.Terms, operand.Count) = (segment->Terms, job->Columns / 32);
-                    operand.TermStride = operand.Count * (long)sizeof(ActivationBlock);
-                    if (TakesLists(segment)) operand.Lists = job->Lists;
-                    // A part that wants one term finds the others' second between its rows
-                    operand.Stride = operand.TermStride * job->Terms;
+                    (operand.Roundings, operand.Count) = (segment->Roundings, job->Columns / 32);
+                    operand.RestStride = operand.Count * (long)sizeof(ActivationBlock);
+                    if (ListsOutliers(segment)) operand.OutlierLists = job->OutlierLists;
+                    // Rests of other segments may lie between the rows of one that takes no rests.
+                    operand.Stride = operand.RestStride * job->Roundings;
                     break;
                 case ActivationType.BFloat16:
                     operand.X = job->BFloat16;
-                    (operand.Count, operand.TermStride) = ((job->Columns + 1) / 2, BFloat16Stride(job->Columns));
+                    (operand.Count, operand.RestStride) = ((job->Columns + 1) / 2, BFloat16Stride(job->Columns));
                     break;
                 default:
                     operand.X = job->Normalized != null ? job->Normalized : (byte*)job->X;
-                    (operand.Count, operand.TermStride) =
+                    (operand.Count, operand.RestStride) =
                         (job->Columns, job->Normalized != null ? job->NormalizedStride
                         : job->Columns * (long)sizeof(float));
                     // Decoding a panel again for every chunk costs more than the cache gives.
                     if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 64L * job->Columns * worker;
                     break;
             }
-            if (operand.Stride == 0) operand.Stride = operand.TermStride;
+            if (operand.Stride == 0) operand.Stride = operand.RestStride;
             operand.ChunkRows = operand.Decoded != null ? job->Rows : MatMul.ChunkRows(operand.Stride);
             return operand;
         }
@@ -378,26 +404,27 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
             return (byte*)Decoded;
         }
 
-        /// <summary>Sums of rows [t, t + n), shape [n, 32], their terms added up.</summary>
+        /// <summary>Sums of rows [t, t + n), shape [n, 32], rests included.</summary>
         public readonly void Compute(byte* panel, int t, int n, float* sums, byte* ahead, long aheadStep)
         {
-            Tile.Compute(Segment->Code, panel, X + t * Stride, Terms == 1 ? Stride : TermStride, n * Terms, Count, sums,
+            Tile.Compute(Segment->Code, panel, X + t * Stride, Roundings == 1 ? Stride : RestStride, n * Roundings,
+                Count, sums,
                 ahead, aheadStep);
-            if (Terms == 1) return;
+            if (Roundings == 1) return;
             for (int i = 0; i < n; i++)
                 for (int k = 0; k < 32; k += 8)
                     (Vector256.Load(sums + 64 * i + k) + Vector256.Load(sums + 64 * i + 32 + k))
                         .Store(sums + 32 * i + k);
         }
 
-        /// <summary>The same in machine code, which takes of the second terms what is listed.</summary>
-        public readonly void ComputeListed(byte* panel, int t, int n, int* list, float* sums, byte* ahead,
+        /// <summary>The same in machine code, which takes only the listed blocks of the rests.</summary>
+        public readonly void ComputeOutliers(byte* panel, int t, int n, int* list, float* sums, byte* ahead,
             long aheadStep)
         {
             Tile.Compute(Segment->Code, panel, X + t * Stride, Stride, n, Count, sums, ahead, aheadStep);
             if (list[0] == 0) return;
             float* rest = stackalloc float[TileAssembler.MaxRows * 32];
-            Tile.ComputeListed(Segment->Code, panel, X + t * Stride + TermStride, Stride, n, list, rest);
+            Tile.ComputeListed(Segment->Code, panel, X + t * Stride + RestStride, Stride, n, list, rest);
             for (int i = 0; i < n * 32; i += 16) (Vector512.Load(sums + i) + Vector512.Load(rest + i)).Store(sums + i);
         }
     }
@@ -410,18 +437,20 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public float Epsilon;
         public int Rows;
         public int Columns;
-        public int Terms;
+        public int Roundings;          // most of any segment: 2 where rows of rests lie between the rows
         public byte* Int8;
         public byte* BFloat16;
         public byte* Normalized;       // rows of NormalizedStride bytes; null where there is no norm
         public long NormalizedStride;
         public bool KeepsNormalized;   // every row, for weights that meet floats; else a worker's last one
         public float* Decoded;
-        public ulong* Uneven;          // bits of each row's blocks
-        public int* Lists;
-        public int RangeRows;          // of the rows that one worker begins with; all where workers divide panels
-        public int Panels;             // of the matrix; of its gates where those are panels of their own
-        public int PanelStride;        // items of a range of rows: Panels, and some that are none
+        public ulong* Outliers;        // a bit for each row's blocks
+        public int* OutlierLists;
+        public bool SplitsRows;        // workers divide ranges of rows too, not panels alone
+        public bool MixedGate;
+        public int RangeRows;          // rows of a range; all rows where workers divide panels alone
+        public int Panels;             // of the matrix; of the gate segment alone where MixedGate
+        public int PanelStride;        // items of a range of rows: Panels, rounded up to the grain
         public CpuMatrix.Segment* Segments;
         public int SegmentCount;
         public float* Bias;
@@ -431,7 +460,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public Activation Activation;
         public int HalfRows;
 
-        /// <summary>From items to the panels that they are, and the rows that meet them.</summary>
+        /// <summary>Turns items [from, to) into panels, and gives the rows that meet them.</summary>
         public readonly void Range(ref int from, ref int to, out int firstRow, out int lastRow)
         {
             int range = from / PanelStride;

@@ -37,88 +37,95 @@ internal static unsafe class MicroKernels
         return
         [
             Floats<PanelF32>(), Floats<PanelF16>(), Floats<PanelBF16>(),
-            Quantized<Q8_0Integers>(), Quantized<Q4_0Integers>(), Quantized<Q4_1Integers>(), Quantized<Q5_0Integers>(),
-            Quantized<Q5_1Integers>(),
-            Quantized<Q2_KIntegers>(), Quantized<Q3_KIntegers>(), Quantized<Q4_KIntegers>(), Quantized<Q5_KIntegers>(),
-            Quantized<Q6_KIntegers>(),
+            Quantized<Q8_0Integers>(), Quantized<Q4_0Integers>(), Quantized<Q4_1Integers>(),
+            Quantized<Q5_0Integers>(), Quantized<Q5_1Integers>(),
+            Quantized<Q2_KIntegers>(), Quantized<Q3_KIntegers>(), Quantized<Q4_KIntegers>(),
+            Quantized<Q5_KIntegers>(), Quantized<Q6_KIntegers>(),
             Quantized<IQ4_NLIntegers>(), Quantized<IQ4_XSIntegers>(),
         ];
 
         FloatPanelFormat<T> Floats<T>()
-            where T : IFloatPanel
-        {
-            return new FloatPanelFormat<T>(() =>
-            {
-                PanelFormat.Entry code =
-                    new() { Repack = &FloatPanelFormat<T>.Repack, DecodeRow = &FloatPanelFormat<T>.DecodeRow };
-                SetFloats<T>(ref code);
-                if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations)
-                    MachineCode.SetBFloat16(ref code);
-                return code;
-            });
-        }
+            where T : IFloatPanel => new(() => FloatCode<T>(variant, floatActivations));
 
         QuantizedPanelFormat<T> Quantized<T>()
-            where T : IIntegerFormat
-        {
-            return new QuantizedPanelFormat<T>(() =>
-            {
-                PanelFormat.Entry code =
-                    new() { Repack = &QuantizedPanelFormat<T>.Repack, DecodeRow = &QuantizedPanelFormat<T>.DecodeRow };
-                if (floatActivations)
-                {
-                    code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
-                    SetFloats<PanelF32>(ref code);
-                }
-                else if (variant == CpuVariant.Avx512Vnni)
-                {
-                    MachineCode.Set<T>(ref code);
-                }
-                else
-                {
-                    code.Activations = ActivationType.Int8;
-                    (code.HeaderBytes, code.HalfBytes, code.HalfScaleBytes) =
-                        (Panel<T>.HeaderBytes, PanelLayout.HalfStride, Panel<T>.UnitScaleBytes);
-                    Set(ref code, variant switch
-                    {
-                        CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>,
-                            &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
-                        CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>,
-                            &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
-                        CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.One<T>, &MicroKernelsAvx512.Four<T>),
-                        CpuVariant.AdvSimd => Pair(&MicroKernelsArm.One<T>, &MicroKernelsArm.Four<T>),
-                        _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
-                    });
-                }
-                return code;
-            });
-        }
+            where T : IIntegerFormat => new(() => QuantizedCode<T>(variant, floatActivations));
+    }
 
-        void SetFloats<T>(ref PanelFormat.Entry code)
-            where T : IFloatPanel
+    private static PanelFormat.Entry FloatCode<T>(CpuVariant variant, bool floatActivations)
+        where T : IFloatPanel
+    {
+        PanelFormat.Entry code = new()
         {
-            code.HalfBytes = 16 * T.Size;
+            Repack = &FloatPanelFormat<T>.Repack,
+            DecodeRow = &FloatPanelFormat<T>.DecodeRow,
+        };
+        SetFloats<T>(ref code, variant);
+        if (variant == CpuVariant.Avx512Vnni && T.Type == TensorType.BF16 && !floatActivations)
+            MachineCode.SetBFloat16(ref code);
+        return code;
+    }
+
+    private static PanelFormat.Entry QuantizedCode<T>(CpuVariant variant, bool floatActivations)
+        where T : IIntegerFormat
+    {
+        PanelFormat.Entry code = new()
+        {
+            Repack = &QuantizedPanelFormat<T>.Repack,
+            DecodeRow = &QuantizedPanelFormat<T>.DecodeRow,
+        };
+        if (floatActivations)
+        {
+            code.DecodePanel = &QuantizedPanelFormat<T>.DecodePanel;
+            SetFloats<PanelF32>(ref code, variant);
+        }
+        else if (variant == CpuVariant.Avx512Vnni)
+        {
+            MachineCode.Set<T>(ref code);
+        }
+        else
+        {
+            code.Activations = ActivationType.Int8;
+            code.HeaderBytes = Panel<T>.HeaderBytes;
+            code.HalfBytes = PanelLayout.HalfStride;
+            code.HalfScaleBytes = Panel<T>.UnitScaleBytes;
             Set(ref code, variant switch
             {
-                CpuVariant.Avx2 or CpuVariant.AvxVnni =>
-                    Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
-                CpuVariant.Avx512 or CpuVariant.Avx512Vnni =>
-                    Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
-                CpuVariant.AdvSimd => Pair(&MicroKernelsArm.FloatOne<T>, &MicroKernelsArm.FloatFour<T>),
-                _ => Pair(&MicroKernelsScalar.FloatOne<T>, &MicroKernelsScalar.FloatFour<T>),
+                CpuVariant.Avx2 => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Pairs>,
+                    &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Pairs>),
+                CpuVariant.AvxVnni => Pair(&MicroKernelsAvx2.One<T, MicroKernelsAvx2.Quadruples>,
+                    &MicroKernelsAvx2.Four<T, MicroKernelsAvx2.Quadruples>),
+                CpuVariant.Avx512 => Pair(&MicroKernelsAvx512.One<T>, &MicroKernelsAvx512.Four<T>),
+                CpuVariant.AdvSimd => Pair(&MicroKernelsArm.One<T>, &MicroKernelsArm.Four<T>),
+                _ => Pair(&MicroKernelsScalar.One<T>, &MicroKernelsScalar.Four<T>),
             });
         }
-
-        static void Set(ref PanelFormat.Entry code, Kernels kernels)
-        {
-            code.One = kernels.One;
-            code.Four = kernels.Four;
-            code.TileRows = 4;
-        }
-
-        static Kernels Pair(delegate*<byte*, byte*, byte**, int, float*, void> one,
-            delegate*<byte*, byte*, byte**, int, float*, void> four) => new() { One = one, Four = four };
+        return code;
     }
+
+    private static void SetFloats<T>(ref PanelFormat.Entry code, CpuVariant variant)
+        where T : IFloatPanel
+    {
+        code.HalfBytes = 16 * T.Size;
+        Set(ref code, variant switch
+        {
+            CpuVariant.Avx2 or CpuVariant.AvxVnni =>
+                Pair(&MicroKernelsAvx2.FloatOne<T>, &MicroKernelsAvx2.FloatFour<T>),
+            CpuVariant.Avx512 or CpuVariant.Avx512Vnni =>
+                Pair(&MicroKernelsAvx512.FloatOne<T>, &MicroKernelsAvx512.FloatFour<T>),
+            CpuVariant.AdvSimd => Pair(&MicroKernelsArm.FloatOne<T>, &MicroKernelsArm.FloatFour<T>),
+            _ => Pair(&MicroKernelsScalar.FloatOne<T>, &MicroKernelsScalar.FloatFour<T>),
+        });
+    }
+
+    private static void Set(ref PanelFormat.Entry code, Kernels kernels)
+    {
+        code.One = kernels.One;
+        code.Four = kernels.Four;
+        code.TileRows = 4;
+    }
+
+    private static Kernels Pair(delegate*<byte*, byte*, byte**, int, float*, void> one,
+        delegate*<byte*, byte*, byte**, int, float*, void> four) => new() { One = one, Four = four };
 
     // Pointers can't stand in a tuple.
     private struct Kernels

@@ -60,47 +60,7 @@ internal static unsafe class MicroKernelsAvx2
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
-                    Vector256<int> ia = default, ib = default;
-                    if (M.Vnni)
-                    {
-                        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
-                        {
-                            Vector256<sbyte> activations = Broadcast(x + 4 * i);
-                            ia = AvxVnni.MultiplyWideningAndAdd(ia, Unsigned<T>(Load<T>(integers, i)), activations);
-                            ib = AvxVnni.MultiplyWideningAndAdd(ib, Unsigned<T>(Load<T>(integers + 32, i)),
-                                activations);
-                        }
-                    }
-                    else if (T.Nibbles && T.GroupSize == 32)
-                    {
-                        Vector256<byte> low = Vector256.Create((byte)15);
-                        Vector256<short> a = default, c = default;
-                        for (int j = 0; j < 4; j++)
-                        {
-                            Vector256<byte> wa = Vector256.Load(integers + PanelLayout.VectorStride * j),
-                                wb = Vector256.Load(integers + PanelLayout.VectorStride * j + 32);
-                            Vector256<sbyte> first = Broadcast(x + 4 * j), last = Broadcast(x + 16 + 4 * j);
-                            a += Avx2.MultiplyAddAdjacent(wa & low, first) + Avx2.MultiplyAddAdjacent(High(wa), last);
-                            c += Avx2.MultiplyAddAdjacent(wb & low, first) + Avx2.MultiplyAddAdjacent(High(wb), last);
-                        }
-                        (ia, ib) = (Avx2.MultiplyAddAdjacent(a, ones), Avx2.MultiplyAddAdjacent(c, ones));
-                    }
-                    else
-                    {
-                        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
-                        {
-                            Vector256<short> a = default, c = default;
-                            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
-                            {
-                                Vector256<sbyte> activations = Broadcast(x + 4 * i);
-                                Vector256<byte> wa = Load<T>(integers, i), wb = Load<T>(integers + 32, i);
-                                a += Products<T>(wa, activations);
-                                c += Products<T>(wb, activations);
-                            }
-                            ia += Avx2.MultiplyAddAdjacent(a, ones);
-                            ib += Avx2.MultiplyAddAdjacent(c, ones);
-                        }
-                    }
+                    Sums<T, M>(integers, x, group, ones, out Vector256<int> ia, out Vector256<int> ib);
                     if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
                         Vector256<int> offset = Offset<T, M>(x, group);
@@ -125,6 +85,57 @@ internal static unsafe class MicroKernelsAvx2
         }
         ya.Store(sums);
         yb.Store(sums + 8);
+    }
+
+    /// <summary>A group's products with one row, summed for each of sixteen outputs.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Sums<T, M>(byte* integers, byte* x, int group, Vector256<short> ones,
+        out Vector256<int> sumA, out Vector256<int> sumB)
+        where T : IIntegerFormat
+        where M : IMultiplication
+    {
+        Vector256<int> ia = default, ib = default;
+        if (M.Vnni)
+        {
+            for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+            {
+                Vector256<sbyte> activations = Broadcast(x + 4 * i);
+                ia = AvxVnni.MultiplyWideningAndAdd(ia, Unsigned<T>(Load<T>(integers, i)), activations);
+                ib = AvxVnni.MultiplyWideningAndAdd(ib, Unsigned<T>(Load<T>(integers + 32, i)),
+                    activations);
+            }
+        }
+        else if (T.Nibbles && T.GroupSize == 32)
+        {
+            Vector256<byte> low = Vector256.Create((byte)15);
+            Vector256<short> a = default, c = default;
+            for (int j = 0; j < 4; j++)
+            {
+                Vector256<byte> wa = Vector256.Load(integers + PanelLayout.VectorStride * j),
+                    wb = Vector256.Load(integers + PanelLayout.VectorStride * j + 32);
+                Vector256<sbyte> first = Broadcast(x + 4 * j), last = Broadcast(x + 16 + 4 * j);
+                a += Avx2.MultiplyAddAdjacent(wa & low, first) + Avx2.MultiplyAddAdjacent(High(wa), last);
+                c += Avx2.MultiplyAddAdjacent(wb & low, first) + Avx2.MultiplyAddAdjacent(High(wb), last);
+            }
+            (ia, ib) = (Avx2.MultiplyAddAdjacent(a, ones), Avx2.MultiplyAddAdjacent(c, ones));
+        }
+        else
+        {
+            for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+            {
+                Vector256<short> a = default, c = default;
+                for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                {
+                    Vector256<sbyte> activations = Broadcast(x + 4 * i);
+                    Vector256<byte> wa = Load<T>(integers, i), wb = Load<T>(integers + 32, i);
+                    a += Products<T>(wa, activations);
+                    c += Products<T>(wb, activations);
+                }
+                ia += Avx2.MultiplyAddAdjacent(a, ones);
+                ib += Avx2.MultiplyAddAdjacent(c, ones);
+            }
+        }
+        (sumA, sumB) = (ia, ib);
     }
 
     /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold
@@ -157,57 +168,8 @@ internal static unsafe class MicroKernelsAvx2
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
-                    Vector256<int> i0 = default, i1 = default, i2 = default, i3 = default;
-                    if (M.Vnni)
-                    {
-                        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
-                        {
-                            Vector256<byte> w = Unsigned<T>(Load<T>(integers, i));
-                            i0 = AvxVnni.MultiplyWideningAndAdd(i0, w, Broadcast(x0 + 4 * i));
-                            i1 = AvxVnni.MultiplyWideningAndAdd(i1, w, Broadcast(x1 + 4 * i));
-                            i2 = AvxVnni.MultiplyWideningAndAdd(i2, w, Broadcast(x2 + 4 * i));
-                            i3 = AvxVnni.MultiplyWideningAndAdd(i3, w, Broadcast(x3 + 4 * i));
-                        }
-                    }
-                    else if (T.Nibbles && T.GroupSize == 32)
-                    {
-                        Vector256<byte> low = Vector256.Create((byte)15);
-                        Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
-                        for (int j = 0; j < 4; j++)
-                        {
-                            Vector256<byte> w = Vector256.Load(integers + PanelLayout.VectorStride * j), high = High(w);
-                            w &= low;
-                            a0 += Avx2.MultiplyAddAdjacent(w, Broadcast(x0 + 4 * j));
-                            a1 += Avx2.MultiplyAddAdjacent(w, Broadcast(x1 + 4 * j));
-                            a2 += Avx2.MultiplyAddAdjacent(w, Broadcast(x2 + 4 * j));
-                            a3 += Avx2.MultiplyAddAdjacent(w, Broadcast(x3 + 4 * j));
-                            a0 += Avx2.MultiplyAddAdjacent(high, Broadcast(x0 + 16 + 4 * j));
-                            a1 += Avx2.MultiplyAddAdjacent(high, Broadcast(x1 + 16 + 4 * j));
-                            a2 += Avx2.MultiplyAddAdjacent(high, Broadcast(x2 + 16 + 4 * j));
-                            a3 += Avx2.MultiplyAddAdjacent(high, Broadcast(x3 + 16 + 4 * j));
-                        }
-                        (i0, i1) = (Avx2.MultiplyAddAdjacent(a0, ones), Avx2.MultiplyAddAdjacent(a1, ones));
-                        (i2, i3) = (Avx2.MultiplyAddAdjacent(a2, ones), Avx2.MultiplyAddAdjacent(a3, ones));
-                    }
-                    else
-                    {
-                        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
-                        {
-                            Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
-                            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
-                            {
-                                Vector256<byte> w = Load<T>(integers, i);
-                                a0 += Products<T>(w, Broadcast(x0 + 4 * i));
-                                a1 += Products<T>(w, Broadcast(x1 + 4 * i));
-                                a2 += Products<T>(w, Broadcast(x2 + 4 * i));
-                                a3 += Products<T>(w, Broadcast(x3 + 4 * i));
-                            }
-                            i0 += Avx2.MultiplyAddAdjacent(a0, ones);
-                            i1 += Avx2.MultiplyAddAdjacent(a1, ones);
-                            i2 += Avx2.MultiplyAddAdjacent(a2, ones);
-                            i3 += Avx2.MultiplyAddAdjacent(a3, ones);
-                        }
-                    }
+                    FourSums<T, M>(integers, x0, x1, x2, x3, group, ones, out Vector256<int> i0,
+                        out Vector256<int> i1, out Vector256<int> i2, out Vector256<int> i3);
                     if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
                         i0 += Offset<T, M>(x0, group);
@@ -246,6 +208,68 @@ internal static unsafe class MicroKernelsAvx2
         y1.Store(sums + 16 + output);
         y2.Store(sums + 32 + output);
         y3.Store(sums + 48 + output);
+    }
+
+    /// <summary>A group's products with four rows, summed for each of eight outputs.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FourSums<T, M>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
+        Vector256<short> ones, out Vector256<int> sum0, out Vector256<int> sum1, out Vector256<int> sum2,
+        out Vector256<int> sum3)
+        where T : IIntegerFormat
+        where M : IMultiplication
+    {
+        Vector256<int> i0 = default, i1 = default, i2 = default, i3 = default;
+        if (M.Vnni)
+        {
+            for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+            {
+                Vector256<byte> w = Unsigned<T>(Load<T>(integers, i));
+                i0 = AvxVnni.MultiplyWideningAndAdd(i0, w, Broadcast(x0 + 4 * i));
+                i1 = AvxVnni.MultiplyWideningAndAdd(i1, w, Broadcast(x1 + 4 * i));
+                i2 = AvxVnni.MultiplyWideningAndAdd(i2, w, Broadcast(x2 + 4 * i));
+                i3 = AvxVnni.MultiplyWideningAndAdd(i3, w, Broadcast(x3 + 4 * i));
+            }
+        }
+        else if (T.Nibbles && T.GroupSize == 32)
+        {
+            Vector256<byte> low = Vector256.Create((byte)15);
+            Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
+            for (int j = 0; j < 4; j++)
+            {
+                Vector256<byte> w = Vector256.Load(integers + PanelLayout.VectorStride * j), high = High(w);
+                w &= low;
+                a0 += Avx2.MultiplyAddAdjacent(w, Broadcast(x0 + 4 * j));
+                a1 += Avx2.MultiplyAddAdjacent(w, Broadcast(x1 + 4 * j));
+                a2 += Avx2.MultiplyAddAdjacent(w, Broadcast(x2 + 4 * j));
+                a3 += Avx2.MultiplyAddAdjacent(w, Broadcast(x3 + 4 * j));
+                a0 += Avx2.MultiplyAddAdjacent(high, Broadcast(x0 + 16 + 4 * j));
+                a1 += Avx2.MultiplyAddAdjacent(high, Broadcast(x1 + 16 + 4 * j));
+                a2 += Avx2.MultiplyAddAdjacent(high, Broadcast(x2 + 16 + 4 * j));
+                a3 += Avx2.MultiplyAddAdjacent(high, Broadcast(x3 + 16 + 4 * j));
+            }
+            (i0, i1) = (Avx2.MultiplyAddAdjacent(a0, ones), Avx2.MultiplyAddAdjacent(a1, ones));
+            (i2, i3) = (Avx2.MultiplyAddAdjacent(a2, ones), Avx2.MultiplyAddAdjacent(a3, ones));
+        }
+        else
+        {
+            for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+            {
+                Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
+                for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
+                {
+                    Vector256<byte> w = Load<T>(integers, i);
+                    a0 += Products<T>(w, Broadcast(x0 + 4 * i));
+                    a1 += Products<T>(w, Broadcast(x1 + 4 * i));
+                    a2 += Products<T>(w, Broadcast(x2 + 4 * i));
+                    a3 += Products<T>(w, Broadcast(x3 + 4 * i));
+                }
+                i0 += Avx2.MultiplyAddAdjacent(a0, ones);
+                i1 += Avx2.MultiplyAddAdjacent(a1, ones);
+                i2 += Avx2.MultiplyAddAdjacent(a2, ones);
+                i3 += Avx2.MultiplyAddAdjacent(a3, ones);
+            }
+        }
+        (sum0, sum1, sum2, sum3) = (i0, i1, i2, i3);
     }
 
     /// <summary>Float activations, one row. Two chains run at once, for each of two vectors of outputs.</summary>

@@ -7,54 +7,53 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V, with the rotation of
-/// queries and keys and the store of keys and values before it.</summary>
+/// <summary>Causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V. Before it, queries and keys
+/// are rotated, and keys and values stored.</summary>
 /// <remarks>
 /// <para>Online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867) over a paged cache (Kwon et al. 2023,
-/// arXiv:2309.06180). A row's context is cut into segments of <see cref="SegmentSize"/> positions and those into tiles
-/// of <see cref="TileSize"/>, both at fixed multiples. A tile costs one rescaling of a segment's sums, and the
-/// segments' sums are folded in ascending order, so that several workers may share one row's context (as in
-/// Flash-Decoding). What a row adds up, and in which order, follows from its own position alone: neither its companions
-/// in the tile nor the block size nor the split over workers change a bit of it.</para>
-/// <para>An item is a query tile with a key and value head, or some segments of these where there are too few for the
-/// workers. Where each sequence's new rows are one query tile (a decode), an item stores those keys and values that it
-/// will read itself, and nobody waits for anybody; else (a prompt's chunk) all are stored first. Few queries read the
-/// cache itself, for which memory is the limit: judge it in GB/s. Many have the tile converted to floats once: judge it
-/// in GFLOP/s.</para>
+/// arXiv:2309.06180). A row's context is cut into segments of <see cref="SegmentSize"/> positions and each segment into
+/// tiles of <see cref="TileSize"/>, both at fixed multiples. A tile rescales its segment's sums once. The segments'
+/// sums are added in ascending order, so several workers can share one row's context (as in Flash-Decoding). What a row
+/// adds up, and in which order, depends on its own position alone: the other rows of the tile, the block size and the
+/// split over workers change no bit of it.</para>
+/// <para>An item is a query tile with one key and value head. Where there are too few items for the workers, an item is
+/// some segments of these. If each sequence's new rows are one query tile (a decode), an item stores the keys and
+/// values that it reads itself, and no worker waits for another. Otherwise (a prompt's chunk) all are stored first. A
+/// few queries read the cache itself: memory is the limit, so judge it in GB/s. Many queries have the tile converted to
+/// floats once: judge it in GFLOP/s.</para>
 /// </remarks>
 internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 {
     /// <summary>Positions that share one rescaling of the running sums.</summary>
     public const int TileSize = 64;
 
-    /// <summary>Positions whose sums are one partial result: some microseconds of work, and a multiple of
+    /// <summary>Positions whose sums are one partial result: some microseconds of work. A multiple of
     /// <see cref="TileSize"/>.</summary>
     public const int SegmentSize = 256;
 
-    // Floats of a row's sums of weights while they are by lane: those of the widest vector.
+    // Floats for a row's sum of weights while it is kept by lane: the lanes of the widest vector.
     internal const int SumLanes = 16;
 
-    // Head sizes are padded with zeros, which add nothing to any sum, to two of the widest vectors.
+    // Head sizes are padded with zeros to a multiple of two of the widest vectors. Zeros add nothing to a sum.
     private const int Padding = 32;
 
-    // Up to so many queries read the cache itself, in two passes from five on: 13.6 GB/s where eight with a converted
-    // tile read 9.9.
+    // Up to this many queries read the cache itself, five to eight of them in two passes: 13.6 GB/s, against 9.9 for
+    // eight with a converted tile.
     private const int CachedQueries = 8;
 
-    // Rows of one head stored together: those of a block share its lines.
+    // Rows of one head stored together: the rows of a block share its cache lines.
     private const int StoreGrain = 64;
 
-    // Rows ahead of the one stored whose lines are asked for: a row's are pages apart, and no processor fetches those
-    // by itself.
+    // Prefetch distance of a store, in rows. A row's lines are pages apart, so hardware does not prefetch them.
     private const int StoreAhead = 16;
 
-    // Items a worker should have at least, so that none waits long for the last.
+    // The least number of items a worker should have, so that none waits long for the last.
     private const int ItemsPerWorker = 8;
 
-    // Partial results a step may have, 16 MiB; with more, rows are many and items too.
+    // Most floats of partial results in a step, 16 MiB. A step that needs more has enough rows, so enough items.
     private const long MaxPartialFloats = 4 << 20;
 
-    // Positions times elements of heads below which a step is not worth another worker's wake.
+    // A step of fewer positions times head elements is not worth waking another worker.
     private const long SmallWork = 16 << 10;
 
     private float* _scratch;
@@ -64,22 +63,22 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     private int* _pending;
     private long _pendingInts;
 
-    /// <summary>Rotates, stores and attends for all rows of the step; shapes have been checked.</summary>
+    /// <summary>Rotates, stores and attends for all rows of the step. Shapes have been checked.</summary>
     public void Run(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape, CpuKvLayer cache, Tensor y)
     {
         Job job = Prepare(step, rotations, qkv, shape, cache, y);
         if (!job.StoresInItems) pool.For(job.Stores, StoreGrain, &Store, &job);
         bool small = step.VisiblePositions * shape.Heads * shape.HeadSize < SmallWork;
-        // In shares, so that a worker's next item is most often the one that it asks memory for.
+        // In shares, so that a worker's next item is usually the one that it has prefetched.
         pool.ForShares(job.Items, small ? job.Items : 1, &Attend, &job);
     }
 
-    /// <summary>What <see cref="Run"/> hands to its workers: first <see cref="Store"/> unless items store, then
+    /// <summary>What <see cref="Run"/> gives to its workers: first <see cref="Store"/> unless items store, then
     /// <see cref="Attend"/>.</summary>
     internal Job Prepare(CpuStep step, StepRotations rotations, Tensor qkv, AttentionShape shape,
         CpuKvLayer cache, Tensor y)
     {
-        int padded = (shape.HeadSize + Padding - 1) / Padding * Padding, group = shape.Heads / shape.KvHeads;
+        int padded = (shape.HeadSize + Padding - 1) / Padding * Padding;
         Job job = new()
         {
             Tiles = step.QueryTiles,
@@ -100,7 +99,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             HeadSize = shape.HeadSize,
             HeadColumns = CpuKvLayer.HeadColumns(shape.HeadSize, cache.Keys.Type),
             Padded = padded,
-            Group = group,
+            Group = shape.Heads / shape.KvHeads,
             Scale = shape.Scale,
             Window = shape.Window,
             SoftCap = shape.SoftCap,
@@ -114,40 +113,11 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             Parts = 1,
             PartSegments = int.MaxValue,
         };
-
-        int tileHeads = step.QueryTileCount * shape.KvHeads, rows = 1, segments = 1;
-        for (int t = 0; t < step.QueryTileCount; t++)
-        {
-            QueryTile tile = step.QueryTiles[t];
-            rows = Math.Max(rows, tile.Rows);
-            job.Context(tile, out int begin, out int end);
-            segments = Math.Max(segments, ((end - 1) / SegmentSize) - (begin / SegmentSize) + 1);
-        }
-        job.MaxQueries = rows * group;
-        job.PartialStride = job.MaxQueries * (padded + 2L);
-        if (tileHeads < ItemsPerWorker * pool.Threads && pool.Threads > 1 && segments > 1
-            && Vector128.IsHardwareAccelerated
-            && tileHeads * segments * job.PartialStride <= MaxPartialFloats)
-        {
-            job.PartSegments = Math.Max(1, tileHeads * segments / (ItemsPerWorker * pool.Threads));
-            job.Parts = (segments + job.PartSegments - 1) / job.PartSegments;
-            job.Segments = segments;
-            // With half as much to spare: contexts and batches grow by and by.
-            long floats = tileHeads * segments * job.PartialStride;
-            job.Partials = heap.Reserve(ref _partials, ref _partialFloats, floats, floats / 2);
-            job.Pending = heap.Reserve(ref _pending, ref _pendingInts, tileHeads, tileHeads / 2);
-            for (int i = 0; i < tileHeads; i++)
-            {
-                job.Context(step.QueryTiles[i / shape.KvHeads], out int begin, out int end);
-                job.Pending[i] = (((end - 1) / SegmentSize) - (begin / SegmentSize) + job.PartSegments)
-                    / job.PartSegments;
-            }
-        }
-        job.Items = tileHeads * job.Parts;
+        SplitContexts(step, ref job);
+        job.Items = step.QueryTileCount * shape.KvHeads * job.Parts;
         job.Stores = step.Tokens * shape.KvHeads;
 
-        // Queries, a segment's sums and all segments' sums; a tile's keys and values, and their scales; logits; maxima
-        // and sums of both.
+        // The floats of an Item's pointers.
         job.ScratchStride = (((3L * job.MaxQueries * padded) + (2 * TileSize * padded)
             + (2 * TileSize * CpuKvLayer.ScaleCount(padded)) + (4 * TileSize) + ((4L + SumLanes) * job.MaxQueries))
             + 15) & ~15;
@@ -156,8 +126,39 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         return job;
     }
 
-    /// <summary>Normalizes and rotates keys, and stores keys and values, for items [first, last) of
-    /// <see cref="Job.Stores"/>: rows of the first head, of the second and so on.</summary>
+    /// <summary>Cuts contexts into parts where query tiles and heads are too few for the workers.</summary>
+    private void SplitContexts(CpuStep step, ref Job job)
+    {
+        int tileHeads = step.QueryTileCount * job.KvHeads, rows = 1, segments = 1;
+        for (int t = 0; t < step.QueryTileCount; t++)
+        {
+            QueryTile tile = step.QueryTiles[t];
+            rows = Math.Max(rows, tile.Rows);
+            job.Context(tile, out int begin, out int end);
+            segments = Math.Max(segments, ((end - 1) / SegmentSize) - (begin / SegmentSize) + 1);
+        }
+        job.MaxQueries = rows * job.Group;
+        job.PartialStride = job.MaxQueries * (job.Padded + 2L);
+        long floats = tileHeads * segments * job.PartialStride;
+        if (tileHeads >= ItemsPerWorker * pool.Threads || pool.Threads == 1 || segments == 1
+            || !Vector128.IsHardwareAccelerated || floats > MaxPartialFloats) return;
+
+        job.PartSegments = Math.Max(1, tileHeads * segments / (ItemsPerWorker * pool.Threads));
+        job.Parts = (segments + job.PartSegments - 1) / job.PartSegments;
+        job.Segments = segments;
+        // Half as much again in reserve: contexts and batches grow from step to step.
+        job.Partials = heap.Reserve(ref _partials, ref _partialFloats, floats, floats / 2);
+        job.Pending = heap.Reserve(ref _pending, ref _pendingInts, tileHeads, tileHeads / 2);
+        for (int i = 0; i < tileHeads; i++)
+        {
+            job.Context(step.QueryTiles[i / job.KvHeads], out int begin, out int end);
+            int own = ((end - 1) / SegmentSize) - (begin / SegmentSize) + 1;
+            job.Pending[i] = (own + job.PartSegments - 1) / job.PartSegments;
+        }
+    }
+
+    /// <summary>Normalizes and rotates keys and stores keys and values, for items [first, last) of
+    /// <see cref="Job.Stores"/>: the rows of the first head, then of the second, and so on.</summary>
     internal static void Store(void* context, int first, int last, int worker)
     {
         Job* job = (Job*)context;
@@ -246,165 +247,180 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    /// <summary>Computes one item with vectors of one width.</summary>
     internal static void Attend<S, V>(Job* job, int item, int worker)
         where S : struct, ISimd<V>
         where V : struct
     {
-        int tileHead = item / job->Parts, part = item % job->Parts, kvHead = tileHead % job->KvHeads;
-        QueryTile tile = job->Tiles[tileHead / job->KvHeads];
-        job->Context(tile, out int begin, out int end);
-        if (job->Parts > 1)
+        switch (job->Keys.Type)
         {
-            long firstSegment = (begin / SegmentSize) + ((long)part * job->PartSegments);
-            begin = (int)Math.Max(begin, firstSegment * SegmentSize);
-            end = (int)Math.Min(end, (firstSegment + job->PartSegments) * SegmentSize);
-            if (begin >= end) return;
+            case DType.F32: Attend<S, V, F32Element<S, V>>(job, item, worker); break;
+            case DType.F16: Attend<S, V, F16Element<S, V>>(job, item, worker); break;
+            case DType.BF16: Attend<S, V, BF16Element<S, V>>(job, item, worker); break;
+            default: Attend<S, V, Q8Element<S, V>>(job, item, worker); break;
         }
+    }
 
-        int d = job->HeadSize, padded = job->Padded, count = tile.Rows * job->Group;
-        float* scratch = job->Scratch + (worker * job->ScratchStride);
-        float* queries = scratch;                             // [count, padded]
-        // [count, padded], sums of weight * value of a segment so far
-        float* segment = queries + ((long)count * padded);
-        float* outputs = segment + ((long)count * padded);    // [count, padded], of all segments so far
-        float* keys = outputs + ((long)count * padded);       // [padded, TileSize]
-        float* values = keys + ((long)TileSize * padded);     // [TileSize, padded]
-        int scales = CpuKvLayer.ScaleCount(d);
-        float* keyScales = values + ((long)TileSize * padded); // [scales, TileSize]
-        float* valueScales = keyScales + (scales * TileSize); // [scales, TileSize]
-        float* logits = valueScales + (scales * TileSize);    // [4, TileSize], then weights
-        float* segmentMaxima = logits + (4 * TileSize);       // [count]
-        float* maxima = segmentMaxima + count;                // [count]
-        float* sums = maxima + count;                         // [count], sums of weights
-        float* segmentLanes = sums + count;                   // [count, SumLanes], of a segment so far, by lane
-        float* segmentSums = segmentLanes + ((long)count * SumLanes); // [count]
-
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Attend<S, V, E>(Job* job, int number, int worker)
+        where S : struct, ISimd<V>
+        where V : struct
+        where E : struct, IKvElement<V>
+    {
+        Item item = new(job, number, worker);
+        if (item.Begin >= item.End) return;
+        QueryTile tile = item.Tile;
         if (job->StoresInItems)
         {
-            // Those that this item reads: with a context in parts, others store theirs.
+            // Only the rows that this item reads: where a context is in parts, other items store theirs.
             for (int row = tile.FirstRow; row < tile.FirstRow + tile.Rows; row++)
             {
-                if (job->Positions[row] >= begin && job->Positions[row] < end) StoreRow(job, row, kvHead, logits);
+                int position = job->Positions[row];
+                if (position >= item.Begin && position < item.End) StoreRow(job, row, item.KvHead, item.Logits);
             }
         }
-        bool whole = job->BlockSize % KvTile.Group == 0 && d == padded, cached = whole && count <= CachedQueries;
-        float scale = cached && job->Keys.Type == DType.F16
-            ? job->Scale * AttentionKernels<S, V>.QueryScale<F16Element<S, V>>() : job->Scale;
-        for (int i = 0; i < count; i++)
+        int d = job->HeadSize, padded = job->Padded;
+        float scale = item.Cached ? job->Scale * AttentionKernels<S, V>.QueryScale<E>() : job->Scale;
+        for (int i = 0; i < item.Count; i++)
         {
-            float* query = queries + ((long)i * padded);
-            LoadQuery(job, tile.FirstRow + (i / job->Group), (kvHead * job->Group) + (i % job->Group), query);
+            float* query = item.Queries + ((long)i * padded);
+            LoadQuery(job, tile.FirstRow + (i / job->Group), (item.KvHead * job->Group) + (i % job->Group), query);
             AttentionKernels<S, V>.Multiply(query, scale, query, d);
         }
-        if (job->Parts == 1) Clear(count, padded, outputs, maxima, sums);
-        if (cached && job->StoresInItems && job->Parts == 1 && item + 1 < job->Items) Fetch(job, item + 1);
+        if (job->Parts == 1) Clear(item.Count, padded, item.Outputs, item.Maxima, item.Sums);
+        if (item.Cached && job->StoresInItems && job->Parts == 1 && number + 1 < job->Items) Fetch(job, number + 1);
 
-        int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
-        int quads = (count + 3) / 4;
-        KvTile current = default, next = default, converted = default;
-        (converted.KeyStride, converted.ValueStride) = (TileSize * sizeof(float), padded * sizeof(float));
-        for (int g = 0; g < TileSize / KvTile.Group; g++)
-            (converted.Keys[g], converted.Values[g]) =
-                ((long)(keys + (g * KvTile.Group)), (long)(values + ((long)g * KvTile.Group * padded)));
-        next.KeyScales = keyScales;
-        next.ValueScales = valueScales;
-        if (whole)
+        AttendSegments<S, V, E>(job, &item);
+        if (job->Parts > 1 && !FoldParts<S, V>(job, &item)) return;
+        for (int i = 0; i < item.Count; i++)
+        {
+            int row = tile.FirstRow + (i / job->Group), head = (item.KvHead * job->Group) + (i % job->Group);
+            AttentionKernels<S, V>.Multiply(item.Outputs + ((long)i * padded), 1 / item.Sums[i],
+                job->Y + (row * job->YStride) + ((long)head * d), d);
+        }
+    }
+
+    /// <summary>An item's queries against its positions, tile by tile. Each segment's sums are added to the item's, or
+    /// kept as a partial result.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AttendSegments<S, V, E>(Job* job, Item* item)
+        where S : struct, ISimd<V>
+        where V : struct
+        where E : struct, IKvElement<V>
+    {
+        int begin = item->Begin, end = item->End, count = item->Count, kvHead = item->KvHead, padded = job->Padded;
+        int* blockTable = job->BlockTables + ((long)item->Tile.Sequence * job->BlockTableStride);
+        KvTile current = default, next = default, converted = Converted(item->Keys, item->Values, padded);
+        next.KeyScales = item->KeyScales;
+        next.ValueScales = item->ValueScales;
+        if (item->Whole)
             Locate(job, blockTable, kvHead, begin, Math.Min(end, (begin / TileSize * TileSize) + TileSize), &next);
-        int* from = stackalloc int[4], to = stackalloc int[4];
         for (int start = begin / SegmentSize * SegmentSize; start < end; start += SegmentSize)
         {
-            Clear(count, padded, segment, segmentMaxima, segmentSums);
-            new Span<float>(segmentLanes, count * SumLanes).Clear();
+            Clear(count, padded, item->Segment, item->SegmentMaxima, item->SegmentSums);
+            new Span<float>(item->SegmentLanes, count * SumLanes).Clear();
             int segmentEnd = Math.Min(end, start + SegmentSize);
             for (int origin = Math.Max(start, begin / TileSize * TileSize); origin < segmentEnd; origin += TileSize)
             {
-                int tileFrom = Math.Max(begin, origin), tileTo = Math.Min(end, origin + TileSize);
-                if (whole)
+                int following = origin + TileSize;
+                if (item->Whole)
                 {
                     current = next;
-                    if (job->Keys.Type == DType.Q8_0) WidenScales<S, V>(&current, scales);
-                    if (origin + TileSize < end)
-                        Locate(job, blockTable, kvHead, origin + TileSize,
-                            Math.Min(end, origin + (2 * TileSize)), &next);
+                    if (E.Scaled) WidenScales<S, V>(&current, CpuKvLayer.ScaleCount(job->HeadSize));
+                    if (following < end)
+                        Locate(job, blockTable, kvHead, following, Math.Min(end, following + TileSize), &next);
                 }
-                if (!cached)
+                if (item->Cached)
                 {
-                    if (!whole) Gather(job, blockTable, kvHead, origin, tileFrom, tileTo, keys, values);
-                    else if (job->Keys.Type == DType.F32)
-                        AttentionKernels<S, V>.ConvertTile<F32Element<S, V>>(&current, &next, d, keys, values);
-                    else if (job->Keys.Type == DType.F16)
-                        AttentionKernels<S, V>.ConvertTile<F16Element<S, V>>(&current, &next, d, keys, values);
-                    else if (job->Keys.Type == DType.BF16)
-                        AttentionKernels<S, V>.ConvertTile<BF16Element<S, V>>(&current, &next, d, keys, values);
-                    else AttentionKernels<S, V>.ConvertTile<Q8Element<S, V>>(&current, &next, d, keys, values);
-                    current = converted;
+                    AttendTile<S, V, E>(job, item, origin, &current, &next);
+                    continue;
                 }
-                for (int quad = 0; quad < quads; quad++)
-                {
-                    int first = count * quad / quads, n = (count * (quad + 1) / quads) - first;
-                    for (int i = 0; i < n; i++)
-                    {
-                        int position = job->Positions[tile.FirstRow + ((first + i) / job->Group)];
-                        from[i] = Math.Clamp(job->WindowStart(position) - origin, 0, TileSize);
-                        to[i] = Math.Clamp(position + 1 - origin, 0, TileSize);
-                    }
-                    float* q = queries + ((long)first * padded), sum = segment + ((long)first * padded);
-                    if (!cached)
-                        AttentionKernels<S, V>.Attend<ScratchElement<S, V>>(q, n, d, &current, &current, from, to,
-                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
-                            sum, padded);
-                    else if (job->Keys.Type == DType.F32)
-                        AttentionKernels<S, V>.Attend<F32Element<S, V>>(q, n, d, &current, &next, from, to,
-                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
-                            sum, padded);
-                    else if (job->Keys.Type == DType.F16)
-                        AttentionKernels<S, V>.Attend<F16Element<S, V>>(q, n, d, &current, &next, from, to,
-                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
-                            sum, padded);
-                    else if (job->Keys.Type == DType.BF16)
-                        AttentionKernels<S, V>.Attend<BF16Element<S, V>>(q, n, d, &current, &next, from, to,
-                            job->SoftCap, logits, segmentMaxima + first, segmentLanes + (first * SumLanes),
-                            sum, padded);
-                    else
-                        AttentionKernels<S, V>.Attend<Q8Element<S, V>>(q, n, d, &current, &next, from, to, job->SoftCap,
-                            logits, segmentMaxima + first, segmentLanes + (first * SumLanes), sum, padded);
-                }
+                if (item->Whole)
+                    AttentionKernels<S, V>.ConvertTile<E>(&current, &next, job->HeadSize, item->Keys, item->Values);
+                else
+                    Gather(job, blockTable, kvHead, origin, Math.Max(begin, origin), Math.Min(end, following),
+                        item->Keys, item->Values);
+                AttendTile<S, V, ScratchElement<S, V>>(job, item, origin, &converted, &converted);
             }
-            for (int i = 0; i < count; i++) segmentSums[i] = SimdMath<S, V>.Sum(S.Load(segmentLanes + (i * SumLanes)));
+            for (int i = 0; i < count; i++)
+                item->SegmentSums[i] = SimdMath<S, V>.Sum(S.Load(item->SegmentLanes + (i * SumLanes)));
             if (job->Parts == 1)
-            {
-                FoldSegment<S, V>(count, padded, segment, segmentMaxima, segmentSums, outputs, maxima, sums);
-            }
-            else
-            {
-                float* partial = job->Partial(tileHead, start / SegmentSize);
-                long floats = (long)count * padded;
-                Buffer.MemoryCopy(segment, partial, floats * sizeof(float), floats * sizeof(float));
-                for (int i = 0; i < count; i++)
-                    (partial[floats + i], partial[floats + count + i]) = (segmentMaxima[i], segmentSums[i]);
-            }
+                FoldSegment<S, V>(count, padded, item->Segment, item->SegmentMaxima, item->SegmentSums,
+                    item->Outputs, item->Maxima, item->Sums);
+            else KeepSegment(job, item, start / SegmentSize);
         }
+    }
 
-        if (job->Parts > 1)
+    /// <summary>An item's queries, up to four at once, against the tile of positions from <paramref name="origin"/>
+    /// on.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AttendTile<S, V, E>(Job* job, Item* item, int origin, KvTile* current, KvTile* next)
+        where S : struct, ISimd<V>
+        where V : struct
+        where E : struct, IKvElement<V>
+    {
+        TileRows rows = default;
+        (rows.HeadSize, rows.Padded, rows.SoftCap) = (job->HeadSize, job->Padded, job->SoftCap);
+        rows.Logits = item->Logits;
+        int count = item->Count, quads = (count + 3) / 4;
+        for (int quad = 0; quad < quads; quad++)
         {
-            // Who finishes a tile's last part folds them all, in the order of the context.
-            if (Interlocked.Decrement(ref job->Pending[tileHead]) != 0) return;
-            job->Context(tile, out begin, out end);
-            Clear(count, padded, outputs, maxima, sums);
-            for (int s = begin / SegmentSize; s <= (end - 1) / SegmentSize; s++)
+            int first = count * quad / quads;
+            rows.Count = (count * (quad + 1) / quads) - first;
+            for (int i = 0; i < rows.Count; i++)
             {
-                float* partial = job->Partial(tileHead, s);
-                float* partialMaxima = partial + ((long)count * padded);
-                FoldSegment<S, V>(count, padded, partial, partialMaxima, partialMaxima + count, outputs, maxima, sums);
+                int position = job->Positions[item->Tile.FirstRow + ((first + i) / job->Group)];
+                rows.From[i] = Math.Clamp(job->WindowStart(position) - origin, 0, TileSize);
+                rows.To[i] = Math.Clamp(position + 1 - origin, 0, TileSize);
             }
+            rows.Queries = item->Queries + ((long)first * job->Padded);
+            rows.Maxima = item->SegmentMaxima + first;
+            rows.Sums = item->SegmentLanes + (first * SumLanes);
+            rows.Outputs = item->Segment + ((long)first * job->Padded);
+            AttentionKernels<S, V>.Attend<E>(&rows, current, next);
         }
-        for (int i = 0; i < count; i++)
+    }
+
+    /// <summary>The place of a tile's keys and values in scratch, as floats.</summary>
+    private static KvTile Converted(float* keys, float* values, int padded)
+    {
+        KvTile tile = default;
+        (tile.KeyStride, tile.ValueStride) = (TileSize * sizeof(float), padded * sizeof(float));
+        for (int g = 0; g < TileSize / KvTile.Group; g++)
         {
-            int row = tile.FirstRow + (i / job->Group), head = (kvHead * job->Group) + (i % job->Group);
-            AttentionKernels<S, V>.Multiply(outputs + ((long)i * padded), 1 / sums[i],
-                job->Y + (row * job->YStride) + ((long)head * d), d);
+            tile.Keys[g] = (long)(keys + (g * KvTile.Group));
+            tile.Values[g] = (long)(values + ((long)g * KvTile.Group * padded));
         }
+        return tile;
+    }
+
+    /// <summary>Copies a segment's sums to its partial result.</summary>
+    private static void KeepSegment(Job* job, Item* item, int segment)
+    {
+        float* partial = job->Partial(item->TileHead, segment);
+        long count = item->Count, floats = count * job->Padded;
+        Buffer.MemoryCopy(item->Segment, partial, floats * sizeof(float), floats * sizeof(float));
+        for (int i = 0; i < count; i++)
+            (partial[floats + i], partial[floats + count + i]) = (item->SegmentMaxima[i], item->SegmentSums[i]);
+    }
+
+    /// <summary>Adds up the partial results of a context if this item is the last of its parts to end; false where it
+    /// is not. The order is the context's, whichever part ends last.</summary>
+    private static bool FoldParts<S, V>(Job* job, Item* item)
+        where S : struct, ISimd<V>
+        where V : struct
+    {
+        if (Interlocked.Decrement(ref job->Pending[item->TileHead]) != 0) return false;
+        int count = item->Count, padded = job->Padded;
+        job->Context(item->Tile, out int begin, out int end);
+        Clear(count, padded, item->Outputs, item->Maxima, item->Sums);
+        for (int s = begin / SegmentSize; s <= (end - 1) / SegmentSize; s++)
+        {
+            float* partial = job->Partial(item->TileHead, s), maxima = partial + ((long)count * padded);
+            FoldSegment<S, V>(count, padded, partial, maxima, maxima + count,
+                item->Outputs, item->Maxima, item->Sums);
+        }
+        return true;
     }
 
     private static void Clear(int count, int padded, float* outputs, float* maxima, float* sums)
@@ -595,6 +611,64 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         _ => ((sbyte*)tensor.Address)[index]
             * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / CpuKvLayer.ScaleGroup) * job->BlockSize]),
     };
+
+    /// <summary>One item's rows, positions and scratch.</summary>
+    private readonly struct Item
+    {
+        public readonly QueryTile Tile;
+        public readonly int TileHead;        // the query tile and key head together
+        public readonly int KvHead;
+        public readonly int Begin;           // the first position of this part of the context
+        public readonly int End;             // the position after its last; not above Begin where the part is empty
+        public readonly int Count;           // queries: rows times Group
+        public readonly bool Whole;          // groups of positions lie at one stride in the cache
+        public readonly bool Cached;         // queries read the cache itself
+        public readonly float* Queries;      // [Count, Padded]
+        public readonly float* Segment;      // [Count, Padded], sums of weight * value, of a segment so far
+        public readonly float* Outputs;      // [Count, Padded], of all segments so far
+        public readonly float* Keys;         // [Padded, TileSize]
+        public readonly float* Values;       // [TileSize, Padded]
+        public readonly float* KeyScales;    // [scales, TileSize]
+        public readonly float* ValueScales;  // [scales, TileSize]
+        public readonly float* Logits;       // [4, TileSize], then weights
+        public readonly float* SegmentMaxima; // [Count]
+        public readonly float* Maxima;       // [Count]
+        public readonly float* Sums;         // [Count], sums of weights
+        public readonly float* SegmentLanes; // [Count, SumLanes], sums of weights of a segment so far, by lane
+        public readonly float* SegmentSums;  // [Count]
+
+        public Item(Job* job, int number, int worker)
+        {
+            (TileHead, int part) = (number / job->Parts, number % job->Parts);
+            (Tile, KvHead) = (job->Tiles[TileHead / job->KvHeads], TileHead % job->KvHeads);
+            job->Context(Tile, out Begin, out End);
+            if (job->Parts > 1)
+            {
+                long firstSegment = (Begin / SegmentSize) + ((long)part * job->PartSegments);
+                Begin = (int)Math.Max(Begin, firstSegment * SegmentSize);
+                End = (int)Math.Min(End, (firstSegment + job->PartSegments) * SegmentSize);
+            }
+            Count = Tile.Rows * job->Group;
+            Whole = job->BlockSize % KvTile.Group == 0 && job->HeadSize == job->Padded;
+            Cached = Whole && Count <= CachedQueries;
+
+            long rows = (long)Count * job->Padded, tile = (long)TileSize * job->Padded;
+            int scales = CpuKvLayer.ScaleCount(job->HeadSize) * TileSize;
+            Queries = job->Scratch + (worker * job->ScratchStride);
+            Segment = Queries + rows;
+            Outputs = Segment + rows;
+            Keys = Outputs + rows;
+            Values = Keys + tile;
+            KeyScales = Values + tile;
+            ValueScales = KeyScales + scales;
+            Logits = ValueScales + scales;
+            SegmentMaxima = Logits + (4 * TileSize);
+            Maxima = SegmentMaxima + Count;
+            Sums = Maxima + Count;
+            SegmentLanes = Sums + Count;
+            SegmentSums = SegmentLanes + ((long)Count * SumLanes);
+        }
+    }
 
     /// <summary>One call's operands and plan, for the workers.</summary>
     internal struct Job

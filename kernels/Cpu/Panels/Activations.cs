@@ -46,8 +46,8 @@ internal unsafe struct ActivationBlock
     /// <summary>Below this magnitude, where 127 / x may overflow, values count as zero.</summary>
     public const float Smallest = 1e-36f;
 
-    /// <summary>From this sum of its squared integers on a block is even enough for eight bits; below, its greatest
-    /// value is more than four times the root of its mean square.</summary>
+    /// <summary>A block whose squared integers sum to less has an outlier: its greatest value is more than four times
+    /// the root of its mean square. Eight bits are enough for the others.</summary>
     private const int EvenSquares = 127 * 127 * 32 / 16;
 
     /// <summary>Rounds a row of columns / 32 blocks.</summary>
@@ -66,24 +66,23 @@ internal unsafe struct ActivationBlock
         }
     }
 
-    /// <summary>The same, and what rounding left over of uneven blocks is rounded once more into
-    /// <paramref name="rest"/>: together those hold sixteen bits. All others have no rest, only zeros.</summary>
-    /// <remarks>One value far larger than the other 31 makes their steps coarse: such blocks, a quarter of SmolLM2's,
-    /// have nearly all of the error (bench/results/quality.md). The integers tell which they are, so that every variant
-    /// agrees.</remarks>
+    /// <summary>The same. In blocks with an outlier, what rounding left over is rounded again into
+    /// <paramref name="rest"/>: both together hold sixteen bits. The rest of other blocks is zeros.</summary>
+    /// <remarks>An outlier makes the steps of the other 31 values coarse. Such blocks are a quarter of SmolLM2's and
+    /// have nearly all of the error (bench/results/quality.md). The integers tell which they are, so every variant agrees.</remarks>
     /// <param name="x">The row.</param>
     /// <param name="columns">Its length, a multiple of 32.</param>
     /// <param name="blocks">Receives columns / 32 blocks.</param>
     /// <param name="rest">Receives as many.</param>
-    /// <param name="uneven">Receives a bit for each block, set where it is uneven, in whole words.</param>
+    /// <param name="outliers">Receives a bit for each block, set where it has an outlier, in whole words.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void QuantizeFine(float* x, int columns, ActivationBlock* blocks, ActivationBlock* rest,
-        ulong* uneven)
+        ulong* outliers)
     {
-        new Span<ulong>(uneven, UnevenWords(columns)).Clear();
+        new Span<ulong>(outliers, OutlierWords(columns)).Clear();
         if (Avx512BW.IsSupported)
         {
-            QuantizeAvx512(x, columns / 32, blocks, rest, uneven);
+            QuantizeAvx512(x, columns / 32, blocks, rest, outliers);
             return;
         }
         float* left = stackalloc float[32];
@@ -100,12 +99,12 @@ internal unsafe struct ActivationBlock
             // Fused: the difference is rounded once.
             for (int k = 0; k < 32; k++) left[k] = MathF.FusedMultiplyAdd(-blocks->Scale, blocks->Quants[k], x[k]);
             Quantize(left, 32, rest);
-            uneven[b / 64] |= 1UL << (b % 64);
+            outliers[b / 64] |= 1UL << (b % 64);
         }
     }
 
     /// <summary>Words that have a bit for each block of a row.</summary>
-    public static int UnevenWords(int columns) => (columns / 32 + 63) / 64;
+    public static int OutlierWords(int columns) => (columns / 32 + 63) / 64;
 
     /// <summary>The definition.</summary>
     internal static void QuantizeScalar(float* x, ActivationBlock* block)
@@ -129,7 +128,7 @@ internal unsafe struct ActivationBlock
     // itself waits for its own scale.
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void QuantizeAvx512(float* x, int count, ActivationBlock* blocks, ActivationBlock* rest,
-        ulong* uneven)
+        ulong* outliers)
     {
         int* greatest = stackalloc int[16];
         float* scales = stackalloc float[16], inverses = stackalloc float[16], left = stackalloc float[32];
@@ -190,7 +189,7 @@ internal unsafe struct ActivationBlock
                     Vector512.FusedMultiplyAdd(minus, Vector512.ConvertToSingle(integersA), a).Store(left);
                     Vector512.FusedMultiplyAdd(minus, Vector512.ConvertToSingle(integersB), b).Store(left + 16);
                     QuantizeAvx512(left, 1, rest, null, null);
-                    uneven[(done + i) / 64] |= 1UL << ((done + i) % 64);
+                    outliers[(done + i) / 64] |= 1UL << ((done + i) % 64);
                 }
                 rest++;
             }

@@ -138,7 +138,7 @@ public sealed unsafe class MatMulTests
     }
 
     [Theory, MemberData(nameof(QuantizedFormats))]
-    public void FineActivations_HoldSixteenBitsWhereABlockIsUneven_WithTheSameBitsInAnyBatchAndVariant(TensorType type)
+    public void FineActivations_HoldSixteenBitsWhereABlockHasAnOutlier_WithTheSameBitsInAnyBatchAndVariant(TensorType type)
     {
         const int batch = 20; // several tiles of unequal height
         foreach ((int rows, int columns) in Shapes(type))
