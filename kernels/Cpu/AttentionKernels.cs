@@ -4,15 +4,15 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>One tile of keys and values of one head, where it lies: groups of sixteen positions, in the cache or
+/// <summary>Addresses of one tile of keys and values of one head, by groups of sixteen positions: in the cache, or
 /// converted in scratch.</summary>
 internal unsafe struct KvTile
 {
-    /// <summary>Addresses of each group's first position in row 0 of the keys, which are transposed: [d,
+    /// <summary>Address of each group's first position in row 0 of the keys. Keys are transposed: [d,
     /// positions].</summary>
     public fixed long Keys[PagedAttention.TileSize / Group];
 
-    /// <summary>Addresses of each group's first value; its others follow at <see cref="ValueStride"/>.</summary>
+    /// <summary>Address of each group's first value. The others follow at <see cref="ValueStride"/>.</summary>
     public fixed long Values[PagedAttention.TileSize / Group];
 
     /// <summary>Bytes from a row of keys to the next.</summary>
@@ -21,8 +21,8 @@ internal unsafe struct KvTile
     /// <summary>Bytes from a value to the next.</summary>
     public nint ValueStride;
 
-    /// <summary>Addresses of each group's first scales in a cache of <see cref="DType.Q8_0"/>; those of the next
-    /// elements follow at <see cref="ScaleStride"/>.</summary>
+    /// <summary>Address of each group's first scales in a cache of <see cref="DType.Q8_0"/>. Those of the next elements
+    /// follow at <see cref="ScaleStride"/>.</summary>
     public fixed long NarrowKeyScales[PagedAttention.TileSize / Group],
         NarrowValueScales[PagedAttention.TileSize / Group];
 
@@ -32,8 +32,7 @@ internal unsafe struct KvTile
     /// <summary>All scales as floats, shape [scales of a head, TileSize].</summary>
     public float* KeyScales, ValueScales;
 
-    /// <summary>Positions that lie at one stride wherever a block begins, so block sizes that are multiples of it need
-    /// no copy.</summary>
+    /// <summary>Positions at one stride. Block sizes that are multiples of it need no copy.</summary>
     public const int Group = 16;
 }
 
@@ -83,15 +82,15 @@ internal interface IKvElement<V>
     /// <summary>Bytes an element.</summary>
     static abstract int Size { get; }
 
-    /// <summary>Whether it comes from the cache itself, from which the next loop's lines are worth fetching
-    /// ahead.</summary>
+    /// <summary>Whether elements come from the cache itself, so that prefetching the next loop's lines pays.</summary>
     static abstract bool Cached { get; }
 
-    /// <summary>What <see cref="Load"/>'s results are to be multiplied by: a power of two, so that queries and weights
-    /// can be instead, once, with no bit's difference.</summary>
+    /// <summary>The factor that <see cref="Load"/> leaves out: a power of two. Queries and weights are multiplied by it
+    /// once instead, which changes no bit.</summary>
     static abstract float Scale { get; }
 
-    /// <summary>Whether elements have scales of their own, <see cref="CpuKvLayer.ScaleGroup"/> to one.</summary>
+    /// <summary>Whether elements have scales of their own, one for <see cref="CpuKvLayer.ScaleGroup"/>
+    /// elements.</summary>
     static abstract bool Scaled { get; }
 
     /// <param name="address">The first lane's.</param>
@@ -186,7 +185,7 @@ internal readonly unsafe struct Q8Element<S, V> : IKvElement<V>
     public static V Load(nint address, V scales) => S.Multiply(S.LoadInt8((sbyte*)address), scales);
 }
 
-/// <summary>Queries that meet a vector of keys or values while it is in a register: a number as a type
+/// <summary>Queries that use a vector of keys or values while it is in a register: a number as a type
 /// parameter.</summary>
 internal interface IQueryCount
 {
@@ -211,8 +210,8 @@ internal readonly struct ThreeQueries : IQueryCount
     public static int Count { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 3; }
 }
 
-/// <summary>4: with four vectors each, sixteen sums, which hide the latency of two multiply-adds a cycle and leave
-/// registers to convert in.</summary>
+/// <summary>4: with four vectors each these are sixteen sums, which hide the latency of two multiply-adds a cycle and
+/// leave registers for conversion.</summary>
 internal readonly struct FourQueries : IQueryCount
 {
     public static int Count { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 4; }
@@ -220,8 +219,8 @@ internal readonly struct FourQueries : IQueryCount
 
 /// <summary>The inner loops of <see cref="PagedAttention"/>: one to four queries against one tile.</summary>
 /// <remarks>
-/// A lane is a position in q k^T and a dimension in weights V, so nothing is summed across lanes, and every sum is one
-/// chain in the order of dimensions or positions, whatever the vectors' width and whoever shares the registers.
+/// A lane is a position in q k^T and a dimension in weights V, so nothing is summed across lanes. Every sum is one
+/// chain in the order of dimensions or positions, for any vector width and any number of queries.
 /// </remarks>
 internal static unsafe class AttentionKernels<S, V>
     where S : struct, ISimd<V>
@@ -229,11 +228,11 @@ internal static unsafe class AttentionKernels<S, V>
 {
     private const int TileSize = PagedAttention.TileSize, SumLanes = PagedAttention.SumLanes;
 
-    // Queries take this much of the elements' scale and logits the rest, so that a query of 2^16 and more does not
-    // overflow.
+    // Logits are multiplied by this part of the elements' scale and queries by the rest, so that a query of 2^16 or
+    // more does not overflow.
     private const float LogitScale = 65536;
 
-    /// <summary>What queries are multiplied by for elements of this type.</summary>
+    /// <summary>The factor for queries with elements of this type.</summary>
     public static float QueryScale<E>()
         where E : struct, IKvElement<V> => E.Scale == 1 ? 1 : E.Scale / LogitScale;
 
@@ -325,8 +324,8 @@ internal static unsafe class AttentionKernels<S, V>
         }
     }
 
-    /// <summary>Logits of positions <paramref name="lane"/> and on, four vectors of them. From the cache, the tile's
-    /// values are fetched ahead.</summary>
+    /// <summary>Logits of four vectors of positions from <paramref name="lane"/> on. Where keys are in the cache, the
+    /// tile's values are prefetched.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Scores4<E, Q>(float* queries, int padded, int d, KvTile* tile, int lane, float* logits)
         where E : struct, IKvElement<V>
@@ -444,9 +443,9 @@ internal static unsafe class AttentionKernels<S, V>
     }
 
     /// <summary>Turns each query's logits into weights (times the elements' scale) under its new maximum, adds them to
-    /// its sums, and tells what earlier sums are to be multiplied by.</summary>
-    /// <remarks>A row's sums are by lane until its segment ends. Vectors of positions that it doesn't see would add
-    /// zeros: they are left out.</remarks>
+    /// its sums, and gives the factor for earlier sums.</summary>
+    /// <remarks>A row's sums are kept by lane until its segment ends. Vectors of positions that it does not see are
+    /// left out: they would add zeros.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Weigh<E>(int count, float* logits, int* from, int* to, float softCap, float* maxima,
         float* sums, float* rescale)
@@ -463,7 +462,7 @@ internal static unsafe class AttentionKernels<S, V>
 
             V largest = S.Load(logits + first);
             for (int j = first + S.Count; j < last; j += S.Count) largest = S.Max(largest, S.Load(logits + j));
-            // Without a branch: in a prompt's first tiles nobody can foretell which has a new maximum. NaN is none.
+            // No branch: in a prompt's first tiles new maxima are unpredictable. A NaN is no maximum.
             float max = float.MaxNative(SimdMath<S, V>.Largest(largest), maxima[i]);
             rescale[i] = maxima[i] - max;
             maxima[i] = max;
@@ -493,14 +492,14 @@ internal static unsafe class AttentionKernels<S, V>
         V cap = S.Create(softCap);
         for (int j = from; j < to; j += S.Count)
         {
-            // A capped infinity would be a number again: what the row doesn't see stays minus infinity.
+            // Positions that the row does not see stay minus infinity. Capped, they would become a number.
             V x = S.Load(logits + j), capped = S.Multiply(cap, SimdMath<S, V>.Tanh(S.Divide(x, cap)));
             S.Store(S.Select(S.LessThan(x, S.Create(float.MinValue)), x, capped), logits + j);
         }
     }
 
-    /// <summary>outputs = outputs * rescale + sum of weights[p] * values[p], in the order of positions. From the cache,
-    /// the next tile's keys are fetched ahead.</summary>
+    /// <summary>outputs = outputs * rescale + sum of weights[p] * values[p], in the order of positions. Where values
+    /// are in the cache, the next tile's keys are prefetched.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Accumulate<E, Q>(float* weights, KvTile* tile, KvTile* next, int from, int to, float* rescale,
         float* outputs, int padded)
@@ -532,7 +531,7 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 3) Load4(outD, rescale[3], out d0, out d1, out d2, out d3);
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
-        nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
+        nint rows = padded / KvTile.Group; // of the next tile's keys, prefetched for each position of this one
         float* scales = tile->ValueScales + (dimension / CpuKvLayer.ScaleGroup * TileSize),
             highScales = tile->ValueScales + ((dimension + (2 * S.Count)) / CpuKvLayer.ScaleGroup * TileSize);
         while (from < to)
@@ -604,7 +603,7 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 3) Load2(outD, rescale[3], out d0, out d1);
 
         nint stride = tile->ValueStride, step = S.Count * E.Size, keyStride = next->KeyStride;
-        nint rows = padded / KvTile.Group; // of the next tile's keys, fetched ahead for each position of this one
+        nint rows = padded / KvTile.Group; // of the next tile's keys, prefetched for each position of this one
         float* scales = tile->ValueScales + (dimension / CpuKvLayer.ScaleGroup * TileSize);
         while (from < to)
         {
@@ -651,8 +650,7 @@ internal static unsafe class AttentionKernels<S, V>
         if (Q.Count > 3) Store2(outD, d0, d1);
     }
 
-    /// <summary>Adds a segment's sums to those of the segments before it, under the larger maximum of the
-    /// two.</summary>
+    /// <summary>Adds a segment's sums to those of the earlier segments, under the larger of both maxima.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Fold(float segmentMaximum, float segmentSum, float* segment, ref float maximum, ref float sum,
         float* output, int padded)
@@ -675,8 +673,8 @@ internal static unsafe class AttentionKernels<S, V>
         for (; j < n; j++) target[j] = source[j] * factor;
     }
 
-    /// <summary>Converts a tile's sixteen times four keys and values to floats, and fetches the next tile's ahead: [d,
-    /// TileSize] and [TileSize, d]. d is a multiple of 32.</summary>
+    /// <summary>Converts a tile's four groups of sixteen keys and values to floats, [d, TileSize] and [TileSize, d],
+    /// and prefetches the next tile's. d is a multiple of 32.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void ConvertTile<E>(KvTile* tile, KvTile* next, int d, float* keys, float* values)
         where E : struct, IKvElement<V>
@@ -747,7 +745,7 @@ internal static unsafe class AttentionKernels<S, V>
         if (Sse.IsSupported) Sse.Prefetch0((void*)address);
     }
 
-    /// <summary>The rows of keys that four vectors of dimensions are the share of: four with sixteen lanes, else
+    /// <summary>Prefetches the rows of keys that go with four vectors of dimensions: four rows with sixteen lanes, else
     /// one.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Prefetch4(nint address, nint stride)
@@ -767,7 +765,7 @@ internal static unsafe class AttentionKernels<S, V>
         StoreLogits2<E>(logits + (2 * S.Count), x2, x3);
     }
 
-    /// <summary>Stores logits, times what queries did not take of the elements' scale.</summary>
+    /// <summary>Stores logits, times the part of the elements' scale that queries were not multiplied by.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void StoreLogits2<E>(float* logits, V x0, V x1)
         where E : struct, IKvElement<V>

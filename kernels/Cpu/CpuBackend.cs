@@ -9,12 +9,12 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The operations on this machine's processors: every one runs in the caller and a pool of pinned workers, and
-/// has ended when its call returns.</summary>
-/// <remarks>Once warm (the largest step has been seen) no operation allocates. One thread at a time may call.</remarks>
+/// <summary>The operations on this machine's processors. Each runs in the caller and a pool of pinned workers, and has
+/// ended when its call returns.</summary>
+/// <remarks>No operation allocates once the largest step has been seen. One thread at a time may call.</remarks>
 public sealed unsafe class CpuBackend : IBackend
 {
-    // Elements below which a range is not worth another worker's wake: some microseconds of work.
+    // A range of fewer elements, some microseconds of work, is not worth waking another worker.
     private const int GrainElements = 16 << 10;
 
     private readonly NativeHeap _heap = new();
@@ -35,14 +35,14 @@ public sealed unsafe class CpuBackend : IBackend
     private bool _inFlight;
     private bool _disposed;
 
-    // Operands of the operation at hand, for the workers: a context pointer can't hold references.
+    // Operands of the running operation. They are fields because a context pointer can't hold references.
     private Tensor _x, _w, _y;
     private CpuMatrix _table = null!;
     private float _number;
     private int _first;
 
     /// <summary>Starts the workers.</summary>
-    /// <exception cref="ArgumentException">The options are wrong; the message tells everything that is.</exception>
+    /// <exception cref="ArgumentException">The options are wrong; the message lists every mistake.</exception>
     public CpuBackend(CpuOptions options)
     {
         IReadOnlyList<string> errors = options.Validate();
@@ -97,8 +97,8 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <summary>Activations that meet quantized weights are rounded to eight bits; some keep sixteen.</summary>
-    /// <remarks>Sixteen are kept where eight lose most for the multiplications they save: keys and values, the head,
-    /// and the last layer's feed-forward, whose error nothing after it dampens.</remarks>
+    /// <remarks>Sixteen are kept where eight lose the most accuracy for the time they save: keys and values, the head,
+    /// and the last layer's feed-forward, whose error no later layer dampens.</remarks>
     public Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role)
     {
         ReadOnlySpan<bool> fine = role.Use switch
@@ -114,7 +114,8 @@ public sealed unsafe class CpuBackend : IBackend
 
     /// <summary>The same with the choice of precision spelled out, for tests and measurements.</summary>
     /// <param name="parts">As above.</param>
-    /// <param name="fineActivations">For each part whether activations keep sixteen bits; empty is no for all.</param>
+    /// <param name="fineActivations">For each part, whether activations keep sixteen bits. Empty means that none
+    /// do.</param>
     internal CpuMatrix Load(ReadOnlySpan<TensorView> parts, ReadOnlySpan<bool> fineActivations = default)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -189,7 +190,7 @@ public sealed unsafe class CpuBackend : IBackend
         _results.CopyTo(sampled, alternatives, hidden);
     }
 
-    /// <summary>Makes a step's ids, positions and block tables known to the operations that follow.</summary>
+    /// <summary>Copies a step's ids, positions and block tables for the operations that follow.</summary>
     internal void Begin(in Batch batch)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -197,7 +198,7 @@ public sealed unsafe class CpuBackend : IBackend
         for (int s = 0; s < batch.DecodeCount; s++)
         {
             if (_step.TokenIds[s] != Batch.LastSampled) continue;
-            // A place that sampled nothing, or no number, computes token 0: whoever owns it discards the result.
+            // A place that sampled nothing, or NaN, computes token 0. Its owner discards the result.
             int place = batch.Places[s];
             _step.TokenIds[s] = place < _lastSampled.Length ? Math.Max(_lastSampled[place], 0) : 0;
         }
@@ -422,7 +423,8 @@ public sealed unsafe class CpuBackend : IBackend
         }
     }
 
-    /// <summary>Ends the workers and frees all memory; tensors and matrices of this backend are invalid then.</summary>
+    /// <summary>Ends the workers and frees all memory. Tensors and matrices of this backend are invalid
+    /// afterwards.</summary>
     public void Dispose()
     {
         if (_disposed) return;

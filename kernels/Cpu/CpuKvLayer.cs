@@ -3,8 +3,8 @@ namespace Native.Kernels.Cpu;
 /// <summary>One layer's keys and values: shape [blocks, Hkv * blockSize * columns] each. Inside a block: keys [Hkv, d,
 /// blockSize], values [Hkv, blockSize, d], so that attention reads both with neighbouring positions or elements in one
 /// vector.</summary>
-/// <remarks>With <see cref="DType.Q8_0"/> either's d * blockSize bytes of a head are followed by their scales, [ceil(d
-/// / 32), blockSize] of bfloat16.</remarks>
+/// <remarks>With <see cref="DType.Q8_0"/> the d * blockSize bytes of a head's keys are followed by their scales, and
+/// those of its values likewise: [ceil(d / 32), blockSize] of bfloat16.</remarks>
 /// <param name="shape">What is kept.</param>
 /// <param name="keys">Rotated keys.</param>
 /// <param name="values">Values.</param>
@@ -23,8 +23,8 @@ internal sealed class CpuKvLayer(KvShape shape, Tensor keys, Tensor values)
     /// <summary>Scales of a head.</summary>
     public static int ScaleCount(int headSize) => (headSize + ScaleGroup - 1) / ScaleGroup;
 
-    /// <summary>Elements of a cache's type that a head's key or value takes: as many as it has, and a scale's two bytes
-    /// for each 32 of <see cref="DType.Q8_0"/>.</summary>
+    /// <summary>Elements of the cache's type that one key or value of a head takes: the head's size, and with
+    /// <see cref="DType.Q8_0"/> two bytes more, a scale, for each 32.</summary>
     public static int HeadColumns(int headSize, DType type) =>
         type == DType.Q8_0 ? headSize + (2 * ScaleCount(headSize)) : headSize;
 

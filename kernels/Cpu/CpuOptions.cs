@@ -26,7 +26,7 @@ public enum CpuVariant
 /// <summary>How the CPU backend runs.</summary>
 public sealed record CpuOptions
 {
-    /// <summary>Threads that compute, the caller's included; 0 is one for each physical core the process may
+    /// <summary>Threads that compute, the caller's included. 0 means one for each physical core that the process may
     /// use.</summary>
     public int Threads { get; init; }
 
@@ -48,7 +48,7 @@ public sealed record CpuOptions
     private static string? Forced => Environment.GetEnvironmentVariable(VariantVariable) is { Length: > 0 } name
         ? name : null;
 
-    /// <summary>Everything that is wrong with these options; empty where nothing is.</summary>
+    /// <summary>Every mistake in these options; empty where there is none.</summary>
     public IReadOnlyList<string> Validate()
     {
         List<string> errors = [];
@@ -62,11 +62,11 @@ public sealed record CpuOptions
         return errors;
     }
 
-    /// <summary>What is wrong with a name in <see cref="VariantVariable"/>; null where nothing is.</summary>
+    /// <summary>The mistake in a name in <see cref="VariantVariable"/>; null where there is none.</summary>
     internal static string? Error(string name) => Named(name) is { } variant && MicroKernels.IsSupported(variant) ? null
         : $"{VariantVariable} is '{name}'; this processor can run {string.Join(", ", MicroKernels.Supported)}.";
 
-    // Numbers are no names, though Enum.Parse takes them.
+    // Enum.Parse takes numbers too, which are not names.
     private static CpuVariant? Named(string? name) =>
         Enum.GetNames<CpuVariant>().Contains(name, StringComparer.OrdinalIgnoreCase)
         ? Enum.Parse<CpuVariant>(name!, ignoreCase: true) : null;

@@ -3,7 +3,7 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>What a launched step gave, until it is collected. Grows to the largest step seen, so that later steps
+/// <summary>A launched step's results until they are collected. Memory grows to the largest step seen, so later steps
 /// allocate nothing.</summary>
 internal sealed unsafe class CpuResults : IDisposable
 {

@@ -11,12 +11,12 @@ namespace Native.Kernels.Cpu;
 /// </remarks>
 internal sealed unsafe class CpuStep : IDisposable
 {
-    /// <summary>Rows of one <see cref="QueryTile"/> of a long chunk: enough to spread the conversion of a key tile
-    /// over, few enough for the second cache level.</summary>
+    /// <summary>Rows of one <see cref="QueryTile"/> of a long chunk: enough to share the cost of converting a key tile,
+    /// few enough for the L2 cache.</summary>
     public const int QueryTileRows = 32;
 
-    /// <summary>Rows of one <see cref="QueryTile"/> of a chunk below <see cref="LongChunk"/>, so that there are enough
-    /// of them for all workers.</summary>
+    /// <summary>Rows of one <see cref="QueryTile"/> of a chunk below <see cref="LongChunk"/>: fewer, so that there are
+    /// enough tiles for all workers.</summary>
     public const int ShortQueryTileRows = 8;
 
     /// <summary>Rows from which a chunk is long.</summary>
@@ -52,8 +52,8 @@ internal sealed unsafe class CpuStep : IDisposable
     /// <summary>Shape [S, stride].</summary>
     public int* BlockTables { get; private set; }
 
-    /// <summary>Runs of rows of one sequence that attention computes together, those that cost most first, shape
-    /// [<see cref="QueryTileCount"/>].</summary>
+    /// <summary>Runs of rows of one sequence that attention computes together, shape [<see cref="QueryTileCount"/>].
+    /// The most expensive come first.</summary>
     public QueryTile* QueryTiles { get; private set; }
 
     /// <summary>Number of query tiles; at most T.</summary>
@@ -62,7 +62,7 @@ internal sealed unsafe class CpuStep : IDisposable
     /// <summary>Whether no sequence has more than one query tile.</summary>
     public bool TilesAreSequences { get; private set; }
 
-    /// <summary>Positions that the rows see, windows aside, added up.</summary>
+    /// <summary>Positions that the rows see, added up over rows. Windows are ignored.</summary>
     public long VisiblePositions { get; private set; }
 
     /// <summary>Copies the batch and cuts its rows into query tiles.</summary>
@@ -123,7 +123,7 @@ internal sealed unsafe class CpuStep : IDisposable
     {
         if (bytes <= _bytes) return;
         NativeMemory.AlignedFree(_memory);
-        _memory = null; // should the next line throw
+        _memory = null; // in case the next line throws
         _bytes = 0;
         _memory = (byte*)NativeMemory.AlignedAlloc(bytes + (bytes / 2), 64);
         _bytes = bytes + (bytes / 2);

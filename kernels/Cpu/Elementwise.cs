@@ -6,8 +6,8 @@ namespace Native.Kernels.Cpu;
 /// <summary>Operations on one row, or one element, at a time: RMS norm, gated activations, addition, soft
 /// cap.</summary>
 /// <remarks>
-/// How to call them: each takes whole tensors and a range of rows [first, last), so a parallel region splits rows over
-/// workers. A row's result depends on that row alone. They allocate nothing and need no scratch. Inputs are what
+/// Each operation takes whole tensors and a range of rows [first, last), so a parallel loop splits rows over workers. A
+/// row's result depends on that row alone. No operation allocates or needs scratch. Inputs are as
 /// <see cref="IBackend"/> says.
 /// </remarks>
 internal static unsafe class Elementwise
@@ -48,7 +48,7 @@ internal static unsafe class Elementwise
         where S : struct, ISimd<V>
         where V : struct
     {
-        // Four chains hide the latency of the multiply-add; which element goes to which depends on n alone.
+        // Four chains hide the latency of the multiply-add. An element's chain depends on n alone.
         V sum0 = S.Create(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
         int i = 0;
         for (; i <= n - (4 * S.Count); i += 4 * S.Count)
@@ -123,7 +123,7 @@ internal static unsafe class Elementwise
         where S : struct, ISimd<V>
         where V : struct
     {
-        // Down the rows first: those that a tile leaves have a vector or two each.
+        // Down the rows first: the rows of a tile have only one or two vectors each.
         int i = 0;
         if (activation == Activation.Silu)
         {
@@ -143,7 +143,7 @@ internal static unsafe class Elementwise
             GateRest<S, V>(gate + (t * stride) + i, up + (t * stride) + i, activation, y + (t * yStride) + i, n - i);
     }
 
-    /// <summary>Less than a vector, through the same instructions by way of a padded one.</summary>
+    /// <summary>Less than a vector, copied into a padded one so that the instructions are the same.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void GateRest<S, V>(float* gate, float* up, Activation activation, float* y, int n)
         where S : struct, ISimd<V>

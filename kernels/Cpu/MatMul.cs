@@ -250,7 +250,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
     }
 
     /// <summary>A panel by rows [begin, last).</summary>
-    [SkipLocalsInit] // sums are written before they are read, and clearing them is a part of what a single row takes
+    [SkipLocalsInit] // sums are written before they are read; clearing them would cost a single row time
     private static void PanelTiles(Job* job, in Operand operand, int p, int begin, int last)
     {
         CpuMatrix.Segment* segment = operand.Segment;
@@ -262,8 +262,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         int most = listed ? segment->Code.TileRows : segment->Code.TileRows / operand.Roundings,
             tiles = (last - begin + most - 1) / most;
         int* list = operand.OutlierLists + (long)(begin / most) * (operand.Count + 1);
-        // While this panel is computed the next one comes from memory, each tile's part of it; a single tile takes
-        // memory as it comes, and asks a little ahead.
+        // Several tiles: each prefetches its part of the next panel. One tile: it prefetches a little ahead of itself.
         byte* ahead = segment->Address + p * segment->PanelBytes
             + (tiles == 1 && MachineCode.FetchesToFirstLevel ? AheadBytes : segment->PanelBytes);
         long aheadStep = segment->PanelBytes / ((long)tiles * operand.Count);
@@ -282,7 +281,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>Gates' panels and those of what they multiply, where files have them in different formats.</summary>
+    /// <summary>Panels of gate and up where the file has them in different formats.</summary>
     private static void MixedGatePanels(void* context, int from, int to, int worker)
     {
         Job* job = (Job*)context;
@@ -339,7 +338,8 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>At most 16 outputs of rows [t, t + n), whose gates and what they multiply are 32 sums apart.</summary>
+    /// <summary>At most 16 outputs of rows [t, t + n). A row's gates, and its ups, begin 32 sums after those of the row
+    /// before.</summary>
     private static void Gate(Job* job, float* gates, float* ups, int t, int n, int output, int outputs)
     {
         for (int row = 0; row < n && job->Bias != null; row++)
@@ -387,7 +387,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
                     (operand.Count, operand.RestStride) =
                         (job->Columns, job->Normalized != null ? job->NormalizedStride
                         : job->Columns * (long)sizeof(float));
-                    // Decoding a panel again for every chunk costs more than the cache gives.
+                    // Decoding a panel again for every chunk costs more than the cache saves.
                     if (segment->Code.DecodePanel != null) operand.Decoded = job->Decoded + 64L * job->Columns * worker;
                     break;
             }
@@ -442,7 +442,7 @@ internal sealed unsafe class MatMul(WorkerPool pool, NativeHeap heap)
         public byte* BFloat16;
         public byte* Normalized;       // rows of NormalizedStride bytes; null where there is no norm
         public long NormalizedStride;
-        public bool KeepsNormalized;   // every row, for weights that meet floats; else a worker's last one
+        public bool KeepsNormalized;   // all rows, if a segment takes floats; else one row for each worker
         public float* Decoded;
         public ulong* Outliers;        // a bit for each row's blocks
         public int* OutlierLists;

@@ -7,14 +7,14 @@ using Native.Kernels.Formats;
 namespace Native.Kernels.Cpu;
 
 /// <summary>The variants of the inner loops, and which of them this processor runs.</summary>
-/// <remarks>The code of AVX-512 and AdvSimd has plain substitutes for the few instructions of its own, so that tests
-/// run its logic on any x86 with AVX2.</remarks>
+/// <remarks>The AVX-512 and AdvSimd code has plain substitutes for the few instructions that only it uses, so tests run
+/// its logic on any x86 with AVX2.</remarks>
 internal static unsafe class MicroKernels
 {
     /// <summary>The variants this processor can run, slowest first.</summary>
     public static IReadOnlyList<CpuVariant> Supported { get; } = [.. Enum.GetValues<CpuVariant>().Where(IsSupported)];
 
-    /// <summary>The one to take.</summary>
+    /// <summary>The fastest of them.</summary>
     public static CpuVariant Best => Supported[^1];
 
     /// <summary>Whether this processor has a variant's instructions.</summary>

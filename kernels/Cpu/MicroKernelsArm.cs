@@ -49,7 +49,7 @@ internal static unsafe class MicroKernelsArm
         y3.Store(sums + 12);
     }
 
-    /// <summary>Four times <see cref="One"/>, the panel being in the cache after the first.</summary>
+    /// <summary>Four times <see cref="One"/>: after the first the panel is in the cache.</summary>
     public static void Four<T>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
         where T : IIntegerFormat
     {
@@ -125,7 +125,7 @@ internal static unsafe class MicroKernelsArm
         return w.AsSByte();
     }
 
-    /// <summary>Adds one group's scaled sums of four rows, and their minimums' share.</summary>
+    /// <summary>Adds one group's scaled sums of four rows, and the share of their minimums.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<float> Scale<T>(Vector128<int> sum, byte* scales, sbyte* factors, int row,
         ActivationBlock* x, int group, Vector128<float> y)

@@ -6,14 +6,15 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The micro-kernels with AVX2 and FMA: a lane for each of eight outputs, so that nothing is summed across
+/// <summary>The micro-kernels with AVX2 and FMA. Each of eight outputs has a lane, so nothing is summed across
 /// lanes.</summary>
 /// <remarks>
-/// VPMADDUBSW multiplies unsigned weights with signed activations and adds pairs into 16 bits; as many of those are
-/// added as can't overflow (<see cref="Panel{T}.Depth"/>) before VPMADDWD widens them. An offset is taken off the
-/// integer sum, by way of the activations' sums. Signed weights give their sign to the activations first (VPSIGNB),
-/// which never are -128: 2 * 128 * 127 fits. VPDPBUSD adds four products into 32 bits at once; signed weights are met
-/// as weight + 128 there, and 128 times the sum is taken off. Integers being exact, both give the same bits.
+/// VPMADDUBSW multiplies unsigned weights with signed activations and adds pairs into 16 bits. As many pairs are added
+/// as can't overflow (<see cref="Panel{T}.Depth"/>) before VPMADDWD widens them. A weight's offset is subtracted from
+/// the integer sum, as the offset times the sum of the activations. Signed weights first give their sign to the
+/// activations (VPSIGNB), which are never -128: 2 * 128 * 127 fits. VPDPBUSD adds four products into 32 bits at once.
+/// It takes signed weights as weight + 128, and 128 times the sum is subtracted. Integer sums are exact, so both ways
+/// give the same bits.
 /// </remarks>
 internal static unsafe class MicroKernelsAvx2
 {
@@ -138,7 +139,7 @@ internal static unsafe class MicroKernelsAvx2
         (sumA, sumB) = (ia, ib);
     }
 
-    /// <summary>Four rows of activations, all sixteen outputs, eight at a time: sixteen registers don't hold
+    /// <summary>Four rows of activations, all sixteen outputs, eight outputs at a time: sixteen registers hold no
     /// more.</summary>
     public static void Four<T, M>(byte* integers, byte* scales, byte** rows, int blocks, float* sums)
         where T : IIntegerFormat

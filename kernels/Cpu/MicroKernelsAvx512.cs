@@ -6,11 +6,11 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The micro-kernels with AVX-512: a lane for each of the sixteen outputs.</summary>
+/// <summary>The micro-kernels with AVX-512. Each of the sixteen outputs has a lane.</summary>
 /// <remarks>
-/// .NET has no 512-bit VPDPBUSD. Nibbles, of which eight products fit 16 bits, go through VPMADDUBSW at full width;
-/// bytes through two of AVX-VNNI's VPDPBUSD where the processor has them, else through <see cref="MicroKernelsAvx2"/>'s
-/// way at twice the width.
+/// .NET has no 512-bit VPDPBUSD. Nibbles use VPMADDUBSW at full width, since eight of their products fit 16 bits. Bytes
+/// use two of AVX-VNNI's VPDPBUSD where the processor has them, else the instructions of <see cref="MicroKernelsAvx2"/>
+/// at twice the width.
 /// </remarks>
 internal static unsafe class MicroKernelsAvx512
 {
@@ -328,7 +328,7 @@ internal static unsafe class MicroKernelsAvx512
         : Vector512.Create(Avx2.MultiplyAddAdjacent(sums.GetLower(), Vector256<short>.One),
             Avx2.MultiplyAddAdjacent(sums.GetUpper(), Vector256<short>.One));
 
-    /// <summary>Adds one group's scaled sum, and its minimum's share.</summary>
+    /// <summary>Adds one group's scaled sum, and the share of its minimum.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Scale<T>(Vector512<int> sum, Vector512<float> scale, Vector512<float> min, byte* x,
         int group, Vector512<float> y)

@@ -4,15 +4,15 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>The micro-kernels' definition: which operations make up one output, and in which order.</summary>
+/// <summary>The definition of the micro-kernels: the operations that make up one output, and their order.</summary>
 internal static unsafe class MicroKernelsScalar
 {
-    /// <summary>Columns whose products float kernels add up in one chain; the chains' sums are then added in order.
-    /// Several may run at once, and long rows lose fewer digits.</summary>
+    /// <summary>Columns whose products a float kernel adds up in one chain. The chains' sums are then added in order.
+    /// Several chains can run at once, and long rows lose fewer digits.</summary>
     public const int FloatChain = 64;
 
-    /// <summary>Int8 activations: for each group of columns an exact integer sum, multiplied into the output with one
-    /// rounding of scale * scale and one fused multiply-add; then the minimum.</summary>
+    /// <summary>Int8 activations. Each group of columns gives an exact integer sum. It is multiplied by scale * scale,
+    /// rounded once, and added by one fused multiply-add. The minimum follows.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void One<T>(byte* integers, byte* scales, byte** x, int blocks, float* sums)
         where T : IIntegerFormat
@@ -44,8 +44,8 @@ internal static unsafe class MicroKernelsScalar
         for (int t = 0; t < 4; t++) One<T>(integers, scales, x + t, blocks, sums + 16 * t);
     }
 
-    /// <summary>Float activations. The other variants fuse each multiplication with its addition, so they agree but for
-    /// rounding.</summary>
+    /// <summary>Float activations. The other variants fuse each multiplication with its addition, so they agree except
+    /// for rounding.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void FloatOne<T>(byte* panel, byte* scales, byte** x, int columns, float* sums)
         where T : IFloatPanel

@@ -170,8 +170,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>Asks for a later row's key and value, and for the lines that it writes: its value's, and its share of a
-    /// block of keys, all of which the block's first row writes.</summary>
+    /// <summary>Prefetches a later row's key and value, and the lines that it writes: those of its value, and its share
+    /// of the block's keys. The first row of a block writes lines of all its keys.</summary>
     private static void FetchStore(Job* job, int row, int kvHead)
     {
         if (!Sse.IsSupported) return;
@@ -437,10 +437,11 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
     {
         for (int i = 0; i < count; i++)
         {
-            if (segmentSums[i] == 0) continue; // this row sees nothing of it; else the largest logit's weight is 1
+            // This row sees none of the segment; if it sees any, the largest logit's weight is 1
+            if (segmentSums[i] == 0) continue;
             if (sums[i] == 0)
             {
-                // The first that it sees: all that a fold would do is multiply by 1.
+                // The first segment that the row sees: a fold would only multiply by 1.
                 Buffer.MemoryCopy(segment + ((long)i * padded), outputs + ((long)i * padded), padded * sizeof(float),
                     padded * sizeof(float));
                 (maxima[i], sums[i]) = (segmentMaxima[i], segmentSums[i]);
@@ -451,8 +452,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>Addresses of positions [from, to) of a tile in the cache. Groups without any of them have a
-    /// neighbour's: their lanes are masked.</summary>
+    /// <summary>Addresses of positions [from, to) of a tile in the cache. Groups outside that range get a neighbour's
+    /// address: their lanes are masked.</summary>
     private static void Locate(Job* job, int* blockTable, int kvHead, int from, int to, KvTile* tile)
     {
         int size = job->Keys.ElementSize, origin = from / TileSize * TileSize;
@@ -478,7 +479,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>A tile's scales as floats, where its keys and values are about to be read.</summary>
+    /// <summary>Converts a tile's scales to floats, just before its keys and values are read.</summary>
     private static void WidenScales<S, V>(KvTile* tile, int count)
         where S : struct, ISimd<V>
         where V : struct
@@ -497,8 +498,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>Asks for the keys that an item begins with, and for the place of those it stores, while the item before
-    /// it computes: with short contexts their way from memory is most of its time.</summary>
+    /// <summary>Prefetches the first keys of an item, and the lines of those that it stores, while the item before it
+    /// computes. With short contexts, waiting for these lines would be most of an item's time.</summary>
     private static void Fetch(Job* job, int item)
     {
         if (!Sse.IsSupported) return;
@@ -519,12 +520,12 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         {
             byte* keys = (byte*)job->Keys.Address
                 + (job->KeyIndex(slot / job->BlockSize * job->BlockSize, kvHead) * size);
-            // A page at most: the item at hand needs the first-level cache too.
+            // At most a page: the running item needs the L1 cache too.
             for (int i = 0; i < Math.Min(block, 4096); i += 64) Sse.Prefetch0(keys + i);
         }
     }
 
-    /// <summary>Converts positions [from, to) of a tile to floats in scratch, wherever blocks begin: [d, TileSize] and
+    /// <summary>Converts positions [from, to) of a tile to floats in scratch, for any block size: [d, TileSize] and
     /// [TileSize, padded].</summary>
     private static void Gather(Job* job, int* blockTable, int kvHead, int origin, int from, int to, float* keys,
         float* values)
@@ -593,11 +594,11 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         Rope.Convert(value, job->Values, job->ValueIndex(slot, kvHead), d);
     }
 
-    /// <summary>Element j of a slot's key, as vectors of any width read it.</summary>
+    /// <summary>Element j of a slot's key: the float that vectors of any width read.</summary>
     private static float Key(Job* job, long slot, int kvHead, int j) =>
         Element(job, job->Keys, slot, kvHead, j, job->KeyIndex(slot, kvHead) + ((long)j * job->BlockSize));
 
-    /// <summary>Likewise of its value.</summary>
+    /// <summary>Element j of a slot's value.</summary>
     private static float Value(Job* job, long slot, int kvHead, int j) =>
         Element(job, job->Values, slot, kvHead, j, job->ValueIndex(slot, kvHead) + j);
 
@@ -670,7 +671,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         }
     }
 
-    /// <summary>One call's operands and plan, for the workers.</summary>
+    /// <summary>Operands and plan of one call, for the workers.</summary>
     internal struct Job
     {
         public QueryTile* Tiles;
@@ -731,8 +732,8 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 
         public readonly float* Cosines(int row) => Rotations + (2L * row * Pairs);
 
-        /// <summary>A segment's partial results; segments are numbered from the context's beginning, whatever a window
-        /// hides.</summary>
+        /// <summary>A segment's partial results. Segments are numbered from the context's beginning, windows
+        /// ignored.</summary>
         public readonly float* Partial(int tileHead, int segment)
         {
             Context(Tiles[tileHead / KvHeads], out int begin, out _);

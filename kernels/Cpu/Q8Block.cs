@@ -4,17 +4,17 @@ using Native.Kernels.Models;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>Up to 32 elements of a head as a cache of <see cref="DType.Q8_0"/> keeps them: signed bytes and the scale
-/// that they share.</summary>
+/// <summary>Up to 32 elements of a head as a cache of <see cref="DType.Q8_0"/> stores them: signed bytes and one shared
+/// scale.</summary>
 /// <remarks>
-/// The scale is a bfloat16, not GGUF's half: it reaches as far as the elements do, and a byte times it has fifteen
-/// bits, so that a stored element is exactly a float. It is rounded up, and the largest byte is 127 at most.
+/// The scale is a bfloat16, not GGUF's half: it has the elements' range, and a byte times it has fifteen bits, so a
+/// stored element is exactly a float. The scale is rounded up, so the largest byte is at most 127.
 /// </remarks>
 internal static unsafe class Q8Block
 {
     private const int Size = CpuKvLayer.ScaleGroup;
 
-    /// <summary>What a block with an infinity or NaN has for a scale: all of it reads as NaN, and nothing else
+    /// <summary>The scale of a block with an infinity or NaN. All of the block reads as NaN; no other block
     /// does.</summary>
     private const ushort NotANumber = 0x7fc0;
 

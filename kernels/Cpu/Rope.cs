@@ -4,9 +4,9 @@ using System.Runtime.Intrinsics;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>One table of rotary frequencies and, for the step at hand, the cosines and sines of its rows.</summary>
-/// <remarks>How to call it: once a step <see cref="Begin"/>, then <see cref="Compute"/> for all rows, in ranges over
-/// any threads.</remarks>
+/// <summary>One table of rotary frequencies, and the cosines and sines for the rows of the current step.</summary>
+/// <remarks>Once a step call <see cref="Begin"/>, then <see cref="Compute"/> for all rows, in ranges on any
+/// threads.</remarks>
 internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequencies, float magnitude) : IDisposable
 {
     private readonly double[] _inverseFrequencies = inverseFrequencies.ToArray();
@@ -23,7 +23,7 @@ internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequenci
     /// <summary>Sines of a row, shape [pairs].</summary>
     public float* Sines(int row) => Cosines(row) + Pairs;
 
-    /// <summary>Makes room for a step's rows; allocates only where the step is larger than every earlier one.</summary>
+    /// <summary>Makes room for a step's rows. Allocates only if the step is larger than every earlier one.</summary>
     public void Begin(int tokens)
     {
         if (tokens <= _capacity) return;
@@ -34,7 +34,7 @@ internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequenci
         _capacity = tokens;
     }
 
-    /// <summary>Cosines and sines of rows [first, last): the angle in double, for a float position of 100,000 is off by
+    /// <summary>Cosines and sines of rows [first, last). Angles are double: at position 100,000 a float angle is off by
     /// 0.004 radians.</summary>
     public void Compute(CpuStep step, int first, int last)
     {
@@ -60,8 +60,8 @@ internal sealed unsafe class StepRotations(ReadOnlySpan<double> inverseFrequenci
     }
 }
 
-/// <summary>Rotary position embedding (Su et al. 2021, arXiv:2104.09864), and what a cache's types make of
-/// floats.</summary>
+/// <summary>Rotary position embedding (Su et al. 2021, arXiv:2104.09864), and conversion of floats to a cache's
+/// type.</summary>
 internal static unsafe class Rope
 {
     /// <summary>Rotates pairs of elements of one head by the angles given.</summary>
@@ -130,8 +130,8 @@ internal static unsafe class Rope
         RotateScalar(x + (2 * i), cosines + i, sines + i, pairs - i, RopePairing.Interleaved);
     }
 
-    /// <summary>Writes n floats from <paramref name="source"/> to elements <paramref name="offset"/> and on of
-    /// <paramref name="destination"/>, in its type, to nearest even.</summary>
+    /// <summary>Converts n floats to the type of <paramref name="destination"/>, to nearest even, and writes them from
+    /// element <paramref name="offset"/> on.</summary>
     public static void Convert(float* source, Tensor destination, long offset, int n)
     {
         if (destination.Type == DType.F32)

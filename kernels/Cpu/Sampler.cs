@@ -7,13 +7,13 @@ namespace Native.Kernels.Cpu;
 
 /// <summary>Chooses the next token of one row of logits as its <see cref="RowSampling"/> says, on the CPU.</summary>
 /// <remarks>
-/// <para>How to call it: one instance for each worker, for it owns scratch of five floats a vocabulary entry; rows are
-/// independent, so workers may take them in any order. <see cref="Sample"/> allocates nothing and leaves nothing
-/// behind.</para>
-/// <para>No step sorts the vocabulary. The k best come from a radix selection among those that reach the k-th best of
-/// the maxima of <see cref="ChunkSize"/> neighbours, a lower bound of the k-th best of all. The nucleus of top-p comes
-/// from the same selection by probability, among tokens probable enough that all others together are too few to matter.
-/// Both are exact and linear in the vocabulary; equals are taken in the order of their ids.</para>
+/// <para>Each worker has an instance, which owns scratch of five floats for each vocabulary entry. Rows are
+/// independent, so workers may take them in any order. <see cref="Sample"/> allocates nothing and keeps no
+/// state.</para>
+/// <para>The vocabulary is never sorted. The k-th best of the maxima of <see cref="ChunkSize"/> neighbours is a lower
+/// bound of the k-th best score; a radix selection among the scores that reach it finds the k best. The nucleus of
+/// top-p comes from the same selection by probability, among tokens so probable that all others together don't matter.
+/// Both are exact and linear in the vocabulary. Equal scores are taken in the order of ids.</para>
 /// </remarks>
 public sealed unsafe class Sampler
 {
@@ -31,11 +31,11 @@ public sealed unsafe class Sampler
     private readonly float* _maxima;     // [chunks], the best score of each chunk
     private readonly double* _sums;      // [chunks], the sum of each chunk's weights
     private readonly int* _ids;          // [chunks * ChunkSize], candidates, ascending
-    private readonly uint* _keys;        // [chunks * ChunkSize], their scores as integers, the best the smallest
+    private readonly uint* _keys;        // [chunks * ChunkSize], their scores as integers; the best is the smallest
     private readonly int* _bucketCounts; // [RadixBuckets]
     private readonly double* _bucketMasses; // [RadixBuckets]
 
-    // What the pointers above point into: pinned, so that a sampler needs no disposal.
+    // The memory of the pointers above. It is pinned, so a sampler needs no disposal.
     private readonly Array[] _memory;
 
     /// <summary>Scratch for rows of this many logits.</summary>
@@ -68,12 +68,12 @@ public sealed unsafe class Sampler
     }
 
     /// <summary>Chooses or scores one row's token.</summary>
-    /// <param name="logits">Raw logits, shape [vocabulary]; negative infinity is legal, and they are only read.</param>
+    /// <param name="logits">Raw logits, shape [vocabulary]. Minus infinity is legal. They are not changed.</param>
     /// <param name="row">How to choose.</param>
     /// <param name="history"><see cref="Batch.History"/>, whole.</param>
     /// <param name="biases"><see cref="Batch.Biases"/>, whole.</param>
-    /// <param name="alternatives">The step's best tokens, whole; this row's are written from
-    /// <see cref="RowSampling.AlternativesStart"/> on. Where the vocabulary is smaller, the rest is token -1.</param>
+    /// <param name="alternatives">The step's best tokens, whole. This row's are written from
+    /// <see cref="RowSampling.AlternativesStart"/> on. If the vocabulary is smaller, the others are token -1.</param>
     /// <param name="masks"><see cref="Batch.Masks"/>, whole.</param>
     /// <returns>Token -1 where the logits hold a NaN or positive infinity, or nothing is left to choose from.</returns>
     /// <exception cref="ArgumentException">A row of another vocabulary.</exception>
@@ -146,7 +146,7 @@ public sealed unsafe class Sampler
             int[] counts = _counts;
             try
             {
-                // A count is that of the output plus one, so that 0 is a token not seen at all, or dealt with.
+                // A count is the token's number in the output plus one. 0 means that it was not seen, or is done.
                 for (int i = 0; i < tokens.Length; i++)
                     counts[tokens[i]] = Math.Max(counts[tokens[i]], 1) + (i < row.HistoryPrompt ? 0 : 1);
                 foreach (int token in tokens)
@@ -162,7 +162,7 @@ public sealed unsafe class Sampler
             }
             finally
             {
-                // After a bad token too: the next row must find zeros.
+                // Also after a bad token: the next row must find zeros.
                 foreach (int token in tokens)
                 {
                     if ((uint)token < (uint)counts.Length) counts[token] = 0;
@@ -194,7 +194,7 @@ public sealed unsafe class Sampler
         return true;
     }
 
-    /// <summary>Draws in proportion to the weights of the tokens that min-p, top-k and top-p leave.</summary>
+    /// <summary>Draws a token that min-p, top-k and top-p leave, in proportion to its weight.</summary>
     private int Draw<S, V>(in RowSampling row, float best)
         where S : struct, ISimd<V>
         where V : struct
@@ -204,7 +204,7 @@ public sealed unsafe class Sampler
         bool nucleus = row.TopP is > 0 and < 1;
         if (row.TopK > 0 && row.TopK < _vocabulary)
         {
-            // Min-p keeps a prefix of the ranking, and so does top-k: the order of the two doesn't matter.
+            // Min-p and top-k both keep a prefix of the ranking, so their order doesn't matter.
             int count = KeepBest(row.TopK);
             for (int i = 0; i < count; i++) _weights[i] = _scores[_ids[i]];
             int chunks = (count + ChunkSize - 1) / ChunkSize;
@@ -217,7 +217,7 @@ public sealed unsafe class Sampler
             double total = Weigh<S, V>(_scores, _chunks, best, row.Temperature, minP);
             if (!nucleus) return Pick(_vocabulary, uniform * total);
 
-            // All tokens below the floor together have at most half of what the nucleus may leave out.
+            // All tokens below the floor together weigh at most half of what the nucleus may leave out.
             int count = Collect<S, V>((float)(total * (1 - (double)row.TopP) / (2.0 * _vocabulary)));
             return DrawNucleus(count, row.TopP * total, uniform);
         }
@@ -244,8 +244,8 @@ public sealed unsafe class Sampler
         return _ids[last];
     }
 
-    /// <summary>The first index at which the sum of weights passes <paramref name="target"/>, by way of the sums of
-    /// chunks.</summary>
+    /// <summary>The first index at which the sum of weights passes <paramref name="target"/>. Whole chunks are skipped
+    /// by their sums.</summary>
     private int Pick(int count, double target)
     {
         int chunk = 0, last = 0;
@@ -284,7 +284,7 @@ public sealed unsafe class Sampler
             if (_maxima[c] < bound) continue;
             for (int i = c * ChunkSize; i < (c + 1) * ChunkSize; i++)
             {
-                if (!(_scores[i] >= bound)) continue; // what pads the last chunk is below any bound
+                if (!(_scores[i] >= bound)) continue; // the padding of the last chunk is below any bound
                 _keys[count] = Key(_scores[i]);
                 _ids[count++] = i;
             }
@@ -294,8 +294,8 @@ public sealed unsafe class Sampler
         return Keep(count, worst, ties);
     }
 
-    /// <summary>Finds where the ranking of <see cref="_keys"/> is to be cut, for a number of keys or for a sum of
-    /// weights, whichever is reached first.</summary>
+    /// <summary>Finds where to cut the ranking of <see cref="_keys"/>: at a number of keys or a sum of weights,
+    /// whichever comes first.</summary>
     /// <returns>The last key kept, and how many equal to it are kept.</returns>
     private (uint Worst, int Ties) Select(int count, int k, double mass, bool byMass)
     {
@@ -381,8 +381,8 @@ public sealed unsafe class Sampler
         best[count..].Fill(new TokenLogprob(-1, float.NegativeInfinity));
     }
 
-    /// <summary>Copies the whole chunks of <paramref name="source"/> to <see cref="_scores"/>, where the last one is if
-    /// it is not whole, fills <see cref="_maxima"/> and returns the largest score.</summary>
+    /// <summary>Copies the whole chunks of <paramref name="source"/> to <see cref="_scores"/>, fills
+    /// <see cref="_maxima"/> and returns the largest score. A last chunk that is not whole is already there.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private float Maxima<S, V>(float* source)
         where S : struct, ISimd<V>
@@ -406,8 +406,8 @@ public sealed unsafe class Sampler
         return best;
     }
 
-    /// <summary>The sum of e^(score - best): what <see cref="Weigh"/> returns for temperature 1, without its divisions
-    /// and stores.</summary>
+    /// <summary>The sum of e^(score - best). <see cref="Weigh"/> gives the same for temperature 1, with divisions and
+    /// stores.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private double Sum<S, V>(float best)
         where S : struct, ISimd<V>
@@ -426,8 +426,8 @@ public sealed unsafe class Sampler
         return total;
     }
 
-    /// <summary>Weights e^((score - best) / temperature), those below <paramref name="floor"/> as 0, with the sum of
-    /// each chunk. Returns the sum of all.</summary>
+    /// <summary>Stores weights e^((score - best) / temperature), with 0 for those below <paramref name="floor"/>, and
+    /// the sum of each chunk. Returns the sum of all.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private double Weigh<S, V>(float* scores, int chunks, float best, float temperature, float floor)
         where S : struct, ISimd<V>
@@ -474,8 +474,8 @@ public sealed unsafe class Sampler
         return count;
     }
 
-    /// <summary>A score as an integer whose order is the reverse: the best is the smallest, and both zeros are the
-    /// same.</summary>
+    /// <summary>A score as an integer in reverse order: the best is the smallest. Both zeros give the same
+    /// integer.</summary>
     private static uint Key(float score)
     {
         uint bits = BitConverter.SingleToUInt32Bits(score == 0 ? 0 : score);

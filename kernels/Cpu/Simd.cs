@@ -5,11 +5,11 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>A vector width as a type parameter: one source of a kernel serves AVX-512, AVX2, SSE and AdvSimd, and the
-/// JIT resolves every call.</summary>
+/// <summary>A vector width as a type parameter. One source of a kernel serves AVX-512, AVX2, SSE and AdvSimd; the JIT
+/// resolves every call.</summary>
 /// <remarks>
 /// A kernel is <c>Run&lt;S, V&gt;() where S : struct, ISimd&lt;V&gt;</c>, called once behind
-/// <c>Vector512.IsHardwareAccelerated</c> and so on down to its scalar definition. Every width also computes right
+/// <c>Vector512.IsHardwareAccelerated</c> and so on down to its scalar definition. Each width also gives right results
 /// where the hardware lacks it, so tests run all of them on any machine.
 /// </remarks>
 internal unsafe interface ISimd<V>
@@ -27,8 +27,8 @@ internal unsafe interface ISimd<V>
     /// <summary>IEEE halves to singles, exact, subnormals, infinities and NaN included.</summary>
     static abstract V LoadF16(ushort* source);
 
-    /// <summary>2^-112 times IEEE halves, exact where finite, for a third of the instructions of <see cref="LoadF16"/>:
-    /// an infinity reads as if it were 65536, NaN as a larger number.</summary>
+    /// <summary>2^-112 times IEEE halves, exact where finite, in a third of the instructions of <see cref="LoadF16"/>.
+    /// An infinity reads as 65536 would, NaN as a larger number.</summary>
     static abstract V LoadScaledF16(ushort* source);
 
     /// <summary>bfloat16 to singles, exact.</summary>
@@ -108,7 +108,7 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadF16(ushort* source)
     {
-        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their
+        // Shifted into place, a half is 2^-112 times its value, also if subnormal. Infinities and NaN need their
         // exponent filled.
         Vector128<uint> bits = LoadUInt16(source);
         Vector128<float> magnitude = ((Vector128.BitwiseAnd(bits, Vector128.Create(0x7fffu))) << 13)
@@ -122,8 +122,8 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> LoadScaledF16(ushort* source)
     {
-        // The half's bits where a float's exponent ends; sign extension has put the sign where it belongs and copies of
-        // it where the mask clears them.
+        // The half's bits, shifted to where a float's exponent ends. Sign extension puts the sign in its place; the
+        // mask clears its other copies.
         Vector128<int> wide = Vector128.WidenLower(
             Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(source)).AsInt16());
         return ((wide << 13) & Vector128.Create(unchecked((int)0x8fffe000))).AsSingle();
@@ -143,11 +143,11 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     {
         Vector128<uint> bits = value.AsUInt32();
         Vector128<uint> magnitude = bits & Vector128.Create(0x7fffffffu);
-        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a
-        // carry reaches infinity.
+        // Normal: rebias the exponent, then add half a unit less one and the lowest kept bit, so that ties go to even.
+        // A carry gives infinity.
         Vector128<uint> normal =
             (magnitude + Vector128.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector128.Create(1u))) >>> 13;
-        // Subnormal: adding 0.5 lets the adder itself round at 2^-24.
+        // Subnormal: adding 0.5 makes the adder round at 2^-24.
         Vector128<uint> subnormal = (magnitude.AsSingle() + Vector128.Create(0.5f))
             .AsUInt32() - Vector128.Create(0x3f000000u);
         Vector128<uint> result =
@@ -223,7 +223,7 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> Scale(Vector128<float> a, Vector128<float> n)
     {
-        // In two factors, for one of them alone could not reach every exponent.
+        // Two factors, because one alone does not reach every exponent.
         Vector128<int> exponent = Vector128.ConvertToInt32Native(n);
         Vector128<int> half = exponent >> 1;
         Vector128<float> first = ((half + Vector128.Create(127)) << 23).AsSingle();
@@ -263,7 +263,7 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> LoadF16(ushort* source)
     {
-        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their
+        // Shifted into place, a half is 2^-112 times its value, also if subnormal. Infinities and NaN need their
         // exponent filled.
         Vector256<uint> bits = LoadUInt16(source);
         Vector256<float> magnitude = ((Vector256.BitwiseAnd(bits, Vector256.Create(0x7fffu))) << 13)
@@ -297,11 +297,11 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     {
         Vector256<uint> bits = value.AsUInt32();
         Vector256<uint> magnitude = bits & Vector256.Create(0x7fffffffu);
-        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a
-        // carry reaches infinity.
+        // Normal: rebias the exponent, then add half a unit less one and the lowest kept bit, so that ties go to even.
+        // A carry gives infinity.
         Vector256<uint> normal =
             (magnitude + Vector256.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector256.Create(1u))) >>> 13;
-        // Subnormal: adding 0.5 lets the adder itself round at 2^-24.
+        // Subnormal: adding 0.5 makes the adder round at 2^-24.
         Vector256<uint> subnormal = (magnitude.AsSingle() + Vector256.Create(0.5f))
             .AsUInt32() - Vector256.Create(0x3f000000u);
         Vector256<uint> result =
@@ -377,7 +377,7 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Scale(Vector256<float> a, Vector256<float> n)
     {
-        // In two factors, for one of them alone could not reach every exponent.
+        // Two factors, because one alone does not reach every exponent.
         Vector256<int> exponent = Vector256.ConvertToInt32Native(n);
         Vector256<int> half = exponent >> 1;
         Vector256<float> first = ((half + Vector256.Create(127)) << 23).AsSingle();
@@ -418,7 +418,7 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> LoadF16(ushort* source)
     {
-        // Shifted into place a half is 2^-112 times its value, also a subnormal one; infinities and NaN need their
+        // Shifted into place, a half is 2^-112 times its value, also if subnormal. Infinities and NaN need their
         // exponent filled.
         Vector512<uint> bits = LoadUInt16(source);
         Vector512<float> magnitude = ((Vector512.BitwiseAnd(bits, Vector512.Create(0x7fffu))) << 13)
@@ -452,11 +452,11 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     {
         Vector512<uint> bits = value.AsUInt32();
         Vector512<uint> magnitude = bits & Vector512.Create(0x7fffffffu);
-        // Normal: rebias the exponent, add half a unit less one and the lowest kept bit, so that ties go to even; a
-        // carry reaches infinity.
+        // Normal: rebias the exponent, then add half a unit less one and the lowest kept bit, so that ties go to even.
+        // A carry gives infinity.
         Vector512<uint> normal =
             (magnitude + Vector512.Create(0xc8000fffu) + ((magnitude >>> 13) & Vector512.Create(1u))) >>> 13;
-        // Subnormal: adding 0.5 lets the adder itself round at 2^-24.
+        // Subnormal: adding 0.5 makes the adder round at 2^-24.
         Vector512<uint> subnormal = (magnitude.AsSingle() + Vector512.Create(0.5f))
             .AsUInt32() - Vector512.Create(0x3f000000u);
         Vector512<uint> result =
@@ -532,7 +532,7 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Scale(Vector512<float> a, Vector512<float> n)
     {
-        // In two factors, for one of them alone could not reach every exponent.
+        // Two factors, because one alone does not reach every exponent.
         if (Avx512F.IsSupported) return Avx512F.Scale(a, n);
         Vector512<int> exponent = Vector512.ConvertToInt32Native(n);
         Vector512<int> half = exponent >> 1;

@@ -4,10 +4,10 @@ using Native.Kernels.Cpu.Panels;
 
 namespace Native.Kernels.Cpu;
 
-/// <summary>A panel by a few rows of activations: where a variant's code is called.</summary>
+/// <summary>Multiplies a panel by a few rows of activations: calls a variant's code.</summary>
 internal static unsafe class Tile
 {
-    /// <summary>Rows of any variant's tile at most.</summary>
+    /// <summary>Most rows of any variant's tile.</summary>
     public const int MaxRows = BFloat16TileAssembler.MaxRows;
 
     /// <summary>Computes sums of shape [rows, 32].</summary>
@@ -18,14 +18,15 @@ internal static unsafe class Tile
     /// <param name="rows">1 to <see cref="PanelFormat.Entry.TileRows"/>.</param>
     /// <param name="count">Blocks of 32 columns, columns of floats or pairs of columns, as the code counts.</param>
     /// <param name="sums">Receives the sums.</param>
-    /// <param name="ahead">Where machine code asks for memory that will be wanted; need not be anyone's.</param>
-    /// <param name="aheadStep">Bytes by which it goes on with each block or pair of columns.</param>
+    /// <param name="ahead">Where machine code begins to prefetch; need not be valid memory.</param>
+    /// <param name="aheadStep">Bytes by which the prefetch advances with each block or pair of columns.</param>
     public static void Compute(in PanelFormat.Entry code, byte* panel, byte* x, long xStride, int rows, int count,
         float* sums, byte* ahead, long aheadStep)
     {
         if (code.Tiles != null)
         {
-            // A microsecond or a few: the garbage collector can wait for it, and the call is one instruction.
+            // The code takes a few microseconds, so the garbage collector can wait for it, and the call is one
+            // instruction.
             var tile = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, long, long, float*, byte*, long,
                 void>)code.Tiles[rows - 1];
             tile(panel, x, xStride, count, sums, ahead, aheadStep);
@@ -33,7 +34,7 @@ internal static unsafe class Tile
         }
         byte** pointers = stackalloc byte*[4];
         float* found = stackalloc float[64];
-        // Missing rows repeat the last one: weights flow by once, and what they give is not stored.
+        // Missing rows repeat the last one, so weights are read once. Their results are not stored.
         for (int i = 0; i < 4; i++) pointers[i] = x + Math.Min(i, rows - 1) * xStride;
         for (int half = 0; half < 2; half++)
         {
@@ -45,7 +46,7 @@ internal static unsafe class Tile
         }
     }
 
-    /// <summary>The sums of some blocks only; by machine code.</summary>
+    /// <summary>The sums of listed blocks only, by machine code.</summary>
     /// <param name="code">The format's code.</param>
     /// <param name="panel">The panel.</param>
     /// <param name="x">The first row of activations.</param>

@@ -3,16 +3,16 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Writes the machine code of a tile: a panel of bfloat16 weights by some rows of bfloat16 activations, with
-/// VDPBF16PS, for which .NET has no intrinsic.</summary>
+/// <summary>Writes the machine code of a tile: a panel of bfloat16 weights by some rows of bfloat16 activations. It
+/// uses VDPBF16PS, for which .NET has no intrinsic.</summary>
 /// <remarks>
-/// The instruction multiplies pairs of columns and adds them to float32 sums, each output's in one chain from the first
-/// column to the last, in any tile. A panel has the rows' elements column by column; VPERMT2W makes two columns of a
+/// The instruction multiplies pairs of columns and adds them to float32 sums. Each output has one chain, from the first
+/// column to the last, in any tile. A panel has the rows' elements column by column; VPERMT2W turns two columns of a
 /// half into pairs.
 /// </remarks>
 internal sealed class BFloat16TileAssembler
 {
-    /// <summary>Rows of activations a tile has at most: their sums take 24 registers.</summary>
+    /// <summary>Most rows of activations of a tile: their sums take 24 registers.</summary>
     public const int MaxRows = 12;
 
     private static readonly AssemblerRegister64 Weights = rdi, Rows = rsi, RowStride = rdx, Pairs = rcx,
@@ -25,8 +25,8 @@ internal sealed class BFloat16TileAssembler
         zmm12, zmm13, zmm14, zmm15, zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23,
     ];
 
-    /// <summary>The function for a shape. It takes what <see cref="TileAssembler"/>'s do; instead of blocks it counts
-    /// pairs of columns, and has no scales.</summary>
+    /// <summary>The function for a number of rows. It has the parameters of <see cref="TileAssembler"/>'s functions,
+    /// but counts pairs of columns instead of blocks, and has no scales.</summary>
     public static Assembler Write(int rows)
     {
         Assembler c = new(64);

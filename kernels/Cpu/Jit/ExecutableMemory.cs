@@ -3,12 +3,12 @@ using Iced.Intel;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Machine code made at run time, in pages that are written first and executable afterwards, never both. It
-/// lives as long as the process: functions are few and shared.</summary>
+/// <summary>Machine code made at run time. Its pages are first writable, then executable, never both. It lives as long
+/// as the process: functions are few and shared.</summary>
 internal static unsafe class ExecutableMemory
 {
-    /// <summary>Whether code can be made here: Linux on x86-64, whose calling convention and system calls this
-    /// knows.</summary>
+    /// <summary>Whether code can be made here. Only the calling convention and system calls of Linux on x86-64 are
+    /// implemented.</summary>
     public static bool IsSupported => OperatingSystem.IsLinux()
         && RuntimeInformation.ProcessArchitecture == Architecture.X64;
 
@@ -21,7 +21,7 @@ internal static unsafe class ExecutableMemory
         int[] starts = new int[functions.Count];
         for (int i = 0; i < starts.Length; i++)
         {
-            while (code.Length % 64 != 0) code.WriteByte(0xcc); // int3: nobody comes here
+            while (code.Length % 64 != 0) code.WriteByte(0xcc); // int3: never reached
             starts[i] = (int)code.Length;
             // Every jump is relative and inside its function
             functions[i].Assemble(new StreamCodeWriter(code), (ulong)starts[i]);

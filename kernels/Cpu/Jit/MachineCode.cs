@@ -7,8 +7,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>The machine code of <see cref="CpuVariant.Avx512Vnni"/>, made once in a process for each format that is
-/// met.</summary>
+/// <summary>The machine code of <see cref="CpuVariant.Avx512Vnni"/>, made once in a process for each format in
+/// use.</summary>
 internal static unsafe class MachineCode
 {
     private static readonly Lock Making = new();
@@ -54,14 +54,14 @@ internal static unsafe class MachineCode
         code.TileRows = BFloat16TileAssembler.MaxRows;
     }
 
-    /// <summary>Whether lines asked for come to the first-level cache, which has room for some kilobytes beside what is
-    /// at hand.</summary>
+    /// <summary>Whether prefetched lines go into the L1 cache: it must have room for some kilobytes beside the data in
+    /// use.</summary>
     public static bool FetchesToFirstLevel => Processors.FirstLevelCacheBytes >= 48 << 10;
 
-    /// <summary>Asks for a line that a tile of so many rows will want some microseconds later.</summary>
-    /// <remarks>A first-level cache of 32 KiB has no room for it beside what is at hand: there it comes to the second
-    /// level, and a single row, which reads as fast as memory gives, leaves it to the processor, which sees one
-    /// stream.</remarks>
+    /// <summary>Prefetches a line that a tile of this many rows reads some microseconds later.</summary>
+    /// <remarks>An L1 cache of 32 KiB has no room for it beside the data in use, so there it goes into L2. A single row
+    /// does not prefetch there: it reads one stream at the speed of memory, which the processor prefetches
+    /// itself.</remarks>
     public static void Fetch(Assembler code, AssemblerMemoryOperand line, int rows)
     {
         if (FetchesToFirstLevel) code.prefetcht0(AssemblerRegisters.__byte_ptr[line]);

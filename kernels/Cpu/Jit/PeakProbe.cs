@@ -3,14 +3,14 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Machine code that does nothing but multiply and add: what a core can do at most, for figures to be told as
+/// <summary>Machine code that only multiplies and adds. It measures a core's peak, so that results can be given as
 /// shares of it.</summary>
 internal static unsafe class PeakProbe
 {
-    private const int Sums = 24; // more than a pipe's latency times pipes
+    private const int Sums = 24; // more than latency times pipes
 
-    /// <summary>A function of a count, <c>delegate* unmanaged&lt;long, void&gt;</c>: so many rounds of VPDPBUSD. Zero
-    /// where the processor lacks the instruction or code can't be made.</summary>
+    /// <summary>A <c>delegate* unmanaged&lt;long, void&gt;</c> that runs as many rounds of VPDPBUSD as its argument
+    /// says. Zero where the processor lacks the instruction or code can't be made.</summary>
     public static nint Int8 { get; } = MachineCode.IsSupported
         ? Assemble((c, sum) => c.vpdpbusd(sum, zmm30, zmm31)) : 0;
 

@@ -5,32 +5,32 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Native.Kernels.Cpu.Jit;
 
-/// <summary>Writes the machine code of a tile: a panel of quantized weights by some rows of int8 activations, with the
-/// 512-bit VPDPBUSD for which .NET has no intrinsic.</summary>
+/// <summary>Writes the machine code of a tile: a panel of quantized weights by some rows of int8 activations. It uses
+/// the 512-bit VPDPBUSD, for which .NET has no intrinsic.</summary>
 /// <remarks>
-/// A lane is an output, as in <see cref="MicroKernelsAvx512"/>, and each output goes through the operations of
-/// <see cref="MicroKernelsScalar.One{T}"/> in their order, so its bits are the definition's whatever the tile's shape
-/// is. All sums of a tile stay in registers: with six rows 12 of integers and 12 of floats. A panel's halves share each
-/// broadcast of four activations, six rows share each unpacking of weights: loads then stay below the two a cycle that
-/// a core has.
+/// A lane is an output, as in <see cref="MicroKernelsAvx512"/>. Each output is computed by the operations of
+/// <see cref="MicroKernelsScalar.One{T}"/> in their order, so its bits are the definition's for any number of rows. All
+/// sums of a tile stay in registers: six rows take 12 of integers and 12 of floats. A panel's halves share each
+/// broadcast of four activations, and six rows share each unpacking of weights. Loads then stay below a core's limit of
+/// two a cycle.
 /// </remarks>
 internal sealed class TileAssembler
 {
-    /// <summary>Rows of activations a tile has at most: what the registers hold.</summary>
+    /// <summary>Most rows of activations of a tile: as many as the registers hold.</summary>
     public const int MaxRows = 6;
 
-    // Arguments in System V's order; how much further to ask for memory with each block is on the stack. Where formats
-    // have no units of several blocks, integers lie at a fixed distance from the panel's unit at hand.
+    // Arguments in System V's order. The advance of the prefetch per block is on the stack. In formats without units of
+    // several blocks, integers lie at a fixed distance from the current unit.
     private static readonly AssemblerRegister64 Unit = rdi, Rows = rsi, RowStride = rdx, Blocks = rcx,
         Result = r8, Ahead = r9;
     private static readonly AssemblerRegister64 ThreeStrides = rax, UpperRows = r11, Factors = r10,
         Integers = rbx, Left = rbp;
 
-    // Of a tile that takes some blocks only: their numbers, the one at hand, and where the first block of weights and
-    // of activations is.
+    // For a tile of listed blocks: their numbers, the current one, and the addresses of the first block of weights and
+    // of activations.
     private static readonly AssemblerRegister64 List = r9, Block = rbp, FirstUnit = r12, FirstRows = r13;
 
-    // Sums of integers, then of floats; above them what lives for a few instructions.
+    // Sums of integers, then of floats. The registers above hold temporaries.
     private static readonly AssemblerRegisterZMM Mask = zmm29;
 
     private static readonly AssemblerRegisterZMM[] Z =
@@ -50,8 +50,8 @@ internal sealed class TileAssembler
     /// <summary>The function for a format and a shape.</summary>
     /// <param name="traits">The format.</param>
     /// <param name="rows">1 to <see cref="MaxRows"/>.</param>
-    /// <param name="listed">Whether it takes all blocks, and asks for memory ahead of it, or only those whose numbers
-    /// it is given, int32 and ascending, in place of the address to ask for.</param>
+    /// <param name="listed">False: it takes all blocks and prefetches. True: it takes only the blocks whose numbers it
+    /// is given, int32 and ascending, in place of the prefetch address.</param>
     public static Assembler Write(PanelTraits traits, int rows, bool listed)
     {
         var tile = new TileAssembler(traits, rows, listed);
@@ -67,7 +67,7 @@ internal sealed class TileAssembler
 
     private static AssemblerRegisterZMM Upper(int half) => Z[26 + half];
 
-    /// <summary>Where a row's current block begins, and what lies in it from there.</summary>
+    /// <summary>The address of a field of a row's current block.</summary>
     private static AssemblerMemoryOperand At(int row, int offset) => row switch
     {
         0 => Rows + offset,
@@ -78,17 +78,17 @@ internal sealed class TileAssembler
         _ => UpperRows + offset,
     };
 
-    /// <summary>A vector of a half's integers in the block at hand.</summary>
+    /// <summary>A vector of a half's integers in the current block.</summary>
     private AssemblerMemoryOperand IntegersAt(int half, int vector)
     {
         int offset = PanelLayout.HalfStride * half + PanelLayout.VectorStride * vector;
         return _traits.SuperScales ? Integers + offset : Unit + 2 * _traits.UnitScaleBytes + offset;
     }
 
-    /// <summary>A half's 16-bit scales in the unit at hand.</summary>
+    /// <summary>A half's 16-bit scales in the current unit.</summary>
     private AssemblerMemoryOperand ScalesAt(int half, int offset) => Unit + half * _traits.UnitScaleBytes + offset;
 
-    /// <summary>A half's factors of scales in the block at hand.</summary>
+    /// <summary>A half's factors of scales in the current block.</summary>
     private AssemblerMemoryOperand FactorsAt(int half, int offset) => Factors + half * _traits.UnitScaleBytes + offset;
 
     private void Write()
@@ -110,7 +110,7 @@ internal sealed class TileAssembler
         }
         if (t.Nibbles || t.Signed)
         {
-            // The low halves of bytes; or what makes signed bytes unsigned ones 128 larger.
+            // A mask for the low nibbles; or the constant that turns signed bytes into unsigned ones, 128 larger.
             _c.mov(r10d, t.Nibbles ? 0x0f0f0f0f : unchecked((int)0x80808080));
             _c.vpbroadcastd(Mask, r10d);
         }
@@ -134,8 +134,8 @@ internal sealed class TileAssembler
         if (t.SuperScales)
         {
             _c.Label(ref unit);
-            // All of the header before the integers behind it, not by and by between them: a processor fetches ahead
-            // what is read in order.
+            // The whole header is read before the integers behind it, because hardware prefetches what is read in
+            // order.
             for (int i = 0; i < 2 * t.UnitScaleBytes; i += 64) _c.prefetcht0(__byte_ptr[Unit + i]);
             _c.lea(Factors, Unit + t.HalvesBytes);
             _c.lea(Integers, Unit + 2 * t.UnitScaleBytes);
@@ -202,7 +202,7 @@ internal sealed class TileAssembler
         _c.jne(block);
     }
 
-    /// <summary>The block at hand.</summary>
+    /// <summary>Computes the current block.</summary>
     private void Groups()
     {
         for (int group = 0; group < 32 / _traits.GroupSize; group++)
@@ -213,10 +213,10 @@ internal sealed class TileAssembler
         }
     }
 
-    /// <summary>Lines that a block takes, its share of the scales included.</summary>
+    /// <summary>Cache lines of a block, its share of the scales included.</summary>
     private int BlockLines => (_traits.UnitBytes / (_traits.SuperScales ? 8 : 1) + 63) / 64;
 
-    /// <summary>A group's sums begin at what the weights' offset makes of the activations.</summary>
+    /// <summary>A group's sums begin with minus the weights' offset times the sum of the activations.</summary>
     private void Begin(int group)
     {
         PanelTraits t = _traits;
@@ -316,7 +316,7 @@ internal sealed class TileAssembler
     }
 }
 
-/// <summary>A panel format's constants as values, for code that is made at run time.</summary>
+/// <summary>A panel format's constants as values, for code made at run time.</summary>
 internal sealed record PanelTraits(bool Nibbles, bool Signed, int Offset, int GroupSize, bool HasMin, bool SuperScales,
     int BlockBytes, int HalvesBytes, int GroupBytes, int UnitScaleBytes, int UnitBytes)
 {

@@ -3,7 +3,7 @@ namespace Native.Kernels.Cpu.Machine;
 /// <summary>This machine's memory.</summary>
 internal static class HostMemory
 {
-    /// <summary>Bytes this process may still take: what its container or machine has beside it, and no more than others
+    /// <summary>Bytes that this process may still take: at most what its container allows, and what other processes
     /// leave.</summary>
     public static long Free()
     {

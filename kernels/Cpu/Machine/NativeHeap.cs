@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Cpu.Machine;
 
-/// <summary>Memory outside the garbage collector's, aligned to cache lines, that lives as long as its owner.</summary>
+/// <summary>Memory outside the garbage collector, aligned to cache lines. It lives as long as its owner.</summary>
 internal sealed unsafe class NativeHeap : IDisposable
 {
     private const nuint LargePage = 2 << 20;
@@ -11,11 +11,11 @@ internal sealed unsafe class NativeHeap : IDisposable
     private nint _pieces;
     private long _piecesLeft;
 
-    /// <summary>At least 64-byte aligned. Large blocks ask the system for large pages: a model's weights need fewer
-    /// entries of the TLB.</summary>
+    /// <summary>Memory aligned to at least 64 bytes. Large blocks ask the system for large pages, so that a model's
+    /// weights need fewer TLB entries.</summary>
     /// <param name="bytes">Bytes; 0 gives a valid address too.</param>
-    /// <param name="zeroed">False leaves what was there. True of a large block takes no memory until it is touched: a
-    /// KV cache of gigabytes costs what is used of it.</param>
+    /// <param name="zeroed">False leaves the memory's content undefined. A large zeroed block takes no memory until it
+    /// is touched: of a KV cache of gigabytes, only the used part costs.</param>
     /// <exception cref="OutOfMemoryException">There is not that much.</exception>
     public nint Allocate(long bytes, bool zeroed)
     {
@@ -39,8 +39,8 @@ internal sealed unsafe class NativeHeap : IDisposable
     }
 
     /// <summary>Memory that lives as long as the heap: a piece of a larger block, so that small matrices lie in large
-    /// pages too. A processor fetches ahead within a page.</summary>
-    /// <param name="bytes">Bytes; what was there is left.</param>
+    /// pages too. Hardware prefetches within a page only.</summary>
+    /// <param name="bytes">Bytes. The memory's content is undefined.</param>
     /// <exception cref="OutOfMemoryException">There is not that much.</exception>
     public nint AllocateLasting(long bytes)
     {
@@ -52,18 +52,18 @@ internal sealed unsafe class NativeHeap : IDisposable
         return piece;
     }
 
-    /// <summary>Scratch that only grows: what it held is lost when it does.</summary>
+    /// <summary>Scratch that only grows. Its content is lost when it grows.</summary>
     /// <param name="memory">Null at first.</param>
     /// <param name="length">Elements it has.</param>
     /// <param name="needed">Elements it must have.</param>
-    /// <param name="spare">Elements more that it gets if it must grow, where the need grows by and by.</param>
+    /// <param name="spare">Extra elements to get when it must grow, for needs that grow slowly.</param>
     public T* Reserve<T>(ref T* memory, ref long length, long needed, long spare = 0)
         where T : unmanaged
     {
         if (needed > length)
         {
             Free((nint)memory);
-            memory = null; // should the next line throw
+            memory = null; // in case the next line throws
             length = 0;
             memory = (T*)Allocate((needed + spare) * sizeof(T), zeroed: false);
             length = needed + spare;

@@ -10,7 +10,7 @@ internal static unsafe class Processors
 
     private const int MaskBytes = 1024; // 8192 processors, the kernel's largest configuration
 
-    /// <summary>Bytes of a core's first-level data cache; 32 KiB where the system does not tell.</summary>
+    /// <summary>Bytes of a core's L1 data cache; 32 KiB where the system does not say.</summary>
     public static int FirstLevelCacheBytes { get; } = FirstLevelCache();
 
     private static int FirstLevelCache()
@@ -30,7 +30,7 @@ internal static unsafe class Processors
     }
 
     /// <summary>Numbers of the processors the process may use, ascending; empty where the system does not
-    /// tell.</summary>
+    /// say.</summary>
     public static int[] Allowed()
     {
         if (!OperatingSystem.IsLinux()) return [];
@@ -48,10 +48,9 @@ internal static unsafe class Processors
             .Where(i => (new Span<byte>(mask, MaskBytes)[i / 8] >> (i % 8) & 1) != 0)];
     }
 
-    /// <summary>Physical cores among the processors the process may use, at least 1 and at most as many as its quota
-    /// has whole: two
-    /// hardware threads of one core share its arithmetic units, and a worker without a processor keeps all others
-    /// waiting.</summary>
+    /// <summary>Physical cores among the processors the process may use, at least 1 and at most the whole processors of
+    /// its quota. Two hardware threads of a core share its arithmetic units, and all workers wait for one without a
+    /// processor.</summary>
     public static int PhysicalCores()
     {
         int cores = Allowed().Length == 0 ? Environment.ProcessorCount : Cores();
@@ -60,8 +59,8 @@ internal static unsafe class Processors
         return Math.Clamp(cores, 1, Math.Max(1, whole));
     }
 
-    /// <summary>Processors' worth of time that the process may use, by its control group (version 2 or 1) and those
-    /// around it; infinite where none limits it.</summary>
+    /// <summary>Processor time that the process may use, in processors: the smallest limit of its control group
+    /// (version 2 or 1) and of those around it. Infinite where there is none.</summary>
     /// <param name="membership">The process's <c>/proc/self/cgroup</c>.</param>
     /// <param name="root">Where the groups are mounted.</param>
     internal static double Quota(string membership, string root)
@@ -92,7 +91,7 @@ internal static unsafe class Processors
         return least;
     }
 
-    /// <summary>Time over period, the words of one file or of two; infinite where there are none.</summary>
+    /// <summary>Time divided by period, from the words of one file or of two; infinite where there are none.</summary>
     private static double LimitOf(params string[] files)
     {
         if (!files.All(File.Exists)) return double.PositiveInfinity;
@@ -103,13 +102,13 @@ internal static unsafe class Processors
                 ? us / of : double.PositiveInfinity;
     }
 
-    /// <summary>The processors the process may use in the order in which threads should take them: one of each core
-    /// before any core's second, so that as many threads as there are cores have one each, however the system numbers
-    /// them.</summary>
+    /// <summary>The processors the process may use, in the order in which threads should take them: one of each core
+    /// before any core's second. As many threads as cores then have a core each, however the system numbers
+    /// processors.</summary>
     public static int[] Spread() => SpreadOverCores(Allowed(), Topology).Order;
 
-    /// <summary>Physical cores among the processors the process may use, whatever its quota; as many as processors
-    /// where the system does not tell.</summary>
+    /// <summary>Physical cores among the processors the process may use, quota ignored; the number of processors where
+    /// the system does not say.</summary>
     public static int Cores()
     {
         int[] allowed = Allowed();
@@ -117,8 +116,8 @@ internal static unsafe class Processors
         return cores == 0 ? Math.Max(allowed.Length, 1) : cores;
     }
 
-    /// <summary>The same of any processors, whose cores a folder laid out as Linux's <c>/sys/devices/system/cpu</c>
-    /// tells; in the order given, with 0 cores, where it does not.</summary>
+    /// <summary>The same for any processors, from a folder laid out like Linux's <c>/sys/devices/system/cpu</c>. Where
+    /// it does not name their cores: the order given, and 0 cores.</summary>
     internal static (int[] Order, int Cores) SpreadOverCores(int[] processors, string folder)
     {
         Dictionary<string, int> threads = []; // of each core so far

@@ -5,23 +5,22 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Cpu.Machine;
 
-/// <summary>Threads that run parallel loops over ranges of indices, the caller's thread among them as worker
-/// 0.</summary>
+/// <summary>Threads that run parallel loops over ranges of indices. The caller's thread is worker 0.</summary>
 /// <remarks>
-/// A loop costs no allocation and no lock: its description stands in fields, ranges are handed out by an atomic add,
-/// and the start is a generation number that workers watch, first spinning, then asleep on a futex (elsewhere a
-/// semaphore). Workers are pinned to the process's processors, all but the first, where the system allows it and there
-/// is one for every core: fewer are left to the system, because several processes would all take the same cores. The
-/// caller is left where it is. One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
+/// A loop allocates nothing and takes no lock. Its description is in fields, ranges are handed out by an atomic add,
+/// and a generation number starts it. Workers watch that number, first spinning, then asleep on a futex (elsewhere a
+/// semaphore). Workers other than the caller are pinned to the process's processors if the system allows it and there
+/// is a worker for every core. Fewer workers are not pinned, because several processes would all take the same cores.
+/// The caller is never pinned. One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
 /// </remarks>
 internal sealed unsafe class WorkerPool : IDisposable
 {
-    // A wake through the kernel costs tens of microseconds, the gaps between a step's operations a few: spinning this
-    // long keeps workers awake through a step, and an idle server's cores asleep.
+    // Waking through the kernel costs tens of microseconds; the gaps between a step's operations last a few. Spinning
+    // this long keeps workers awake during a step and lets an idle server's cores sleep.
     private static readonly long SpinTicks = Stopwatch.Frequency / 10_000; // 100 us
 
     private readonly Control* _control = (Control*)NativeMemory.AlignedAlloc((nuint)sizeof(Control), 128);
-    private readonly Share* _shares; // one for each worker; a loop without shares has but the first
+    private readonly Share* _shares; // one for each worker; a loop without shares uses only the first
     private readonly Thread[] _threads;
     private readonly SemaphoreSlim? _semaphore = OperatingSystem.IsLinux() ? null : new(0);
     private readonly bool _spins;
@@ -44,7 +43,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         Threads = threads;
         int[] processors = Processors.Spread();
         bool pins = threads <= processors.Length && threads >= Processors.Cores();
-        // With more threads than processors, a spinning one takes the time of a working one
+        // With more threads than processors, a spinning one takes time from a working one
         _spins = threads <= Environment.ProcessorCount;
         _threads = new Thread[threads - 1];
         for (int i = 0; i < _threads.Length; i++)
@@ -57,7 +56,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         }
     }
 
-    /// <summary>Loops so far that all workers took part in. Each ends in a barrier: what a step costs beside its
+    /// <summary>Loops so far that all workers took part in. Each ends in a barrier, which a step pays beside its
     /// work.</summary>
     public long Loops { get; private set; }
 
@@ -66,19 +65,18 @@ internal sealed unsafe class WorkerPool : IDisposable
 
     /// <summary>Runs <paramref name="body"/> over 0..<paramref name="count"/> in ranges of <paramref name="grain"/>
     /// indices, each run once, by any worker, and returns when all are done.</summary>
-    /// <param name="count">Indices; none is no work.</param>
-    /// <param name="grain">Indices a range has, the last one fewer; at least 1. One range, or one thread, runs in the
-    /// caller without waking anybody.</param>
+    /// <param name="count">Indices; 0 is no work.</param>
+    /// <param name="grain">Indices of a range, at least 1; the last range may have fewer. A single range, or a single
+    /// thread, runs in the caller and wakes no worker.</param>
     /// <param name="body">Context, first index, end index, worker (0 to <see cref="Threads"/> - 1).</param>
     /// <param name="context">Handed to the body; may lie on the caller's stack.</param>
-    /// <exception cref="Exception">The first exception that a body threw; ranges not yet begun were left
-    /// out.</exception>
+    /// <exception cref="Exception">The first exception that a body threw. Ranges not begun by then were
+    /// skipped.</exception>
     public void For(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) =>
         Run(count, grain, 1, body, context);
 
-    /// <summary>As <see cref="For"/>, but every worker begins at a place of its own, goes on from there, and helps
-    /// others when its own share is done: what lies side by side in memory is read by one worker, and by the same one
-    /// every time.</summary>
+    /// <summary>As <see cref="For"/>, but each worker has a share of neighbouring ranges, and helps others when its own
+    /// is done. Neighbouring memory is read by one worker, and by the same one every time.</summary>
     public void ForShares(int count, int grain, delegate*<void*, int, int, int, void> body, void* context) =>
         Run(count, grain, Threads, body, context);
 
@@ -143,7 +141,7 @@ internal sealed unsafe class WorkerPool : IDisposable
             WaitForGenerationAfter(seen);
             if (_stopping) return;
             Work(worker);
-            Interlocked.Decrement(ref _control->Pending); // the next loop can't begin before this
+            Interlocked.Decrement(ref _control->Pending); // the next loop begins only after this
         }
     }
 
@@ -154,7 +152,7 @@ internal sealed unsafe class WorkerPool : IDisposable
             for (int i = 0; i < _shareCount; i++)
             {
                 Share* share = _shares + (worker + i) % _shareCount;
-                // Most often nothing is left: a look costs less than an add
+                // Usually nothing is left, and a read costs less than an add
                 while (Volatile.Read(ref share->Next) < share->End)
                 {
                     long from = Interlocked.Add(ref share->Next, _grain) - _grain;
@@ -166,7 +164,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         catch (Exception e)
         {
             Interlocked.CompareExchange(ref _fault, e, null);
-            // The others stop at their next range
+            // Other workers stop at their next range
             for (int i = 0; i < _shareCount; i++) Interlocked.Exchange(ref _shares[i].Next, _shares[i].End);
         }
     }
@@ -186,7 +184,7 @@ internal sealed unsafe class WorkerPool : IDisposable
             }
             while (Stopwatch.GetTimestamp() < end);
         }
-        // Either this increment comes before the starter looks for sleepers, or the wait below sees the new generation.
+        // If this increment comes too late for the starter to see it, the wait below sees the new generation.
         Interlocked.Increment(ref _control->Sleepers);
         while (Volatile.Read(ref _control->Generation) == seen)
         {
@@ -201,7 +199,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         int sleepers = Volatile.Read(ref _control->Sleepers);
         if (sleepers == 0) return;
         if (_semaphore is null) Futex.WakeAll(&_control->Generation);
-        else _semaphore.Release(sleepers); // a permit too many only wakes a worker that looks again
+        else _semaphore.Release(sleepers); // an extra permit only makes a worker check again
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -211,7 +209,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         else Thread.SpinWait(1);
     }
 
-    // What several cores write stands on cache lines of its own, in pairs, since prefetchers fetch lines in pairs.
+    // A field that several cores write has two cache lines of its own, because prefetchers fetch lines in pairs.
     [StructLayout(LayoutKind.Explicit, Size = 384)]
     private struct Control
     {

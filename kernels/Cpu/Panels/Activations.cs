@@ -5,11 +5,11 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Native.Kernels.Cpu.Panels;
 
-/// <summary>32 activations of one row, rounded to int8 with one float scale: x[k] is about Scale * Quants[k]. One cache
-/// line.</summary>
+/// <summary>32 activations of one row, rounded to int8 with one float scale: x[k] is about Scale * Quants[k]. It fills
+/// one cache line.</summary>
 /// <remarks>
-/// Minimums are multiplied by the sums of the rounded values, not of the exact ones: with one and the same rounded x in
-/// both terms its error meets the weight itself, which is smaller than the weight without its minimum.
+/// Minimums are multiplied by sums of the rounded values, not of the exact ones. With the same rounded x in both terms,
+/// its error is multiplied by the weight itself, which is smaller than the weight without its minimum.
 /// </remarks>
 [StructLayout(LayoutKind.Explicit, Size = 64)]
 internal unsafe struct ActivationBlock
@@ -24,8 +24,8 @@ internal unsafe struct ActivationBlock
     /// <summary>The greatest magnitude / 127; NaN where a value is not finite.</summary>
     [FieldOffset(ScaleField)] public float Scale;
 
-    /// <summary>Minus 4 times the sum of the integers: what unsigned weights have too much, for the smallest offset;
-    /// shifted left for the others.</summary>
+    /// <summary>Minus 4 times the sum of the integers: the correction for unsigned weights with the smallest offset.
+    /// Larger offsets shift it left.</summary>
     [FieldOffset(SumField)] public int NegativeSum4;
 
     /// <summary>Scale times the sum of the integers.</summary>
@@ -109,7 +109,7 @@ internal unsafe struct ActivationBlock
     /// <summary>The definition.</summary>
     internal static void QuantizeScalar(float* x, ActivationBlock* block)
     {
-        // Magnitudes compare as their bits do, and a NaN's or infinity's bits are above every number's.
+        // Magnitudes are compared as integers: the bits of NaN and infinity are above those of every number.
         int greatest = 0;
         for (int k = 0; k < 32; k++) greatest = Math.Max(greatest, BitConverter.SingleToInt32Bits(x[k]) & int.MaxValue);
         float inverse = Begin(greatest, block);
@@ -124,8 +124,8 @@ internal unsafe struct ActivationBlock
         End(first, last, block);
     }
 
-    // Sixteen blocks at a time: their greatest magnitudes, then all scales in one vector, then the integers. A block by
-    // itself waits for its own scale.
+    // Sixteen blocks at a time: their greatest magnitudes, then all scales in one vector, then the integers. A single
+    // block would wait for its own scale.
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void QuantizeAvx512(float* x, int count, ActivationBlock* blocks, ActivationBlock* rest,
         ulong* outliers)
@@ -154,15 +154,15 @@ internal unsafe struct ActivationBlock
             {
                 Vector512<float> inverse = Vector512.Create(inverses[i]), a = Vector512.Load(x),
                     b = Vector512.Load(x + 16);
-                // The conversion rounds to nearest even itself; of what is not finite it makes -2^31, whose last byte
-                // is 0.
+                // The conversion rounds to nearest even. A value that is not finite becomes -2^31, whose last byte is
+                // 0.
                 Vector512<int> integersA = Avx512F.ConvertToVector512Int32(a * inverse),
                     integersB = Avx512F.ConvertToVector512Int32(b * inverse);
                 Vector256<sbyte> integers =
                     Vector256.Create(Avx512F.ConvertToVector128SByte(integersA),
                     Avx512F.ConvertToVector128SByte(integersB));
                 integers.Store(blocks->Quants);
-                // Sums of eight bytes, which that instruction takes for unsigned: each was made 128 larger.
+                // Sums of eight bytes. The instruction takes unsigned bytes, so each is made 128 larger.
                 Vector256<long> sums = Avx2.SumAbsoluteDifferences(integers.AsByte() ^ offset, Vector256<byte>.Zero)
                     .AsInt64();
                 Vector256<int> halves = (sums + Avx2.Shuffle(sums.AsInt32(), 0b01_00_11_10)
@@ -196,7 +196,7 @@ internal unsafe struct ActivationBlock
         }
     }
 
-    /// <summary>What <see cref="Begin"/> says of one, for sixteen.</summary>
+    /// <summary>The same as <see cref="Begin"/>, for sixteen blocks.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Scales(Vector512<int> greatest, float* scales, float* inverses)
     {

@@ -54,15 +54,15 @@ internal unsafe struct PanelBF16 : IFloatPanel
         : Vector512.Create(Load8(address), Load8(address + 16));
 }
 
-/// <summary>Finite IEEE halves to floats, exactly. .NET has no intrinsic for F16C; four instructions do the same but
+/// <summary>Finite IEEE halves to floats, exactly. .NET has no intrinsic for F16C; four instructions do the same except
 /// for infinities and NaN.</summary>
 internal static class Halves
 {
-    // The half's bits, shifted so that its exponent's lowest bit meets a float's, are its value times 2^-112; sign
-    // extension has put the sign where it belongs and copies of it where the mask clears them.
+    // Shifted so that its exponent's lowest bit is at a float's, a half is its value times 2^-112. Sign extension puts
+    // the sign in its place; the mask clears its other copies.
     private const float Exponent = 5.192296858534828e33f; // 2^112
 
-    /// <summary>Eight of them.</summary>
+    /// <summary>Eight halves.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> ToSingle(Vector128<short> halves)
     {
@@ -73,7 +73,7 @@ internal static class Halves
             .AsSingle() * Vector256.Create(Exponent);
     }
 
-    /// <summary>Sixteen of them.</summary>
+    /// <summary>Sixteen halves.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> ToSingle(Vector256<short> halves)
     {

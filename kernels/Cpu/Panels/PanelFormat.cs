@@ -3,32 +3,32 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cpu.Panels;
 
-/// <summary>One file format's panels and the code that a variant has for them.</summary>
+/// <summary>One file format's panels, and a variant's code for them.</summary>
 internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
 {
     private readonly Lazy<Entry> _code = new(code);
 
-    /// <summary>Addresses of a format's functions, to lie beside the weights in unmanaged memory.</summary>
-    /// <remarks>A micro-kernel takes the first integers (or floats) of a panel's half, its first scales, the addresses
-    /// of its rows of activations, the number of blocks of 32 columns (of columns, for float activations), and where to
-    /// write [rows, 16] sums.</remarks>
+    /// <summary>Addresses of a format's functions, kept beside the weights in unmanaged memory.</summary>
+    /// <remarks>The parameters of a micro-kernel: a panel half's first integers (or floats), its first scales, the
+    /// addresses of the rows of activations, the number of blocks of 32 columns (of columns, for float activations),
+    /// and the destination of [rows, 16] sums.</remarks>
     public struct Entry
     {
         /// <summary>Micro-kernel over one row of activations.</summary>
         public delegate*<byte*, byte*, byte**, int, float*, void> One;
 
-        /// <summary>The same over four rows, in the same order of operations for each.</summary>
+        /// <summary>Micro-kernel over four rows. Each row has the same order of operations.</summary>
         public delegate*<byte*, byte*, byte**, int, float*, void> Four;
 
-        /// <summary>Source, bytes of its rows, their number (16 at most), columns, panel, half 0 or 1: fills one half.
-        /// False where a scale or weight is not finite.</summary>
+        /// <summary>Fills one half of a panel. Parameters: source, bytes of a row, rows (at most 16), columns, panel,
+        /// half 0 or 1. False where a scale or weight is not finite.</summary>
         public delegate*<byte*, long, int, int, byte*, int, bool> Repack;
 
-        /// <summary>Panel, row 0 to 31, columns, values.</summary>
+        /// <summary>Decodes one row. Parameters: panel, row 0 to 31, columns, values.</summary>
         public delegate*<byte*, int, int, float*, void> DecodeRow;
 
-        /// <summary>Panel, columns, values [columns, 32]: a panel of floats. Null where the panel is one of
-        /// floats.</summary>
+        /// <summary>Decodes a panel to floats. Parameters: panel, columns, values [columns, 32]. Null where the panel
+        /// holds floats already.</summary>
         public delegate*<byte*, int, float*, void> DecodePanel;
 
         /// <summary>Bytes before the first integers (or floats) that <see cref="One"/> and <see cref="Four"/>
@@ -44,19 +44,19 @@ internal abstract unsafe class PanelFormat(Func<PanelFormat.Entry> code)
         /// <summary>What the micro-kernels multiply.</summary>
         public ActivationType Activations;
 
-        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>: a function
-        /// for each number of rows, <see cref="TileRows"/> of them; for int8 then as many that take listed blocks only.
-        /// Null where there is none.</summary>
+        /// <summary>Machine code made for this format, instead of <see cref="One"/> and <see cref="Four"/>:
+        /// <see cref="TileRows"/> functions, one for each number of rows. For int8, as many follow that take listed
+        /// blocks only. Null where there is none.</summary>
         public nint* Tiles;
 
-        /// <summary>Rows of activations that <see cref="Tile.Compute"/> takes at most.</summary>
+        /// <summary>Most rows of activations that <see cref="Tile.Compute"/> takes.</summary>
         public int TileRows;
     }
 
     /// <summary>The file format.</summary>
     public abstract TensorType Type { get; }
 
-    /// <summary>Its code, made when it is first asked for: a model has few of the formats.</summary>
+    /// <summary>The code, made on first use, since a model has few of the formats.</summary>
     public Entry Code => _code.Value;
 
     /// <summary>Bytes of a panel, a multiple of 64.</summary>
@@ -222,7 +222,7 @@ internal sealed unsafe class FloatPanelFormat<T>(Func<PanelFormat.Entry> code) :
         for (int k = rows < 16 ? 0 : columns; k < (columns + 1) / 2 * 2; k++)
             Unsafe.InitBlockUnaligned(panel + k * 32L * T.Size, 0, (uint)(16 * T.Size));
         bool finite = true;
-        // A few columns of all rows at a time, so that what is written stays in the first-level cache between rows.
+        // A few columns of all rows at a time, so that the written lines stay in the L1 cache between rows.
         for (int first = 0; first < columns; first += 64)
         {
             int end = Math.Min(columns, first + 64);

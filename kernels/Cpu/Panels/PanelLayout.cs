@@ -17,17 +17,16 @@ internal static class PanelLayout
 /// <summary>How one quantized file format lies in panels: integers interleaved over sixteen rows, scales beside them.
 /// Nothing is rounded: a panel stands for exactly the values that the format decodes to.</summary>
 /// <remarks>
-/// A panel is two halves of sixteen rows of the matrix over all columns; missing rows are zeros. It is read from its
-/// beginning to its end and nowhere else, so that processors fetch ahead. For each unit of columns come the first
-/// half's scales, the second's, and then the integers: a vector of the first half's, one of the second's, and so on. A
-/// vector holds the integers of four consecutive columns of row 0, of row 1, ... of row 15: 64 bytes (one AVX-512
-/// register, two of AVX2, four of NEON: a lane of 32 bits for each output). With whole bytes, eight vectors cover 32
-/// columns. With <see cref="IIntegerFormat.Nibbles"/> four do: low nibbles are columns 0 to 15, high nibbles columns 16
-/// to 31. Scales, for each 32 columns: sixteen halves, and sixteen more of minimums with
-/// <see cref="IIntegerFormat.HasMin"/>. With <see cref="IIntegerFormat.SuperScales"/>, for each 256 columns: the same,
-/// and then for each group sixteen signed bytes that multiply the scales, and sixteen more that multiply the minimums.
-/// What follows from a format's constants the compiler folds, if it is told to: a call left in an inner loop spills
-/// every accumulator.
+/// A panel is two halves of sixteen rows of the matrix over all columns. Missing rows are zeros. It is read strictly in
+/// order, so that hardware prefetches. Each unit of columns has the first half's scales, the second half's scales, and
+/// then the integers: vectors of the first and the second half alternate. A vector holds the integers of four
+/// consecutive columns of row 0, of row 1, ... of row 15: 64 bytes (one AVX-512 register, two of AVX2, four of NEON: a
+/// lane of 32 bits for each output). With whole bytes, eight vectors cover 32 columns. With
+/// <see cref="IIntegerFormat.Nibbles"/> four do: low nibbles are columns 0 to 15, high nibbles columns 16 to 31.
+/// Scales, for each 32 columns: sixteen halves, and sixteen more of minimums with <see cref="IIntegerFormat.HasMin"/>.
+/// With <see cref="IIntegerFormat.SuperScales"/>, for each 256 columns: the same, and then for each group sixteen
+/// signed bytes that multiply the scales, and sixteen more that multiply the minimums. The properties below are
+/// inlined, so that the compiler folds them: a call in an inner loop would spill every accumulator.
 /// </remarks>
 internal static class Panel<T>
     where T : IIntegerFormat
@@ -62,13 +61,13 @@ internal static class Panel<T>
     public static int UnitStride { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => HeaderBytes
         + UnitBlocks * BlockStride; }
 
-    /// <summary>Vectors of unsigned integers times int8 whose pairs' sums fit 16 bits when added up: 8, 4, 2 or
-    /// 1.</summary>
+    /// <summary>How many vectors of unsigned integers times int8 can be added up in pairs without overflowing 16 bits:
+    /// 8, 4, 2 or 1.</summary>
     public static int Depth { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Greatest <= 16
         ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1; }
 
-    /// <summary>By how much the activations' sums, kept times 4, are shifted left to be
-    /// <see cref="IIntegerFormat.Offset"/> times the sum.</summary>
+    /// <summary>The left shift that turns the activations' sums, kept times 4, into <see cref="IIntegerFormat.Offset"/>
+    /// times the sum.</summary>
     public static int OffsetShift { [MethodImpl(MethodImplOptions.AggressiveInlining)] get =>
         T.Offset switch { 8 => 1, 16 => 2, 32 => 3, _ => 0 }; }
 
