@@ -7,14 +7,13 @@ namespace Native.Kernels;
 /// <param name="Destination">Block to copy to.</param>
 public readonly record struct BlockCopy(int Source, int Destination);
 
-/// <summary>One step's work, flat and ragged: S sequences with T tokens in all, R of whose rows are sampled or
-/// scored.</summary>
-/// <remarks>There is no prefill or decode in here, only tokens not yet computed; a decode is a sequence with one of
+/// <summary>One step's work, flat and ragged: S sequences with T tokens in all. R rows are sampled or scored.</summary>
+/// <remarks>There is no prefill or decode here, only tokens not yet computed. A decode is a sequence with one of
 /// them.</remarks>
 public readonly ref struct Batch
 {
-    /// <summary>As a token id: the token that this sequence's <see cref="Places">place</see> sampled last, wherever it
-    /// lies.</summary>
+    /// <summary>A token id that stands for the token that this sequence's <see cref="Places">place</see> sampled
+    /// last.</summary>
     /// <remarks>The id may not be known to the host yet. Only the <see cref="DecodeCount"/> leading sequences may use
     /// it.</remarks>
     public const int LastSampled = -1;
@@ -28,14 +27,13 @@ public readonly ref struct Batch
     /// <summary>Position of each token in its own sequence, shape [T].</summary>
     public required ReadOnlySpan<int> Positions { get; init; }
 
-    /// <summary>Where each token's key and value go: block * block size + offset, shape [T].</summary>
+    /// <summary>Cache slot of each token's key and value: block * block size + offset, shape [T].</summary>
     public required ReadOnlySpan<int> SlotMapping { get; init; }
 
     /// <summary>First row of each sequence, and T at the end, shape [S + 1].</summary>
     public required ReadOnlySpan<int> QueryStarts { get; init; }
 
-    /// <summary>Tokens of each sequence that exist after this step, shape [S]; its last row is at this minus
-    /// one.</summary>
+    /// <summary>Tokens that each sequence has after this step, shape [S]. Its last row is at this minus one.</summary>
     public required ReadOnlySpan<int> ContextLengths { get; init; }
 
     /// <summary>How many of the first sequences decode: one row each.</summary>
@@ -43,7 +41,7 @@ public readonly ref struct Batch
 
     /// <summary>Each sequence's own place, 0 to <see cref="ModelInfo.MaxSequences"/> - 1, the same in all its steps,
     /// shape [S].</summary>
-    /// <remarks>A device keeps there what the host need not send again: the token sampled last. Empty: no step asks for
+    /// <remarks>A device keeps a sequence's last token by place, so the host need not send it. Empty if no step uses
     /// it.</remarks>
     public ReadOnlySpan<int> Places { get; init; }
 
@@ -66,7 +64,8 @@ public readonly ref struct Batch
     /// <summary>Logit biases of the rows that have some; see <see cref="RowSampling.BiasStart"/>.</summary>
     public ReadOnlySpan<TokenBias> Biases { get; init; }
 
-    /// <summary>Bits over the vocabulary, 32 tokens a word, of the rows that may choose some tokens only.</summary>
+    /// <summary>Masks of the rows that may choose only some tokens: bits over the vocabulary, 32 tokens a
+    /// word.</summary>
     /// <remarks>A set bit allows its token. See <see cref="RowSampling.MaskStart"/>.</remarks>
     public ReadOnlySpan<uint> Masks { get; init; }
 
@@ -74,7 +73,7 @@ public readonly ref struct Batch
     /// after the final norm.</summary>
     public ReadOnlySpan<int> HiddenRows { get; init; }
 
-    /// <summary>Entries that the step's list of best tokens has: up to the end of the last row's.</summary>
+    /// <summary>Entries of the step's list of best tokens, up to the end of the last row's.</summary>
     public int AlternativeCount
     {
         get

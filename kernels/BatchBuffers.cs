@@ -3,7 +3,7 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels;
 
-/// <summary>Builds one <see cref="Batch"/> after the other in arrays that are taken once.</summary>
+/// <summary>Builds one <see cref="Batch"/> after the other in arrays that are allocated once.</summary>
 /// <remarks>
 /// <code>
 /// buffers.Begin();
@@ -34,8 +34,8 @@ public sealed class BatchBuffers
 
     /// <summary>Takes arrays for the largest step.</summary>
     /// <param name="info">The model's limits.</param>
-    /// <param name="maxTokens">Tokens a step has at most; null: as many as the model takes.</param>
-    /// <param name="maxSequences">Sequences a step has at most; null: as many as the model takes.</param>
+    /// <param name="maxTokens">Most tokens of a step. Null: as many as the model takes.</param>
+    /// <param name="maxSequences">Most sequences of a step. Null: as many as the model takes.</param>
     public BatchBuffers(ModelInfo info, int? maxTokens = null, int? maxSequences = null)
     {
         int tokens = maxTokens ?? info.MaxBatchedTokens, sequences = maxSequences ?? info.MaxSequences;
@@ -87,7 +87,7 @@ public sealed class BatchBuffers
     /// <summary>Where the runner puts this batch's tokens, shape [R].</summary>
     public Span<SampledToken> Sampled => _sampled.AsSpan(0, _rows);
 
-    /// <summary>Where the runner puts this batch's best tokens, the rows' one after the other.</summary>
+    /// <summary>Where the runner puts this batch's best tokens, row after row.</summary>
     public Span<TokenLogprob> Alternatives => AlternativesOf(_alternativeCount);
 
     /// <summary>Room for the tokens of a step that was built earlier.</summary>
@@ -129,9 +129,9 @@ public sealed class BatchBuffers
     /// <summary>Adds a sequence's next tokens; sequences that decode come first.</summary>
     /// <param name="ids">Its tokens from position <paramref name="start"/> on.</param>
     /// <param name="start">Tokens it has computed.</param>
-    /// <param name="blocks">Its blocks in order, as many as hold all of its tokens at least.</param>
+    /// <param name="blocks">Its blocks in order, at least as many as hold all of its tokens.</param>
     /// <param name="place">Its own place, see <see cref="Batch.Places"/>.</param>
-    /// <param name="decodes">True where this is the one token after those it has computed, sampled before.</param>
+    /// <param name="decodes">True if the one token was sampled by an earlier step.</param>
     /// <returns>The first of its rows.</returns>
     public int AddSequence(ReadOnlySpan<int> ids, int start, ReadOnlySpan<int> blocks, int place, bool decodes = false)
     {
@@ -139,7 +139,7 @@ public sealed class BatchBuffers
         return row;
     }
 
-    /// <summary>The same for a caller who writes the ids himself, into the span returned.</summary>
+    /// <summary>The same, for a caller that writes the ids into the returned span.</summary>
     public Span<int> AddSequence(int count, int start, ReadOnlySpan<int> blocks, int place, bool decodes, out int row)
     {
         row = Tokens;
@@ -159,7 +159,7 @@ public sealed class BatchBuffers
         return _tokenIds.AsSpan(row, count);
     }
 
-    /// <summary>Samples or scores a row; rows ascend. Where its alternatives begin is set here.</summary>
+    /// <summary>Samples or scores a row. Rows ascend. Sets where its alternatives begin.</summary>
     public void AddSample(int row, in RowSampling sampling)
     {
         _sampleRows[_rows] = row;
@@ -181,7 +181,7 @@ public sealed class BatchBuffers
         return _history.AsSpan(row.HistoryStart, length);
     }
 
-    /// <summary>One more bias of a row whose biases are added one after the other.</summary>
+    /// <summary>Adds a bias to a row. A row's biases are added one after the other.</summary>
     public void AddBias(ref RowSampling row, TokenBias bias)
     {
         if (row.BiasLength == 0) row.BiasStart = _biasCount;

@@ -2,12 +2,12 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels;
 
-/// <summary>Native code follows a batch's numbers as pointers, so each is checked here, once, for every
-/// backend.</summary>
+/// <summary>Checks a batch. Native code uses its numbers as indices into memory, so each is checked here, once, for
+/// every backend.</summary>
 internal static class BatchCheck
 {
-    /// <summary>Looks at every number of the batch that a kernel follows.</summary>
-    /// <exception cref="ArgumentException">A number is out of range: the message says which, where, and what was
+    /// <summary>Checks every number of the batch that a kernel uses as an index.</summary>
+    /// <exception cref="ArgumentException">A number is out of range. The message says which, where, and what was
     /// expected.</exception>
     public static void Check(in Batch batch, ModelInfo info)
     {

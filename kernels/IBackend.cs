@@ -5,17 +5,17 @@ namespace Native.Kernels;
 
 /// <summary>The transformer's operations on one kind of hardware. The graph is written once over these.</summary>
 /// <remarks>
-/// Every operation works on the rows of the step launched last; calls may only enqueue, and <see cref="Collect"/> and
-/// <see cref="Read"/> alone wait. One row's result never depends on what other rows are in the batch: one reduction
-/// order per row, whatever the batch, the chunking and the thread count. Tensors are float32 or
-/// <see cref="BackendInfo.ScratchType"/> unless said otherwise.
+/// Every operation works on the rows of the step launched last. Calls may only enqueue; only <see cref="Collect"/> and
+/// <see cref="Read"/> wait. A row's result never depends on other rows of the batch: the order of its reduction is the
+/// same for every batch, chunking and thread count. Tensors are float32 or <see cref="BackendInfo.ScratchType"/> unless
+/// said otherwise.
 /// </remarks>
 public interface IBackend : IDisposable
 {
-    /// <summary>What it is, and what the graph must know of it.</summary>
+    /// <summary>What the graph must know of the backend.</summary>
     BackendInfo Info { get; }
 
-    /// <summary>Bytes of its memory that may still be taken, now.</summary>
+    /// <summary>Free bytes of its memory, now.</summary>
     long FreeBytes { get; }
 
     /// <summary>A zeroed tensor that lives as long as the backend.</summary>
@@ -25,9 +25,9 @@ public interface IBackend : IDisposable
     /// backend.</summary>
     Tensor Upload(ReadOnlySpan<float> values);
 
-    /// <summary>Takes weights into this backend's compute layout. The source may be closed afterwards.</summary>
-    /// <param name="parts">Matrices of the same number of columns, of any formats; their rows are stacked in order (q,
-    /// k, v or gate, up).</param>
+    /// <summary>Copies weights into this backend's compute layout. The source may be closed afterwards.</summary>
+    /// <param name="parts">Matrices with the same number of columns, in any formats. Their rows are stacked in order
+    /// (q, k, v or gate, up).</param>
     /// <param name="role">What the matrix is for. A backend chooses precision and layout by it.</param>
     /// <exception cref="NotSupportedException">A format this backend can't compute with, named with those it
     /// can.</exception>
@@ -36,7 +36,7 @@ public interface IBackend : IDisposable
     /// <summary>Bytes that one block of one layer's keys and values takes.</summary>
     long KvBlockBytes(KvShape shape);
 
-    /// <summary>Zeroed blocks for one layer's keys and values, in this backend's layout; they live as long as the
+    /// <summary>Zeroed blocks for one layer's keys and values, in this backend's layout. They live as long as the
     /// backend.</summary>
     /// <exception cref="NotSupportedException">An element type this backend can't keep, named with those it
     /// can.</exception>
@@ -48,12 +48,11 @@ public interface IBackend : IDisposable
     /// <param name="magnitude">Multiplies sine and cosine (longrope's and yarn's attention factor; 1 without).</param>
     int AddRope(ReadOnlySpan<double> inverseFrequencies, float magnitude);
 
-    /// <summary>Takes a step in (one upload; the spans are not kept), copies its blocks, and enqueues its
-    /// graph.</summary>
+    /// <summary>Uploads a step, copies its blocks, and enqueues its graph. The batch's spans are not kept.</summary>
     /// <param name="batch">The step, checked by the caller.</param>
     /// <param name="graph">Enqueues the step's operations, or did so for an earlier step of the same shape.</param>
-    /// <remarks>What is thrown here leaves this step unlaunched and the earlier ones as they are.</remarks>
-    /// <exception cref="InvalidOperationException">As many steps are in flight as may be.</exception>
+    /// <remarks>After an exception this step is not launched, and earlier ones are unaffected.</remarks>
+    /// <exception cref="InvalidOperationException">The allowed number of steps is in flight already.</exception>
     void Launch(in Batch batch, IStepGraph graph);
 
     /// <summary>Waits for the oldest launched step; see <see cref="IModelRunner.Collect"/>.</summary>
@@ -66,11 +65,10 @@ public interface IBackend : IDisposable
     /// be x.</summary>
     void RmsNorm(Tensor x, Tensor weight, float epsilon, Tensor y);
 
-    /// <summary>y[t] = w norm(x[t]) + bias; y has shape [T, w.Rows]. An empty bias is none, and so is a norm left
-    /// out.</summary>
+    /// <summary>y[t] = w norm(x[t]) + bias; y has shape [T, w.Rows]. An empty bias or norm means none.</summary>
     void MatMul(Tensor x, Matrix w, Tensor bias, Tensor y, RowNorm norm = default);
 
-    /// <summary>y[t] += w x[t] + bias: what a sublayer's last product does to the residual stream.</summary>
+    /// <summary>y[t] += w x[t] + bias: a sublayer's last product, added to the residual stream.</summary>
     void MatMulAdd(Tensor x, Matrix w, Tensor bias, Tensor y);
 
     /// <summary>y[t][i] = activation(g[i]) * g[n + i] with g = w norm(x[t]) + bias (Shazeer 2020,
@@ -83,10 +81,9 @@ public interface IBackend : IDisposable
     /// <param name="norm">As in <see cref="MatMul"/>.</param>
     void MatMulGate(Tensor x, Matrix w, Tensor bias, Activation activation, Tensor y, RowNorm norm = default);
 
-    /// <summary>Normalizes (where the shape has norms) and rotates queries and keys, stores keys and values in the
-    /// cache at the step's slots, and computes causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T *
-    /// scale)) V, over positions of the row's own sequence that are not after it and, with a window W, fewer than W
-    /// before it.</summary>
+    /// <summary>Normalizes (if the shape has norms) and rotates queries and keys, stores keys and values at the step's
+    /// slots, and computes causal attention over the paged cache: y[t] = softmax(cap(q[t] K^T * scale)) V. A row sees
+    /// positions of its own sequence up to its own; with a window W, only the last W of them.</summary>
     /// <param name="qkv">Projections, shape [T, (H + 2 * Hkv) * d]: all query heads, all key heads, all value heads.
     /// Undefined afterwards.</param>
     /// <param name="shape">The layer's attention.</param>
@@ -103,9 +100,9 @@ public interface IBackend : IDisposable
     /// <summary>x = cap * tanh(x / cap), in place.</summary>
     void SoftCap(Tensor x, float cap);
 
-    /// <summary>Chooses or scores the tokens of sample rows <paramref name="first"/> and on, one for each row of
+    /// <summary>Chooses or scores the tokens of the sample rows from <paramref name="first"/> on, one for each row of
     /// <paramref name="logits"/>.</summary>
-    /// <remarks>Only enqueues: the results are the step's, and <see cref="Collect"/> gives them.</remarks>
+    /// <remarks>Only enqueues: <see cref="Collect"/> gives the results.</remarks>
     /// <param name="logits">Shape [rows, vocabulary] of float32; overwritten.</param>
     /// <param name="first">Index into the step's <see cref="Batch.SampleRows"/> of the first row.</param>
     void Sample(Tensor logits, int first);
@@ -114,8 +111,8 @@ public interface IBackend : IDisposable
     /// <see cref="Collect"/>.</summary>
     void Hidden(Tensor x, RowNorm norm);
 
-    /// <summary>Waits, and copies a tensor's values out as float32. For measurements: a step that serves reads nothing
-    /// back but what <see cref="Collect"/> gives.</summary>
+    /// <summary>Waits, and copies a tensor's values out as float32. For measurements: serving reads back only what
+    /// <see cref="Collect"/> gives.</summary>
     void Read(Tensor x, Span<float> values);
 }
 
@@ -125,10 +122,10 @@ public sealed record BackendInfo
     /// <summary>In words, e.g. <c>cpu (AVX2, 2 threads)</c>.</summary>
     public required string Description { get; init; }
 
-    /// <summary>Element type of what one operation hands to the next.</summary>
+    /// <summary>Element type of the tensors between operations.</summary>
     public DType ScratchType { get; init; } = DType.F32;
 
-    /// <summary>Rows that meet the head at a time, at least. Bounds the memory of logits where a prompt is
+    /// <summary>Least number of rows that meet the head at once. Bounds the memory of logits when a prompt is
     /// scored.</summary>
     public int HeadRows { get; init; } = 64;
 
@@ -136,7 +133,7 @@ public sealed record BackendInfo
     public int StepsInFlight { get; init; } = 1;
 }
 
-/// <summary>A step's sizes. A backend that records graphs may pad them up to few values.</summary>
+/// <summary>A step's sizes. A backend that records graphs may pad them up to a few values.</summary>
 /// <param name="Tokens">Rows, T.</param>
 /// <param name="Sequences">Sequences, S.</param>
 /// <param name="SampleRows">Rows that meet the head, R.</param>
@@ -147,7 +144,7 @@ public readonly record struct StepShape(int Tokens, int Sequences, int SampleRow
 /// <summary>What a step computes, as calls of a backend's operations.</summary>
 public interface IStepGraph
 {
-    /// <summary>Enqueues the operations. They depend on the shape and on nothing else, so that they can be recorded and
+    /// <summary>Enqueues the operations. They depend on the shape alone, so they can be recorded and
     /// replayed.</summary>
     void Enqueue(in StepShape shape);
 }
@@ -179,7 +176,7 @@ public enum MatrixUse : byte
 
 /// <summary>A matrix's use and place.</summary>
 /// <param name="Use">What it is for.</param>
-/// <param name="LastLayer">True in the last layer, whose errors nothing dampens.</param>
+/// <param name="LastLayer">True in the last layer, whose errors no later layer dampens.</param>
 public readonly record struct MatrixRole(MatrixUse Use, bool LastLayer = false);
 
 /// <summary>Weights in a backend's own compute layout.</summary>
@@ -195,7 +192,7 @@ public abstract class Matrix(int rows, int columns, long byteLength)
     public long ByteLength { get; } = byteLength;
 }
 
-/// <summary>What one layer's keys and values are, whatever their layout.</summary>
+/// <summary>Sizes and type of one layer's keys and values, independent of their layout.</summary>
 /// <param name="KvHeads">Key and value heads, Hkv.</param>
 /// <param name="HeadSize">Elements a head, d.</param>
 /// <param name="BlockSize">Tokens a block.</param>
@@ -203,7 +200,7 @@ public abstract class Matrix(int rows, int columns, long byteLength)
 public readonly record struct KvShape(int KvHeads, int HeadSize, int BlockSize, DType Type);
 
 /// <summary>One layer's paged keys and values in a backend's own layout (Kwon et al. 2023, arXiv:2309.06180).</summary>
-/// <remarks>Who owns which block is the scheduler's to know; here a block is a row of memory.</remarks>
+/// <remarks>The scheduler knows which sequence owns a block. Here a block is a row of memory.</remarks>
 public abstract class KvLayer(KvShape shape, int blocks, long byteLength)
 {
     /// <summary>What is kept.</summary>
@@ -216,12 +213,12 @@ public abstract class KvLayer(KvShape shape, int blocks, long byteLength)
     public long ByteLength { get; } = byteLength;
 }
 
-/// <summary>An RMS norm of rows on their way into a product; the default value is none.</summary>
+/// <summary>An RMS norm of a product's input rows. The default value means none.</summary>
 /// <param name="Weight">Shape [1, n].</param>
 /// <param name="Epsilon">Added to the mean square.</param>
 public readonly record struct RowNorm(Tensor Weight, float Epsilon);
 
-/// <summary>What a gate's activation is.</summary>
+/// <summary>Activation of a gate.</summary>
 public enum Activation : byte
 {
     /// <summary>x * sigmoid(x).</summary>
@@ -234,7 +231,7 @@ public enum Activation : byte
 /// <summary>Which elements of a head a rotation pairs.</summary>
 public enum RopePairing : byte
 {
-    /// <summary>i with i + n/2: Hugging Face's layout, GGUF's for all but llama.</summary>
+    /// <summary>i with i + n/2: Hugging Face's layout, and GGUF's for all families but llama.</summary>
     HalfSplit,
 
     /// <summary>2i with 2i + 1: the paper's layout (Su et al. 2021, arXiv:2104.09864), and GGUF's for llama.</summary>
@@ -253,8 +250,8 @@ public sealed record AttentionShape
     /// <summary>Elements a head, d.</summary>
     public required int HeadSize { get; init; }
 
-    /// <summary>The table given by <see cref="IBackend.AddRope"/>; it rotates the first 2 * its length elements of a
-    /// head.</summary>
+    /// <summary>The number given by <see cref="IBackend.AddRope"/>. A table of n pairs rotates the first 2 n elements
+    /// of a head.</summary>
     public required int Rope { get; init; }
 
     /// <summary>How elements pair up.</summary>
@@ -263,10 +260,10 @@ public sealed record AttentionShape
     /// <summary>Multiplies q k^T.</summary>
     public required float Scale { get; init; }
 
-    /// <summary>Positions a row sees, itself included; 0 sees all.</summary>
+    /// <summary>Positions that a row sees, its own included; 0 means all.</summary>
     public int Window { get; init; }
 
-    /// <summary>Logits become cap * tanh(logit / cap); 0 leaves them.</summary>
+    /// <summary>Logits become cap * tanh(logit / cap); 0 means no cap.</summary>
     public float SoftCap { get; init; }
 
     /// <summary>Weight of the RMS norm over each query head before rotation, shape [1, d]; empty for none.</summary>

@@ -24,7 +24,7 @@ public sealed record ModelInfo
     /// <summary>Element type of the KV cache.</summary>
     public required DType KvCacheType { get; init; }
 
-    /// <summary>Ids are 0 to this, exclusive.</summary>
+    /// <summary>Token ids are below this.</summary>
     public required int VocabularySize { get; init; }
 
     /// <summary>Tokens a sequence may have, prompt and output.</summary>
@@ -46,6 +46,6 @@ public sealed record ModelInfo
     public int HiddenSize { get; init; }
 
     /// <summary>Steps that may be launched before the oldest is collected: 1 where a launch computes, 2 where a device
-    /// does.</summary>
+    /// computes.</summary>
     public int StepsInFlight { get; init; } = 1;
 }

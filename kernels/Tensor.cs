@@ -12,12 +12,12 @@ public enum DType : byte
     /// <summary>bfloat16: the upper half of a single, 2 bytes.</summary>
     BF16,
 
-    /// <summary>Of a KV cache alone: signed bytes, and for each 32 elements of a head a bfloat16 scale (see
-    /// <see cref="KvLayer"/>). A tensor of it counts bytes.</summary>
+    /// <summary>For KV caches only: signed bytes, and a bfloat16 scale for each 32 elements of a head (see
+    /// <see cref="KvLayer"/>). A tensor of this type counts bytes.</summary>
     Q8_0,
 }
 
-/// <summary>A dense row-major matrix in a backend's memory: an address and a shape, owning nothing.</summary>
+/// <summary>A dense row-major matrix in a backend's memory: an address and a shape. It owns no memory.</summary>
 /// <param name="Address">First element. On the CPU a pointer aligned to 64 bytes where the tensor was
 /// allocated.</param>
 /// <param name="Rows">Rows; a step may use fewer of them than were allocated.</param>
@@ -34,7 +34,7 @@ public readonly record struct Tensor(nint Address, int Rows, int Columns, DType 
     /// <summary>Bytes of the whole matrix.</summary>
     public long ByteLength => (long)Rows * Columns * ElementSize;
 
-    /// <summary>True for the default value, which stands for "there is none" (no bias, no norm).</summary>
+    /// <summary>True for the default value, which means none (no bias, no norm).</summary>
     public bool IsEmpty => Address == 0;
 
     /// <summary>The first <paramref name="rows"/> rows.</summary>

@@ -3,9 +3,9 @@ using Microsoft.Win32.SafeHandles;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A file read by position. It is not mapped into memory: a page of a mapping whose file was shortened ends
-/// the process, without a word, when it is touched; a read that finds less than there was is an error that names the
-/// file. One thread at a time may ask for <see cref="Head"/>, any number may <see cref="Read"/>.</summary>
+/// <summary>A file read by position. It is not mapped into memory: touching a mapping of a file that was shortened ends
+/// the process, while a read that comes short is an error that names the file. One thread at a time may call
+/// <see cref="Head"/>, any number <see cref="Read"/>.</summary>
 internal sealed unsafe class FileBytes : IDisposable
 {
     private readonly SafeFileHandle _handle;
@@ -30,13 +30,13 @@ internal sealed unsafe class FileBytes : IDisposable
     /// <summary>The file's length when it was opened.</summary>
     public long Length { get; }
 
-    /// <summary>The file's first bytes, at least <paramref name="bytes"/> of them and no more than it has. What an
-    /// earlier call returned is not valid any more.</summary>
+    /// <summary>The file's first bytes: at least <paramref name="bytes"/>, or all that it has. Results of earlier calls
+    /// become invalid.</summary>
     /// <exception cref="InvalidDataException">The file was shortened since it was opened.</exception>
     public byte* Head(long bytes)
     {
         if (bytes <= _headLength) return _head;
-        const long AtOnce = 1 << 16; // a header's end is not known before it is read
+        const long AtOnce = 1 << 16; // a header's length is unknown until it is read
         long wanted = Math.Min(Math.Max(bytes, Math.Max(2 * _headLength, AtOnce)), Length);
         _head = (byte*)NativeMemory.Realloc(_head, (nuint)wanted);
         while (_headLength < wanted)
@@ -71,8 +71,8 @@ internal sealed unsafe class FileBytes : IDisposable
         }
     }
 
-    /// <summary>Refuses what was read where the file was written to since it was opened: it would be half of one file
-    /// and half of another.</summary>
+    /// <summary>Throws if the file was written to since it was opened: what was read may be part of one file and part
+    /// of another.</summary>
     /// <exception cref="InvalidDataException">It was.</exception>
     public void CheckUnchanged()
     {

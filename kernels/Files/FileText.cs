@@ -1,14 +1,14 @@
 namespace Native.Kernels.Files;
 
-/// <summary>Text that came out of a file, made fit for a message: a bad file chooses its names.</summary>
+/// <summary>Makes text from a file fit for a message. A bad file can hold any text.</summary>
 internal static class FileText
 {
     private const int MaxLength = 100;
 
-    /// <summary>In quotation marks, cut, without control characters.</summary>
+    /// <summary>The text in quotation marks, shortened, without control characters.</summary>
     public static string Quoted(string text) => $"\"{Shown(text)}\"";
 
-    /// <summary>Cut, without control characters.</summary>
+    /// <summary>The text, shortened, without control characters.</summary>
     public static string Shown(string text)
     {
         string head = text.Length <= MaxLength ? text : string.Concat(text.AsSpan(0, MaxLength), "...");

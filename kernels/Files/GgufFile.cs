@@ -3,11 +3,10 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A GGUF model file (versions 2 and 3): its metadata in memory, its tensors read where they are asked
-/// for.</summary>
-/// <remarks>A model split into files named <c>-00001-of-0000N.gguf</c> opens by its first file. Opening reads the
-/// header alone and allocates at most <see cref="MaxAllocationPerByte"/> times the file's length (plus
-/// <see cref="MaxAllocationBase"/>), whatever the counts in the file claim.</remarks>
+/// <summary>A GGUF model file (versions 2 and 3). Metadata are in memory; tensors are read on demand.</summary>
+/// <remarks>A model split into files named <c>-00001-of-0000N.gguf</c> opens by its first file. Opening reads only the
+/// header and allocates at most <see cref="MaxAllocationPerByte"/> times the file's length (plus
+/// <see cref="MaxAllocationBase"/>), whatever counts the file claims.</remarks>
 public sealed class GgufFile : IDisposable
 {
     /// <summary>The bound on managed bytes that opening allocates, per byte of file.</summary>
@@ -62,8 +61,8 @@ public sealed class GgufFile : IDisposable
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static GgufFile Open(string path) => new(path, toInspect: false);
 
-    /// <summary>Opens a file to look at: tensors whose type can't be computed with are described in
-    /// <see cref="TensorInfos"/> and missing from <see cref="Tensors"/>, instead of refused.</summary>
+    /// <summary>Opens a file for inspection. Tensors of unsupported types are described in <see cref="TensorInfos"/>
+    /// and left out of <see cref="Tensors"/>; <see cref="Open"/> throws for them.</summary>
     /// <exception cref="InvalidDataException">The file is not a sound GGUF file.</exception>
     /// <exception cref="IOException">The file is not there or can't be read.</exception>
     public static GgufFile OpenToInspect(string path) => new(path, toInspect: true);
@@ -106,7 +105,7 @@ public sealed class GgufFile : IDisposable
     /// <exception cref="InvalidDataException">The key is there and not a boolean.</exception>
     public bool GetBooleanOrDefault(string key, bool fallback) => Has(key) ? GetBoolean(key) : fallback;
 
-    /// <summary>An array of strings; the file's own instance, not to be written to.</summary>
+    /// <summary>An array of strings. It is the file's own instance: do not write to it.</summary>
     /// <exception cref="InvalidDataException">The key is missing or not an array of strings.</exception>
     public string[] GetStrings(string key) => _metadata.TryGetValue(key, out object? value)
         ? value as string[] ?? (value is Array { Length: 0 } ? [] : throw Wrong(key, "an array of strings", value))
@@ -138,7 +137,7 @@ public sealed class GgufFile : IDisposable
     public int[] GetInt32s(string key)
     {
         if (!_metadata.TryGetValue(key, out object? value)) throw Missing(key, "an array of integers");
-        // By exact type: the runtime's casts take an int[] for a uint[] too.
+        // By exact type: the runtime also casts an int[] to uint[].
         if (value.GetType() == typeof(int[])) return (int[])value;
         if (value is not Array array || value is string[] or float[] or double[] or bool[])
             throw Wrong(key, "an array of integers", value);
@@ -165,7 +164,7 @@ public sealed class GgufFile : IDisposable
                 + $"supported; supported are {BlockFormat.SupportedNames}");
     }
 
-    /// <summary>Refuses what was read where the file was written to since it was opened.</summary>
+    /// <summary>Throws if the file was written to since it was opened.</summary>
     /// <exception cref="InvalidDataException">It was.</exception>
     public void CheckUnchanged()
     {
@@ -176,7 +175,7 @@ public sealed class GgufFile : IDisposable
     public void Dispose()
     {
         foreach (FileBytes file in _files) file.Dispose();
-        _tensors?.Clear(); // what can't be read any more should not be found
+        _tensors?.Clear(); // tensors that can't be read any more should not be found
     }
 
     private GgufReader Add(string path)
@@ -186,7 +185,7 @@ public sealed class GgufFile : IDisposable
         int before = _infos?.Count ?? 0;
         var reader = new GgufReader(file, _infos);
         reader.Read();
-        // From the data's beginning to the file's: what a hexadecimal viewer needs.
+        // Offsets from the file's beginning instead of the data's: what a hexadecimal viewer needs.
         for (int i = before; i < _infos?.Count; i++)
             _infos[i] = _infos[i] with { Offset = _infos[i].Offset + reader.DataStart };
         return reader;

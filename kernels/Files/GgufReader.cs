@@ -6,11 +6,11 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>Parses the header of one GGUF file: magic, version, metadata, tensor infos. Every length and count is held
-/// against the bytes that are left before anything is allocated or read.</summary>
+/// <summary>Parses the header of one GGUF file: magic, version, metadata, tensor infos. Every length and count is
+/// compared with the bytes left before anything is allocated or read.</summary>
 /// <param name="file">The file.</param>
-/// <param name="infos">Receives what the header says of every tensor; where it is given, tensors of types that can't be
-/// computed with are listed there instead of refused.</param>
+/// <param name="infos">Receives the header's entry for every tensor. If given, tensors of unsupported types are listed
+/// there instead of refused.</param>
 /// <remarks>The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2 and 3 differ only in that
 /// 3 may be big-endian, which is refused.</remarks>
 internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? infos = null)
@@ -29,7 +29,7 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
     public Dictionary<string, object> Metadata { get; private set; } = [];
     public Dictionary<string, TensorView> Tensors { get; private set; } = [];
 
-    /// <summary>Where in the file the tensors' offsets count from.</summary>
+    /// <summary>Offset in the file from which the tensors' offsets count.</summary>
     public long DataStart { get; private set; }
 
     private long Left => file.Length - _at;
@@ -165,22 +165,22 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
                 throw Bad(start,
                     $"expected tensor {FileText.Quoted(tensor.Name)} at a multiple of the alignment {alignment}, "
                     + $"found offset {offset}");
-            // Listed, and of no length that could be checked
+            // Listed only: its length is unknown and can't be checked.
             if (!TensorLayout.TryGet(tensor.Type, out _, out _)) continue;
             if (!Tensors.TryAdd(tensor.Name, tensor))
                 throw Bad(start, $"expected every tensor once, found {FileText.Quoted(tensor.Name)} twice");
             places[i] = (offset, (ulong)tensor.ByteLength, tensor.Name);
         }
 
-        // Offsets count from the end of the infos, aligned; only now is it known where that is. A file without tensors
-        // may end before it.
+        // Offsets count from the aligned end of the infos, which is known only now. A file without tensors may end
+        // before it.
         long dataStart = DataStart = (_at + alignment - 1) / alignment * alignment;
         ulong dataLength = (ulong)Math.Max(0, file.Length - dataStart);
         Array.Sort(places, static (a, b) => a.Offset.CompareTo(b.Offset));
         ulong end = 0;
         foreach ((ulong offset, ulong length, string name) in places)
         {
-            if (name is null) continue; // the place of one that is only listed
+            if (name is null) continue; // the slot of a tensor that is only listed
             if (offset > dataLength || length > dataLength - offset)
                 throw Bad(dataStart,
                     $"expected tensor {FileText.Quoted(name)} inside the {dataLength} bytes of data, found {length} "
@@ -194,7 +194,7 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         }
     }
 
-    /// <summary>Reads one tensor info; where its bytes start is not known yet.</summary>
+    /// <summary>Reads one tensor info. Its bytes' start is not known yet.</summary>
     private TensorView ReadTensor(out ulong offset)
     {
         string name = ReadName("a tensor's name");
@@ -209,7 +209,7 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         for (int d = 0; d < dimensions; d++)
         {
             ulong size = Read<ulong>("a tensor's dimension");
-            // No weight takes less than two bits, so that more than four values per byte of the file can't be there.
+            // A weight takes at least two bits, so a file has at most four values per byte.
             if (size == 0 || size > (ulong)file.Length * 4
                 || (d > 0 && (UInt128)(ulong)rows * size > (ulong)file.Length * 4))
                 throw Bad(_at - 8,
@@ -276,14 +276,14 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
     {
         var bytes = new ReadOnlySpan<byte>(text, length);
         if (Utf8.IsValid(bytes)) return Encoding.UTF8.GetString(bytes);
-        // Not by Encoding: its replacement allocates for every invalid byte, sixteen times the text in all.
+        // Not by Encoding: its replacement allocates for every invalid byte, in all sixteen times the text.
         char[] chars = new char[length];
         Utf8.ToUtf16(bytes, chars, out _, out int written, replaceInvalidSequences: true, isFinalBlock: true);
         return new string(chars, 0, written);
     }
 
-    /// <summary>Reads a 64-bit count of things that take at least <paramref name="minBytes"/> each, and holds it
-    /// against what is left of the file.</summary>
+    /// <summary>Reads a 64-bit count of items of at least <paramref name="minBytes"/> bytes, and compares it with the
+    /// rest of the file.</summary>
     private int ReadCount(int minBytes, string what)
     {
         long start = _at;
@@ -302,7 +302,7 @@ internal sealed unsafe class GgufReader(FileBytes file, List<GgufTensorInfo>? in
         if (bytes > Left)
             throw Bad(_at,
                 $"expected {what} of {bytes} bytes, found the end of the file at {file.Length}: the file is truncated");
-        byte* first = file.Head(_at + bytes) + _at; // valid until the next bytes are taken
+        byte* first = file.Head(_at + bytes) + _at; // valid until the next call of Head
         _at += bytes;
         return first;
     }

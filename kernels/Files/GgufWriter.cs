@@ -4,7 +4,7 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A tensor that a <see cref="GgufWriter"/> is going to be given.</summary>
+/// <summary>A tensor that a <see cref="GgufWriter"/> will write.</summary>
 /// <param name="Name">Its name, at most 63 bytes for llama.cpp to read it.</param>
 /// <param name="Type">A supported type.</param>
 /// <param name="Shape">Its dimensions in GGUF's order, the contiguous one first: a whole number of blocks.</param>
@@ -20,9 +20,9 @@ public sealed record GgufTensorPlan(string Name, TensorType Type, IReadOnlyList<
     public long ByteLength => RowBytes * Rows;
 }
 
-/// <summary>Writes a GGUF file (version 3, little-endian) front to back, so that no more of a model than a piece of a
-/// tensor is ever in memory. What is written goes to a file of another name beside the target, which
-/// <see cref="Complete"/> renames: whatever interrupts, no file that looks whole is left.</summary>
+/// <summary>Writes a GGUF file (version 3, little-endian) front to back, so that only a piece of a tensor is in memory
+/// at a time. It writes to a temporary file beside the target, which <see cref="Complete"/> renames: an interruption
+/// never leaves a file that looks whole.</summary>
 /// <example><code>
 /// using GgufWriter writer = new(path, metadata, [new("output_norm.weight", TensorType.F32, [2048])]);
 /// writer.Write(bytes); // of all tensors, one after the other, in pieces of any length
@@ -39,7 +39,7 @@ public sealed class GgufWriter : IDisposable
     private long _written; // bytes of the current tensor
 
     /// <summary>Creates the file and writes its header.</summary>
-    /// <param name="path">Where the file will be. One that is there is replaced when the new one is whole.</param>
+    /// <param name="path">Path of the file. An existing file is replaced when the new one is complete.</param>
     /// <param name="metadata">Pairs in the order of the file: byte, sbyte, ushort, short, uint, int, float, bool,
     /// string, ulong, long, double, or an array of one of these.</param>
     /// <param name="tensors">Tensors in the order in which their bytes will come.</param>
@@ -113,7 +113,7 @@ public sealed class GgufWriter : IDisposable
         }
     }
 
-    /// <summary>Gives the file, on the disk as a whole, its name.</summary>
+    /// <summary>Flushes the file to disk and gives it its name.</summary>
     /// <exception cref="InvalidOperationException">Bytes are missing.</exception>
     /// <exception cref="IOException">It could not be written.</exception>
     public void Complete()
@@ -133,7 +133,7 @@ public sealed class GgufWriter : IDisposable
         File.Move(_partial, _path, overwrite: true);
     }
 
-    /// <summary>Removes what was written, unless it was completed.</summary>
+    /// <summary>Removes the temporary file, unless the file was completed.</summary>
     public void Dispose()
     {
         try
@@ -142,12 +142,12 @@ public sealed class GgufWriter : IDisposable
         }
         catch (Exception e) when (e is IOException or ArgumentOutOfRangeException)
         {
-            // What was buffered finds no room on the disk either; it goes with the file.
+            // Buffered bytes do not fit on the disk either. They are dropped with the file.
         }
         File.Delete(_partial);
     }
 
-    /// <summary>What the runtime's word for EFBIG means: past 4 GiB on FAT, or past a limit of the process.</summary>
+    /// <summary>The error for EFBIG: more than 4 GiB on FAT, or more than a limit of the process.</summary>
     private IOException TooLarge(ArgumentOutOfRangeException e) =>
         new($"File too large for the file system or for this process's limit : '{_partial}'", e);
 
@@ -201,7 +201,7 @@ public sealed class GgufWriter : IDisposable
         writer.Write(9u);
         writer.Write(TypeNumber(key, array.GetType().GetElementType()!));
         writer.Write((ulong)array.LongLength);
-        // By exact type: the runtime's casts take an int[] for a uint[] too, which is as well here.
+        // By exact type: the runtime also casts an int[] to uint[], which does no harm here.
         if (value is float[] floats) writer.Write(MemoryMarshal.AsBytes(floats.AsSpan()));
         else if (value is int[] ints) writer.Write(MemoryMarshal.AsBytes(ints.AsSpan()));
         else foreach (object element in array) WriteScalar(writer, element);

@@ -31,9 +31,8 @@ public static class JsonFile
         }
     }
 
-    /// <summary>JSON as Python's library writes it, as JSON: without a byte order mark, and NaN, Infinity and -Infinity
-    /// as strings, so
-    /// that only a reader who needs one of them as a number refuses it.</summary>
+    /// <summary>Turns what Python's library writes into JSON: without a byte order mark, and with NaN, Infinity and
+    /// -Infinity as strings, which are refused only where a number is needed.</summary>
     public static ReadOnlyMemory<byte> Standard(ReadOnlyMemory<byte> bytes)
     {
         if (bytes.Span.StartsWith("\uFEFF"u8)) bytes = bytes[3..];
@@ -81,7 +80,7 @@ public static class JsonFile
     }
 }
 
-/// <summary>A value in a JSON file that knows where it stands.</summary>
+/// <summary>A value in a JSON file, with its path in the file.</summary>
 internal readonly struct JsonField(string file, string path, JsonElement element, int index = -1)
 {
     public JsonValueKind Kind => element.ValueKind;
@@ -115,7 +114,7 @@ internal readonly struct JsonField(string file, string path, JsonElement element
     public float Single()
     {
         Expect(JsonValueKind.Number, "a number");
-        return (float)element.GetDouble(); // infinite where it is too large: whoever asks knows the range
+        return (float)element.GetDouble(); // infinite if it is too large; the caller checks the range
     }
 
     public bool Boolean() => Kind switch
@@ -132,14 +131,14 @@ internal readonly struct JsonField(string file, string path, JsonElement element
         foreach (JsonElement item in element.EnumerateArray()) yield return new JsonField(file, path, item, i++);
     }
 
-    /// <summary>Members as they are: a vocabulary has hundreds of thousands.</summary>
+    /// <summary>Members without paths: a vocabulary has hundreds of thousands.</summary>
     public JsonElement.ObjectEnumerator RawMembers()
     {
         Expect(JsonValueKind.Object, "an object");
         return element.EnumerateObject();
     }
 
-    /// <summary>Items as they are: a merge list has hundreds of thousands.</summary>
+    /// <summary>Items without paths: a merge list has hundreds of thousands.</summary>
     public JsonElement.ArrayEnumerator RawItems()
     {
         Expect(JsonValueKind.Array, "an array");
@@ -154,7 +153,7 @@ internal readonly struct JsonField(string file, string path, JsonElement element
             yield return (member.Name, new JsonField(file, $"{where}.{member.Name}", member.Value));
     }
 
-    // Put together only for a message.
+    // Built only for a message.
     private string Where => index < 0 ? path : $"{path}[{index}]";
 
     private string Found => Kind.ToString().ToLowerInvariant();

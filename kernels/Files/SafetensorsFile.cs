@@ -4,10 +4,9 @@ using Native.Kernels.Formats;
 namespace Native.Kernels.Files;
 
 /// <summary>The weights of a Hugging Face model in safetensors form, one file or sharded.</summary>
-/// <remarks>Weights may be F32, F16 or BF16. Tensors of other types are listed and refused by name only when they are
-/// asked for: models carry position ids and masks that nothing needs. Opening allocates at most
-/// <see cref="MaxAllocationPerByte"/> times the length of the files and the index (plus
-/// <see cref="MaxAllocationBase"/>).</remarks>
+/// <remarks>Weights may be F32, F16 or BF16. Tensors of other types are listed, and refused only when requested: models
+/// carry position ids and masks that are not needed. Opening allocates at most <see cref="MaxAllocationPerByte"/> times
+/// the length of the files and the index (plus <see cref="MaxAllocationBase"/>).</remarks>
 public sealed class SafetensorsFile : IDisposable
 {
     /// <summary>The bound on managed bytes that opening allocates, per byte of file.</summary>
@@ -53,7 +52,7 @@ public sealed class SafetensorsFile : IDisposable
     /// <summary>The file or folder it was opened by.</summary>
     public string Path { get; }
 
-    /// <summary>The tensors by name, of whatever type a <see cref="TensorType"/> exists for; valid until
+    /// <summary>The tensors by name, of every type that has a <see cref="TensorType"/>; valid until
     /// <see cref="Dispose"/>.</summary>
     public IReadOnlyDictionary<string, TensorView> Tensors => _tensors;
 
@@ -85,7 +84,7 @@ public sealed class SafetensorsFile : IDisposable
                 + "are F32, F16, BF16");
     }
 
-    /// <summary>Refuses what was read where a file was written to since it was opened.</summary>
+    /// <summary>Throws if a file was written to since it was opened.</summary>
     /// <exception cref="InvalidDataException">It was.</exception>
     public void CheckUnchanged()
     {
@@ -96,7 +95,7 @@ public sealed class SafetensorsFile : IDisposable
     public void Dispose()
     {
         foreach (FileBytes file in _files) file.Dispose();
-        _tensors.Clear(); // what can't be read any more should not be found
+        _tensors.Clear(); // tensors that can't be read any more should not be found
     }
 
     private void AddFile(string path, Func<string, bool> wanted)
@@ -136,7 +135,7 @@ public sealed class SafetensorsFile : IDisposable
         }
     }
 
-    /// <summary>Reads which shard each tensor is in.</summary>
+    /// <summary>Reads the shard of each tensor.</summary>
     private static Dictionary<string, string> ReadIndex(string index)
     {
         long length = new FileInfo(index).Length;
@@ -154,7 +153,7 @@ public sealed class SafetensorsFile : IDisposable
             var shardOf = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (JsonProperty entry in map.EnumerateObject())
             {
-                // A shard lies beside its index: a name with a folder in it would reach for other files.
+                // A shard is beside its index. A name with a folder in it could reach other files.
                 string? shard = entry.Value.ValueKind == JsonValueKind.String ? entry.Value.GetString() : null;
                 if (string.IsNullOrEmpty(shard) || shard is "." or ".." || shard.AsSpan().ContainsAny('/', '\\', '\0'))
                     throw new InvalidDataException(
@@ -166,7 +165,7 @@ public sealed class SafetensorsFile : IDisposable
             }
             return shardOf;
         }
-        // The latter for text that is not valid UTF-8 or UTF-16
+        // The second is for text that is not valid UTF-8 or UTF-16.
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new InvalidDataException($"{index}: expected JSON, found text that is none: {e.Message}", e);

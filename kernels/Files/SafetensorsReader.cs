@@ -7,7 +7,7 @@ using Native.Kernels.Text;
 namespace Native.Kernels.Files;
 
 /// <summary>Parses the header of one safetensors file: eight bytes of length, JSON of that length, then the tensors'
-/// bytes. Nothing is allocated by a number that the file claims.</summary>
+/// bytes. No allocation depends on a number that the file claims.</summary>
 /// <remarks>The format: https://huggingface.co/docs/safetensors. Unlike its reference reader, holes between tensors are
 /// allowed; overlaps and places outside the file are not.</remarks>
 internal sealed unsafe class SafetensorsReader(FileBytes file)
@@ -17,7 +17,7 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
 
     public Dictionary<string, TensorView> Tensors { get; } = new(StringComparer.Ordinal);
 
-    /// <summary>The tensors whose dtype ggml has no number for, with that dtype.</summary>
+    /// <summary>The tensors whose dtype has no ggml number, with that dtype.</summary>
     public Dictionary<string, string> OtherTensors { get; } = new(StringComparer.Ordinal);
 
     public void Read()
@@ -148,7 +148,7 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
         while (json.Read() && json.TokenType != JsonTokenType.EndArray)
         {
             long size = SizeOf(ref json);
-            if (!first) rows *= (ulong)columns; // what was the last dimension is not
+            if (!first) rows *= (ulong)columns; // the dimension before was not the last
             columns = size;
             first = false;
             if (rows > long.MaxValue || rows * (ulong)columns > long.MaxValue)

@@ -3,8 +3,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>A tensor as it goes into a GGUF file, read row by row from wherever it is: as it lies in a file, its rows
-/// in another order, or computed.</summary>
+/// <summary>A tensor to write into a GGUF file, read row by row: from a file, in the file's or another order of rows,
+/// or computed.</summary>
 public sealed class SourceTensor
 {
     private readonly TensorView _view;
@@ -15,7 +15,7 @@ public sealed class SourceTensor
     /// <param name="name">Its name in the GGUF file.</param>
     /// <param name="shape">Its dimensions in GGUF's order, the contiguous one first.</param>
     /// <param name="view">Where its rows are.</param>
-    /// <param name="rowOf">Which row of the view a row is; null where it is the same.</param>
+    /// <param name="rowOf">Gives the view's row for each row; null where they are the same.</param>
     public SourceTensor(string name, IReadOnlyList<long> shape, TensorView view, Func<long, long>? rowOf = null) =>
         (Name, Shape, Type, _view, _rowOf) = (name, shape, view.Type, view, rowOf);
 

@@ -2,8 +2,8 @@ using Native.Kernels.Formats;
 
 namespace Native.Kernels.Files;
 
-/// <summary>How many bytes tensors take in a file: the weight formats', and the plain numbers', which files may list
-/// beside the weights and nothing computes with.</summary>
+/// <summary>Bytes that tensors take in a file. Beside the weight formats there are plain number types, which files may
+/// hold and nothing computes with.</summary>
 internal static class TensorLayout
 {
     public static bool TryGet(TensorType type, out int blockSize, out int blockBytes)
@@ -25,8 +25,8 @@ internal static class TensorLayout
         return blockBytes > 0;
     }
 
-    /// <summary>The same for types that nothing here computes with, by ggml's own block sizes: a file of them can still
-    /// be described.</summary>
+    /// <summary>The same including unsupported types, with ggml's block sizes, so that a file of them can be
+    /// described.</summary>
     public static bool TryDescribe(TensorType type, out int blockSize, out int blockBytes)
     {
         if (TryGet(type, out blockSize, out blockBytes)) return true;

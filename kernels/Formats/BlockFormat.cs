@@ -4,9 +4,9 @@ using System.Runtime.InteropServices;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>A weight format reached by its <see cref="TensorType"/>: how many values and bytes a block has, and how
-/// bytes become floats and back. Each format's layout and arithmetic stand in the struct of its name
-/// (<see cref="Q8_0"/>, <see cref="Q4_K"/> ...).</summary>
+/// <summary>A weight format, found by its <see cref="TensorType"/>: values and bytes of a block, and how bytes become
+/// floats and back. Each format's layout and arithmetic are in the struct of its name (<see cref="Q8_0"/>,
+/// <see cref="Q4_K"/> ...).</summary>
 public abstract class BlockFormat
 {
     private static readonly BlockFormat[] All =
@@ -54,7 +54,7 @@ public abstract class BlockFormat
             : throw new NotSupportedException(
             $"tensor type {Name(type)} is not supported; supported are {SupportedNames}");
 
-    /// <summary>A type's name for messages: ggml's name and number, or the number alone where ggml has no such
+    /// <summary>A type's name for messages: ggml's name and number, or only the number if ggml has no such
     /// type.</summary>
     public static string Name(TensorType type) =>
         Enum.IsDefined(type) ? $"{type} ({(int)type})" : $"number {(int)type}";

@@ -41,7 +41,7 @@ public struct BF16 : IQuantizedBlock<BF16>
     public static void Quantize(ReadOnlySpan<float> values, out BF16 block)
     {
         uint bits = BitConverter.SingleToUInt32Bits(values[0]);
-        // To nearest even; what is not a number stays that, though its lower bits alone said so.
+        // To nearest even. NaN stays NaN, even if only its lower bits made it one.
         block = new BF16 { Bits =
             (ushort)(float.IsNaN(values[0]) ? bits >> 16 | 64 : bits + 0x7fff + (bits >> 16 & 1) >> 16) };
     }

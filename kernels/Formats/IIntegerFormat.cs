@@ -4,8 +4,8 @@ namespace Native.Kernels.Formats;
 /// them.</summary>
 /// <remarks>
 /// A weight is scale * (integer - <see cref="Offset"/>) + minimum, the scale and minimum being those of its group of
-/// <see cref="GroupSize"/> columns. Whoever repacks a format (the CPU's panels, a GPU's fragments) reads these facts;
-/// nothing is rounded.
+/// <see cref="GroupSize"/> columns. Every repacking of a format (the CPU's panels, a GPU's fragments) reads these
+/// facts. Nothing is rounded.
 /// </remarks>
 internal unsafe interface IIntegerFormat
 {
@@ -36,7 +36,7 @@ internal unsafe interface IIntegerFormat
     /// <summary>Takes one block of the file apart.</summary>
     /// <param name="block">The block, unaligned.</param>
     /// <param name="integers">Receives the integers of its columns, a byte each.</param>
-    /// <param name="scales">Receives the scale's bits and, with minimums, those of the minimum, such that it is
+    /// <param name="scales">Receives the scale's bits and, with minimums, those of the minimum, signed so that it is
     /// added.</param>
     /// <param name="groups">With super scales: receives for each group the scale's factor and, with minimums, the
     /// minimum's, 16 entries apart.</param>

@@ -6,8 +6,8 @@ namespace Native.Kernels.Formats;
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 public struct Q4_0 : IQuantizedBlock<Q4_0>
 {
-    /// <summary>d, the scale; its sign is opposite to that of the block's largest value, which is so met exactly by q =
-    /// 0.</summary>
+    /// <summary>d, the scale. Its sign is opposite to that of the block's largest value, so q = 0 gives that value
+    /// exactly.</summary>
     public Half Scale;
 
     /// <summary>Byte j holds q[j] in its low nibble and q[j + 16] in its high one.</summary>

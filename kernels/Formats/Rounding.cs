@@ -1,6 +1,6 @@
 namespace Native.Kernels.Formats;
 
-/// <summary>The roundings of ggml's reference quantizers, which their bits depend on.</summary>
+/// <summary>The roundings of ggml's reference quantizers. Their bits depend on them.</summary>
 internal static class Rounding
 {
     /// <summary>The value of largest magnitude, with its sign; the first of equals.</summary>

@@ -2,13 +2,13 @@ using System.Runtime.Intrinsics;
 
 namespace Native.Kernels.Formats;
 
-/// <summary>Finds the scales of the K formats' super-blocks: those that bring the decoded values nearest to the
-/// originals, by the sum of squared differences.</summary>
-/// <remarks>Three steps, none of which can be worse than plain rounding: for each sub-block candidate step widths, each
-/// followed by the line of least squares through the quants it gives (as ggml's reference does, there with weights);
-/// then the sub-blocks' scales in their few bits, the neighbours of the nearest tried as well; then the super-block's
-/// own scales by least squares over all 256 values, and the second step again. Sums run over eight lanes in every
-/// machine, so that files are the same wherever they are made.</remarks>
+/// <summary>Finds the scales of the K formats' super-blocks that minimize the sum of squared differences between
+/// decoded and original values.</summary>
+/// <remarks>Three steps, none worse than plain rounding. First, candidate step widths for each sub-block, each followed
+/// by a least-squares line through its quants (as ggml's reference does, there with weights). Second, the sub-blocks'
+/// scales in their few bits; neighbours of the nearest are tried too. Third, the super-block's scales by least squares
+/// over all 256 values, and the second step again. Sums have eight lanes on every machine, so that files are the same
+/// wherever they are made.</remarks>
 internal static class ScaleSearch
 {
     private const int Values = 256, Lanes = 8, MaxSubBlocks = 16, Rounds = 3;

@@ -26,7 +26,6 @@ internal static class GgufConfig
         if (Int("expert_count", 0) is > 0 and var experts)
             throw new NotSupportedException($"{file.Path}: a mixture of {experts} experts is not supported");
         int window = Int("attention.sliding_window", 0);
-        bool gemma = a is "gemma2" or "gemma3";
 
         var config = new ModelConfig
         {
@@ -40,7 +39,7 @@ internal static class GgufConfig
             KvHeads = Int("attention.head_count_kv", heads),
             HeadSize = headSize,
             NormEpsilon = file.GetSingle($"{a}.attention.layer_norm_rms_epsilon"),
-            // llama.cpp's converter permutes the rows of q and k for these, so that pairs lie side by side.
+            // For these families llama.cpp's converter permutes the rows of q and k, so that pairs are adjacent.
             RopePairing = a is "llama" or "mistral" ? RopePairing.Interleaved : RopePairing.HalfSplit,
             Rope = new RopeTable(Int("rope.dimension_count", headSize), Single("rope.freq_base", 10000),
                 Scaling(file, a)),
@@ -58,31 +57,34 @@ internal static class GgufConfig
                     throw new InvalidDataException(
                         $"{file.Path}: {a}.attention.sliding_window_pattern is {pattern}, expected at least 1");
                 Every(config.Windows, window, i => (i + 1) % pattern != 0);
-                // Local layers were trained on short contexts: their own base, never scaled.
-                config = config with { WindowRope = config.Rope with { Base = Single("rope.freq_base_swa", 10000),
-                    Scaling = null } };
+                // Local layers were trained on short contexts: they have their own base and are never scaled.
+                RopeTable local = config.Rope with { Base = Single("rope.freq_base_swa", 10000), Scaling = null };
+                config = config with { WindowRope = local };
                 break;
             default:
                 Every(config.Windows, window, _ => true);
                 break;
         }
-        if (gemma)
-        {
-            // The two 27B models divide by hidden/heads, not by the head size; the file does not say so (llama.cpp goes
-            // by layers too).
-            bool scaledByWidth = (a, layers) is ("gemma2", 46) or ("gemma3", 62);
-            config = config with
-            {
-                EmbeddingScale = MathF.Sqrt(hidden),
-                Activation = Activation.GeluTanh,
-                PostNorms = true,
-                AttentionScale = (float)(1 / Math.Sqrt(scaledByWidth && heads > 0 ? hidden / heads : headSize)),
-                AttentionSoftCap = a == "gemma2" ? Single("attn_logit_softcapping", 50) : 0,
-                FinalSoftCap = a == "gemma2" ? Single("final_logit_softcapping", 30)
-                    : Single("final_logit_softcapping", 0),
-            };
-        }
+        if (a is "gemma2" or "gemma3") config = Gemma(config, file);
         return config.Checked(file.Path);
+    }
+
+    private static ModelConfig Gemma(ModelConfig config, GgufFile file)
+    {
+        string a = config.Architecture;
+        // The two 27B models divide by hidden/heads, not by the head size. The file does not say so; llama.cpp too goes
+        // by the number of layers.
+        bool scaledByWidth = (a, config.LayerCount) is ("gemma2", 46) or ("gemma3", 62);
+        int divisor = scaledByWidth && config.Heads > 0 ? config.HiddenSize / config.Heads : config.HeadSize;
+        return config with
+        {
+            EmbeddingScale = MathF.Sqrt(config.HiddenSize),
+            Activation = Activation.GeluTanh,
+            PostNorms = true,
+            AttentionScale = (float)(1 / Math.Sqrt(divisor)),
+            AttentionSoftCap = a == "gemma2" ? file.GetSingleOrDefault($"{a}.attn_logit_softcapping", 50) : 0,
+            FinalSoftCap = file.GetSingleOrDefault($"{a}.final_logit_softcapping", a == "gemma2" ? 30 : 0),
+        };
     }
 
     private static void Every(int[] windows, int window, Func<int, bool> where)
@@ -113,7 +115,7 @@ internal static class GgufConfig
         return type switch
         {
             "none" when factor == 1 => null,
-            // Old converters wrote only a factor, and meant linear.
+            // Old converters wrote only a factor, which means linear scaling.
             "none" or "linear" => new RopeScaling.Linear(factor),
             "yarn" => new RopeScaling.Yarn(factor, file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_fast", 32),
             file.GetSingleOrDefault($"{a}.rope.scaling.yarn_beta_slow", 1), original,

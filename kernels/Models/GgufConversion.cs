@@ -4,10 +4,10 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A Hugging Face folder, seen as the GGUF file that says the same: metadata and tensors as llama.cpp's
-/// converter arranges them, so that llama.cpp reads the file too.</summary>
-/// <remarks>What GGUF can't say is an error, not a loss: the metadata are read back before anything is written, and the
-/// model and tokenizer they tell must be the folder's.</remarks>
+/// <summary>A Hugging Face folder seen as a GGUF file: metadata and tensors are arranged as by llama.cpp's converter,
+/// so llama.cpp reads the file too.</summary>
+/// <remarks>What GGUF can't express is an error and is never dropped. The metadata are read back before anything is
+/// written, and must give the folder's model and tokenizer.</remarks>
 public sealed class GgufConversion : IDisposable
 {
     private readonly ModelFile _file;
@@ -80,26 +80,26 @@ public sealed class GgufConversion : IDisposable
         }
     }
 
-    /// <summary>The file's metadata, all but <c>general.file_type</c>, which the tensors' types decide.</summary>
+    /// <summary>The file's metadata except <c>general.file_type</c>, which depends on the tensors' types.</summary>
     public IReadOnlyList<KeyValuePair<string, object>> Metadata { get; }
 
-    /// <summary>The file's tensors, in an order that a reader front to back will want.</summary>
+    /// <summary>The file's tensors, in the order in which a model uses them.</summary>
     public IReadOnlyList<SourceTensor> Tensors => _tensors;
 
-    /// <summary>What a person who converts should know, a sentence each.</summary>
+    /// <summary>Remarks for the person who converts, a sentence each.</summary>
     public IReadOnlyList<string> Remarks => _remarks;
 
     /// <summary>The model's shape.</summary>
     public ModelConfig Config => _file.Config;
 
-    /// <summary>Opens a folder and works out everything but the tensors' bytes.</summary>
+    /// <summary>Opens a folder and prepares everything except the tensors' bytes.</summary>
     /// <exception cref="InvalidDataException">A file is bad, or a tensor missing.</exception>
     /// <exception cref="NotSupportedException">A family or setting that isn't supported, or that GGUF can't
     /// express.</exception>
     /// <exception cref="IOException">No such folder or file, or the temporary folder is full.</exception>
     public static GgufConversion Open(string folder) => new(folder);
 
-    /// <summary>Refuses what was read where the folder's weights were written to since they were opened.</summary>
+    /// <summary>Throws if the folder's weights were written to since they were opened.</summary>
     /// <exception cref="InvalidDataException">They were.</exception>
     public void CheckUnchanged() => _file.CheckUnchanged();
 
@@ -155,7 +155,7 @@ public sealed class GgufConversion : IDisposable
         }
         Norm("output_norm.weight", c.HiddenSize, required: true);
         if (!_file.TryFind("output.weight", out TensorView head)) return;
-        // A head that is the embedding once more is not written twice; llama.cpp's gemma has no place for one.
+        // A head equal to the embedding is not written twice; llama.cpp's gemma takes no head.
         if (SameBytes(head, embedding)) _used.Add(head.Name);
         else if (c.PostNorms)
             throw new NotSupportedException(
@@ -183,7 +183,7 @@ public sealed class GgufConversion : IDisposable
     {
         if (_file.TryDecode(name, length) is not { } values)
         {
-            if (required) _file.Find(name, 1, length); // says what the folder would call it
+            if (required) _file.Find(name, 1, length); // the error has the folder's name for it
             return;
         }
         Use(name);
@@ -196,7 +196,7 @@ public sealed class GgufConversion : IDisposable
         if (_file.TryFind(name, out TensorView view)) _used.Add(view.Name);
     }
 
-    /// <summary>Whether GGUF has this family's rotated pairs side by side, where Hugging Face has halves.</summary>
+    /// <summary>Whether GGUF keeps this family's rotated pairs adjacent. Hugging Face keeps halves.</summary>
     private bool SideBySide => _file.Config.Architecture is "llama" or "mistral";
 
     /// <summary>Row 2j + h of a head's rotated part is element j of half h there.</summary>
@@ -220,7 +220,7 @@ public sealed class GgufConversion : IDisposable
         return true;
     }
 
-    /// <summary>The model's own name: of a hub's cache the repository's, not the revision's.</summary>
+    /// <summary>The model's own name. For a hub's cache it is the repository's, not the revision's.</summary>
     private static string NameOf(string folder)
     {
         string full = System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(folder)),
@@ -231,7 +231,7 @@ public sealed class GgufConversion : IDisposable
             ? repository.Name.Split("--")[^1] : name;
     }
 
-    /// <summary>What of a model the other is not, in words.</summary>
+    /// <summary>The difference between two models, in words.</summary>
     private static IEnumerable<string> Differences(ModelConfig a, ModelConfig b)
     {
         static bool Near(double x, double y) => Math.Abs(x - y) <= 1e-6 * Math.Max(Math.Abs(x), Math.Abs(y));
@@ -246,7 +246,7 @@ public sealed class GgufConversion : IDisposable
         if (!Near(a.EmbeddingScale, b.EmbeddingScale)) yield return "embedding scale";
         if (a.Activation != b.Activation) yield return $"activation ({a.Activation})";
         if (a.PostNorms != b.PostNorms) yield return "norms";
-        // Some scalings go by the length that is asked for.
+        // Some scalings depend on the requested length.
         foreach (int length in (int[])[1, a.ContextLength])
         {
             if (!Same(a.Rope, b.Rope, length)) yield return $"rotary scaling ({a.Rope.Scaling})";

@@ -2,18 +2,18 @@ using System.Globalization;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A model's shape as GGUF metadata, by the names and types of llama.cpp's converter. <see cref="GgufConfig"/>
-/// reads them.</summary>
+/// <summary>A model's shape as GGUF metadata, with the names and types of llama.cpp's converter.
+/// <see cref="GgufConfig"/> reads it.</summary>
 internal static class GgufModelMetadata
 {
     /// <param name="c">The shape, as read from a Hugging Face folder.</param>
     /// <param name="name">The model's own name.</param>
     /// <param name="parameters">Weights it has, for its label; 0 for none.</param>
-    /// <param name="sampling">How its makers recommend to sample.</param>
+    /// <param name="sampling">The makers' recommended sampling.</param>
     public static List<KeyValuePair<string, object>> Of(
         ModelConfig c, string name, long parameters, SuggestedSampling sampling)
     {
-        // The same graph, and the name that llama.cpp knows
+        // The same graph, under the name that llama.cpp knows.
         string architecture = c.Architecture == "mistral" ? "llama" : c.Architecture;
         List<KeyValuePair<string, object>> pairs = [];
         void Add(string key, object? value)
@@ -53,7 +53,7 @@ internal static class GgufModelMetadata
                 Model("rope.scaling.type", "yarn");
                 Model("rope.scaling.factor", (float)yarn.Factor);
                 Model("rope.scaling.original_context_length", (uint)yarn.OriginalLength);
-                // llama.cpp multiplies its own logarithm by this.
+                // llama.cpp multiplies this by its own logarithm.
                 if (yarn.AttentionFactor is { } attention)
                     Model("rope.scaling.attn_factor",
                         (float)(attention / (yarn with { AttentionFactor = null }).Magnitude));
@@ -68,7 +68,7 @@ internal static class GgufModelMetadata
         int window = c.Windows.Max();
         if (window > 0 || architecture is "gemma2" or "gemma3" or "phi3")
             Model("attention.sliding_window", (uint)window);
-        // Where every sixth layer sees everything, as a rule, no file says so.
+        // Files leave the pattern out where every sixth layer sees everything, which is the default.
         if (architecture == "gemma3" && Array.IndexOf(c.Windows, 0) is >= 0 and not 5 and var first)
             Model("attention.sliding_window_pattern", (uint)first + 1);
         if (c.AttentionSoftCap > 0) Model("attn_logit_softcapping", c.AttentionSoftCap);

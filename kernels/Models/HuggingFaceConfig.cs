@@ -22,12 +22,12 @@ internal sealed class HuggingFaceConfig
             JsonElement root = document.RootElement;
             if (root.ValueKind != JsonValueKind.Object)
                 throw new InvalidDataException($"{path}: expected a JSON object, found {root.ValueKind}");
-            // Models that also see keep their language part in a section of its own.
+            // Vision models have a section of their own for the language part.
             if (root.TryGetProperty("text_config", out JsonElement text) && text.ValueKind == JsonValueKind.Object)
                 root = text;
             return new HuggingFaceConfig(path, root).Read();
         }
-        // The latter for text that is not valid UTF-8 or UTF-16
+        // The second is for text that is not valid UTF-8 or UTF-16.
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new InvalidDataException($"{path}: expected JSON, found text that is none: {e.Message}", e);
@@ -100,7 +100,7 @@ internal sealed class HuggingFaceConfig
     {
         string name = _root.TryGetProperty("hidden_activation", out JsonElement h)
             && h.ValueKind == JsonValueKind.String ? h.GetString()!
-            // Gemma's hidden_act is a historical mistake of its files; hidden_activation alone counts
+            // Gemma's hidden_act is an old mistake in its files. Only hidden_activation counts.
             : gemma ? "gelu_pytorch_tanh"
             : _root.TryGetProperty("hidden_act", out h) && h.ValueKind == JsonValueKind.String
                 ? h.GetString()! : "silu";

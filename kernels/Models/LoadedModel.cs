@@ -2,16 +2,16 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A callable model: ids to next tokens, and text to ids and back.</summary>
+/// <summary>A loaded model: its runner turns ids into next tokens, its tokenizer text into ids and back.</summary>
 /// <param name="Runner">Computes steps.</param>
 /// <param name="Tokenizer">The model's own.</param>
 /// <param name="Config">Its shape.</param>
-/// <param name="Suggested">How its makers recommend to sample.</param>
+/// <param name="Suggested">The makers' recommended sampling.</param>
 public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config,
     SuggestedSampling Suggested) : IDisposable
 {
     /// <summary>Loads a model onto the backend that the options name.</summary>
-    /// <param name="options">How; every value that can't be is told at once.</param>
+    /// <param name="options">How to load. All invalid values are reported at once.</param>
     /// <param name="progress">Told after each matrix.</param>
     /// <exception cref="FileNotFoundException">Nothing at the path.</exception>
     /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>

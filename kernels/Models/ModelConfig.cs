@@ -1,6 +1,6 @@
 namespace Native.Kernels.Models;
 
-/// <summary>What the one graph needs to know of a model. Families differ here and nowhere else.</summary>
+/// <summary>What the graph needs to know of a model. Families differ only here.</summary>
 public sealed record ModelConfig
 {
     /// <summary>Families that can be run, as GGUF names them.</summary>
@@ -30,19 +30,19 @@ public sealed record ModelConfig
     /// <summary>Key and value heads; divides <see cref="Heads"/>.</summary>
     public required int KvHeads { get; init; }
 
-    /// <summary>Elements a head; apart from HiddenSize / Heads in some families.</summary>
+    /// <summary>Elements a head. In some families this is not HiddenSize / Heads.</summary>
     public required int HeadSize { get; init; }
 
     /// <summary>Epsilon of every RMS norm.</summary>
     public required float NormEpsilon { get; init; }
 
-    /// <summary>Which elements a rotation pairs: a property of the file more than of the family.</summary>
+    /// <summary>Which elements a rotation pairs. This depends on the file more than on the family.</summary>
     public required RopePairing RopePairing { get; init; }
 
     /// <summary>Rotary table of the layers that see everything.</summary>
     public required RopeTable Rope { get; init; }
 
-    /// <summary>Rotary table of the layers with a window, where it differs (gemma3).</summary>
+    /// <summary>Rotary table of the layers with a window; null if it is the same (gemma3 has another).</summary>
     public RopeTable? WindowRope { get; init; }
 
     /// <summary>Window of each layer, 0 for none.</summary>
@@ -66,14 +66,14 @@ public sealed record ModelConfig
     /// <summary>Activation of the gate.</summary>
     public Activation Activation { get; init; } = Activation.Silu;
 
-    /// <summary>Norms after attention and feed-forward too, before their sum with the residual (gemma2,
+    /// <summary>True with norms after attention and feed-forward too, before they are added to the residual (gemma2,
     /// gemma3).</summary>
     public bool PostNorms { get; init; }
 
-    /// <summary>What one layer's keys and values are.</summary>
+    /// <summary>Sizes and type of one layer's keys and values.</summary>
     public KvShape KvShape(int blockSize, DType type) => new(KvHeads, HeadSize, blockSize, type);
 
-    /// <summary>Throws, naming what is wrong, where the shape can't be a model's.</summary>
+    /// <summary>Throws if the shape can't be a model's. The message names the mistake.</summary>
     /// <param name="path">Named in the error.</param>
     internal ModelConfig Checked(string path)
     {
@@ -107,7 +107,7 @@ public sealed record ModelConfig
         return this;
     }
 
-    /// <summary>The error for a family that isn't there.</summary>
+    /// <summary>The error for an unknown family.</summary>
     internal static NotSupportedException Unknown(string path, string architecture) =>
         new($"{path}: architecture '{architecture}' is not supported; supported are {string.Join(", ", Supported)}");
 }

@@ -6,8 +6,7 @@ using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
 
-/// <summary>A model on disk: a GGUF file or a Hugging Face folder, read alike. Tensors go by GGUF's names in
-/// both.</summary>
+/// <summary>A model on disk: a GGUF file or a Hugging Face folder. Tensors have GGUF's names in both.</summary>
 public sealed partial class ModelFile : IDisposable
 {
     private readonly GgufFile? _gguf;
@@ -24,7 +23,7 @@ public sealed partial class ModelFile : IDisposable
             Config = HuggingFaceConfig.Read(System.IO.Path.Combine(path, "config.json"));
             _safetensors = SafetensorsFile.Open(path);
             _tensors = _safetensors.Tensors;
-            // Models that also see keep their language part under a prefix, of one form or the other.
+            // Vision models have a prefix for the language part, in one of two forms.
             _prefix = ((string[])["model.", "language_model.model.", "model.language_model."])
                 .FirstOrDefault(p => _tensors.ContainsKey(p + "embed_tokens.weight")) ?? "model.";
         }
@@ -49,15 +48,15 @@ public sealed partial class ModelFile : IDisposable
         }
     }
 
-    /// <summary>Refuses what can't be a model, before it is opened.</summary>
-    /// <exception cref="InvalidDataException">A device, a pipe, or a folder without config.json; says which GGUF files
-    /// are in it.</exception>
+    /// <summary>Throws for a path that can't be a model, before it is opened.</summary>
+    /// <exception cref="InvalidDataException">A device, a pipe, or a folder without config.json. The message names the
+    /// GGUF files in the folder.</exception>
     public static void CheckPath(string path)
     {
         if (!Directory.Exists(path))
         {
-            // A device or a pipe can't be read from any place, and opening a pipe waits for its writer. Both have no
-            // length.
+            // A device or a pipe can't be read at an offset, and opening a pipe waits for its writer. Both have length
+            // 0.
             if (File.Exists(path) && (new FileInfo(path).ResolveLinkTarget(returnFinalTarget: true) as FileInfo
                 ?? new FileInfo(path)).Length == 0)
                 throw new InvalidDataException(
@@ -73,8 +72,7 @@ public sealed partial class ModelFile : IDisposable
             $"{path}: a Hugging Face folder was expected, but there is no config.json in it{instead}");
     }
 
-    /// <summary>A file's or folder's name without what only tells how it is kept: <c>.gguf</c>, and the number of a
-    /// split file's part.</summary>
+    /// <summary>A file's or folder's name without <c>.gguf</c> and without the part number of a split file.</summary>
     public static string NameOf(string path)
     {
         string full = System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path));
@@ -104,11 +102,11 @@ public sealed partial class ModelFile : IDisposable
     /// <summary>The tokenizer that came with the model.</summary>
     public Tokenizer OpenTokenizer() => _gguf is not null ? Tokenizer.FromGguf(_gguf) : Tokenizer.FromFolder(Path);
 
-    /// <summary>How its makers recommend to sample.</summary>
+    /// <summary>The makers' recommended sampling.</summary>
     public SuggestedSampling ReadSuggestedSampling() =>
         _gguf is not null ? SuggestedSampling.Read(_gguf) : SuggestedSampling.ReadFolder(Path);
 
-    /// <summary>The tensor with this GGUF name, whatever the file calls it.</summary>
+    /// <summary>The tensor with this GGUF name. A folder may call it otherwise.</summary>
     public bool TryFind(string name, out TensorView tensor) =>
         _tensors.TryGetValue(_gguf is not null ? name : HuggingFaceName(name), out tensor);
 
@@ -141,7 +139,7 @@ public sealed partial class ModelFile : IDisposable
             throw new InvalidDataException(
                 $"{Path}: tensor {tensor.Name} has {tensor.Rows} rows of {tensor.Columns}, expected {rows} of "
                 + $"{columns}");
-        BlockFormat.Of(tensor.Type); // refuses a type that can't be computed with, by name
+        BlockFormat.Of(tensor.Type); // throws for a type that is not supported
         return tensor;
     }
 
@@ -171,7 +169,7 @@ public sealed partial class ModelFile : IDisposable
             "attn_q_norm" => "self_attn.q_norm",
             "attn_k_norm" => "self_attn.k_norm",
             "post_attention_norm" => "post_attention_layernorm",
-            // What llama calls post-attention norm is the one before the feed-forward; gemma has both.
+            // llama's post-attention norm is the one before the feed-forward; gemma has both.
             "ffn_norm" => Config.PostNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm",
             "post_ffw_norm" => "post_feedforward_layernorm",
             "ffn_gate" => "mlp.gate_proj",
@@ -186,7 +184,7 @@ public sealed partial class ModelFile : IDisposable
     [GeneratedRegex(@"^blk\.(?<layer>\d+)\.(?<part>\w+)\.(?<kind>weight|bias)$")]
     private static partial Regex LayerName();
 
-    /// <summary>Refuses what was read where a file of weights was written to since it was opened.</summary>
+    /// <summary>Throws if a file of weights was written to since it was opened.</summary>
     /// <exception cref="InvalidDataException">It was.</exception>
     public void CheckUnchanged()
     {
@@ -194,7 +192,7 @@ public sealed partial class ModelFile : IDisposable
         _safetensors?.CheckUnchanged();
     }
 
-    /// <summary>Closes the file; what a backend has loaded stays valid.</summary>
+    /// <summary>Closes the file. What a backend has loaded stays valid.</summary>
     public void Dispose()
     {
         _gguf?.Dispose();

@@ -40,17 +40,17 @@ public sealed record ModelOptions
     /// <summary>What computes, by name: one of <see cref="BackendFactory.Names"/>.</summary>
     public string Backend { get; init; } = BackendFactory.Auto;
 
-    /// <summary>Threads that compute; 0 is one for each physical core.</summary>
+    /// <summary>Threads that compute; 0 means one for each physical core.</summary>
     public int Threads { get; init; }
 
-    /// <summary>Keep activations in float32 for quantized weights too: slower, closest to the reference.</summary>
+    /// <summary>Keeps activations in float32 for quantized weights too: slower, closest to the reference.</summary>
     public bool FloatActivations { get; init; }
 
     /// <summary>Forces the instructions the CPU computes with; null takes the fastest the processor has. For
     /// measurements.</summary>
     public CpuVariant? Variant { get; init; }
 
-    /// <summary>Adds a sentence for each value that can't be.</summary>
+    /// <summary>Adds a sentence for each invalid value.</summary>
     public void Validate(ICollection<string> errors)
     {
         void Within(string name, long? value, long least, long most)
@@ -74,8 +74,8 @@ public sealed record ModelOptions
                 + "decode one token each.");
     }
 
-    /// <summary>Refuses a KV cache that can't be had beside weights that are yet to be loaded, before the minutes that
-    /// loading may take.</summary>
+    /// <summary>Throws if the KV cache would not fit beside the weights. Called before weights are loaded, which may
+    /// take minutes.</summary>
     /// <exception cref="ModelOptionsException">There is not that much memory.</exception>
     internal void CheckKvCache(long freeBytes, long weightBytes)
     {
@@ -87,7 +87,7 @@ public sealed record ModelOptions
     }
 
     /// <summary>Length limit and number of blocks for a model, called when its weights are in memory.</summary>
-    /// <exception cref="ModelOptionsException">One sequence of the length asked for doesn't fit.</exception>
+    /// <exception cref="ModelOptionsException">One sequence of the requested length does not fit.</exception>
     internal (int MaxModelLength, int BlockCount) FitKvCache(ModelConfig config, IBackend backend)
     {
         long blockBytes = config.LayerCount * backend.KvBlockBytes(config.KvShape(BlockSize, KvCacheType)),
@@ -116,5 +116,5 @@ public sealed record ModelOptions
     }
 }
 
-/// <summary>What was asked for can't be met; the message says what, and what could be.</summary>
+/// <summary>Options that can't be met. The message says which, and what is possible.</summary>
 public sealed class ModelOptionsException(string message) : Exception(message);

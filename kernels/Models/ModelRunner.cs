@@ -11,7 +11,7 @@ public sealed class ModelRunner : IModelRunner
     /// <summary>Loads a model. The file may be closed afterwards; the backend belongs to the runner.</summary>
     /// <exception cref="InvalidDataException">A tensor is missing or has a wrong shape, or the file changed while it
     /// was read.</exception>
-    /// <exception cref="ModelOptionsException">The options can't be met by this model on this machine.</exception>
+    /// <exception cref="ModelOptionsException">This model on this machine can't meet the options.</exception>
     public ModelRunner(ModelFile file, IBackend backend, ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
         _backend = backend;
@@ -48,8 +48,8 @@ public sealed class ModelRunner : IModelRunner
     /// <inheritdoc/>
     public ModelInfo Info { get; }
 
-    /// <summary>Bytes of weights that a decode step reads: all, but of an embedding that is not the head too only some
-    /// rows.</summary>
+    /// <summary>Bytes of weights that a decode step reads: all, without an embedding that is not the head
+    /// too.</summary>
     internal long StepWeightBytes { get; }
 
     /// <inheritdoc/>
@@ -65,8 +65,7 @@ public sealed class ModelRunner : IModelRunner
 
     /// <summary>Computes one step and gives the raw logits of its sample rows instead of tokens: for
     /// measurements.</summary>
-    /// <param name="batch">The step; how its rows would be sampled plays no part. No other step may be in
-    /// flight.</param>
+    /// <param name="batch">The step. How its rows are sampled is ignored. No other step may be in flight.</param>
     /// <param name="logits">Receives shape [R, <see cref="ModelInfo.VocabularySize"/>].</param>
     /// <exception cref="ArgumentException">The batch is inconsistent or past a limit, or the logits don't fit; nothing
     /// was computed.</exception>

@@ -72,7 +72,7 @@ internal sealed class ModelWeights
 
     public Matrix Embedding { get; }
 
-    /// <summary>The embedding again where the file ties them.</summary>
+    /// <summary>The head; the embedding itself where the file ties them.</summary>
     public Matrix Head { get; }
 
     public Tensor OutputNorm { get; }
@@ -114,11 +114,11 @@ internal sealed class ModelWeights
         };
     }
 
-    /// <summary>Several projections of the residual stream as one matrix, from tensors of their own or from one that
-    /// has them all.</summary>
+    /// <summary>Several projections of the residual stream as one matrix, read from a tensor each or from one fused
+    /// tensor.</summary>
     /// <param name="use">What they are for.</param>
     /// <param name="at">The layer's prefix.</param>
-    /// <param name="fused">The tensor that has all of them, one after the other; null where each has its own.</param>
+    /// <param name="fused">The tensor that holds all of them in order; null where each has its own.</param>
     /// <param name="parts">Names and rows.</param>
     /// <param name="last">True in the last layer.</param>
     private Matrix Projections(MatrixUse use, string at, string? fused, (string Name, int Rows)[] parts, bool last)
@@ -152,7 +152,8 @@ internal sealed class ModelWeights
         return _backend.Upload(weight);
     }
 
-    /// <summary>Stacked as the matrices are; empty where no part has a bias, zeros for a part that lacks one.</summary>
+    /// <summary>Biases, stacked like the matrices. Empty where no part has a bias; zeros for a part without
+    /// one.</summary>
     private Tensor Bias(string at, params ReadOnlySpan<(string Name, int Length)> parts)
     {
         int length = 0;

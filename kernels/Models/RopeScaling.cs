@@ -1,13 +1,13 @@
 namespace Native.Kernels.Models;
 
-/// <summary>How a family stretches rotary positions past the length it was trained on. Each turns base frequencies into
-/// the frequencies used.</summary>
+/// <summary>How a family stretches rotary positions past the length it was trained on. Each scaling turns base
+/// frequencies into those used.</summary>
 public abstract record RopeScaling
 {
     /// <summary>Radians a position for each pair, from the unscaled ones.</summary>
     /// <param name="inverseFrequencies">base^(-2i/n) for each pair i of n/2; overwritten.</param>
-    /// <param name="maxModelLength">Tokens a sequence may have: longrope chooses by it, once, so that a cached key
-    /// never changes its meaning.</param>
+    /// <param name="maxModelLength">Tokens a sequence may have. longrope chooses its table by it once, so that cached
+    /// keys stay valid.</param>
     internal abstract void Apply(Span<double> inverseFrequencies, int maxModelLength);
 
     /// <summary>Multiplies sine and cosine.</summary>
@@ -41,7 +41,7 @@ public abstract record RopeScaling
             foreach (ref double f in inverseFrequencies) f /= DivisorOf(f);
         }
 
-        /// <summary>What each frequency is divided by: GGUF's <c>rope_freqs.weight</c>, which says the same.</summary>
+        /// <summary>The divisor of each frequency, which GGUF stores as <c>rope_freqs.weight</c>.</summary>
         internal float[] Factors(ReadOnlySpan<double> inverseFrequencies)
         {
             float[] factors = new float[inverseFrequencies.Length];

@@ -3,8 +3,8 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Models;
 
-/// <summary>How a model's makers recommend to sample from it: defaults for whoever says nothing else. Null where they
-/// say nothing.</summary>
+/// <summary>The sampling that a model's makers recommend: defaults for requests that set nothing. Null where there is
+/// no recommendation.</summary>
 /// <remarks>From a Hugging Face folder's <c>generation_config.json</c>, the members that vLLM honours; from a GGUF file
 /// the keys <c>general.sampling.*</c> (llama.cpp, pull request 17120) that have a counterpart here.</remarks>
 /// <param name="Temperature">At least 0.</param>
@@ -18,7 +18,7 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
     /// <summary>No recommendation.</summary>
     public static readonly SuggestedSampling None = new(null, null, null, null, null);
 
-    /// <summary>A sentence for every value that was left out because it can't be: a model loads without it.</summary>
+    /// <summary>A sentence for every invalid value, which is left out: the model loads without it.</summary>
     public IReadOnlyList<string> Warnings { get; init; } = [];
 
     internal static SuggestedSampling Read(GgufFile file)
@@ -45,7 +45,7 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
         return suggested;
     }
 
-    /// <summary>Takes the values that can be, and leaves the others out with a sentence each.</summary>
+    /// <summary>Takes the valid values, and leaves the others out with a sentence each.</summary>
     private sealed class Reader(string file, string prefix)
     {
         private readonly List<string> _warnings = [];
@@ -55,7 +55,7 @@ public sealed record SuggestedSampling(float? Temperature, int? TopK, float? Top
         {
             SuggestedSampling read = new(
                 Take("temperature", temperature, "0 to 100", static v => v is >= 0 and <= 100),
-                // -1 is a customary way to say all
+                // -1 commonly means all
                 Take("top_k", topK, "a whole number", static _ => true) is { } k ? Math.Max(k, 0) : null,
                 Take("top_p", topP, "above 0, at most 1", static v => v is > 0 and <= 1),
                 Take("min_p", minP, "0 to 1", static v => v is >= 0 and <= 1),

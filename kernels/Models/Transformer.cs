@@ -2,7 +2,7 @@ using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Models;
 
-/// <summary>The decoder, written once over <see cref="IBackend"/>. Families differ in the weights they have and in
+/// <summary>The decoder, written once over <see cref="IBackend"/>. Families differ in their weights and in
 /// <see cref="ModelConfig"/>.</summary>
 internal sealed class Transformer : IStepGraph
 {
@@ -54,7 +54,7 @@ internal sealed class Transformer : IStepGraph
         _qkv = Scratch((config.Heads + 2 * config.KvHeads) * config.HeadSize);
         _attended = Scratch(config.Heads * config.HeadSize);
         _gated = Scratch(config.FeedForwardSize);
-        // All decodes meet the head in one go, so that its weights are read once; a scored prompt comes in parts.
+        // All decodes meet the head at once, so that its weights are read once. A scored prompt comes in parts.
         _headRows = Math.Max(backend.Info.HeadRows, options.MaxSequences);
         _last = backend.Allocate(_headRows, config.HiddenSize, backend.Info.ScratchType);
         _logits = backend.Allocate(_headRows, weights.VocabularySize, DType.F32);

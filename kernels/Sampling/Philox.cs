@@ -2,8 +2,8 @@ namespace Native.Kernels.Sampling;
 
 /// <summary>Philox-4x32-10, a counter-based generator: random bits as a pure function of counter and key (Salmon et al.
 /// 2011, "Parallel Random Numbers: As Easy as 1, 2, 3").</summary>
-/// <remarks>It has no state to carry, so a draw depends on a sequence's seed and position alone, whatever else is in
-/// the batch.</remarks>
+/// <remarks>It has no state, so a draw depends on a sequence's seed and position alone, not on the rest of the
+/// batch.</remarks>
 public static class Philox
 {
     private const uint Multiplier0 = 0xD2511F53, Multiplier1 = 0xCD9E8D57;

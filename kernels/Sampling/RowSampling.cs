@@ -2,24 +2,24 @@ namespace Native.Kernels.Sampling;
 
 /// <summary>How the next token of one row is chosen. The default value is greedy, without alternatives.</summary>
 /// <remarks>
-/// Order of the steps, as vLLM has it: penalties, biases and mask on the raw logits, temperature, min-p, top-k, top-p,
-/// then one draw from the Philox generator keyed by (<see cref="Seed"/>, <see cref="Position"/>). Reported
-/// log-probabilities are those of the raw logits, so they compare across engines and settings.
+/// The steps have vLLM's order: penalties, biases and mask on the raw logits, temperature, min-p, top-k, top-p, then
+/// one draw from the Philox generator keyed by (<see cref="Seed"/>, <see cref="Position"/>). Reported log-probabilities
+/// are those of the raw logits, so they compare across engines and settings.
 /// </remarks>
 public struct RowSampling
 {
-    /// <summary>0 is greedy: the highest logit, the lowest id among equals. Otherwise logits are divided by it; finite
-    /// and positive.</summary>
+    /// <summary>0 is greedy: the highest logit, and the lowest id among equals. Otherwise finite and positive: logits
+    /// are divided by it.</summary>
     public float Temperature;
 
-    /// <summary>Keep this many best tokens; 0 keeps all.</summary>
+    /// <summary>Keeps this many best tokens; 0 keeps all.</summary>
     public int TopK;
 
-    /// <summary>Keep the smallest set of best tokens whose probability reaches this, in (0, 1]; 0 counts as
+    /// <summary>Keeps the smallest set of best tokens whose probability reaches this, in (0, 1]; 0 counts as
     /// 1.</summary>
     public float TopP;
 
-    /// <summary>Keep tokens at least this times as probable as the best, in [0, 1].</summary>
+    /// <summary>Keeps tokens whose probability is at least this times the best one's, in [0, 1].</summary>
     public float MinP;
 
     /// <summary>Divides positive and multiplies negative logits of tokens seen in prompt or output (Keskar et al. 2019,
@@ -82,9 +82,8 @@ public struct RowSampling
 /// <param name="Bias">Added to the logit.</param>
 public readonly record struct TokenBias(int Token, float Bias);
 
-/// <summary>The eight bytes a sequence gets back from a step.</summary>
-/// <param name="Token">The id chosen, or scored; -1 where the logits held a NaN, which fails that sequence
-/// alone.</param>
+/// <summary>A row's result, eight bytes.</summary>
+/// <param name="Token">The id chosen or scored; -1 where the logits held a NaN, which fails only that sequence.</param>
 /// <param name="Logprob">Its natural log-probability under the raw logits.</param>
 public readonly record struct SampledToken(int Token, float Logprob);
 

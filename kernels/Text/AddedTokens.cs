@@ -1,13 +1,13 @@
 namespace Native.Kernels.Text;
 
-/// <summary>A token that Hugging Face files list beside the vocabulary, or name again within it. A normalized one is
-/// looked for in the normalized text, after those that are looked for in the text as it is.</summary>
+/// <summary>A token that Hugging Face files list beside the vocabulary, or again within it. A normalized token is
+/// searched in the normalized text, after the others were searched in the original text.</summary>
 internal sealed record AddedToken(int Id, string Text, bool Special, TokenEdges Edges, bool Normalized = false);
 
 /// <summary>Puts added tokens into a vocabulary.</summary>
 internal sealed class AddedTokens(string source, List<string?> pieces, List<TokenType> types)
 {
-    /// <summary>Ids that may follow the vocabulary's own: more is a damaged file, not a padded embedding.</summary>
+    /// <summary>Most ids beyond the vocabulary's own. More means a damaged file, not a padded embedding.</summary>
     private const int MaxAdded = 1 << 18;
 
     private readonly int _limit = pieces.Count + MaxAdded;
@@ -19,7 +19,7 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
 
     public IReadOnlySet<int> Normalized => _normalized;
 
-    /// <summary>Those that the model's own vocabulary does not have: no text becomes one by merging.</summary>
+    /// <summary>Tokens that the model's own vocabulary lacks: no text becomes one by merging.</summary>
     public IReadOnlySet<int> BeyondModel => _beyondModel;
 
     public TokenEdges[]? Edges
@@ -48,13 +48,13 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
         else _normalized.Remove(token.Id);
     }
 
-    /// <summary>Gives a token that is there already the qualities that another file tells of it.</summary>
+    /// <summary>Gives an existing token the properties from another file.</summary>
     public void Amend(AddedToken token)
     {
         if (token.Id >= 0 && token.Id < pieces.Count && pieces[token.Id] == token.Text) Add(token);
     }
 
-    /// <summary>Fills up with ids that have no token, as a model's embedding has them.</summary>
+    /// <summary>Adds ids without a token, up to the rows of the model's embedding.</summary>
     public void PadTo(int count)
     {
         if (count > _limit) return;
@@ -65,7 +65,7 @@ internal sealed class AddedTokens(string source, List<string?> pieces, List<Toke
         }
     }
 
-    /// <summary>The id of a text. Looks through the vocabulary: it is asked a handful of times.</summary>
+    /// <summary>The id of a text. It scans the vocabulary, since it is called only a few times.</summary>
     public int? Find(string? text)
         => !string.IsNullOrEmpty(text) && pieces.IndexOf(text) is var id and >= 0 ? id : null;
 }

@@ -1,7 +1,7 @@
 namespace Native.Kernels.Text;
 
-/// <summary>GPT-2's writing of bytes as printable characters (Radford et al. 2019, <c>bytes_to_unicode</c>): printable
-/// Latin-1 stands for itself, the other 68 bytes are U+0100 and up in order.</summary>
+/// <summary>GPT-2's way to write bytes as printable characters (Radford et al. 2019, <c>bytes_to_unicode</c>):
+/// printable Latin-1 characters stay, the other 68 bytes become U+0100 and up, in order.</summary>
 public static class ByteAlphabet
 {
     private const int Characters = 0x144;

@@ -4,7 +4,7 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Unicode's normalization forms C and D (UAX #15), which some tokenizer.json files ask for.</summary>
+/// <summary>Unicode's normalization forms C and D (UAX #15), which some tokenizer.json files need.</summary>
 /// <remarks>.NET's string.Normalize does nothing where globalization is invariant, as it is here.</remarks>
 internal static class Composition
 {
@@ -108,7 +108,7 @@ internal static class Composition
         for (int i = 0; i < points.Count; i++)
         {
             int point = points[i], combiningClass = Class(point);
-            // Blocked when something of the same or a higher class, or a starter that did not compose, stands between.
+            // Blocked if a character of the same or a higher class, or a starter that did not compose, is between them.
             bool adjacent = starter == kept - 1;
             if (starter >= 0 && (adjacent || (lastClass < combiningClass && lastClass != 0))
                 && TryCompose(points[starter], point, out int joined))

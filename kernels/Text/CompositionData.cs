@@ -2,8 +2,8 @@ namespace Native.Kernels.Text;
 
 /// <summary>The canonical part of UnicodeData.txt and CompositionExclusions.txt, version 14.0.0, Hangul syllables
 /// aside. Code points are hexadecimal.</summary>
-/// <remarks>Once assigned, a character keeps its decomposition for good (Unicode's stability policy), so age costs only
-/// the newest scripts.</remarks>
+/// <remarks>An assigned character never changes its decomposition (Unicode's stability policy), so only newer scripts
+/// are missing.</remarks>
 internal static class CompositionData
 {
     /// <summary>"character first [second]": what a character decomposes to, in one step. A '!' marks pairs that never

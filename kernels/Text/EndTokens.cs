@@ -1,12 +1,10 @@
 namespace Native.Kernels.Text;
 
-/// <summary>Which tokens end a generation: those that generation_config.json lists, as transformers and vLLM have it;
-/// without such a list
-/// those that the file names and those with well-known texts, as llama.cpp collects them.</summary>
+/// <summary>Finds the tokens that end a generation: those that generation_config.json lists, as in transformers and
+/// vLLM. Without such a list: those that the file names and those with well-known texts, as in llama.cpp.</summary>
 internal static class EndTokens
 {
-    /// <summary>Texts that mean an end wherever they stand in a vocabulary; a file that calls one an ordinary token is
-    /// mistaken.</summary>
+    /// <summary>Texts that mean an end in every vocabulary. A file that calls one an ordinary token is wrong.</summary>
     private static readonly HashSet<string> Always = new(StringComparer.Ordinal)
     {
         "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
@@ -15,16 +13,15 @@ internal static class EndTokens
         "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|fim_repo|>",
     };
 
-    /// <summary>Texts that could be ordinary. GGUF has them as ends all the same; elsewhere only where the file does
-    /// not call them ordinary.</summary>
+    /// <summary>Texts that may be ordinary. In GGUF they are ends always; elsewhere only if the file does not call them
+    /// ordinary.</summary>
     private static readonly HashSet<string> UnlessOrdinary = new(StringComparer.Ordinal)
     {
         "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<fim-repo>",
         "<REPO>", "<reponame>",
     };
 
-    /// <summary>Texts around the gap to be filled in: no ends, but control tokens in a GGUF file whatever it
-    /// says.</summary>
+    /// <summary>Texts around a gap to fill in. They are not ends, but always control tokens in a GGUF file.</summary>
     private static readonly HashSet<string> FillInTheMiddle = new(StringComparer.Ordinal)
     {
         "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
@@ -59,7 +56,7 @@ internal static class EndTokens
         ends.UnionWith(definition.EndIds);
         if (definition.EosId is { } eos) ends.Add(eos);
 
-        // Harmony (gpt-oss) and Solar end single messages with <|end|> and go on; Gemma 4 has </s> without meaning it.
+        // Harmony (gpt-oss) and Solar end single messages with <|end|> and go on. Gemma 4's </s> is not an end.
         bool harmony = byText.ContainsKey("<|call|>") && byText.ContainsKey("<|return|>");
         bool solar = (byText.ContainsKey("<|call|>") || byText.ContainsKey("<|calls|>"))
             && byText.ContainsKey("<|flush|>");

@@ -2,8 +2,8 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Reads <c>tokenizer.ggml.*</c> (the GGUF specification's names), with llama.cpp's defaults for what is not
-/// there.</summary>
+/// <summary>Reads <c>tokenizer.ggml.*</c> (the GGUF specification's names), with llama.cpp's defaults for missing
+/// keys.</summary>
 internal static class GgufTokenizer
 {
     private const string Prefix = "tokenizer.ggml.";
@@ -106,8 +106,7 @@ internal static class GgufTokenizer
         return types;
     }
 
-    // Phi-3's tokens swallow the whitespace after them, which GGUF has no field for: llama.cpp goes by the model's
-    // name.
+    // Phi-3's tokens consume the whitespace after them. GGUF has no field for this; llama.cpp goes by the model's name.
     private static TokenEdges[]? ReadEdges(GgufFile file, string[] pieces, TokenType[] types)
     {
         string name = file.GetStringOrDefault("general.name", "")!;
@@ -153,7 +152,7 @@ internal static class GgufTokenizer
         string key = $"{Prefix}{name}_token_id";
         if (!file.Has(key)) return fallback < count ? fallback : null;
         int id = file.GetInt32(key);
-        // llama.cpp ignores an id beyond the vocabulary; so a file that runs there runs here.
+        // llama.cpp ignores an id beyond the vocabulary, so it is ignored here too.
         return id >= 0 && id < count ? id : fallback < count ? fallback : null;
     }
 

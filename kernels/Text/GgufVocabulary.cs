@@ -1,10 +1,10 @@
 
 namespace Native.Kernels.Text;
 
-/// <summary>A tokenizer as GGUF metadata (<c>tokenizer.ggml.*</c>). <see cref="GgufTokenizer"/> reads them.</summary>
-/// <remarks>GGUF has no place for a tokenizer's patterns: it names a pre-tokenizer that the reader must know. The name
-/// is found as llama.cpp's converter finds it, by what becomes of a text made to tell them apart; and what a reader of
-/// the file will make of that text is compared with what the folder makes of it.</remarks>
+/// <summary>A tokenizer as GGUF metadata (<c>tokenizer.ggml.*</c>). <see cref="GgufTokenizer"/> reads it.</summary>
+/// <remarks>GGUF does not hold a tokenizer's patterns. It names a pre-tokenizer that the reader must know. The name is
+/// found as in llama.cpp's converter: by the ids of texts that pre-tokenizers cut differently. The file's ids for these
+/// texts are then compared with the folder's.</remarks>
 internal static class GgufVocabulary
 {
     /// <summary>Texts that pre-tokenizers cut differently: scripts, digits, contractions, runs of spaces and
@@ -31,8 +31,8 @@ internal static class GgufVocabulary
 
     /// <param name="tokenizer">The tokenizer of a Hugging Face folder.</param>
     /// <param name="rows">Rows of the model's embedding: the file has as many tokens.</param>
-    /// <param name="readBack">What a reader makes of such metadata.</param>
-    /// <param name="remarks">Receives what a person should know.</param>
+    /// <param name="readBack">Gives the tokenizer that a reader builds from such metadata.</param>
+    /// <param name="remarks">Receives remarks for the person who converts.</param>
     /// <exception cref="NotSupportedException">GGUF has no place for this tokenizer.</exception>
     public static List<KeyValuePair<string, object>> Of(TokenizerDefinition tokenizer, int rows,
         Func<IReadOnlyList<KeyValuePair<string, object>>, Tokenizer> readBack, List<string> remarks)
@@ -81,7 +81,7 @@ internal static class GgufVocabulary
         return null;
     }
 
-    /// <summary>Conversations in small, of the first tokens that chat templates are made of.</summary>
+    /// <summary>Small conversations, made of the first tokens that chat templates use.</summary>
     private static IEnumerable<string> ControlTexts(TokenizerDefinition tokenizer) =>
         Enumerable.Range(0, tokenizer.Pieces.Length)
             .Where(id => tokenizer.Types[id] is TokenType.Control or TokenType.UserDefined
@@ -90,7 +90,7 @@ internal static class GgufVocabulary
 
     private static string Quoted(string text) => System.Text.Json.JsonSerializer.Serialize(text);
 
-    /// <summary>What both kinds have: who the special tokens are, and the chat templates.</summary>
+    /// <summary>Metadata of both kinds: special tokens and chat templates.</summary>
     private static List<KeyValuePair<string, object>> Common(TokenizerDefinition tokenizer, int rows)
     {
         string?[] pieces = tokenizer.Pieces;
@@ -114,7 +114,7 @@ internal static class GgufVocabulary
         {
             if (id is { } value) pairs.Add(new($"tokenizer.ggml.{name}_token_id", (uint)value));
         }
-        // One may be called the end; the others go by the names of ends that a reader adds.
+        // GGUF names one end token. Readers find the others by their texts.
         int? eos = tokenizer.EosId ?? (tokenizer.EndIds.Count > 0 ? tokenizer.EndIds.First() : null);
         int[] ends = [.. tokenizer.EndIds.Where(id => id != eos).Distinct()];
         Id("bos", tokenizer.BosId);
@@ -165,7 +165,7 @@ internal static class GgufVocabulary
         }
         else
         {
-            // The order of merges, as scores: what a better pair becomes has the higher one.
+            // The order of merges as scores: the result of a better pair has a higher score.
             Dictionary<string, int> ids = new(StringComparer.Ordinal);
             for (int id = 0; id < Math.Min(tokenizer.Pieces.Length, rows); id++)
                 if (tokenizer.Pieces[id] is { } piece) ids.TryAdd(piece, id);

@@ -1,6 +1,6 @@
 namespace Native.Kernels.Text;
 
-/// <summary>Pairs of symbols that join, each with its rank (lower joins first) and what it becomes.</summary>
+/// <summary>Pairs of symbols that join, each with its rank (lower joins first) and its result.</summary>
 internal sealed class MergeTable
 {
     private readonly Dictionary<Pair, Merge> _merges;
@@ -9,7 +9,7 @@ internal sealed class MergeTable
 
     public int Count => _merges.Count;
 
-    /// <summary>False where the pair has a merge already; the earlier one stays.</summary>
+    /// <summary>False if the pair has a merge already. The earlier one stays.</summary>
     public bool TryAdd(int left, int right, int rank, int result) =>
         _merges.TryAdd(new Pair(left, right), new Merge(rank, result));
 
@@ -19,7 +19,7 @@ internal sealed class MergeTable
 
     private readonly record struct Pair(int Left, int Right)
     {
-        // Seeded per process: a file cannot choose pairs that collide.
+        // Seeded per process, so that a file can't choose pairs that collide.
         public override int GetHashCode() => HashCode.Combine(Left, Right);
     }
 }

@@ -7,7 +7,7 @@ namespace Native.Kernels.Text;
 /// megabyte of one letter costs O(n log n). Not thread-safe: one per call of Encode.</remarks>
 internal sealed class Merger(MergeTable table)
 {
-    /// <summary>Longest word that is scanned: below this the scan beats the heap.</summary>
+    /// <summary>Longest word that is scanned. Up to this length the scan is faster than the heap.</summary>
     internal const int ScanLimit = 48;
 
     private const int Dead = int.MinValue;
@@ -19,7 +19,7 @@ internal sealed class Merger(MergeTable table)
     private ulong[] _heap = [];
     private int _heapCount;
 
-    /// <summary>Pairs looked up so far: at most three for every symbol given.</summary>
+    /// <summary>Pairs looked up so far: at most three for each symbol.</summary>
     public long Lookups { get; private set; }
 
     /// <summary>Joins in place; returns how many symbols are left, at the front of

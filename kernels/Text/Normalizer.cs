@@ -2,16 +2,16 @@ using System.Text.RegularExpressions;
 
 namespace Native.Kernels.Text;
 
-/// <summary>What tokenizer.json does to a text before it is cut: a chain of rewritings, in order.</summary>
-/// <remarks>A chain of replacements can double a text at every step, so what it makes is bounded before it is
-/// made.</remarks>
+/// <summary>tokenizer.json's normalizer: a chain of rewritings of a text before it is cut.</summary>
+/// <remarks>A chain of replacements can double a text at every step, so each result's length is checked before it is
+/// built.</remarks>
 internal sealed class Normalizer
 {
-    /// <summary>How many times longer a text may become, beside <see cref="Room"/>. Unicode's longest decomposition has
+    /// <summary>A text may become this many times longer, plus <see cref="Room"/>. Unicode's longest decomposition has
     /// four characters for one.</summary>
     private const int MaxGrowth = 16;
 
-    /// <summary>Characters that a text of any length may get beside, for what is prepended.</summary>
+    /// <summary>Extra characters for a text of any length, for prepended text.</summary>
     private const int Room = 256;
 
     private readonly List<Func<string, long, string>> _steps = [];
@@ -21,7 +21,7 @@ internal sealed class Normalizer
 
     public int StepCount => _steps.Count;
 
-    /// <summary>The rewritten text, empty perhaps. The given one must be well formed.</summary>
+    /// <summary>The rewritten text; it may be empty. The given text must be well formed.</summary>
     /// <exception cref="TextEncodingException">It would become too long.</exception>
     /// <exception cref="RegexMatchTimeoutException">A pattern out of a file takes too long.</exception>
     public string Apply(string text)
@@ -49,22 +49,22 @@ internal sealed class Normalizer
 
     public void Replace(Regex found, string content) => _steps.Add((text, most) =>
     {
-        // Regex bounds one match alone, and a text may have a million.
+        // Regex limits the time of one match only, and a text may have a million.
         long deadline = Environment.TickCount64 + (long)found.MatchTimeout.TotalMilliseconds;
         long left = most;
         string replaced = found.Replace(text, match =>
         {
             if (Environment.TickCount64 > deadline)
                 throw new RegexMatchTimeoutException(text, found.ToString(), found.MatchTimeout);
-            // Nothing stands between the halves of a character, where .NET finds an empty match.
+            // .NET finds empty matches between the halves of a character. They do not count.
             if (match.Length == 0 && match.Index > 0 && match.Index < text.Length
                 && char.IsSurrogatePair(text[match.Index - 1], text[match.Index])) return "";
             return (left -= content.Length) >= 0 ? content : throw TooLong(most);
         });
-        return Tokenizer.WellFormed(replaced); // a pattern may match one half alone
+        return Tokenizer.WellFormed(replaced); // a pattern may match only one half of a character
     });
 
-    // One capital alone has a lower case of two characters.
+    // Only one capital has a lower case of two characters.
     public void Lowercase() =>
         _steps.Add(static (text, _) => text.Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant());
 

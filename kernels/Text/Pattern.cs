@@ -3,14 +3,14 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Brings a pattern from Oniguruma's spelling (Hugging Face's) to .NET's.</summary>
+/// <summary>Translates a pattern from Oniguruma's syntax (Hugging Face's) to .NET's.</summary>
 internal static class Pattern
 {
-    /// <summary>Longest pattern, in characters: compiling one takes more than linear time, which nothing bounds. The
-    /// longest real ones have some 1,500.</summary>
+    /// <summary>Longest pattern, in characters. Compiling takes more than linear time and has no time limit. The
+    /// longest real patterns have some 1,500.</summary>
     private const int MaxLength = 8192;
 
-    /// <summary>The field's text, no longer than a pattern may be.</summary>
+    /// <summary>The field's text, if it is no longer than <see cref="MaxLength"/>.</summary>
     /// <exception cref="InvalidDataException">It is longer.</exception>
     public static string Bounded(JsonField field) =>
         field.Text() is { Length: <= MaxLength } pattern ? pattern
@@ -18,15 +18,15 @@ internal static class Pattern
                 field.Text().Length.ToString(System.Globalization.CultureInfo.InvariantCulture));
 
     /// <param name="field">The pattern, where it stands.</param>
-    /// <param name="ranges">Gets the supplementary characters that the pattern names: .NET cannot, so they are seen as
-    /// another member of their class.</param>
-    /// <exception cref="InvalidDataException">The pattern uses what has no spelling in .NET.</exception>
+    /// <param name="ranges">Receives the supplementary characters that the pattern names. .NET does not support them,
+    /// so they are replaced by another member of their class.</param>
+    /// <exception cref="InvalidDataException">The pattern uses something that .NET does not support.</exception>
     public static string Translate(JsonField field, List<SupplementaryRange> ranges)
     {
         string pattern = Bounded(field);
         var output = new StringBuilder(pattern.Length + 16);
         var groups = new Stack<int>();
-        int atom = 0; // where the last atom begins in the output: what a quantifier applies to
+        int atom = 0; // start in the output of the last atom, to which a quantifier applies
         for (int i = 0; i < pattern.Length;)
         {
             char c = pattern[i];
@@ -46,7 +46,7 @@ internal static class Pattern
                     groups.Push(output.Length);
                     output.Append(c);
                     i++;
-                    // Oniguruma's m is .NET's s: the dot matches a line's end too.
+                    // Oniguruma's m is .NET's s: the dot matches line ends too.
                     if (i < pattern.Length && pattern[i] == '?')
                     {
                         int options = i + 1;
@@ -99,7 +99,7 @@ internal static class Pattern
         output.Append(pattern, i, end - i);
         if (end < pattern.Length && pattern[end] == '+')
         {
-            // Possessive; after braces, though, Oniguruma repeats the repetition.
+            // Possessive. After braces, Oniguruma repeats the repetition instead.
             output.Insert(atom, pattern[i] == '{' ? "(?:" : "(?>").Append(pattern[i] == '{' ? ")+" : ")");
             end++;
         }

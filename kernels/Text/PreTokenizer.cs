@@ -4,7 +4,7 @@ using System.Text.RegularExpressions;
 
 namespace Native.Kernels.Text;
 
-/// <summary>What becomes of a step's matches, in Hugging Face's words.</summary>
+/// <summary>How a step treats its matches, in Hugging Face's terms.</summary>
 internal enum SplitBehavior
 {
     Isolated,
@@ -14,7 +14,7 @@ internal enum SplitBehavior
     Contiguous,
 }
 
-/// <summary>Splittings that no regular expression does in linear time: groups of three digits counted from the
+/// <summary>Splittings that no regular expression does in linear time: groups of three digits, counted from the
 /// right.</summary>
 internal enum DigitGrouping
 {
@@ -23,8 +23,8 @@ internal enum DigitGrouping
     /// <summary>Cuts every run of ASCII digits.</summary>
     Digits,
 
-    /// <summary>Cuts every run of numbers (letter and other numbers too), and behind it; what stands in front stays
-    /// with the first group.</summary>
+    /// <summary>Cuts every run of numbers (letter and other numbers too) and after it. Text in front stays with the
+    /// first group.</summary>
     Numbers,
 }
 
@@ -36,15 +36,15 @@ internal sealed record PreTokenizerStep(string Pattern, SplitBehavior Behavior =
     public static implicit operator PreTokenizerStep(DigitGrouping grouping) => new("", Grouping: grouping);
 }
 
-/// <summary>Characters beyond U+FFFF that a row's patterns tell apart within their category, and the one they are seen
-/// as.</summary>
+/// <summary>Characters beyond U+FFFF that a row's patterns distinguish within their category, and the character that
+/// replaces them.</summary>
 internal readonly record struct SupplementaryRange(int First, int Last, char SeenAs);
 
 /// <summary>Cuts text into words that merges never cross: a chain of regular expressions, each working on the pieces of
 /// the last.</summary>
-/// <remarks>.NET's Regex sees UTF-16 code units and takes each half of a surrogate pair for no letter, number or
-/// symbol. So patterns run over a shadow of the text with one char per code point, where a supplementary one is seen as
-/// a character of its own general category; positions are code points.</remarks>
+/// <remarks>.NET's Regex sees UTF-16 code units. To it, half of a surrogate pair is no letter, number or symbol. So
+/// patterns run over a shadow of the text with one char per code point, in which a supplementary character is replaced
+/// by one of its general category. Positions are code points.</remarks>
 internal sealed class PreTokenizer
 {
     /// <summary>Leaves the text whole.</summary>
@@ -56,9 +56,10 @@ internal sealed class PreTokenizer
 
     /// <param name="steps">The chain, in order.</param>
     /// <param name="ranges">See <see cref="SupplementaryRange"/>.</param>
-    /// <param name="timeout">Given for patterns out of a file: cutting that takes longer throws. The rows' own patterns
-    /// take linear time.</param>
-    /// <exception cref="ArgumentException">A pattern is none, or uses what .NET's Regex does not know.</exception>
+    /// <param name="timeout">For patterns from a file: cutting that takes longer throws. The rows' own patterns take
+    /// linear time.</param>
+    /// <exception cref="ArgumentException">A pattern is invalid, or uses something that .NET's Regex does not
+    /// support.</exception>
     public PreTokenizer(PreTokenizerStep[] steps, SupplementaryRange[]? ranges = null, TimeSpan? timeout = null)
     {
         const RegexOptions options = RegexOptions.CultureInvariant | RegexOptions.Compiled;
@@ -89,7 +90,7 @@ internal sealed class PreTokenizer
     public void Refine(ReadOnlySpan<char> shadow, List<(int Start, int End)> words)
     {
         List<(int, int)>? other = null;
-        // Regex bounds one match alone, and a text may have a million.
+        // Regex limits the time of one match only, and a text may have a million.
         long deadline = _timeout is { } timeout ? Environment.TickCount64 + (long)timeout.TotalMilliseconds
             : long.MaxValue;
         foreach ((PreTokenizerStep step, Regex? regex) in _steps)
@@ -182,7 +183,7 @@ internal sealed class PreTokenizer
     {
         foreach (SupplementaryRange range in _ranges)
             if (rune.Value >= range.First && rune.Value <= range.Last) return range.SeenAs;
-        // None of these stands in a range that a row spells out.
+        // None of these is in a range that a row lists.
         return Rune.GetUnicodeCategory(rune) switch
         {
             UnicodeCategory.UppercaseLetter => '\uA790',

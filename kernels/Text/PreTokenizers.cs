@@ -11,7 +11,7 @@ internal sealed record PreTokenizerRow(string[] Names, PreTokenizerStep[] Steps)
     /// <summary>Whether the text gets a BOS where the file does not say.</summary>
     public bool AddsBos { get; init; }
 
-    /// <summary>Whether the text gets a BOS even where the file says no, and newlines are tokens whole (see
+    /// <summary>Whether the text gets a BOS even if the file says no, and a run of newlines may be one token (see
     /// <see cref="TokenizerDefinition.NewlinesAreTokens"/>).</summary>
     public bool Gemma4 { get; init; }
 
@@ -24,9 +24,9 @@ internal sealed record PreTokenizerRow(string[] Names, PreTokenizerStep[] Steps)
 /// <summary>The pre-tokenizers that GGUF files name, as llama.cpp has them (src/llama-vocab.cpp, src/unicode.cpp): the
 /// same names, and patterns that cut as its own do, also where those are simpler than the models'
 /// tokenizer.json.</summary>
-/// <remarks>Case-insensitive groups are spelled out ([sS]), so that neither the Kelvin sign nor the long s takes part.
-/// llama.cpp tells upper from lower case in ASCII alone, and sees no space beyond ASCII in a class of literal
-/// characters: hence the subtracted classes.</remarks>
+/// <remarks>Case-insensitive groups are spelled out ([sS]), so that the Kelvin sign and the long s do not match.
+/// llama.cpp knows upper and lower case only in ASCII, and in a class of literal characters no space beyond ASCII:
+/// hence the subtracted classes.</remarks>
 internal static class PreTokenizers
 {
     private const string Contractions = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]";
@@ -138,8 +138,8 @@ internal static class PreTokenizers
         new(["seed-coder"], [Contractions + "|" + Words + @"|\p{N}| ?[^\s\p{L}\p{N}\r\n]+" + Spaces]),
         new(["ufakzeka"], [Words + @"|\p{N}" + Symbols + Spaces]),
         new(["afmoe"], [DigitGrouping.Numbers,
-            // U+8C48 stands where F900 was meant, a composed form of the same sign; the characters taken out are what
-            // SeenAs makes of supplementary ones.
+            // U+8C48 is here instead of the intended F900, which composes to it. The subtracted characters are those
+            // that SeenAs gives for supplementary ones.
             @"[\u3400-\u4DBF\u8C48-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u4E00-\u9FFF"
                 + @"\u0E40-\u0E7F\u0E80-\u0EFF\u1780-\u17FF\u1000-\u109F\u1100-\u11FF-[\uA6E6\uA790\uA791\uA823"
                 + @"\uEFFE]]+", DeepSeek3Words]),
@@ -150,8 +150,8 @@ internal static class PreTokenizers
         new(["minicpm5"], [@"\p{N}{1,3}", Contractions + "|" + Words + @"|\p{N}+" + Symbols + Spaces])
             { IgnoreMerges = true },
         new(["jais-2"], [Contractions + "|" + Words + @"|\p{N}{1,3}" + Symbols
-            // The lookbehind changes nothing but the time: a run cut into pieces is searched for a line's end once, not
-            // once a piece.
+            // The lookbehind only saves time: a run that is cut into pieces is searched for a line end once, not once
+            // per piece.
             + @"|(?<![^\S\r\n])\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)"
             + @"|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s"]),
         new(["gemma4", "granite-embed-multi-311m"], [@"[^\n]+|[\n]+"]) { Characters = true, Gemma4 = true },

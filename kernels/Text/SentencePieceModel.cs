@@ -5,8 +5,8 @@ namespace Native.Kernels.Text;
 
 /// <summary>Reads tokenizer.model: SentencePiece's ModelProto (sentencepiece_model.proto), the fields that encoding
 /// needs.</summary>
-/// <remarks>remove_extra_whitespaces is not obeyed: neither llama.cpp nor Hugging Face's fast tokenizers do, and a
-/// prompt's indentation counts.</remarks>
+/// <remarks>remove_extra_whitespaces is ignored, as in llama.cpp and Hugging Face's fast tokenizers: a prompt's
+/// indentation matters.</remarks>
 internal static class SentencePieceModel
 {
     private static readonly UTF8Encoding Strict = new(false, throwOnInvalidBytes: true);
@@ -32,7 +32,7 @@ internal static class SentencePieceModel
 
     /// <param name="path">The file, for messages.</param>
     /// <param name="bytes">Its content.</param>
-    /// <param name="config">What stands in the files beside it.</param>
+    /// <param name="config">The content of the files beside it.</param>
     public static TokenizerDefinition Read(string path, ReadOnlySpan<byte> bytes, TokenizerConfig config)
     {
         var fields = new Fields();
@@ -158,8 +158,8 @@ internal static class SentencePieceModel
         }
     }
 
-    /// <summary>One protobuf message: fields in order, each read once or skipped. Every length is checked against what
-    /// is left.</summary>
+    /// <summary>One protobuf message: fields in order, each read once or skipped. Every length is compared with the
+    /// bytes left.</summary>
     private ref struct Message(string path, ReadOnlySpan<byte> bytes, int offset)
     {
         private readonly ReadOnlySpan<byte> _bytes = bytes;

@@ -4,8 +4,8 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>Finds tokens that are matched in the text itself, before any splitting: leftmost first, the longest
-/// there.</summary>
+/// <summary>Finds tokens that are matched in the text itself, before any splitting: the leftmost, and there the
+/// longest.</summary>
 internal sealed class SpecialTokens
 {
     private readonly bool _skipsFailed;
@@ -14,8 +14,8 @@ internal sealed class SpecialTokens
     private readonly HashSet<char> _firsts = [];
     private SearchValues<char>? _starts;
 
-    /// <param name="skipsFailed">Whether a token that should stand alone and does not hides the shorter ones within it,
-    /// as in Hugging Face's.</param>
+    /// <param name="skipsFailed">Whether a token that must stand alone, but does not, hides shorter ones within it, as
+    /// in Hugging Face's tokenizers.</param>
     public SpecialTokens(bool skipsFailed) => _skipsFailed = skipsFailed;
 
     public void Add(string text, int id)
@@ -51,7 +51,7 @@ internal sealed class SpecialTokens
             start += skip;
             length = 0;
             id = -1;
-            int failed = 0; // length of the longest token that should stand alone and does not
+            int failed = 0; // length of the longest token that must stand alone, but does not
             for (int i = start, node = 0; i < text.Length && _edges.TryGetValue((node, text[i]), out node); i++)
             {
                 int here = _ids[node];

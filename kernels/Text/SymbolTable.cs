@@ -2,11 +2,11 @@ using System.Text;
 
 namespace Native.Kernels.Text;
 
-/// <summary>The symbols that words are made of: tokens by id, and beyond the vocabulary texts that only occur on the
-/// way to one.</summary>
+/// <summary>The symbols that words consist of: tokens by id, and beyond the vocabulary texts that occur only between
+/// merges.</summary>
 internal sealed class SymbolTable
 {
-    /// <summary>Longest SentencePiece piece that takes part in merging; real ones have 16 to 64 characters.</summary>
+    /// <summary>Longest SentencePiece piece that takes part in merging. Real ones have 16 to 64 characters.</summary>
     private const int MaxPieceLength = 512;
 
     private readonly TokenizerDefinition _definition;
@@ -70,8 +70,8 @@ internal sealed class SymbolTable
 
     public int OfByte(byte value) => _byteSymbols[value];
 
-    /// <summary>Whether a symbol is left out before merging, so that its neighbours meet. llama.cpp leaves it out
-    /// after.</summary>
+    /// <summary>Whether a symbol is dropped before merging, so that its neighbours can merge. llama.cpp drops it
+    /// afterwards.</summary>
     public bool IsDropped(int symbol)
     {
         if (_definition.GgufTokens || _definition.UnknownId is not null || (uint)symbol < (uint)_vocabularySize)
@@ -85,14 +85,14 @@ internal sealed class SymbolTable
         return false;
     }
 
-    /// <summary>The symbol of a character; one that no token has gets a symbol of its own, negative, which nothing
-    /// merges with.</summary>
+    /// <summary>The symbol of a character. A character that no token has gets a negative symbol, which never
+    /// merges.</summary>
     public int OfCharacter(int codePoint) => _characters.TryGetValue(codePoint, out int symbol) ? symbol : ~codePoint;
 
     /// <summary>Writes a symbol that is no token as byte tokens, or as the unknown token.</summary>
-    /// <param name="symbol">What is no token.</param>
+    /// <param name="symbol">A symbol that is not a token.</param>
     /// <param name="ids">Gets the ids.</param>
-    /// <param name="fuseFrom">The first of <paramref name="ids"/> that an unknown token may be one with.</param>
+    /// <param name="fuseFrom">The first of <paramref name="ids"/> that an unknown token may be fused with.</param>
     public void Expand(int symbol, List<int> ids, int fuseFrom)
     {
         Span<byte> utf8 = stackalloc byte[4];
@@ -169,7 +169,7 @@ internal sealed class SymbolTable
         }
     }
 
-    /// <summary>SentencePiece joins any two neighbours whose joint text is a piece, the best score first: each way to
+    /// <summary>SentencePiece joins any two neighbours whose joint text is a piece, best score first. So each way to
     /// cut a piece in two is a merge, ranked by the piece's score.</summary>
     private MergeTable FromScores(float[] scores, string[] pieces, TokenType[] types)
     {
@@ -200,7 +200,7 @@ internal sealed class SymbolTable
         }
         return table;
 
-        // A piece, or a single character: those are where joining starts, whether they are pieces or not.
+        // A piece, or a single character, with which joining starts even if it is not a piece.
         int Part(ReadOnlySpan<char> text)
         {
             if (_bySpan.TryGetValue(text, out int symbol)) return symbol;

@@ -10,13 +10,13 @@ namespace Native.Kernels.Text;
 /// (SentencePiece's), read from GGUF metadata, tokenizer.json or tokenizer.model. Safe for any number of
 /// threads.</summary>
 /// <remarks>
-/// One algorithm serves both: SentencePiece's scores become ranks of pairs when the file is read, as a merge list has
-/// them. Time to encode grows with n log n at worst, whatever the text.
+/// One algorithm serves both: when a file is read, SentencePiece's scores become ranks of pairs, as in a merge list.
+/// Encoding takes O(n log n) time for any text.
 /// </remarks>
 public sealed class Tokenizer
 {
-    /// <summary>Longest control token, in characters: whoever keeps users' texts from becoming one looks for its
-    /// beginning at the end of every text. Real ones have some forty.</summary>
+    /// <summary>Longest control token, in characters. Escaping of users' texts searches the end of every text for the
+    /// beginning of one. Real ones have some forty.</summary>
     private const int MaxControlLength = 512;
 
     private readonly string[] _pieces;
@@ -27,7 +27,7 @@ public sealed class Tokenizer
     private readonly HashSet<int> _endIds;
 
     private readonly SpecialTokens _userTokens, _allTokens;
-    private readonly SpecialTokens _normalizedUserTokens, _normalizedTokens; // looked for in the normalized text
+    private readonly SpecialTokens _normalizedUserTokens, _normalizedTokens; // searched in the normalized text
     private readonly SymbolTable _symbols;
     private readonly Normalizer _normalizer;
     private readonly PreTokenizer _preTokenizer, _bytePreTokenizer;
@@ -41,7 +41,7 @@ public sealed class Tokenizer
         int count = definition.Pieces.Length;
         if (count == 0)
             throw new InvalidDataException($"{definition.Source}: expected a vocabulary, found one without tokens");
-        _types = [.. definition.Types]; // changed below, while the table of symbols goes by what the file says
+        _types = [.. definition.Types]; // changed below; the table of symbols keeps the file's types
         _edges = definition.Edges ?? [];
         _pieces = new string[count];
         for (int id = 0; id < count; id++) _pieces[id] = definition.Pieces[id] ?? "";
@@ -81,7 +81,7 @@ public sealed class Tokenizer
                 throw new InvalidDataException(
                     $"{definition.Source}: token {id}: expected a control token of at most {MaxControlLength} "
                     + $"characters, found {_pieces[id].Length}");
-            // Tokenizer.model has them escaped
+            // tokenizer.model has them escaped
             string text = definition.Scores is null || special || definition.GgufTokens ? _pieces[id]
                 : _pieces[id].Replace('\u2581', ' ');
             bool normalized = definition.NormalizedTokens.Contains(id);
@@ -113,10 +113,10 @@ public sealed class Tokenizer
     /// the message lists what is.</exception>
     public static Tokenizer FromGguf(GgufFile file) => new(GgufTokenizer.Read(file));
 
-    /// <summary>The tokenizer of a Hugging Face folder: tokenizer.json, or tokenizer.model where there is none, with
-    /// tokenizer_config.json, generation_config.json, config.json and chat_template.jinja as far as they are
-    /// there.</summary>
-    /// <exception cref="InvalidDataException">A file is malformed, or asks for what is not supported.</exception>
+    /// <summary>The tokenizer of a Hugging Face folder: tokenizer.json, or else tokenizer.model. tokenizer_config.json,
+    /// generation_config.json, config.json and chat_template.jinja are read if present.</summary>
+    /// <exception cref="InvalidDataException">A file is malformed, or needs something that is not
+    /// supported.</exception>
     /// <exception cref="FileNotFoundException">The folder has neither tokenizer.json nor tokenizer.model.</exception>
     public static Tokenizer FromFolder(string folder) => new(HuggingFaceTokenizer.Read(folder));
 
@@ -135,36 +135,35 @@ public sealed class Tokenizer
     /// ascending.</summary>
     public IReadOnlyList<int> EndIds { get; }
 
-    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens begins with tokens of its own,
-    /// <see cref="BosId"/> as a rule.</summary>
+    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens adds tokens in front, usually
+    /// <see cref="BosId"/>.</summary>
     public bool AddsBos => _prefix.Length > 0;
 
-    /// <summary>How many tokens of its own <see cref="EncodePrompt"/> puts in front of a text.</summary>
+    /// <summary>Tokens that <see cref="EncodePrompt"/> adds in front of a text.</summary>
     public int PrefixLength => _prefix.Length;
 
-    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens ends with tokens of its own,
-    /// <see cref="EosId"/> as a rule.</summary>
+    /// <summary>Whether <see cref="Encode(string, bool, bool)"/> with special tokens adds tokens at the end, usually
+    /// <see cref="EosId"/>.</summary>
     public bool AddsEos => _suffix.Length > 0;
 
     /// <summary>The chat template, in Jinja, or null.</summary>
     public string? ChatTemplate { get; }
 
-    /// <summary>The chat template for conversations with tools, where the model brings one of its own for them
-    /// ("tool_use"), or null.</summary>
+    /// <summary>The model's own chat template for conversations with tools ("tool_use"), or null.</summary>
     public string? ToolUseTemplate { get; }
 
-    /// <summary>Whether a whole text's ids begin with a space of the tokenizer's own, which <see cref="Decode"/>
+    /// <summary>Whether a whole text's ids begin with a space that the tokenizer adds and <see cref="Decode"/>
     /// drops.</summary>
     public bool StripsLeadingSpace { get; }
 
     /// <summary>The ids of a text. Lone surrogates are read as U+FFFD.</summary>
     /// <param name="text">Any text, NUL included.</param>
-    /// <param name="addSpecial">BOS and EOS are added as the model wants. A chat template usually writes its own BOS:
+    /// <param name="addSpecial">Adds BOS and EOS as the model needs them. A chat template usually writes its own BOS:
     /// pass false then.</param>
     /// <param name="parseSpecial">Control tokens written out in the text ("&lt;|im_start|&gt;") become their ids. False
     /// for what a user typed: then they are plain text. User-defined tokens are matched either way.</param>
-    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its
-    /// normalizer makes too much of it.</exception>
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or the
+    /// normalizer makes it too long.</exception>
     public int[] Encode(string text, bool addSpecial, bool parseSpecial) =>
         Encode(text, addSpecial, parseSpecial, null);
 
@@ -182,23 +181,21 @@ public sealed class Tokenizer
         }
     }
 
-    /// <summary>The ids of a text with control tokens written out, of which some parts are what a user typed.</summary>
+    /// <summary>The ids of a text with control tokens written out, of which a user typed some parts.</summary>
     /// <param name="text">Any text.</param>
-    /// <param name="plainAt">Offsets at which no control token begins, whatever is written there.</param>
-    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or its
-    /// normalizer makes too much of it.</exception>
+    /// <param name="plainAt">Offsets at which no control token may begin.</param>
+    /// <exception cref="TextEncodingException">A pattern of the tokenizer's file takes too long on this text, or the
+    /// normalizer makes it too long.</exception>
     public int[] Encode(string text, IReadOnlySet<int> plainAt) =>
         Encode(text, addSpecial: false, parseSpecial: true, plainAt);
 
-    /// <summary>The ids of a text that a model is to continue: control tokens written in it are read, and what the
-    /// model wants in front
-    /// of a text is added. What it wants behind is not: nothing continues an end token.</summary>
+    /// <summary>The ids of a text for a model to continue. Control tokens written in it are read, and tokens that the
+    /// model needs in front are added. Those at the end are not, because nothing continues an end token.</summary>
     /// <exception cref="TextEncodingException">As <see cref="Encode(string, bool, bool)"/>.</exception>
     public int[] EncodePrompt(string text) => [.. _prefix, .. Encode(text, addSpecial: false, parseSpecial: true)];
 
-    /// <summary>The ids of a conversation that a chat template wrote, as its makers' library has them: transformers
-    /// takes what the
-    /// template writes, llama.cpp (for GGUF files) adds the begin token unless the template wrote it.</summary>
+    /// <summary>The ids of a conversation that a chat template wrote, as in its makers' library: transformers adds
+    /// nothing, llama.cpp (for GGUF files) adds the begin token unless the template wrote it.</summary>
     public int[] BeginConversation(int[] ids) =>
         _ggufTokens && _prefix.Length > 0 && (ids.Length == 0 || ids[0] != _prefix[0]) ? [.. _prefix, .. ids] : ids;
 
@@ -225,8 +222,8 @@ public sealed class Tokenizer
         return [.. encoding.Ids];
     }
 
-    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it swallows;
-    /// no control token at an offset of <paramref name="plainAt"/>.</summary>
+    /// <summary>The next token in the text at or after <paramref name="from"/>, with the whitespace that it consumes.
+    /// Control tokens at an offset of <paramref name="plainAt"/> are skipped.</summary>
     private bool TryFind(SpecialTokens tokens, ReadOnlySpan<char> text, int done, ref int from, out int start,
         out int end, out int id, IReadOnlySet<int>? plainAt = null)
     {
@@ -239,31 +236,31 @@ public sealed class Tokenizer
             TokenEdges edges = _edges[id];
             while ((edges & TokenEdges.StripLeft) != 0 && start > done && IsSpace(text[start - 1])) start--;
             while ((edges & TokenEdges.StripRight) != 0 && end < text.Length && IsSpace(text[end])) end++;
-            if (_ggufTokens) from = end; // Hugging Face's still finds tokens in what one has swallowed
+            if (_ggufTokens) from = end; // Hugging Face's tokenizers still find tokens in consumed whitespace
         }
         return found;
     }
 
-    /// <summary>The bytes a token stands for in running text. A character may span several tokens.</summary>
+    /// <summary>A token's bytes in running text. A character may span several tokens.</summary>
     /// <param name="id">The token.</param>
-    /// <param name="skipSpecial">Whether control and unknown tokens have none; otherwise theirs are those of their
-    /// writing.</param>
+    /// <param name="skipSpecial">True: control and unknown tokens have no bytes. False: their bytes are those of their
+    /// written form.</param>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
     public ReadOnlySpan<byte> Bytes(int id, bool skipSpecial = true) =>
         IsSpecial(id) && skipSpecial ? [] : WrittenOut(id);
 
-    /// <summary>The vocabulary's own writing of a token, for display and log-probabilities.</summary>
+    /// <summary>A token as the vocabulary writes it, for display and log-probabilities.</summary>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
     public string Piece(int id) => _pieces[Checked(id)];
 
-    /// <summary>Whether a token is control or unknown: no part of running text.</summary>
+    /// <summary>Whether a token is control or unknown, so not part of running text.</summary>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
     public bool IsSpecial(int id) => _types[Checked(id)] is TokenType.Control or TokenType.Unknown;
 
     /// <summary>Whether a generation ends with this id.</summary>
     public bool IsEnd(int id) => _endIds.Contains(id);
 
-    /// <summary>The text of a whole sequence of ids. Bytes that are no UTF-8 become U+FFFD.</summary>
+    /// <summary>The text of a whole sequence of ids. Bytes that are not UTF-8 become U+FFFD.</summary>
     /// <param name="ids">Any ids of the vocabulary.</param>
     /// <param name="skipSpecial">Leaves control tokens out; otherwise they are written out.</param>
     /// <exception cref="ArgumentOutOfRangeException">No such id.</exception>
@@ -275,8 +272,7 @@ public sealed class Tokenizer
         return System.Text.Encoding.UTF8.GetString(bytes.WrittenSpan);
     }
 
-    /// <summary>What a token adds to a text of which <paramref name="atStart"/> tells whether it is still
-    /// empty.</summary>
+    /// <summary>The text that a token adds; <paramref name="atStart"/> says whether the text so far is empty.</summary>
     public ReadOnlySpan<byte> Visible(int id, bool skipSpecial, ref bool atStart)
     {
         bool special = IsSpecial(id);
@@ -297,7 +293,7 @@ public sealed class Tokenizer
         return id;
     }
 
-    // What a token swallows around itself: llama.cpp sees no space beyond ASCII.
+    // Whitespace that a token consumes: llama.cpp knows no space beyond ASCII.
     private bool IsSpace(char c) => char.IsWhiteSpace(c) && (char.IsAscii(c) || !_ggufTokens);
 
     /// <summary>Replaces lone surrogates by U+FFFD.</summary>
@@ -378,7 +374,7 @@ public sealed class Tokenizer
         public List<int> Ids { get; } = new(length / 4 + 2);
         public long Lookups => _merger.Lookups;
 
-        /// <summary>Encodes what lies between two tokens.</summary>
+        /// <summary>Encodes the text between two tokens.</summary>
         public void Add(ReadOnlySpan<char> text, bool first)
         {
             if (!owner._normalizer.IsNone) text = owner._normalizer.Apply(text.ToString());
@@ -421,7 +417,7 @@ public sealed class Tokenizer
             foreach ((int start, int end) in CollectionsMarshal.AsSpan(_words)) AddCharacters(text[start..end]);
         }
 
-        /// <summary>Writes the text in GPT-2's alphabet and lets further patterns see that.</summary>
+        /// <summary>Writes the text in GPT-2's alphabet and cuts that with further patterns.</summary>
         private void AddBytesCutFurther(ReadOnlySpan<char> text)
         {
             byte[] bytes = new byte[System.Text.Encoding.UTF8.GetByteCount(text)];
@@ -465,8 +461,8 @@ public sealed class Tokenizer
             Finish(symbols[..count]);
         }
 
-        /// <summary>Cuts the word further where no token reaches across: in front of a space that follows something
-        /// else.</summary>
+        /// <summary>Cuts the word further where no token can span the cut: in front of a space that follows another
+        /// character.</summary>
         private void AddCharacters(ReadOnlySpan<char> word)
         {
             _fuseFrom = owner._fuseAcrossWords ? 0 : Ids.Count;

@@ -3,7 +3,7 @@ using Native.Kernels.Files;
 
 namespace Native.Kernels.Text;
 
-/// <summary>What the files beside a tokenizer say of it: tokenizer_config.json, generation_config.json, config.json,
+/// <summary>The settings in the files beside a tokenizer: tokenizer_config.json, generation_config.json, config.json,
 /// added_tokens.json and the chat template's own file. Each may be absent.</summary>
 internal sealed class TokenizerConfig
 {
@@ -16,14 +16,14 @@ internal sealed class TokenizerConfig
     public int? BosId { get; private set; }
     public List<int> EndIds { get; } = [];
 
-    /// <summary>Whether generation_config.json lists the ids that end a generation: then no other token does.</summary>
+    /// <summary>Whether generation_config.json lists the ids that end a generation. Then no other token does.</summary>
     public bool ListsEnds { get; private set; }
 
     public List<AddedToken> AddedTokens { get; } = [];
     public string? ChatTemplate { get; private set; }
     public string? ToolUseTemplate { get; private set; }
 
-    /// <summary>Rows of the model's embedding, or 0 where config.json does not tell.</summary>
+    /// <summary>Rows of the model's embedding, or 0 if config.json does not say.</summary>
     public int VocabularySize { get; private set; }
 
     public static TokenizerConfig Read(string folder)
@@ -66,8 +66,8 @@ internal sealed class TokenizerConfig
         ReadChatTemplates(root);
     }
 
-    /// <summary>Either one text, or named ones as a list or an object, of which "default" and "tool_use" are
-    /// meant.</summary>
+    /// <summary>Reads one text, or named ones as a list or an object, of which "default" and "tool_use" are
+    /// used.</summary>
     private void ReadChatTemplates(JsonField root)
     {
         if (root.Optional("chat_template") is not { } template) return;

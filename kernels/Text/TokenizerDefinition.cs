@@ -12,20 +12,19 @@ internal enum TokenType : byte
     Byte = 6,
 }
 
-/// <summary>Where a SentencePiece vocabulary expects a space that the text does not have.</summary>
+/// <summary>Where a SentencePiece vocabulary expects a space that is not in the text.</summary>
 internal enum SpacePrefix
 {
     None,
 
-    /// <summary>Before the text and before whatever follows a special token.</summary>
+    /// <summary>Before the text, and before text that follows a special token.</summary>
     EveryFragment,
 
-    /// <summary>Before the text alone.</summary>
+    /// <summary>Only before the text.</summary>
     FirstFragment,
 }
 
-/// <summary>Whitespace that a special token swallows around itself, and whether it must stand alone as a
-/// word.</summary>
+/// <summary>The sides on which a special token consumes whitespace, and whether it must be a word of its own.</summary>
 [Flags]
 internal enum TokenEdges : byte
 {
@@ -35,8 +34,8 @@ internal enum TokenEdges : byte
     SingleWord = 4,
 }
 
-/// <summary>A tokenizer as its file tells it, before the tables for encoding are built. Every loader ends
-/// here.</summary>
+/// <summary>A tokenizer as its file defines it, before the tables for encoding are built. Every loader returns
+/// one.</summary>
 internal sealed class TokenizerDefinition
 {
     /// <summary>The file, for messages.</summary>
@@ -56,8 +55,8 @@ internal sealed class TokenizerDefinition
     /// <summary>Merges in order of rank.</summary>
     public IReadOnlyList<(string Left, string Right)> Merges { get; init; } = [];
 
-    /// <summary>Whether a merge may speak of a text that is no token. GGUF files do, where an added token replaced
-    /// one.</summary>
+    /// <summary>Whether a merge may name a text that is not a token. GGUF files have such merges where an added token
+    /// replaced one.</summary>
     public bool LenientMerges { get; init; }
 
     /// <summary>Symbols are bytes written in GPT-2's alphabet; otherwise they are characters, with byte tokens as the
@@ -66,7 +65,7 @@ internal sealed class TokenizerDefinition
 
     public PreTokenizer PreTokenizer { get; init; } = PreTokenizer.None;
 
-    /// <summary>A word that is a token is that token, whatever the merges say.</summary>
+    /// <summary>A word that is a token becomes that token without merges.</summary>
     public bool IgnoreMerges { get; init; }
 
     /// <summary>Spaces are written as U+2581.</summary>
@@ -74,17 +73,17 @@ internal sealed class TokenizerDefinition
 
     public SpacePrefix SpacePrefix { get; init; }
 
-    /// <summary>No space is put in front of one that is there.</summary>
+    /// <summary>No space is added in front of a space.</summary>
     public bool PrefixUnlessSpace { get; init; }
 
     /// <summary>Whether decoding a whole text drops one leading space, the one that <see cref="SpacePrefix"/>
     /// added.</summary>
     public bool StripsLeadingSpace { get; init; }
 
-    /// <summary>What is done to the text between tokens first.</summary>
+    /// <summary>The first step for text between tokens.</summary>
     public Normalizer Normalizer { get; init; } = new();
 
-    /// <summary>Added tokens that are looked for in the normalized text.</summary>
+    /// <summary>Added tokens that are searched in the normalized text.</summary>
     public IReadOnlySet<int> NormalizedTokens { get; init; } = new HashSet<int>();
 
     /// <summary>Added tokens that no text becomes by merging.</summary>
@@ -104,10 +103,10 @@ internal sealed class TokenizerDefinition
     public int? UnknownId { get; init; }
     public int? PadId { get; init; }
 
-    /// <summary>Ids that stand in front of a text.</summary>
+    /// <summary>Ids in front of a text.</summary>
     public int[] Prefix { get; init; } = [];
 
-    /// <summary>Ids that stand behind a text.</summary>
+    /// <summary>Ids at the end of a text.</summary>
     public int[] Suffix { get; init; } = [];
 
     /// <summary>End ids that the file names.</summary>
@@ -117,12 +116,12 @@ internal sealed class TokenizerDefinition
     /// texts are ends too.</summary>
     public bool ListsEnds { get; init; }
 
-    /// <summary>Whether tokens are taken as llama.cpp takes a GGUF file's: those with well-known texts are control
-    /// tokens even where the file calls them ordinary, unused ones stand for no text, user-defined ones are found and
-    /// written as they are, U+2581 and all.</summary>
+    /// <summary>Whether tokens are treated as llama.cpp treats a GGUF file's. Tokens with well-known texts are control
+    /// tokens even if the file calls them ordinary. Unused tokens have no text. User-defined tokens are searched and
+    /// written literally, U+2581 included.</summary>
     public bool GgufTokens { get; init; }
 
-    /// <summary>Whether a word of newlines that is a token is that token, whatever the merges say.</summary>
+    /// <summary>Whether a word of newlines that is a token becomes that token without merges.</summary>
     public bool NewlinesAreTokens { get; init; }
 
     public string? ChatTemplate { get; init; }

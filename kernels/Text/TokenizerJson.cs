@@ -8,15 +8,15 @@ namespace Native.Kernels.Text;
 /// (SentencePiece's kind).</summary>
 internal static class TokenizerJson
 {
-    /// <summary>A pattern out of a file may take this long for one match; the known ones take microseconds.</summary>
+    /// <summary>Time limit for one match of a pattern from a file. Known patterns take microseconds.</summary>
     private static readonly TimeSpan PatternTimeout = TimeSpan.FromSeconds(2);
 
-    /// <summary>Steps of a normalizer or a pre-tokenizer: each costs at every text, and patterns are compiled. Real
-    /// files have up to six.</summary>
+    /// <summary>Most steps of a normalizer or a pre-tokenizer. Each step costs time for every text, and its pattern is
+    /// compiled. Real files have up to six.</summary>
     private const int MaxSteps = 64;
 
-    /// <summary>Rust's \w: letters, marks, decimal digits, connectors, and what Unicode calls alphabetic or joining
-    /// beside them.</summary>
+    /// <summary>Rust's \w: letters, marks, decimal digits, connectors, and other characters that Unicode calls
+    /// alphabetic or joining.</summary>
     private const string WordCharacters = @"\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\u24B6-\u24E9\u200C\u200D";
 
     private sealed class Pipeline
@@ -27,7 +27,7 @@ internal static class TokenizerJson
         public SpacePrefix Prefix { get; set; }
         public bool PrefixUnlessSpace { get; set; }
         public List<PreTokenizerStep> Steps { get; } = [];
-        public List<PreTokenizerStep> ByteSteps { get; } = []; // behind ByteLevel, which writes the text anew
+        public List<PreTokenizerStep> ByteSteps { get; } = []; // after ByteLevel, which rewrites the text
         public List<SupplementaryRange> Ranges { get; } = [];
         public bool StripsLeadingSpace { get; set; }
         public List<int> Before { get; } = [];
@@ -53,13 +53,7 @@ internal static class TokenizerJson
 
     private static TokenizerDefinition Read(string path, JsonField root, TokenizerConfig config)
     {
-        JsonField model = root.Required("model");
-        string type = model.Optional("type")?.Text() ?? (model.Optional("merges") is null ? "none" : "BPE");
-        if (type != "BPE") throw model.Wrong("type BPE", $"'{type}', which is not supported");
-        foreach (string affix in (string[])["continuing_subword_prefix", "end_of_word_suffix"])
-            if (model.Optional(affix) is { } field && field.Text().Length > 0)
-                throw field.Wrong("none", $"'{field.Text()}', which is not supported");
-
+        JsonField model = ReadModel(root);
         List<string?> pieces = ReadVocabulary(model.Required("vocab"));
         var types = new List<TokenType>(pieces.Count);
         bool byteFallback = model.Optional("byte_fallback")?.Boolean() ?? false;
@@ -75,25 +69,15 @@ internal static class TokenizerJson
             foreach (JsonField token in added.Items())
             {
                 int id = token.Required("id").Int32();
-                if (id == unknownId) types[id] = TokenType.Unknown; // else it is a text like others
+                if (id == unknownId) types[id] = TokenType.Unknown; // otherwise it is an ordinary token
                 tokens.Add(ReadAddedToken(token, id));
             }
         }
-        // Tokenizer_config.json has the last word, as in transformers
+        // tokenizer_config.json overrides it, as in transformers.
         foreach (AddedToken token in config.AddedTokens) tokens.Amend(token);
         tokens.PadTo(config.VocabularySize);
 
-        var pipeline = new Pipeline();
-        if (root.Optional("normalizer") is { } normalizer)
-        {
-            ReadNormalizer(normalizer, pipeline);
-            ExpectFew(normalizer, pipeline.Normalizer.StepCount);
-        }
-        if (root.Optional("pre_tokenizer") is { } preTokenizer) ReadPreTokenizer(preTokenizer, pipeline);
-        if (root.Optional("decoder") is { } decoder) ReadDecoder(decoder, pipeline);
-        if (root.Optional("post_processor") is { } postProcessor)
-            ReadPostProcessor(postProcessor, pipeline, pieces.Count);
-
+        Pipeline pipeline = ReadPipeline(root, pieces.Count);
         int? bos = tokens.Find(config.BosToken)
             ?? (config.BosId is { } b && b >= 0 && b < pieces.Count ? b
                 : pipeline.Before.Count > 0 ? pipeline.Before[0] : null);
@@ -125,7 +109,7 @@ internal static class TokenizerJson
             FuseUnknown = model.Optional("fuse_unk")?.Boolean() ?? false,
             BosId = bos,
             EosId = eos ?? (ends.Count > 0 ? ends.First() : null),
-            UnknownId = tokens.Find(unknown), // the model's alone: another file's is for show
+            UnknownId = tokens.Find(unknown), // only the model's own counts
             PadId = tokens.Find(config.PadToken),
             Prefix = [.. pipeline.Before],
             Suffix = [.. pipeline.After],
@@ -134,6 +118,32 @@ internal static class TokenizerJson
             ChatTemplate = config.ChatTemplate,
             ToolUseTemplate = config.ToolUseTemplate,
         };
+    }
+
+    private static JsonField ReadModel(JsonField root)
+    {
+        JsonField model = root.Required("model");
+        string type = model.Optional("type")?.Text() ?? (model.Optional("merges") is null ? "none" : "BPE");
+        if (type != "BPE") throw model.Wrong("type BPE", $"'{type}', which is not supported");
+        foreach (string affix in (string[])["continuing_subword_prefix", "end_of_word_suffix"])
+            if (model.Optional(affix) is { } field && field.Text().Length > 0)
+                throw field.Wrong("none", $"'{field.Text()}', which is not supported");
+        return model;
+    }
+
+    private static Pipeline ReadPipeline(JsonField root, int vocabularySize)
+    {
+        var pipeline = new Pipeline();
+        if (root.Optional("normalizer") is { } normalizer)
+        {
+            ReadNormalizer(normalizer, pipeline);
+            ExpectFew(normalizer, pipeline.Normalizer.StepCount);
+        }
+        if (root.Optional("pre_tokenizer") is { } preTokenizer) ReadPreTokenizer(preTokenizer, pipeline);
+        if (root.Optional("decoder") is { } decoder) ReadDecoder(decoder, pipeline);
+        if (root.Optional("post_processor") is { } postProcessor)
+            ReadPostProcessor(postProcessor, pipeline, vocabularySize);
+        return pipeline;
     }
 
     public static bool IsByteToken(string piece)
@@ -150,7 +160,7 @@ internal static class TokenizerJson
             last = Math.Max(last, id);
             count++;
         }
-        // Ids have gaps where a vocabulary was trimmed; a few among many, or the file is damaged.
+        // A trimmed vocabulary has gaps between ids. Many gaps mean a damaged file.
         if (last >= 2 * (long)count + 1024)
             throw vocabulary.Wrong($"ids below {2 * (long)count + 1024} for {count} tokens", last.ToString());
         string?[] pieces = new string?[last + 1];
@@ -233,8 +243,7 @@ internal static class TokenizerJson
             pipeline.EscapeSpaces |= found.Text() == " " && content == "\u2581";
             return;
         }
-        // Runs over the text itself, not over a shadow of it, so that classes see the halves of supplementary
-        // characters.
+        // Runs over the text itself, not over a shadow of it, so classes see the halves of supplementary characters.
         JsonField expression = pattern.Required("Regex");
         try
         {
@@ -297,28 +306,33 @@ internal static class TokenizerJson
                 steps.Add(new PreTokenizerStep(@"\s+", SplitBehavior.Removed));
                 break;
             case "Metaspace":
-                string replacement = preTokenizer.Optional("replacement")?.Text() ?? "\u2581";
-                if (replacement != "\u2581")
-                    throw preTokenizer.Wrong("U+2581 as replacement", $"'{replacement}', which is not supported");
-                string scheme = preTokenizer.Optional("prepend_scheme")?.Text()
-                    ?? (preTokenizer.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
-                pipeline.EscapeSpaces = true;
-                pipeline.PrefixUnlessSpace = true;
-                pipeline.Prefix = scheme switch
-                {
-                    "always" => SpacePrefix.EveryFragment,
-                    "first" => SpacePrefix.FirstFragment,
-                    "never" => SpacePrefix.None,
-                    _ => throw preTokenizer.Wrong("prepend_scheme always, first or never", $"'{scheme}'"),
-                };
-                if (preTokenizer.Optional("split")?.Boolean() ?? true)
-                    pipeline.Steps.Add(new PreTokenizerStep("\u2581", SplitBehavior.MergedWithNext));
+                ReadMetaspace(preTokenizer, pipeline);
                 break;
             default:
                 throw preTokenizer.Wrong(
                     "ByteLevel, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace or WhitespaceSplit",
                     $"'{type}', which is not supported");
         }
+    }
+
+    private static void ReadMetaspace(JsonField preTokenizer, Pipeline pipeline)
+    {
+        string replacement = preTokenizer.Optional("replacement")?.Text() ?? "\u2581";
+        if (replacement != "\u2581")
+            throw preTokenizer.Wrong("U+2581 as replacement", $"'{replacement}', which is not supported");
+        string scheme = preTokenizer.Optional("prepend_scheme")?.Text()
+            ?? (preTokenizer.Optional("add_prefix_space")?.Boolean() ?? true ? "always" : "never");
+        pipeline.EscapeSpaces = true;
+        pipeline.PrefixUnlessSpace = true;
+        pipeline.Prefix = scheme switch
+        {
+            "always" => SpacePrefix.EveryFragment,
+            "first" => SpacePrefix.FirstFragment,
+            "never" => SpacePrefix.None,
+            _ => throw preTokenizer.Wrong("prepend_scheme always, first or never", $"'{scheme}'"),
+        };
+        if (preTokenizer.Optional("split")?.Boolean() ?? true)
+            pipeline.Steps.Add(new PreTokenizerStep("\u2581", SplitBehavior.MergedWithNext));
     }
 
     private static void ExpectFew(JsonField chain, int steps)
@@ -371,7 +385,7 @@ internal static class TokenizerJson
                 pipeline.StripsLeadingSpace |= scheme != "never";
                 break;
             case "ByteLevel" or "ByteFallback" or "Fuse":
-                break; // what they undo, the vocabulary's bytes have undone
+                break; // the vocabulary's bytes need no decoding
             default:
                 throw decoder.Wrong("ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence or Strip",
                     $"'{type}', which is not supported");
@@ -388,7 +402,7 @@ internal static class TokenizerJson
                     ReadPostProcessor(step, pipeline, count);
                 break;
             case "ByteLevel":
-                break; // offsets alone
+                break; // it changes only offsets
             case "TemplateProcessing":
                 pipeline.HasTemplate = true;
                 List<int> side = pipeline.Before;
