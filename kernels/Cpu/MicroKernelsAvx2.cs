@@ -149,7 +149,8 @@ internal static unsafe class MicroKernelsAvx2
         FourByEight<T, M>(integers, scales, 8, rows, blocks, sums);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    // Not inlined into Four: the compiler would then leave calls in the inner loops.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
     private static void FourByEight<T, M>(byte* integers, byte* scales, int output, byte** rows, int blocks,
         float* sums)
         where T : IIntegerFormat
@@ -169,8 +170,13 @@ internal static unsafe class MicroKernelsAvx2
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
-                    FourSums<T, M>(integers, x0, x1, x2, x3, group, ones, out Vector256<int> i0,
-                        out Vector256<int> i1, out Vector256<int> i2, out Vector256<int> i3);
+                    Vector256<int> i0 = default, i1 = default, i2 = default, i3 = default;
+                    if (M.Vnni)
+                        FourQuadruples<T>(integers, x0, x1, x2, x3, group, ref i0, ref i1, ref i2, ref i3);
+                    else if (T.Nibbles && T.GroupSize == 32)
+                        FourNibbles(integers, x0, x1, x2, x3, ones, ref i0, ref i1, ref i2, ref i3);
+                    else
+                        FourPairs<T>(integers, x0, x1, x2, x3, group, ones, ref i0, ref i1, ref i2, ref i3);
                     if (T.Offset != 0 || M.Vnni && T.Signed)
                     {
                         i0 += Offset<T, M>(x0, group);
@@ -211,66 +217,72 @@ internal static unsafe class MicroKernelsAvx2
         y3.Store(sums + 48 + output);
     }
 
-    /// <summary>A group's products with four rows, summed for each of eight outputs.</summary>
+    /// <summary>A group's products with four rows, summed for each output. With AVX-VNNI: four products at a time into
+    /// 32 bits.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void FourSums<T, M>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
-        Vector256<short> ones, out Vector256<int> sum0, out Vector256<int> sum1, out Vector256<int> sum2,
-        out Vector256<int> sum3)
+    private static void FourQuadruples<T>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
+        ref Vector256<int> i0, ref Vector256<int> i1, ref Vector256<int> i2, ref Vector256<int> i3)
         where T : IIntegerFormat
-        where M : IMultiplication
     {
-        Vector256<int> i0 = default, i1 = default, i2 = default, i3 = default;
-        if (M.Vnni)
+        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
         {
-            for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
-            {
-                Vector256<byte> w = Unsigned<T>(Load<T>(integers, i));
-                i0 = AvxVnni.MultiplyWideningAndAdd(i0, w, Broadcast(x0 + 4 * i));
-                i1 = AvxVnni.MultiplyWideningAndAdd(i1, w, Broadcast(x1 + 4 * i));
-                i2 = AvxVnni.MultiplyWideningAndAdd(i2, w, Broadcast(x2 + 4 * i));
-                i3 = AvxVnni.MultiplyWideningAndAdd(i3, w, Broadcast(x3 + 4 * i));
-            }
+            Vector256<byte> w = Unsigned<T>(Load<T>(integers, i));
+            i0 = AvxVnni.MultiplyWideningAndAdd(i0, w, Broadcast(x0 + 4 * i));
+            i1 = AvxVnni.MultiplyWideningAndAdd(i1, w, Broadcast(x1 + 4 * i));
+            i2 = AvxVnni.MultiplyWideningAndAdd(i2, w, Broadcast(x2 + 4 * i));
+            i3 = AvxVnni.MultiplyWideningAndAdd(i3, w, Broadcast(x3 + 4 * i));
         }
-        else if (T.Nibbles && T.GroupSize == 32)
+    }
+
+    /// <summary>The same for nibbles without it: eight products fit 16 bits.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FourNibbles(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, Vector256<short> ones,
+        ref Vector256<int> i0, ref Vector256<int> i1, ref Vector256<int> i2, ref Vector256<int> i3)
+    {
+        Vector256<byte> low = Vector256.Create((byte)15);
+        Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
+        for (int j = 0; j < 4; j++)
         {
-            Vector256<byte> low = Vector256.Create((byte)15);
+            Vector256<byte> w = Vector256.Load(integers + PanelLayout.VectorStride * j), high = High(w);
+            w &= low;
+            a0 += Avx2.MultiplyAddAdjacent(w, Broadcast(x0 + 4 * j));
+            a1 += Avx2.MultiplyAddAdjacent(w, Broadcast(x1 + 4 * j));
+            a2 += Avx2.MultiplyAddAdjacent(w, Broadcast(x2 + 4 * j));
+            a3 += Avx2.MultiplyAddAdjacent(w, Broadcast(x3 + 4 * j));
+            a0 += Avx2.MultiplyAddAdjacent(high, Broadcast(x0 + 16 + 4 * j));
+            a1 += Avx2.MultiplyAddAdjacent(high, Broadcast(x1 + 16 + 4 * j));
+            a2 += Avx2.MultiplyAddAdjacent(high, Broadcast(x2 + 16 + 4 * j));
+            a3 += Avx2.MultiplyAddAdjacent(high, Broadcast(x3 + 16 + 4 * j));
+        }
+        i0 = Avx2.MultiplyAddAdjacent(a0, ones);
+        i1 = Avx2.MultiplyAddAdjacent(a1, ones);
+        i2 = Avx2.MultiplyAddAdjacent(a2, ones);
+        i3 = Avx2.MultiplyAddAdjacent(a3, ones);
+    }
+
+    /// <summary>The same for other integers: pairs are added up as long as they fit 16 bits, then widened.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FourPairs<T>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
+        Vector256<short> ones,
+        ref Vector256<int> i0, ref Vector256<int> i1, ref Vector256<int> i2, ref Vector256<int> i3)
+        where T : IIntegerFormat
+    {
+        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
+        {
             Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
-            for (int j = 0; j < 4; j++)
+            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
             {
-                Vector256<byte> w = Vector256.Load(integers + PanelLayout.VectorStride * j), high = High(w);
-                w &= low;
-                a0 += Avx2.MultiplyAddAdjacent(w, Broadcast(x0 + 4 * j));
-                a1 += Avx2.MultiplyAddAdjacent(w, Broadcast(x1 + 4 * j));
-                a2 += Avx2.MultiplyAddAdjacent(w, Broadcast(x2 + 4 * j));
-                a3 += Avx2.MultiplyAddAdjacent(w, Broadcast(x3 + 4 * j));
-                a0 += Avx2.MultiplyAddAdjacent(high, Broadcast(x0 + 16 + 4 * j));
-                a1 += Avx2.MultiplyAddAdjacent(high, Broadcast(x1 + 16 + 4 * j));
-                a2 += Avx2.MultiplyAddAdjacent(high, Broadcast(x2 + 16 + 4 * j));
-                a3 += Avx2.MultiplyAddAdjacent(high, Broadcast(x3 + 16 + 4 * j));
+                Vector256<byte> w = Load<T>(integers, i);
+                a0 += Products<T>(w, Broadcast(x0 + 4 * i));
+                a1 += Products<T>(w, Broadcast(x1 + 4 * i));
+                a2 += Products<T>(w, Broadcast(x2 + 4 * i));
+                a3 += Products<T>(w, Broadcast(x3 + 4 * i));
             }
-            (i0, i1) = (Avx2.MultiplyAddAdjacent(a0, ones), Avx2.MultiplyAddAdjacent(a1, ones));
-            (i2, i3) = (Avx2.MultiplyAddAdjacent(a2, ones), Avx2.MultiplyAddAdjacent(a3, ones));
+            i0 += Avx2.MultiplyAddAdjacent(a0, ones);
+            i1 += Avx2.MultiplyAddAdjacent(a1, ones);
+            i2 += Avx2.MultiplyAddAdjacent(a2, ones);
+            i3 += Avx2.MultiplyAddAdjacent(a3, ones);
         }
-        else
-        {
-            for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
-            {
-                Vector256<short> a0 = default, a1 = default, a2 = default, a3 = default;
-                for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
-                {
-                    Vector256<byte> w = Load<T>(integers, i);
-                    a0 += Products<T>(w, Broadcast(x0 + 4 * i));
-                    a1 += Products<T>(w, Broadcast(x1 + 4 * i));
-                    a2 += Products<T>(w, Broadcast(x2 + 4 * i));
-                    a3 += Products<T>(w, Broadcast(x3 + 4 * i));
-                }
-                i0 += Avx2.MultiplyAddAdjacent(a0, ones);
-                i1 += Avx2.MultiplyAddAdjacent(a1, ones);
-                i2 += Avx2.MultiplyAddAdjacent(a2, ones);
-                i3 += Avx2.MultiplyAddAdjacent(a3, ones);
-            }
-        }
-        (sum0, sum1, sum2, sum3) = (i0, i1, i2, i3);
     }
 
     /// <summary>Float activations, one row. Two chains run at once, for each of two vectors of outputs.</summary>

@@ -97,8 +97,13 @@ internal static unsafe class MicroKernelsAvx512
             {
                 for (int group = 0; group < 32 / T.GroupSize; group++)
                 {
-                    FourSums<T>(integers, x0, x1, x2, x3, group, out Vector512<int> i0, out Vector512<int> i1,
-                        out Vector512<int> i2, out Vector512<int> i3);
+                    Vector512<int> i0 = default, i1 = default, i2 = default, i3 = default;
+                    if (T.Nibbles && T.GroupSize == 32)
+                        FourNibbles(integers, x0, x1, x2, x3, ref i0, ref i1, ref i2, ref i3);
+                    else if (AvxVnni.IsSupported)
+                        FourQuadruples<T>(integers, x0, x1, x2, x3, group, ref i0, ref i1, ref i2, ref i3);
+                    else
+                        FourPairs<T>(integers, x0, x1, x2, x3, group, ref i0, ref i1, ref i2, ref i3);
                     Vector512<float> d = T.SuperScales ? unitScale * Factors(factors) : unitScale;
                     Vector512<float> m = T.HasMin && T.SuperScales ? unitMin * Factors(factors + 16) : unitMin;
                     y0 = Scale<T>(i0, d, m, x0, group, y0);
@@ -119,77 +124,87 @@ internal static unsafe class MicroKernelsAvx512
         y3.Store(sums + 48);
     }
 
-    /// <summary>A group's products with four rows, summed for each output.</summary>
+    /// <summary>A group's products with four rows, summed for each output. For nibbles: eight products fit 16
+    /// bits.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void FourSums<T>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
-        out Vector512<int> sum0, out Vector512<int> sum1, out Vector512<int> sum2, out Vector512<int> sum3)
+    private static void FourNibbles(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3,
+        ref Vector512<int> i0, ref Vector512<int> i1, ref Vector512<int> i2, ref Vector512<int> i3)
+    {
+        Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
+        for (int j = 0; j < 4; j++)
+        {
+            Vector512<byte> w = Vector512.Load(integers + PanelLayout.VectorStride * j), high = High(w);
+            w = Low(w);
+            a0 += Products(w, Broadcast(x0 + 4 * j));
+            a1 += Products(w, Broadcast(x1 + 4 * j));
+            a2 += Products(w, Broadcast(x2 + 4 * j));
+            a3 += Products(w, Broadcast(x3 + 4 * j));
+            a0 += Products(high, Broadcast(x0 + 16 + 4 * j));
+            a1 += Products(high, Broadcast(x1 + 16 + 4 * j));
+            a2 += Products(high, Broadcast(x2 + 16 + 4 * j));
+            a3 += Products(high, Broadcast(x3 + 16 + 4 * j));
+        }
+        i0 = Pairs(a0);
+        i1 = Pairs(a1);
+        i2 = Pairs(a2);
+        i3 = Pairs(a3);
+    }
+
+    /// <summary>The same with AVX-VNNI: four products at a time into 32 bits.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FourQuadruples<T>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
+        ref Vector512<int> i0, ref Vector512<int> i1, ref Vector512<int> i2, ref Vector512<int> i3)
         where T : IIntegerFormat
     {
-        Vector512<int> i0 = default, i1 = default, i2 = default, i3 = default;
-        if (T.Nibbles && T.GroupSize == 32)
+        Vector256<int> l0 = default, l1 = default, l2 = default, l3 = default;
+        Vector256<int> u0 = default, u1 = default, u2 = default, u3 = default;
+        for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
+        {
+            Vector512<byte> w = Unsigned<T>(Load<T>(integers, i));
+            Vector256<byte> lower = w.GetLower(), upper = w.GetUpper();
+            Vector256<sbyte> a0 = Vector256.Create(*(int*)(x0 + 4 * i)).AsSByte(),
+                a1 = Vector256.Create(*(int*)(x1 + 4 * i)).AsSByte();
+            Vector256<sbyte> a2 = Vector256.Create(*(int*)(x2 + 4 * i)).AsSByte(),
+                a3 = Vector256.Create(*(int*)(x3 + 4 * i)).AsSByte();
+            l0 = AvxVnni.MultiplyWideningAndAdd(l0, lower, a0);
+            u0 = AvxVnni.MultiplyWideningAndAdd(u0, upper, a0);
+            l1 = AvxVnni.MultiplyWideningAndAdd(l1, lower, a1);
+            u1 = AvxVnni.MultiplyWideningAndAdd(u1, upper, a1);
+            l2 = AvxVnni.MultiplyWideningAndAdd(l2, lower, a2);
+            u2 = AvxVnni.MultiplyWideningAndAdd(u2, upper, a2);
+            l3 = AvxVnni.MultiplyWideningAndAdd(l3, lower, a3);
+            u3 = AvxVnni.MultiplyWideningAndAdd(u3, upper, a3);
+        }
+        i0 = Vector512.Create(l0, u0);
+        i1 = Vector512.Create(l1, u1);
+        i2 = Vector512.Create(l2, u2);
+        i3 = Vector512.Create(l3, u3);
+    }
+
+    /// <summary>The same without it: pairs are added up as long as they fit 16 bits, then widened.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FourPairs<T>(byte* integers, byte* x0, byte* x1, byte* x2, byte* x3, int group,
+        ref Vector512<int> i0, ref Vector512<int> i1, ref Vector512<int> i2, ref Vector512<int> i3)
+        where T : IIntegerFormat
+    {
+        for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
         {
             Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
-            for (int j = 0; j < 4; j++)
+            for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
             {
-                Vector512<byte> w = Vector512.Load(integers + PanelLayout.VectorStride * j), high = High(w);
-                w = Low(w);
-                a0 += Products(w, Broadcast(x0 + 4 * j));
-                a1 += Products(w, Broadcast(x1 + 4 * j));
-                a2 += Products(w, Broadcast(x2 + 4 * j));
-                a3 += Products(w, Broadcast(x3 + 4 * j));
-                a0 += Products(high, Broadcast(x0 + 16 + 4 * j));
-                a1 += Products(high, Broadcast(x1 + 16 + 4 * j));
-                a2 += Products(high, Broadcast(x2 + 16 + 4 * j));
-                a3 += Products(high, Broadcast(x3 + 16 + 4 * j));
+                Vector512<byte> w = Load<T>(integers, i);
+                Vector512<sbyte> sign = Sign<T>(w);
+                w = Magnitude<T>(w);
+                a0 += Products<T>(w, sign, Broadcast(x0 + 4 * i));
+                a1 += Products<T>(w, sign, Broadcast(x1 + 4 * i));
+                a2 += Products<T>(w, sign, Broadcast(x2 + 4 * i));
+                a3 += Products<T>(w, sign, Broadcast(x3 + 4 * i));
             }
-            (i0, i1, i2, i3) = (Pairs(a0), Pairs(a1), Pairs(a2), Pairs(a3));
+            i0 += Pairs(a0);
+            i1 += Pairs(a1);
+            i2 += Pairs(a2);
+            i3 += Pairs(a3);
         }
-        else if (AvxVnni.IsSupported)
-        {
-            Vector256<int> l0 = default, l1 = default, l2 = default, l3 = default, u0 = default,
-                u1 = default, u2 = default, u3 = default;
-            for (int i = group * T.GroupSize / 4; i < (group + 1) * T.GroupSize / 4; i++)
-            {
-                Vector512<byte> w = Unsigned<T>(Load<T>(integers, i));
-                Vector256<byte> lower = w.GetLower(), upper = w.GetUpper();
-                Vector256<sbyte> a0 = Vector256.Create(*(int*)(x0 + 4 * i)).AsSByte(),
-                    a1 = Vector256.Create(*(int*)(x1 + 4 * i)).AsSByte();
-                Vector256<sbyte> a2 = Vector256.Create(*(int*)(x2 + 4 * i)).AsSByte(),
-                    a3 = Vector256.Create(*(int*)(x3 + 4 * i)).AsSByte();
-                l0 = AvxVnni.MultiplyWideningAndAdd(l0, lower, a0);
-                u0 = AvxVnni.MultiplyWideningAndAdd(u0, upper, a0);
-                l1 = AvxVnni.MultiplyWideningAndAdd(l1, lower, a1);
-                u1 = AvxVnni.MultiplyWideningAndAdd(u1, upper, a1);
-                l2 = AvxVnni.MultiplyWideningAndAdd(l2, lower, a2);
-                u2 = AvxVnni.MultiplyWideningAndAdd(u2, upper, a2);
-                l3 = AvxVnni.MultiplyWideningAndAdd(l3, lower, a3);
-                u3 = AvxVnni.MultiplyWideningAndAdd(u3, upper, a3);
-            }
-            (i0, i1, i2, i3) = (Vector512.Create(l0, u0), Vector512.Create(l1, u1),
-                Vector512.Create(l2, u2), Vector512.Create(l3, u3));
-        }
-        else
-        {
-            for (int j = group * T.GroupSize / 4; j < (group + 1) * T.GroupSize / 4; j += Panel<T>.Depth)
-            {
-                Vector512<short> a0 = default, a1 = default, a2 = default, a3 = default;
-                for (int i = j; i < j + Math.Min(Panel<T>.Depth, T.GroupSize / 4); i++)
-                {
-                    Vector512<byte> w = Load<T>(integers, i);
-                    Vector512<sbyte> sign = Sign<T>(w);
-                    w = Magnitude<T>(w);
-                    a0 += Products<T>(w, sign, Broadcast(x0 + 4 * i));
-                    a1 += Products<T>(w, sign, Broadcast(x1 + 4 * i));
-                    a2 += Products<T>(w, sign, Broadcast(x2 + 4 * i));
-                    a3 += Products<T>(w, sign, Broadcast(x3 + 4 * i));
-                }
-                i0 += Pairs(a0);
-                i1 += Pairs(a1);
-                i2 += Pairs(a2);
-                i3 += Pairs(a3);
-            }
-        }
-        (sum0, sum1, sum2, sum3) = (i0, i1, i2, i3);
     }
 
     /// <summary>Float activations, one row; four chains run at once.</summary>

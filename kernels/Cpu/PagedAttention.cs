@@ -604,14 +604,14 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
 
     private static float Element(Job* job, Tensor tensor, long slot, int kvHead, int j, long index) =>
         tensor.Type switch
-    {
-        DType.F32 => ((float*)tensor.Address)[index],
-        DType.F16 => BitConverter.Int32BitsToSingle(
-            (((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
-        DType.BF16 => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
-        _ => ((sbyte*)tensor.Address)[index]
-            * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / CpuKvLayer.ScaleGroup) * job->BlockSize]),
-    };
+        {
+            DType.F32 => ((float*)tensor.Address)[index],
+            DType.F16 => BitConverter.Int32BitsToSingle(
+                (((short*)tensor.Address)[index] << 13) & unchecked((int)0x8fffe000)) * 5.192296858534828e33f,
+            DType.BF16 => BitConverter.UInt32BitsToSingle((uint)((ushort*)tensor.Address)[index] << 16),
+            _ => ((sbyte*)tensor.Address)[index]
+                * Q8Block.Widen(job->Scales(tensor, slot, kvHead)[(long)(j / CpuKvLayer.ScaleGroup) * job->BlockSize]),
+        };
 
     /// <summary>One item's rows, positions and scratch.</summary>
     private readonly struct Item

@@ -134,7 +134,8 @@ internal sealed unsafe class SafetensorsReader(FileBytes file)
                 + $"{(UInt128)(ulong)rows * (ulong)columns * (uint)size} bytes, found {length}");
         if (TypeOf(dtype) is { } type)
             Tensors.Add(name, new TensorView(name, type, rows, columns, (nint)(dataStart + begin),
-                length) { File = file });
+                length)
+            { File = file });
         else OtherTensors.Add(name, dtype);
         return (begin, end, name);
     }

@@ -42,7 +42,10 @@ public struct BF16 : IQuantizedBlock<BF16>
     {
         uint bits = BitConverter.SingleToUInt32Bits(values[0]);
         // To nearest even. NaN stays NaN, even if only its lower bits made it one.
-        block = new BF16 { Bits =
-            (ushort)(float.IsNaN(values[0]) ? bits >> 16 | 64 : bits + 0x7fff + (bits >> 16 & 1) >> 16) };
+        block = new BF16
+        {
+            Bits =
+            (ushort)(float.IsNaN(values[0]) ? bits >> 16 | 64 : bits + 0x7fff + (bits >> 16 & 1) >> 16)
+        };
     }
 }

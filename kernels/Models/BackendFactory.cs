@@ -26,8 +26,12 @@ public static class BackendFactory
     public static IBackend Create(ModelOptions options)
     {
         if (Error(options.Backend) is { } error) throw new NotSupportedException($"the backend is {error}");
-        CpuOptions cpu = new() { Threads = options.Threads, FloatActivations = options.FloatActivations,
-            Variant = options.Variant };
+        CpuOptions cpu = new()
+        {
+            Threads = options.Threads,
+            FloatActivations = options.FloatActivations,
+            Variant = options.Variant
+        };
         if (cpu.Validate() is { Count: > 0 } errors) throw new NotSupportedException(string.Join(" ", errors));
         return new CpuBackend(cpu);
     }

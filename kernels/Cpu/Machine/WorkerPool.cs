@@ -50,8 +50,11 @@ internal sealed unsafe class WorkerPool : IDisposable
         {
             int worker = i + 1;
             int processor = pins ? processors[worker] : -1;
-            _threads[i] = new Thread(() => Loop(worker, processor)) { IsBackground = true,
-                Name = $"native-worker-{worker}" };
+            _threads[i] = new Thread(() => Loop(worker, processor))
+            {
+                IsBackground = true,
+                Name = $"native-worker-{worker}"
+            };
             _threads[i].Start();
         }
     }

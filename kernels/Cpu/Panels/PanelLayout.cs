@@ -32,8 +32,12 @@ internal static class Panel<T>
     where T : IIntegerFormat
 {
     /// <summary>Columns of a unit: a block of the file.</summary>
-    public static int UnitColumns { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.SuperScales
-        ? 256 : 32; }
+    public static int UnitColumns
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => T.SuperScales
+        ? 256 : 32;
+    }
 
     /// <summary>Blocks of 32 columns that share a super-block's scale.</summary>
     public static int UnitBlocks { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.SuperScales ? 8 : 1; }
@@ -48,8 +52,12 @@ internal static class Panel<T>
     public static int GroupBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.HasMin ? 32 : 16; }
 
     /// <summary>Bytes of a unit's scales, of one half.</summary>
-    public static int UnitScaleBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => HalvesBytes
-        + (T.SuperScales ? 256 / T.GroupSize * GroupBytes : 0); }
+    public static int UnitScaleBytes
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => HalvesBytes
+        + (T.SuperScales ? 256 / T.GroupSize * GroupBytes : 0);
+    }
 
     /// <summary>Bytes of both halves' scales, with which a unit begins.</summary>
     public static int HeaderBytes { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 2 * UnitScaleBytes; }
@@ -58,18 +66,30 @@ internal static class Panel<T>
     public static int BlockStride { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => 2 * BlockBytes; }
 
     /// <summary>Bytes of a unit, a multiple of 64 in every format.</summary>
-    public static int UnitStride { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => HeaderBytes
-        + UnitBlocks * BlockStride; }
+    public static int UnitStride
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => HeaderBytes
+        + UnitBlocks * BlockStride;
+    }
 
     /// <summary>How many vectors of unsigned integers times int8 can be added up in pairs without overflowing 16 bits:
     /// 8, 4, 2 or 1.</summary>
-    public static int Depth { [MethodImpl(MethodImplOptions.AggressiveInlining)] get => T.Greatest <= 16
-        ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1; }
+    public static int Depth
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => T.Greatest <= 16
+        ? 8 : T.Greatest <= 32 ? 4 : T.Greatest <= 64 ? 2 : 1;
+    }
 
     /// <summary>The left shift that turns the activations' sums, kept times 4, into <see cref="IIntegerFormat.Offset"/>
     /// times the sum.</summary>
-    public static int OffsetShift { [MethodImpl(MethodImplOptions.AggressiveInlining)] get =>
-        T.Offset switch { 8 => 1, 16 => 2, 32 => 3, _ => 0 }; }
+    public static int OffsetShift
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get =>
+        T.Offset switch { 8 => 1, 16 => 2, 32 => 3, _ => 0 };
+    }
 
     /// <summary>The same where signed weights have been made unsigned by adding 128.</summary>
     public const int SignedShift = 5;
