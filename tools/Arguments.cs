@@ -37,7 +37,7 @@ internal sealed class ModelArguments
     private readonly Option<int?> _threads = new("--threads", "-t")
     {
         HelpName = "N",
-        Description = "Worker threads. Default: one for each core.",
+        Description = "Worker threads. Default: one for each physical core.",
     };
     private readonly Option<bool> _floatActivations = new("--float-activations")
     {

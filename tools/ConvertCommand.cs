@@ -29,7 +29,7 @@ internal sealed class ConvertCommand : ToolCommand
     private readonly Option<int?> _threads = new("--threads", "-t")
     {
         HelpName = "N",
-        Description = "Threads that work. Default: one for each core.",
+        Description = "Threads that work. Default: one for each physical core.",
     };
     private readonly Option<bool> _json = new("--json")
     {

@@ -22,7 +22,7 @@ internal sealed class GenerateCommand : ToolCommand
             "generate --prompt \"Once upon a time\"",
             "generate --model model.gguf --ids 1,403,407 --max-tokens 64 --json",
             "generate --prompt \"The sea\" --temperature 0.8 --top-p 0.95 --seed 7",
-            "generate --stop \"\\n\" < prompt.txt")
+            "generate --stop $'\\n' < prompt.txt")
     {
         _prompt = new PromptArguments(this);
         _model = new ModelArguments(this);

@@ -43,7 +43,7 @@ internal sealed class QualityCommand : ToolCommand
     private readonly Option<int?> _threads = new("--threads", "-t")
     {
         HelpName = "N",
-        Description = "Worker threads. Default: one for each core.",
+        Description = "Worker threads. Default: one for each physical core.",
     };
     private readonly VariantArgument _variant;
 

@@ -39,7 +39,7 @@ internal sealed class QuantizeCommand : ToolCommand
     private readonly Option<int?> _threads = new("--threads", "-t")
     {
         HelpName = "N",
-        Description = "Threads that quantize. Default: one for each core.",
+        Description = "Threads that quantize. Default: one for each physical core.",
     };
     private readonly Option<bool> _json = new("--json")
     {

@@ -49,7 +49,7 @@ internal sealed class PeersCommand : ToolCommand
     private readonly Option<int?> _threads = new("--threads", "-t")
     {
         HelpName = "N",
-        Description = "Threads of every engine. Default: one for each core.",
+        Description = "Threads of every engine. Default: one for each physical core.",
     };
     private readonly Option<string?> _modules = new("--node-modules")
     {

@@ -36,7 +36,7 @@ internal sealed class ThroughputCommand : ToolCommand
     private readonly Option<int?> _threads = new("--threads", "-t")
     {
         HelpName = "N",
-        Description = "Worker threads. Default: one for each core.",
+        Description = "Worker threads. Default: one for each physical core.",
     };
     private readonly KvCacheTypeArgument _kvCacheType;
     private readonly Option<bool> _bandwidth = new("--bandwidth")
