@@ -69,7 +69,8 @@ internal unsafe struct ActivationBlock
     /// <summary>The same. In blocks with an outlier, what rounding left over is rounded again into
     /// <paramref name="rest"/>: both together hold sixteen bits. The rest of other blocks is zeros.</summary>
     /// <remarks>An outlier makes the steps of the other 31 values coarse. Such blocks are a quarter of SmolLM2's and
-    /// have nearly all of the error (bench/results/quality.md). The integers tell which they are, so every variant agrees.</remarks>
+    /// have nearly all of the error (bench/results/quality.md). The integers tell which they are, so every variant
+    /// agrees.</remarks>
     /// <param name="x">The row.</param>
     /// <param name="columns">Its length, a multiple of 32.</param>
     /// <param name="blocks">Receives columns / 32 blocks.</param>
