@@ -153,7 +153,16 @@ public sealed class Engine : IDisposable
         SubmitOutcome outcome = _admission.Check(request, out int limit);
         if (outcome != SubmitOutcome.Accepted) return outcome;
         if (!_admission.TryEnter()) return SubmitOutcome.QueueFull;
-        TokenStream created = new(this, request, _clock.GetTimestamp(), limit, Info.BlockSize);
+        TokenStream created;
+        try
+        {
+            created = new TokenStream(this, request, _clock.GetTimestamp(), limit, Info.BlockSize);
+        }
+        catch // no memory for its logs, or a constraint that can't be copied
+        {
+            _admission.Exit(1);
+            throw;
+        }
         if (!_inbox.TryEnqueue(created)) // as many cells as may be queued, but one may not have been handed back yet
         {
             _admission.Exit(1);

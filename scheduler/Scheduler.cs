@@ -115,19 +115,16 @@ internal sealed class Scheduler
         plan.Begin(now);
         Plan = plan;
         bool preempted = false;
+        long blocked = long.MaxValue; // the key of the one that waits for blocks; nobody behind it is planned
 
         for (Sequence? s = _live.Decoding.First; s is not null && plan.Tokens < _budget.Decodes; s = s.Next)
         {
             _visits++;
             if (!CanSample(plan, s)) continue;
-            while (!TryReserveNext(plan, s))
+            if (!TryMakeRoom(plan, s, ref preempted))
             {
-                Sequence youngest = _live.Youngest!;
-                // It waits with its blocks: for one before it to end, or for the step that still has the last one's
-                // blocks.
-                if (youngest == s || youngest.InFlight > 0) return;
-                Preempt(youngest);
-                preempted = true;
+                blocked = s.Key;
+                break;
             }
             Schedule(plan, s, 1, decodes: true);
         }
@@ -135,19 +132,35 @@ internal sealed class Scheduler
         int budget = _budget.Prefill(plan.Tokens);
         // Those who prefill have had their blocks since they were admitted.
         Sequence? next;
-        for (Sequence? s = _live.Prefilling.First; s is not null && budget > 0; s = next)
+        for (Sequence? s = _live.Prefilling.First; s is not null && s.Key < blocked && budget > 0; s = next)
         {
             next = s.Next;
             budget -= SchedulePrompt(plan, s, budget);
         }
 
         // A step that evicts admits nobody, or the victim would come straight back and evict again.
-        while (!preempted && budget > 0 && _live.FirstWaiting is { } head && _admission.Admits(head, _live))
+        bool admits = !preempted && blocked == long.MaxValue;
+        while (admits && budget > 0 && _live.FirstWaiting is { } head && _admission.Admits(head, _live))
         {
             Admit(head, now);
             plan.Admitted = true;
             budget -= SchedulePrompt(plan, head, budget);
         }
+    }
+
+    /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>
+    /// <returns>False where it has to wait with its blocks: for one before it to end, or for the step in flight that has the
+    /// last one's blocks.</returns>
+    private bool TryMakeRoom(StepPlan plan, Sequence s, ref bool preempted)
+    {
+        while (!TryReserveNext(plan, s))
+        {
+            Sequence youngest = _live.Youngest!;
+            if (youngest == s || youngest.InFlight > 0) return false;
+            Preempt(youngest);
+            preempted = true;
+        }
+        return true;
     }
 
     /// <summary>Takes in what a step gave: appends tokens, ends and forks sequences. Publishes, but wakes
@@ -246,9 +259,22 @@ internal sealed class Scheduler
     {
         if (s.Output.Count + s.Promised >= s.Stream.Limit) return false;
         if (s.Promised > 0) return s.Constraint is null && !s.Stream.Sampling.HasPenalties;
-        if (s.Constraint is null || s.ConstraintFailed || s.Constraint.IsReady) return true;
+        if (s.Constraint is null || s.ConstraintFailed || IsReady(s)) return true;
         plan.AwaitsMask = true;
         return false;
+    }
+
+    /// <summary>Asks the constraint. One that throws ends its own choice alone: with the next token, which is not taken.</summary>
+    private static bool IsReady(Sequence s)
+    {
+        try
+        {
+            return s.Constraint!.IsReady;
+        }
+        catch (Exception)
+        {
+            return s.ConstraintFailed = true;
+        }
     }
 
     private void Schedule(StepPlan plan, Sequence s, int count, bool decodes)

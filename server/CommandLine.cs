@@ -197,7 +197,8 @@ internal static partial class CommandLine
                 : $"{setting.Name} is given more than once.");
             return (null, setting.Name);
         }
-        if (Environment.GetEnvironmentVariable(setting.Variable) is { Length: > 0 } variable
+        if (Environment.GetEnvironmentVariable(setting.Variable) is { } variable
+            && (variable.Length > 0 || setting.Name == "--api-key") // an empty key is a broken secret, not an open door
             && !IsServiceLink(setting.Variable, variable)) return (variable, setting.Variable);
         return (files?[setting.Key], $"appsettings.json {setting.Key}");
     }

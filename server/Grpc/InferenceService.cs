@@ -33,9 +33,16 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
             model, id, MessageReader.Read(request, model, context.CancellationToken), arrival, responses, context);
     }
 
+    /// <summary>Characters that Tokenize takes: an answer needs about a hundred bytes for each.</summary>
+    private const int MaxTokenizedLength = 1 << 20;
+
     public override Task<TokenizeResponse> Tokenize(TokenizeRequest request, ServerCallContext context)
     {
         ServedModel model = host.Require(request.Model);
+        if (request.Text.Length > MaxTokenizedLength)
+            throw new RequestException(Failure.TooLarge,
+                $"text has {request.Text.Length} characters; at most {MaxTokenizedLength} are tokenized at once.", "text");
+        context.CancellationToken.ThrowIfCancellationRequested();
         TokenizeResponse response = new();
         response.Ids.AddRange(
             model.Tokenizer.Encode(request.Text, !request.HasAddSpecial || request.AddSpecial, request.ParseSpecial));

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
@@ -43,7 +44,8 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
         {
             await Refuse(http, RequestException.Invalid(e.Message, code: "text_not_encodable"));
         }
-        catch (Exception e) when (http.RequestAborted.IsCancellationRequested || e is OperationCanceledException)
+        catch (Exception e) when (http.RequestAborted.IsCancellationRequested
+            || e is OperationCanceledException or ConnectionResetException)
         {
             // The client is gone: nobody to answer. The status is for the log.
             if (!http.Response.HasStarted) http.Response.StatusCode = FailureStatus.Of(Failure.Cancelled).Http;

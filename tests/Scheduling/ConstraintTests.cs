@@ -80,4 +80,72 @@ public sealed class ConstraintTests
         Assert.Equal(10, constraint.Accepted);
         harness.AssertClean();
     }
+
+    [Theory, InlineData(1), InlineData(2)]
+    public void AMaskThatIsNotReady_HoldsNobodyElseUp_AlsoWhereBlocksRunOut(int stepsInFlight)
+    {
+        using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 2, maxModelLength: 16, stepsInFlight: stepsInFlight));
+        SlowConstraint constraint = new();
+        Reading older = harness.Submit(Prompt(6, 1), Greedy(5), constraint: constraint);
+        Reading younger = harness.Submit(Prompt(3, 2), Greedy(13));
+        harness.Turns(60);
+        Assert.Equal(0, harness.Engine.Metrics.FailedSteps);
+        Assert.False(older.IsComplete);
+        Assert.Equal(FinishReason.None, younger.Finish()); // it waits with its blocks, or for those that the older one has
+        constraint.Ready = true;
+        harness.RunToEnd();
+        older.AssertOracle(16);
+        younger.AssertOracle(16);
+        harness.AssertClean();
+    }
+
+    [Theory, InlineData(1), InlineData(2)]
+    public void AConstraintThatThrowsWhenItIsAsked_EndsItsOwnChoiceAlone(int stepsInFlight)
+    {
+        using EngineHarness harness = new(new FakeModelRunner(stepsInFlight: stepsInFlight));
+        Reading other = harness.Submit(Prompt(5, 1), Greedy(12));
+        harness.Turns(3);
+        Reading broken = harness.Submit(Prompt(7, 2), Greedy(12), constraint: new SlowConstraint { Throws = true });
+        harness.RunToEnd();
+        Assert.Equal(FinishReason.Error, broken.Finish());
+        Assert.Empty(broken.Tokens());
+        other.AssertOracle(128);
+        Assert.Equal(0, harness.Engine.Metrics.FailedSteps);
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void ASubmissionThatThrows_LeavesItsPlaceInTheQueue()
+    {
+        using EngineHarness harness = new(options: new EngineOptions { MaxQueued = 2 });
+        GenerationRequest request = new()
+        {
+            Ids = Prompt(3),
+            Sampling = Greedy(4) with { N = 2 },
+            Constraint = new SlowConstraint { Throws = true },
+        };
+        for (int i = 0; i < 5; i++) Assert.Throws<InvalidOperationException>(() => harness.Engine.Submit(request, out _));
+        Assert.Equal(0, harness.Engine.Queued);
+        harness.Submit(Prompt(3), Greedy(4));
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    /// <summary>Allows everything once it is told to be ready.</summary>
+    private sealed class SlowConstraint : ITokenConstraint
+    {
+        public bool Ready { get; set; }
+
+        public bool Throws { get; init; }
+
+        public bool IsReady => Throws ? throw new InvalidOperationException("the constraint broke") : Ready;
+
+        public void Fill(Span<uint> mask) => mask.Fill(uint.MaxValue);
+
+        public void Accept(int token)
+        {
+        }
+
+        public ITokenConstraint Copy() => Throws ? throw new InvalidOperationException("the constraint broke") : this;
+    }
 }
