@@ -41,7 +41,8 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         ServedModel model = host.Require(request.Model);
         if (request.Text.Length > MaxTokenizedLength)
             throw new RequestException(Failure.TooLarge,
-                $"text has {request.Text.Length} characters; at most {MaxTokenizedLength} are tokenized at once.", "text");
+                $"text has {request.Text.Length} characters; at most {MaxTokenizedLength} are tokenized at once.",
+                "text");
         context.CancellationToken.ThrowIfCancellationRequested();
         TokenizeResponse response = new();
         response.Ids.AddRange(

@@ -84,14 +84,15 @@ public sealed class ConstraintTests
     [Theory, InlineData(1), InlineData(2)]
     public void AMaskThatIsNotReady_HoldsNobodyElseUp_AlsoWhereBlocksRunOut(int stepsInFlight)
     {
-        using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 2, maxModelLength: 16, stepsInFlight: stepsInFlight));
+        FakeModelRunner runner = new(blockCount: 8, blockSize: 2, maxModelLength: 16, stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner);
         SlowConstraint constraint = new();
         Reading older = harness.Submit(Prompt(6, 1), Greedy(5), constraint: constraint);
         Reading younger = harness.Submit(Prompt(3, 2), Greedy(13));
         harness.Turns(60);
         Assert.Equal(0, harness.Engine.Metrics.FailedSteps);
         Assert.False(older.IsComplete);
-        Assert.Equal(FinishReason.None, younger.Finish()); // it waits with its blocks, or for those that the older one has
+        Assert.Equal(FinishReason.None, younger.Finish()); // it waits for the blocks that the older one has
         constraint.Ready = true;
         harness.RunToEnd();
         older.AssertOracle(16);
@@ -124,7 +125,8 @@ public sealed class ConstraintTests
             Sampling = Greedy(4) with { N = 2 },
             Constraint = new SlowConstraint { Throws = true },
         };
-        for (int i = 0; i < 5; i++) Assert.Throws<InvalidOperationException>(() => harness.Engine.Submit(request, out _));
+        for (int i = 0; i < 5; i++)
+            Assert.Throws<InvalidOperationException>(() => harness.Engine.Submit(request, out _));
         Assert.Equal(0, harness.Engine.Queued);
         harness.Submit(Prompt(3), Greedy(4));
         harness.RunToEnd();
