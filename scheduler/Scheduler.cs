@@ -149,8 +149,8 @@ internal sealed class Scheduler
     }
 
     /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>
-    /// <returns>False where it has to wait with its blocks: for one before it to end, or for the step in flight that has
-    /// the last one's blocks.</returns>
+    /// <returns>False where it waits with its blocks: for one before it to end, or for the step in flight that has the
+    /// last one's blocks.</returns>
     private bool TryMakeRoom(StepPlan plan, Sequence s, ref bool preempted)
     {
         while (!TryReserveNext(plan, s))
