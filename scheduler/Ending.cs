@@ -48,8 +48,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
             else Finish(s, FinishReason.Stop, now);
         }
         Sequence first = stream.Sequences[0];
-        bool lives = first.Stage is not (SequenceStage.None or SequenceStage.Leaving);
-        if (stream.Unfinished == 0 && lives) live.Leave(first);
+        if (stream.Unfinished == 0 && first.IsLive) live.Leave(first);
     }
 
     /// <summary>Ends everyone whose deadline has passed.</summary>
@@ -67,7 +66,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
     {
         foreach (Sequence s in stream.Sequences)
         {
-            if (s.Stage is not (SequenceStage.None or SequenceStage.Leaving)) live.Leave(s);
+            if (s.IsLive) live.Leave(s);
             if (!s.Output.IsFinished) FinishOutput(s, reason, now);
         }
     }

@@ -46,9 +46,6 @@ internal sealed class LiveSequences
     /// <summary>Those whose prompt is computed, by key.</summary>
     public SequenceQueue Prefilling { get; } = new(SequenceStage.Prefilling);
 
-    /// <summary>Those that ended and are still in a launched step.</summary>
-    public SequenceQueue Leaving => _leaving;
-
     /// <summary>The first of those that wait, by key.</summary>
     public Sequence? FirstWaiting => _waiting.First;
 

@@ -86,6 +86,9 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>Where it is in its life. <see cref="LiveSequences"/> sets it.</summary>
     public SequenceStage Stage { get; set; }
 
+    /// <summary>True while it waits or runs.</summary>
+    public bool IsLive => Stage is not (SequenceStage.None or SequenceStage.Leaving);
+
     long IHeapEntry.HeapKey => Key;
 
     int IHeapEntry.HeapIndex { get; set; } = -1;
