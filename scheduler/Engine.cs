@@ -125,7 +125,7 @@ public sealed class Engine : IDisposable
         int vocabulary = Info.VocabularySize;
         request.Sampling.Validate(vocabulary, errors);
         if (request.Ids.IsEmpty) errors.Add("The prompt is empty; it must have at least one token.");
-        if (request.Sampling.N > _maxRunning)
+        if (request.Sampling.N > _maxRunning && request.Sampling.N <= SamplingParams.MaxN)
             errors.Add($"n is {request.Sampling.N}, above the {_maxRunning} sequences this engine computes together.");
         foreach (int id in request.Ids.Span)
         {

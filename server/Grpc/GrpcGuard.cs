@@ -10,8 +10,8 @@ using Native.Server.Serving;
 
 namespace Native.Server.Grpc;
 
-/// <summary>Around every gRPC call: lets the right ones in, and turns what went wrong into a status.</summary>
-internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Interceptor
+/// <summary>Around every gRPC call that <see cref="HttpGuard"/> let in: turns what went wrong into a status.</summary>
+internal sealed class GrpcGuard(ILogger<GrpcGuard> log) : Interceptor
 {
     /// <summary>Trailer that tells clients when to retry, in milliseconds (gRFC A6).</summary>
     private const string PushbackTrailer = "grpc-retry-pushback-ms";
@@ -46,11 +46,6 @@ internal sealed class GrpcGuard(ApiKey key, ILogger<GrpcGuard> log) : Intercepto
         StatusCode status = StatusCode.OK;
         try
         {
-            // Health is for probes, which have no keys.
-            if (!context.Method.StartsWith("/grpc.health.", StringComparison.Ordinal)
-                && !key.Accepts(context.RequestHeaders.GetValue("authorization")))
-                throw new RequestException(Failure.Unauthenticated,
-                    "The metadata 'authorization: Bearer KEY' is missing or has a wrong key.");
             await call();
         }
         catch (RequestException e)

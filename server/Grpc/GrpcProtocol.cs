@@ -34,10 +34,9 @@ internal sealed class GrpcProtocol : IProtocol
     public void Map(WebApplication app)
     {
         app.Use(TellUnreadable);
-        AsksForKey byGuard = new(); // GrpcGuard
-        app.MapGrpcService<InferenceService>().WithMetadata(byGuard);
-        app.MapGrpcService<HealthService>().WithMetadata(byGuard);
-        app.MapGrpcReflectionService().WithMetadata(byGuard); // v1 and v1alpha
+        app.MapGrpcService<InferenceService>();
+        app.MapGrpcService<HealthService>().AllowAnonymous(); // probes have no keys
+        app.MapGrpcReflectionService(); // v1 and v1alpha
     }
 
     /// <summary>Tells a client what went wrong outside of a call, where no interceptor is asked.</summary>

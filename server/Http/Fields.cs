@@ -13,8 +13,10 @@ internal readonly struct Fields(JsonElement element, string path = "")
 
     /// <summary>Every member's numbers; of members with the same name the last counts, as everywhere. One that is null
     /// is 0.</summary>
-    public Dictionary<string, float> Floats()
+    /// <param name="most">Members it may have; more are refused before any is read.</param>
+    public Dictionary<string, float> Floats(int most)
     {
+        CheckCount(element.GetPropertyCount(), most, path);
         Dictionary<string, float> values = new(StringComparer.Ordinal);
         foreach (JsonProperty member in element.EnumerateObject())
         {
@@ -71,11 +73,14 @@ internal readonly struct Fields(JsonElement element, string path = "")
     public Fields? Object(string name) => Any(name) is { } value ? Of(value, PathOf(name)) : null;
 
     /// <summary>A list of strings; a single one counts as a list.</summary>
-    public IReadOnlyList<string> Strings(string name)
+    /// <param name="name">The member.</param>
+    /// <param name="most">Strings it may have; more are refused before any is read.</param>
+    public IReadOnlyList<string> Strings(string name, int most)
     {
         if (Any(name) is not { } value) return [];
         if (value.ValueKind == JsonValueKind.String) return [value.GetString()!];
         if (value.ValueKind != JsonValueKind.Array) throw Wrong(PathOf(name), "a string or a list of strings", value);
+        CheckCount(value.GetArrayLength(), most, PathOf(name));
         List<string> strings = [];
         foreach (JsonElement item in value.EnumerateArray())
             strings.Add(item.ValueKind == JsonValueKind.String ? item.GetString()!
@@ -83,11 +88,13 @@ internal readonly struct Fields(JsonElement element, string path = "")
         return strings;
     }
 
-    public int[] Ints(string name)
+    /// <inheritdoc cref="Strings"/>
+    public int[] Ints(string name, int most)
     {
         if (Any(name) is not { } value) return [];
-        return value.ValueKind == JsonValueKind.Array ? Ints(value, PathOf(name))
-            : throw Wrong(PathOf(name), "a list of integers", value);
+        if (value.ValueKind != JsonValueKind.Array) throw Wrong(PathOf(name), "a list of integers", value);
+        CheckCount(value.GetArrayLength(), most, PathOf(name));
+        return Ints(value, PathOf(name));
     }
 
     public static int[] Ints(JsonElement list, string path)
@@ -103,6 +110,12 @@ internal readonly struct Fields(JsonElement element, string path = "")
         RequestException.Invalid(
             $"{(path.Length == 0 ? "The body" : $"'{path}'")} must be {expected}, not {NameOf(found.ValueKind)}.",
             path.Length == 0 ? null : path, "invalid_type");
+
+    private static void CheckCount(int count, int most, string path)
+    {
+        if (count > most)
+            throw RequestException.Invalid($"'{path}' has {count} entries; at most {most} are allowed.", path);
+    }
 
     private static int Int(JsonElement value, string path)
     {

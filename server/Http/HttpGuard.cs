@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
@@ -7,10 +8,6 @@ using Native.Kernels.Text;
 using Native.Server.Serving;
 
 namespace Native.Server.Http;
-
-/// <summary>Marks a route whose protocol asks for the API key itself, to tell a refusal in the way of its
-/// calls.</summary>
-internal sealed class AsksForKey;
 
 /// <summary>
 /// Around every HTTP request: lets the right ones in, and turns what went wrong into its protocol's answer.
@@ -21,7 +18,8 @@ internal sealed class AsksForKey;
 internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, ILogger log)
 {
     /// <summary>
-    /// The paths that need no API key. Probes and scrapers have none. Every other path needs it, known or not.
+    /// The paths that need no API key. Probes and scrapers have none. Every other path needs it, known or not, but for
+    /// gRPC's health: a service that allows anonymous callers says so in its routes' metadata.
     /// </summary>
     public static readonly string[] Open = ["/healthz", "/health", "/readyz", "/metrics"];
 
@@ -32,7 +30,8 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
         {
             if (NeedsKey(http) && !key.Accepts(http.Request.Headers.Authorization))
                 throw new RequestException(Failure.Unauthenticated,
-                    "The header 'Authorization: Bearer KEY' is missing or has a wrong key.", code: "invalid_api_key");
+                    "The header or metadata 'authorization: Bearer KEY' is missing or has a wrong key.",
+                    code: "invalid_api_key");
             await next(http);
             if (Unmatched(http) is { } unmatched) throw unmatched;
         }
@@ -73,12 +72,16 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
     }
 
     /// <summary>
-    /// Whether a request must show the key here. The route decides: what a client says of its content is no way around
-    /// the key.
+    /// Whether a request must show the key. Its path decides, before anything of it is read: nothing that a client says
+    /// of its content is a way around the key, or a way to learn what is here.
     /// </summary>
-    private static bool NeedsKey(HttpContext http) =>
-        http.GetEndpoint()?.Metadata.GetMetadata<AsksForKey>() is null
-        && !Open.Contains(http.Request.Path.Value?.TrimEnd('/'), StringComparer.OrdinalIgnoreCase);
+    private static bool NeedsKey(HttpContext http)
+    {
+        if (http.GetEndpoint()?.Metadata.GetMetadata<IAllowAnonymous>() is not null) return false;
+        string path = http.Request.Path.Value ?? "";
+        if (path.EndsWith('/')) path = path[..^1]; // routing takes one slash more, and no second
+        return !Open.Contains(path, StringComparer.OrdinalIgnoreCase);
+    }
 
     /// <summary>What routing says without a word, in this server's words.</summary>
     private static RequestException? Unmatched(HttpContext http)

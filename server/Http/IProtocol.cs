@@ -21,7 +21,7 @@ internal interface IProtocol
     }
 
     /// <summary>
-    /// Adds its routes. Each asks for the API key, as every path that is not on <see cref="HttpGuard.Open"/>.
+    /// Adds its routes. <see cref="HttpGuard"/> asks for the API key before they are asked.
     /// </summary>
     void Map(WebApplication app);
 

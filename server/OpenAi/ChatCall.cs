@@ -13,7 +13,7 @@ internal static class ChatCall
     /// conversation.</exception>
     public static Call Read(Fields body, ServedModel model, CancellationToken ct = default)
     {
-        Parameters parameters = Parameters.Read(body, model.Defaults);
+        Parameters parameters = Parameters.Read(body, model);
         bool logprobs = body.Bool("logprobs") ?? false;
         SamplingParams sampling = parameters.Sampling with
         {

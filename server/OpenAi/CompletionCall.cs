@@ -18,7 +18,7 @@ internal static class CompletionCall
     /// <exception cref="RequestException">A field is wrong or not supported.</exception>
     public static Call Read(Fields body, ServedModel model, CancellationToken ct = default)
     {
-        Parameters parameters = Parameters.Read(body, model.Defaults);
+        Parameters parameters = Parameters.Read(body, model);
         if (!string.IsNullOrEmpty(body.String("suffix"))) parameters.Refuse("'suffix' is not supported.", "suffix");
         bool echo = body.Bool("echo") ?? false;
         int? logprobs = body.Int("logprobs");
@@ -49,10 +49,14 @@ internal static class CompletionCall
         if (prompt.ValueKind != JsonValueKind.Array) throw Wrong(prompt);
         int count = prompt.GetArrayLength();
         if (count == 0) throw RequestException.Invalid("'prompt' is empty.", "prompt");
-        if (prompt[0].ValueKind == JsonValueKind.Number) return [(Fields.Ints(prompt, "prompt"), null)];
+        if (prompt[0].ValueKind == JsonValueKind.Number) return [(Ids(model, prompt), null)];
         if (count > MaxPrompts)
             throw RequestException.Invalid($"'prompt' has {count} prompts; at most {MaxPrompts} are allowed.",
                 "prompt");
+        if (count > model.Engine.Options.MaxQueued)
+            throw RequestException.Invalid(
+                $"'prompt' has {count} prompts, but {model.Engine.Options.MaxQueued} requests may wait here "
+                    + "(--max-num-queued-reqs).", "prompt");
         List<(int[], string?)> prompts = [];
         foreach (JsonElement item in prompt.EnumerateArray())
         {
@@ -60,7 +64,7 @@ internal static class CompletionCall
             prompts.Add(item.ValueKind switch
             {
                 JsonValueKind.String => Encoded(model, item),
-                JsonValueKind.Array => (Fields.Ints(item, "prompt"), null),
+                JsonValueKind.Array => (Ids(model, item), null),
                 _ => throw Wrong(item),
             });
         }
@@ -69,6 +73,13 @@ internal static class CompletionCall
 
     private static (int[], string?) Encoded(ServedModel model, JsonElement text) =>
         (model.EncodePrompt(text.GetString()!), text.GetString());
+
+    private static int[] Ids(ServedModel model, JsonElement list)
+    {
+        int count = list.GetArrayLength();
+        return count <= model.Info.MaxModelLength ? Fields.Ints(list, "prompt")
+            : throw Generation.TooLong(model, count, "prompt");
+    }
 
     private static RequestException Wrong(JsonElement found) =>
         Fields.Wrong("prompt", "a string, a list of strings, a list of token ids or a list of such lists", found);

@@ -49,10 +49,8 @@ internal sealed class OpenAiProtocol : IProtocol
     {
         long arrival = Stopwatch.GetTimestamp();
         CancellationToken ct = http.RequestAborted;
-        Fields body = Fields.Of(await RequestBody.ReadAsync(http.Request, ct), "");
-        ServedModel model = host.Require(body.String("model"));
         using RequestId id = RequestIdHeader.Enter(http, host);
-        Call call = read(body, model, ct);
+        (ServedModel model, Call call) = await RequestBody.ReadAsync(http.Request, Read, ct);
         List<Generation> generations = [];
         try
         {
@@ -63,6 +61,13 @@ internal sealed class OpenAiProtocol : IProtocol
         finally
         {
             foreach (Generation generation in generations) generation.Dispose();
+        }
+
+        (ServedModel, Call) Read(JsonElement json)
+        {
+            Fields body = Fields.Of(json, "");
+            ServedModel served = host.Require(body.String("model"));
+            return (served, read(body, served, ct));
         }
     }
 

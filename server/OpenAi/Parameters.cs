@@ -27,10 +27,11 @@ internal sealed record Parameters
     private RequestException? Refused { get; set; }
 
     /// <param name="body">The request.</param>
-    /// <param name="defaults">What holds where it says nothing.</param>
+    /// <param name="model">Whose defaults hold where it says nothing.</param>
     /// <exception cref="RequestException">A field is not what the API allows.</exception>
-    public static Parameters Read(Fields body, SamplingParams defaults)
+    public static Parameters Read(Fields body, ServedModel model)
     {
+        SamplingParams defaults = model.Defaults;
         int n = body.Int("n") ?? 1;
         RequestException? refused = UnsupportedFields.Read(body, n);
 
@@ -45,7 +46,8 @@ internal sealed record Parameters
             IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
             ReturnTokenIds = body.Bool("return_token_ids") ?? false,
             SkipSpecialTokens = body.Bool("skip_special_tokens") ?? true,
-            Stop = [.. body.Strings("stop").Where(stop => stop.Length > 0)], // clients send [""] for none
+            // clients send [""] for none
+            Stop = [.. body.Strings("stop", Generation.MaxStops).Where(stop => stop.Length > 0)],
             Refused = refused,
             Sampling = defaults with
             {
@@ -60,8 +62,8 @@ internal sealed record Parameters
                 N = n,
                 MinTokens = body.Int("min_tokens") ?? defaults.MinTokens,
                 IgnoreEos = body.Bool("ignore_eos") ?? defaults.IgnoreEos,
-                StopTokenIds = body.Ints("stop_token_ids"),
-                LogitBias = ReadBiases(body),
+                StopTokenIds = body.Ints("stop_token_ids", SamplingParams.MaxStopTokenIds),
+                LogitBias = ReadBiases(body, model.Info.VocabularySize),
             },
         };
     }
@@ -95,11 +97,11 @@ internal sealed record Parameters
         SkipSpecialTokens = SkipSpecialTokens,
     };
 
-    private static List<TokenBias> ReadBiases(Fields body)
+    private static List<TokenBias> ReadBiases(Fields body, int most)
     {
         List<TokenBias> biases = [];
         if (body.Object("logit_bias") is not { } map) return biases;
-        foreach ((string name, float bias) in map.Floats())
+        foreach ((string name, float bias) in map.Floats(most))
         {
             if (!int.TryParse(name, System.Globalization.NumberStyles.None,
                 System.Globalization.CultureInfo.InvariantCulture, out int id))

@@ -62,7 +62,7 @@ internal static class UnsupportedFields
 
     private static RequestException? ReadModalities(Fields body)
     {
-        IReadOnlyList<string> kinds = body.Strings("modalities");
+        IReadOnlyList<string> kinds = body.Strings("modalities", most: 16);
         if (kinds.FirstOrDefault(kind => kind is not ("text" or "audio")) is { } wrong)
             throw RequestException.Invalid(
                 $"'modalities' has '{RequestException.Quoted(wrong)}'; it may have text and audio.", "modalities");

@@ -9,6 +9,10 @@ internal static class ChatPrompt
     /// <summary>The code of a conversation that the model's template refused.</summary>
     public const string TemplateError = "chat_template_error";
 
+    /// <summary>Members of a message that are text.</summary>
+    private static readonly string[] Texts =
+        ["name", "tool_call_id", "reasoning_content", "reasoning", "thinking", "refusal"];
+
     /// <summary>The ids of OpenAI's <paramref name="messages"/>, with <paramref name="tools"/> and further variables
     /// (chat_template_kwargs) told to the template.</summary>
     /// <exception cref="RequestException">A message is malformed or holds what is no text, the model has no template,
@@ -51,6 +55,10 @@ internal static class ChatPrompt
                 throw RequestException.Invalid($"'{path}' must be an object.", path, "invalid_type");
             if (!message.TryGetProperty("role", out JsonElement role) || role.ValueKind != JsonValueKind.String)
                 throw RequestException.Invalid($"'{path}.role' must be a string.", $"{path}.role", "invalid_type");
+            foreach (string name in Texts)
+                if (Given(message, name) is { ValueKind: not JsonValueKind.String })
+                    throw Wrong(path, name, "a string");
+            if (Given(message, "tool_calls") is { } calls && CheckCalls(calls, path) is { } whyNot) refused ??= whyNot;
             if (!message.TryGetProperty("content", out JsonElement content)) continue;
             switch (content.ValueKind)
             {
@@ -65,6 +73,46 @@ internal static class ChatPrompt
             }
         }
         if (refused is not null) throw refused;
+    }
+
+    private static JsonElement? Given(JsonElement of, string name) =>
+        of.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
+
+    private static RequestException Wrong(string path, string name, string expected) =>
+        RequestException.Invalid($"'{path}.{name}' must be {expected}.", $"{path}.{name}", "invalid_type");
+
+    /// <summary>The calls that an assistant's message made: a template tells what it can read of them, and leaves out
+    /// the rest without a word.</summary>
+    /// <returns>What to say where a call is of a type that is not supported.</returns>
+    private static RequestException? CheckCalls(JsonElement calls, string message)
+    {
+        if (calls.ValueKind != JsonValueKind.Array) throw Wrong(message, "tool_calls", "a list of objects");
+        RequestException? refused = null;
+        int i = 0;
+        foreach (JsonElement call in calls.EnumerateArray())
+        {
+            string name = $"tool_calls[{i++}]", path = $"{message}.{name}";
+            if (call.ValueKind != JsonValueKind.Object) throw Wrong(message, name, "an object");
+            if (Given(call, "id") is { ValueKind: not JsonValueKind.String }) throw Wrong(path, "id", "a string");
+            JsonElement? type = Given(call, "type");
+            if (type is { ValueKind: not JsonValueKind.String }) throw Wrong(path, "type", "a string");
+            string kind = type?.GetString() ?? "function";
+            if (kind == "custom")
+            {
+                refused ??= RequestException.Unsupported(
+                    $"'{path}' is a call of type 'custom', which is not supported.", $"{path}.type");
+                continue;
+            }
+            if (kind != "function")
+                throw RequestException.Invalid(
+                    $"'{path}.type' is '{RequestException.Quoted(kind)}'; it must be function or custom.",
+                    $"{path}.type");
+            if (Given(call, "function") is not { ValueKind: JsonValueKind.Object } function
+                || Given(function, "name") is not { ValueKind: JsonValueKind.String } called
+                || called.GetString() is not { Length: > 0 })
+                throw Wrong(path, "function", "an object with a name");
+        }
+        return refused;
     }
 
     /// <returns>What to say where the part is of a type that is not supported.</returns>

@@ -197,10 +197,7 @@ internal sealed class Generation : IDisposable
                     RetryAfter = TimeSpan.FromSeconds(1),
                 };
             case SubmitOutcome.TooLong:
-                return RequestException.Invalid(
-                    $"The prompt has {request.Ids.Length} tokens, but a sequence may "
-                        + $"have {model.Info.MaxModelLength}, prompt and output together.", promptField,
-                    ContextLengthExceeded);
+                return TooLong(model, request.Ids.Length, promptField);
             case SubmitOutcome.NeverFits:
                 return RequestException.Invalid(
                     $"The prompt's {request.Ids.Length} tokens and max_tokens of {request.Sampling.MaxTokens} "
@@ -213,6 +210,15 @@ internal sealed class Generation : IDisposable
                 return Wrong(errors, promptField);
         }
     }
+
+    /// <summary>What is told of a prompt that no sequence can hold.</summary>
+    /// <param name="model">Whose context is too short.</param>
+    /// <param name="count">The prompt's tokens.</param>
+    /// <param name="promptField">The field the prompt came in.</param>
+    public static RequestException TooLong(ServedModel model, int count, string promptField) =>
+        RequestException.Invalid(
+            $"The prompt has {count} tokens, but a sequence may have {model.Info.MaxModelLength}, prompt and output "
+                + "together.", promptField, ContextLengthExceeded);
 
     /// <summary>What is told of parameters out of their ranges.</summary>
     /// <param name="errors">A sentence each.</param>

@@ -52,7 +52,7 @@ public sealed class ApiKeyTests
 
     [Theory]
     [InlineData("/"), InlineData("/v1"), InlineData("/v1/nothing"), InlineData("/v2/models/m/infer")]
-    [InlineData("/metrics/x"), InlineData("/healthzz")]
+    [InlineData("/metrics/x"), InlineData("/metrics//"), InlineData("/healthzz")]
     [InlineData("//metrics"), InlineData("/v1/../v1/models"), InlineData("/V1/models")]
     [InlineData("/native.v1.Inference/Nothing"), InlineData("/x.Y/Z")]
     public async Task UnknownPaths_AskForTheKey(string path)
@@ -61,6 +61,25 @@ public sealed class ApiKeyTests
         Assert.Equal(HttpStatusCode.Unauthorized, await Ask(server, "GET", path));
         Assert.Equal(HttpStatusCode.Unauthorized, await Ask(server, "POST", path));
         Assert.Equal(StatusCode.Unauthenticated, await CallWithoutKey(server, path));
+    }
+
+    [Fact]
+    public async Task PathsOfGrpc_AskForTheKey_HoweverTheyAreAsked()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(new() { ApiKey = "sesame" });
+        const string Path = "/native.v1.Inference/Generate";
+        Assert.Equal(HttpStatusCode.Unauthorized, await Ask(server, "POST", Path)); // JSON, by HTTP/1.1
+        byte[] truncated = [0, 0, 0, 0, 9, 1];
+        Assert.Equal(StatusCode.Unauthenticated, await CallWithoutKey(server, Path, message: truncated));
+        using HttpClient client = new();
+        using HttpRequestMessage json = new(HttpMethod.Post, At(server.Server.GrpcAddress, Path))
+        {
+            Version = HttpVersion.Version20,
+            VersionPolicy = HttpVersionPolicy.RequestVersionExact,
+            Content = new StringContent("{}", new MediaTypeHeaderValue("application/json")),
+        };
+        using HttpResponseMessage response = await client.SendAsync(json, Token);
+        Assert.Equal(HttpStatusCode.Unauthorized, response.StatusCode);
     }
 
     [Fact]
@@ -91,15 +110,16 @@ public sealed class ApiKeyTests
         return response.StatusCode;
     }
 
-    /// <summary>Sends an empty message as a gRPC client does, without a key.</summary>
-    private static async Task<StatusCode> CallWithoutKey(RunningServer server, string path, string method = "POST")
+    /// <summary>Sends a message, an empty one by default, as a gRPC client does, without a key.</summary>
+    private static async Task<StatusCode> CallWithoutKey(
+        RunningServer server, string path, string method = "POST", byte[]? message = null)
     {
         using HttpClient client = new();
         using HttpRequestMessage request = new(new HttpMethod(method), At(server.Server.GrpcAddress, path))
         {
             Version = HttpVersion.Version20,
             VersionPolicy = HttpVersionPolicy.RequestVersionExact,
-            Content = new ByteArrayContent([0, 0, 0, 0, 0]),
+            Content = new ByteArrayContent(message ?? [0, 0, 0, 0, 0]),
         };
         request.Content.Headers.ContentType = new MediaTypeHeaderValue("application/grpc");
         request.Headers.TE.Add(new TransferCodingWithQualityHeaderValue("trailers"));

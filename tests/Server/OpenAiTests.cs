@@ -6,6 +6,7 @@ using Native.Kernels.Models;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
 using Native.Server;
+using Native.Server.Http;
 
 namespace Native.Tests.Server;
 
@@ -386,6 +387,10 @@ public sealed class OpenAiTests
     [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{\"type\":\"sound\",\"function\":{\"name\":\"f\"}}]}", 400, null, "tools")]
     [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{}],\"tool_choice\":\"none\"}", 400, "invalid_type", "tools")]
     [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{\"type\":\"custom\",\"custom\":{\"name\":\"f\"}}]}", 501, "unsupported", "tools")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"name\":7}]}", 400,
+        "invalid_type", "messages[0].name")]
+    [InlineData(Chat, "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\",\"tool_call_id\":[]}]}", 400,
+        "invalid_type", "messages[0].tool_call_id")]
     [InlineData(Completion, "{\"prompt\":\"a\",\"prompt_logprobs\":-1}", 400, null, "prompt_logprobs")]
     [InlineData(Completion, "{\"prompt\":\"a\",\"prompt_logprobs\":21}", 400, null, "prompt_logprobs")]
     [InlineData(Completion, "{\"prompt\":\"a\",\"prompt_logprobs\":true}", 400, null, "prompt_logprobs")]
@@ -452,6 +457,86 @@ public sealed class OpenAiTests
         using HttpResponseMessage compressed = await server.Http.PostAsync(Completion, content, Token);
         Assert.Equal(HttpStatusCode.UnsupportedMediaType, compressed.StatusCode);
         Assert.Contains("gzip", await compressed.Content.ReadAsStringAsync(Token));
+    }
+
+    [Theory]
+    [InlineData("\"x\"", "tool_calls")]
+    [InlineData("{}", "tool_calls")]
+    [InlineData("[null]", "tool_calls[0]")]
+    [InlineData("[{}]", "tool_calls[0].function")]
+    [InlineData("[{\"function\":\"f\"}]", "tool_calls[0].function")]
+    [InlineData("[{\"function\":{\"name\":\"\"}}]", "tool_calls[0].function")]
+    [InlineData("[{\"function\":{\"name\":\"f\"}},{\"function\":{\"name\":7}}]", "tool_calls[1].function")]
+    [InlineData("[{\"id\":7,\"function\":{\"name\":\"f\"}}]", "tool_calls[0].id")]
+    [InlineData("[{\"type\":7,\"function\":{\"name\":\"f\"}}]", "tool_calls[0].type")]
+    [InlineData("[{\"type\":\"sound\",\"function\":{\"name\":\"f\"}}]", "tool_calls[0].type")]
+    [InlineData("[{\"type\":\"custom\",\"custom\":{\"name\":\"f\"}}]", "tool_calls[0].type", 501)]
+    [InlineData("[{\"function\":{\"name\":\"f\"}}]", null, 200)]
+    [InlineData("[{\"id\":\"1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":null}}]", null, 200)]
+    public async Task CallsThatNoTemplateReads_AreRefusedByName(string calls, string? param, int status = 400)
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        string body = $$"""{"messages":[{"role":"user","content":"x"},{"role":"assistant","tool_calls":{{calls}}}]}""";
+        using HttpResponseMessage response = await server.Post(Chat, body);
+        string text = await response.Content.ReadAsStringAsync(Token);
+        Assert.Equal((calls, status), (calls, (int)response.StatusCode));
+        if (param is not null) Assert.Contains($"\"param\":\"messages[1].{param}\"", text);
+    }
+
+    [Theory]
+    [InlineData("\"prompt\":\"a\",\"stop\":[{0}]", "\"\"", "stop")]
+    [InlineData("\"prompt\":\"a\",\"stop_token_ids\":[{0}]", "1", "stop_token_ids")]
+    [InlineData("\"prompt\":\"a\",\"modalities\":[{0}]", "\"text\"", "modalities")]
+    [InlineData("\"prompt\":[{0}]", "1", "prompt")]
+    [InlineData("\"prompt\":[[{0}]]", "1", "prompt")]
+    [InlineData("\"prompt\":[{0}]", "\"a\"", "prompt")]
+    public async Task LongLists_AreCountedBeforeTheyAreRead(string members, string entry, string param)
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        // the last entry is of the wrong type: only who counts first speaks of the count
+        string list = string.Join(',', Enumerable.Repeat(entry, 100_000)) + ",{}";
+        using HttpResponseMessage response = await server.Post(Completion, "{" + members.Replace("{0}", list) + "}");
+        string text = await response.Content.ReadAsStringAsync(Token);
+        Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
+        Assert.Contains("100001", text);
+        Assert.Contains($"\"param\":\"{param}\"", text);
+    }
+
+    [Fact]
+    public async Task MoreValuesThanAnyContext_AreRefused_AndLargeBodiesAtOnceAreAllAnswered()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        string zeros = string.Concat(Enumerable.Repeat(",0", RequestBody.MaxValues));
+        string values = "{\"prompt\":\"y\",\"x\":[0" + zeros + "]}";
+        using HttpResponseMessage tooMany = await server.Post(Completion, values);
+        Assert.Equal(HttpStatusCode.BadRequest, tooMany.StatusCode);
+        Assert.Contains("too_many_values", await tooMany.Content.ReadAsStringAsync(Token));
+
+        string x = new('x', 4 << 20);
+        byte[] large = Encoding.UTF8.GetBytes($$"""{"prompt":"y","max_tokens":1,"x":"{{x}}"}""");
+        HttpResponseMessage[] all =
+            await Task.WhenAll(Enumerable.Range(0, 12).Select(_ => server.Post(Completion, large)));
+        Assert.All(all, response => Assert.Equal(HttpStatusCode.OK, response.StatusCode));
+    }
+
+    [Fact]
+    public async Task MorePromptsThanMayWait_AreWrong_NotToBeTriedAgain()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(new() { MaxQueued = 2 });
+        using HttpResponseMessage three = await server.Post(Completion, """{"prompt":["a","b","c"],"max_tokens":1}""");
+        Assert.Equal(HttpStatusCode.BadRequest, three.StatusCode);
+        Assert.Contains("--max-num-queued-reqs", await three.Content.ReadAsStringAsync(Token));
+        JsonElement two = await server.Ask(Completion, """{"prompt":["a","b"],"max_tokens":1}""");
+        Assert.Equal(2, two.GetProperty("choices").GetArrayLength());
+    }
+
+    [Fact]
+    public async Task TooManyChoices_AreToldOfOnce()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        using HttpResponseMessage response = await server.Post(Completion, """{"prompt":"a","n":65}""");
+        string text = await response.Content.ReadAsStringAsync(Token);
+        Assert.Contains("n is 65; it must be from 1 to 64.\"", text);
     }
 
     [Fact]
