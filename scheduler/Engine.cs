@@ -8,9 +8,8 @@ namespace Native.Scheduling;
 /// <remarks>
 /// Any thread may submit, cancel, drain or read metrics. Between submit and token there is no lock: a bounded ring in
 /// (<see cref="Inbox{T}"/>), an append-only log out (<see cref="TokenLog"/>). The engine thread sleeps in the kernel
-/// only when it has nothing
-/// to do, and only then does a submitter touch the event it sleeps on; while it is busy a submission costs a few atomic
-/// operations.
+/// only when it has nothing to do, and only then does a submitter touch the event it sleeps on; while it is busy a
+/// submission costs a few atomic operations.
 /// </remarks>
 public sealed class Engine : IDisposable
 {
@@ -140,9 +139,8 @@ public sealed class Engine : IDisposable
     /// <param name="stream">Where its tokens come, if and only if the outcome is
     /// <see cref="SubmitOutcome.Accepted"/>.</param>
     /// <remarks>A choice ends with <see cref="FinishReason.Length"/> at the model's length whatever
-    /// <see cref="SamplingParams.MaxTokens"/> says, and where that is null
-    /// also when the whole pool could not hold more. A deadline that has passed is accepted and ends the request at
-    /// once.</remarks>
+    /// <see cref="SamplingParams.MaxTokens"/> says, and where that is null also when the whole pool could not hold
+    /// more. A deadline that has passed is accepted and ends the request at once.</remarks>
     public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream)
     {
         stream = null;
@@ -170,8 +168,7 @@ public sealed class Engine : IDisposable
         }
         Unpark();
         // The fence in Unpark orders our enqueue before this load, as the thread's last look into the inbox comes after
-        // its
-        // store: either it finds the request, or we see that it won't.
+        // its store: either it finds the request, or we see that it won't.
         if (Volatile.Read(ref _stopped) != 0) return SubmitOutcome.Draining;
         stream = created;
         return SubmitOutcome.Accepted;
@@ -347,8 +344,7 @@ public sealed class Engine : IDisposable
     }
 
     /// <summary>Ends the sequences of a step that could not be launched; everyone where there was no plan to blame, or
-    /// the blocks
-    /// don't add up any more.</summary>
+    /// the blocks don't add up any more.</summary>
     private void Fail(StepPlan plan, Exception e)
     {
         if (plan.IsEmpty)

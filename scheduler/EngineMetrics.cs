@@ -117,8 +117,8 @@ public sealed class EngineMetrics
     public Histogram StepTokens { get; } = Histogram.OfCount(MetricBuckets.StepTokens);
 
     /// <summary>Tokens a step brought, as vLLM counts them (<c>iteration_tokens_total</c>): prompts, each at its first
-    /// step, and tokens
-    /// generated, a prompt's first token among them. Steps that brought none are not counted.</summary>
+    /// step, and tokens generated, a prompt's first token among them. Steps that brought none are not
+    /// counted.</summary>
     public Histogram IterationTokens { get; } = Histogram.OfCount(MetricBuckets.StepTokens);
 
     /// <summary>Sequences computed per step.</summary>

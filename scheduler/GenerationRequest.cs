@@ -74,8 +74,8 @@ public enum FinishReason : byte
 
 /// <summary>One token of one choice, or its end.</summary>
 /// <remarks>The last event of a choice, and only that, has a <see cref="Finish"/>. Where a token brought the end (an
-/// end id, the last
-/// token allowed) it is in the same event; where nothing was left to read, <see cref="Token"/> is -1.</remarks>
+/// end id, the last token allowed) it is in the same event; where nothing was left to read, <see cref="Token"/> is
+/// -1.</remarks>
 public readonly record struct TokenEvent
 {
     /// <summary>Which of the n choices.</summary>

@@ -8,12 +8,10 @@ namespace Native.Scheduling;
 /// consumer).</summary>
 /// <remarks>
 /// Each cell carries a turn number. A cell may be written when its turn equals the producer's ticket, and read when it
-/// equals ticket + 1;
-/// the reader sets it a whole ring further. The item is written before the turn (release) and read after it (acquire),
-/// so the
-/// turn number alone hands the cell over; tickets are drawn by compare-and-swap, so two producers never meet in a cell.
-/// A producer that is suspended between its ticket and its write delays those behind it, but never makes them wait:
-/// they return.
+/// equals ticket + 1; the reader sets it a whole ring further. The item is written before the turn (release) and read
+/// after it (acquire), so the turn number alone hands the cell over; tickets are drawn by compare-and-swap, so two
+/// producers never meet in a cell. A producer that is suspended between its ticket and its write delays those behind
+/// it, but never makes them wait: they return.
 /// </remarks>
 internal sealed class Inbox<T> where T : class
 {

@@ -8,20 +8,15 @@ namespace Native.Scheduling;
 /// alone.</summary>
 /// <remarks>
 /// There is one line, in the order of the sequences' keys, in three stretches: who decodes, who prefills, who waits.
-/// The first is served
-/// first, the last with blocks gives them up first, and nobody overtakes. The key is the arrival. Hence the first live
-/// sequence
-/// is computed in every step, and whoever waits becomes the first after at most the sum, over those before it, of
-/// ceil(length / budget) + tokens generated steps.
-/// A preempted sequence goes back to its place in the line, and is computed again from its
-/// first token on: prompt and output so far, then the next token drawn with the same (seed, position), so its bits are
-/// the same.
-/// After <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all before it can ever
-/// need is free;
-/// those behind it give way before it, so it is never preempted again. That is the bound.
-/// Steps may be planned while earlier ones are in flight: a sequence then goes on from a token that is promised, not
-/// known, unless the
-/// next row needs to know it; and a sequence that ends keeps its blocks until the last step that has it is through.
+/// The first is served first, the last with blocks gives them up first, and nobody overtakes. The key is the arrival.
+/// Hence the first live sequence is computed in every step, and whoever waits becomes the first after at most the sum,
+/// over those before it, of ceil(length / budget) + tokens generated steps. A preempted sequence goes back to its place
+/// in the line, and is computed again from its first token on: prompt and output so far, then the next token drawn with
+/// the same (seed, position), so its bits are the same. After <see cref="EngineOptions.MaxPreemptions"/> of them it
+/// comes back only once what it and all before it can ever need is free; those behind it give way before it, so it is
+/// never preempted again. That is the bound. Steps may be planned while earlier ones are in flight: a sequence then
+/// goes on from a token that is promised, not known, unless the next row needs to know it; and a sequence that ends
+/// keeps its blocks until the last step that has it is through.
 /// </remarks>
 internal sealed class Scheduler
 {
@@ -320,8 +315,7 @@ internal sealed class Scheduler
         if (Pool.References(shared) == 1) return true;
         if (!Pool.TryAllocate(out block)) return false;
         // The source stays as it is until all copies are made: whoever else reads it writes only in the step, or, if it
-        // is freed and
-        // taken again while this step is planned, is filled by a later copy.
+        // is freed and taken again while this step is planned, is filled by a later copy.
         plan.Add(new BlockCopy(shared, block));
         _metrics.CopiedBlocks++;
         s.BlockTable[index] = block;
@@ -406,8 +400,7 @@ internal sealed class Scheduler
     }
 
     /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its
-    /// blocks, a partly
-    /// filled one until they write into it.</summary>
+    /// blocks, a partly filled one until they write into it.</summary>
     private void Fork(Sequence parent)
     {
         parent.Forks = false;

@@ -79,8 +79,7 @@ internal sealed class Sequence : IHeapEntry
     public int Length => Known + Promised;
 
     /// <summary>Where computing pauses: at <see cref="Length"/> to sample; one before the prompt's end to fork (each
-    /// choice then samples
-    /// from its own row), or when the prompt is only scored.</summary>
+    /// choice then samples from its own row), or when the prompt is only scored.</summary>
     public int Target => Forks || Stream.Limit == 0 ? Prompt.Length - 1 : Length;
 
     /// <summary>Where it is in its life. <see cref="LiveSequences"/> sets it.</summary>

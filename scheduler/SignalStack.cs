@@ -4,10 +4,9 @@ namespace Native.Scheduling;
 /// all; no lock.</summary>
 /// <remarks>
 /// A stack of Treiber (1986) whose links are the streams' own, so it can't be full and allocates nothing. A stream is
-/// in it at most
-/// once; taking all at once leaves no place for the ABA problem. The taker clears a stream's mark before it reads the
-/// stream's news,
-/// and whoever has news writes it before it looks at the mark: news is seen now or the stream is pushed again.
+/// in it at most once; taking all at once leaves no place for the ABA problem. The taker clears a stream's mark before
+/// it reads the stream's news, and whoever has news writes it before it looks at the mark: news is seen now or the
+/// stream is pushed again.
 /// </remarks>
 internal sealed class SignalStack
 {

@@ -7,17 +7,12 @@ namespace Native.Scheduling;
 /// locks.</summary>
 /// <remarks>
 /// It takes the place of a ring. The engine needs all tokens of a sequence anyway (penalties, recomputation after a
-/// preemption), so
-/// the reader is shown that array and how far it is filled. It can't be full, so a slow reader needs no rule: it slows
-/// nobody.
-/// Room for <see cref="ReservedTokens"/> is taken at submission, on the submitter's thread; the arrays of a longer
-/// choice double,
-/// the one allocation a decode step may make: for a single choice without alternatives after 16,384 tokens, and then
-/// ever more rarely.
-/// Memory order: entries are plain writes, then one release store of <c>_state</c> publishes count and end together;
-/// the reader's acquire
-/// load of it comes before its loads of the arrays, so it sees an array at least as new as the count, and entries never
-/// change.
+/// preemption), so the reader is shown that array and how far it is filled. It can't be full, so a slow reader needs no
+/// rule: it slows nobody. Room for <see cref="ReservedTokens"/> is taken at submission, on the submitter's thread; the
+/// arrays of a longer choice double, the one allocation a decode step may make: for a single choice without
+/// alternatives after 16,384 tokens, and then ever more rarely. Memory order: entries are plain writes, then one
+/// release store of <c>_state</c> publishes count and end together; the reader's acquire load of it comes before its
+/// loads of the arrays, so it sees an array at least as new as the count, and entries never change.
 /// </remarks>
 internal sealed class TokenLog
 {

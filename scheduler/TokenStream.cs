@@ -11,8 +11,7 @@ namespace Native.Scheduling;
 ///     while (stream.TryRead(out TokenEvent e)) { ... }
 /// </code>
 /// One thread reads at a time. A reader that stops early calls <see cref="Cancel"/> (or disposes the stream), and its
-/// blocks are free at
-/// the next step boundary. A slow reader slows nobody: see <see cref="TokenLog"/>.
+/// blocks are free at the next step boundary. A slow reader slows nobody: see <see cref="TokenLog"/>.
 /// </remarks>
 public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposable
 {

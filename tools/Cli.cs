@@ -125,6 +125,10 @@ internal static class Cli
 
         public override int Invoke(ParseResult result)
         {
+            // The list of commands has a sentence of each; its own help has the rest.
+            if (result.CommandResult.Command is RootCommand root)
+                foreach (Command command in root.Subcommands)
+                    command.Description = command.Description!.Split(". ", 2)[0].TrimEnd('.') + '.';
             inner.Invoke(result);
             TextWriter output = result.InvocationConfiguration.Output;
             string[] examples = result.CommandResult.Command is ToolCommand tool ? tool.Examples : ofRoot;

@@ -47,7 +47,7 @@ internal sealed class SoakCommand : ToolCommand
         Description = "The same seed gives the same requests, though not at the same times.",
         DefaultValueFactory = _ => 0,
     };
-    private readonly Option<string> _output = new("--output", "-o")
+    private readonly Option<string> _output = new("--output")
     {
         HelpName = "FOLDER",
         Description = $"Where {PageName}, {PictureName} and {DataName} go.",

@@ -45,7 +45,7 @@ internal sealed class ThroughputCommand : ToolCommand
             "Also read memory sequentially with the same threads before and after each decode, and tell which part of "
                 + "that speed went into reading weights.",
     };
-    private readonly Option<string> _output = new("--output", "-o")
+    private readonly Option<string> _format = new("--format", "-o")
     {
         HelpName = "md|csv|json|jsonl",
         Description = "How to print; json has every sample and the medians.",
@@ -64,9 +64,9 @@ internal sealed class ThroughputCommand : ToolCommand
     {
         _repetitions.Within(1, 1000);
         _threads.Within(1, 1024);
-        _output.AcceptOnlyFromAmong("md", "csv", "json", "jsonl");
+        _format.AcceptOnlyFromAmong("md", "csv", "json", "jsonl");
         Option[] options =
-            [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _bandwidth, _output];
+            [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _bandwidth, _format];
         foreach (Option option in options) Add(option);
         _kvCacheType = new KvCacheTypeArgument(this);
     }
@@ -101,7 +101,7 @@ internal sealed class ThroughputCommand : ToolCommand
             foreach (BenchModel model in models) model.Dispose();
         }
 
-        switch (arguments.GetRequiredValue(_output))
+        switch (arguments.GetRequiredValue(_format))
         {
             case "csv": Terminal.Out.Write(ThroughputReport.Csv(phases)); break;
             case "json": ThroughputReport.Json(Terminal.Out, phases); break;

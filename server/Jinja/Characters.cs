@@ -4,8 +4,7 @@ using System.Text;
 namespace Native.Server.Jinja;
 
 /// <summary>Python sees a string as code points; these are the places where that differs from UTF-16. A mark (<see
-/// cref="Marks"/>) is no
-/// character, but a part of the one before it.</summary>
+/// cref="Marks"/>) is no character, but a part of the one before it.</summary>
 internal static class Characters
 {
     /// <summary>Python's <c>str.isspace</c> for one character.</summary>

@@ -2,8 +2,7 @@ namespace Native.Server.Jinja;
 
 /// <summary>
 /// The mark that a caller may put into a conversation's strings: it belongs to the character before it and stays with
-/// it in what a
-/// template prints, but no search, comparison, index or length of a template sees it.
+/// it in what a template prints, but no search, comparison, index or length of a template sees it.
 /// </summary>
 internal static class Marks
 {

@@ -177,8 +177,7 @@ internal sealed class MessageDialect
     }
 
     /// <summary>Arguments in the form that the template reads. What is empty or no object counts as no arguments; a
-    /// text that is no JSON is
-    /// told as the model wrote it where the template takes texts.</summary>
+    /// text that is no JSON is told as the model wrote it where the template takes texts.</summary>
     private object AdaptArguments(object? arguments, RenderBudget budget, Func<string, string>? mark)
     {
         bool asText = _argumentsAsText.Value;

@@ -146,8 +146,8 @@ internal sealed class Choice(ServedModel model, Generation generation, int index
     }
 
     /// <summary>Where the prompt's tokens stand in its text. The text is the caller's, so tokens are found in it one
-    /// after the other: the
-    /// tokenizer adds spaces, and control tokens are in a text that was typed, but not in one made of ids.</summary>
+    /// after the other: the tokenizer adds spaces, and control tokens are in a text that was typed, but not in one made
+    /// of ids.</summary>
     private void WriteEchoOffsets(Utf8JsonWriter json, ReadOnlySpan<byte> echo, int first)
     {
         int at = 0;

@@ -8,8 +8,7 @@ namespace Native.Server.OpenAi;
 internal static class ToolFields
 {
     /// <summary>The tools for the template to tell the model about; null where there are none, or none may be called.
-    /// What the model
-    /// answers is text: calls in it are the client's to find.</summary>
+    /// What the model answers is text: calls in it are the client's to find.</summary>
     /// <exception cref="RequestException">A field is not what the API allows.</exception>
     public static JsonElement? Read(Fields body, Parameters parameters)
     {

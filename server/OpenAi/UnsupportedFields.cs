@@ -6,8 +6,7 @@ using Native.Server.Serving;
 namespace Native.Server.OpenAi;
 
 /// <summary>Fields that would change what is generated or told and that nobody here honours: better refused than
-/// ignored, unless they ask
-/// for nothing (<c>false</c>, <c>[]</c>). One that no server could honour is wrong.</summary>
+/// ignored, unless they ask for nothing (<c>false</c>, <c>[]</c>). One that no server could honour is wrong.</summary>
 internal static class UnsupportedFields
 {
     private static readonly Field[] All =

@@ -111,8 +111,7 @@ internal sealed class ModelHost : IDisposable
     /// <summary>Takes a request id until the result is disposed of.</summary>
     /// <param name="given">The caller's own id, or null or empty to draw one.</param>
     /// <param name="shared">Whether several requests may bring the same id, as a mesh gives one to all calls of one of
-    /// its own: those
-    /// that come while it is in use get one that begins with it.</param>
+    /// its own: those that come while it is in use get one that begins with it.</param>
     /// <exception cref="RequestException">The id is in use, or no fit name.</exception>
     public RequestId Enter(string? given, bool shared)
     {

@@ -134,11 +134,11 @@ public sealed class HubTests
         {
             if (Interlocked.Increment(ref answers) <= 3) return false;
             await cancel.CancelAsync();
-            return false;
+            return true; // sends nothing, so that what was sent is known
         };
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => hub.PullAsync(options: hub.Options with { Connections = 1 }, ct: cancel.Token));
         long sent = hub.Sent, kept = PartialFile.DoneOf(hub.InCache("blobs", FakeHub.Sha256(Model)), Model.Length, 1000);
-        Assert.InRange(kept, 3000, 4000);
+        Assert.Equal(3000, kept);
         hub.OnStorage = (_, _) => Task.FromResult(false);
         Assert.Equal(Model, File.ReadAllBytes((await hub.PullAsync()).Path));
         Assert.Equal(Model.Length - kept, hub.Sent - sent);
