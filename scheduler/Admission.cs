@@ -64,7 +64,19 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up
         // again.
         int blocks = Sequence.BlocksFor(s.Target, model.BlockSize);
-        return free >= (running == 0 ? blocks : blocks + 1 + (running / model.BlockSize));
+        int needed = running == 0 ? blocks : blocks + 1 + (running / model.BlockSize);
+        return free >= needed || (running > 0 && free >= LeastFree(s, needed, live));
+    }
+
+    /// <summary>Free blocks that a sequence needs to start, less those it shares with running ones. Counted again after
+    /// some steps alone, so that waiting costs a step nothing.</summary>
+    private static int LeastFree(Sequence s, int needed, LiveSequences live)
+    {
+        const int CountEvery = 32;
+        if (live.Prefixes is null) return needed;
+        if (s.LeastFree > 0 && --s.Recount > 0 && live.Pool.FreeCount < s.LeastFree) return s.LeastFree;
+        s.Recount = CountEvery;
+        return s.LeastFree = Math.Max(1, needed - live.Prefixes.CountShared(s));
     }
 
     /// <summary>Blocks that those who run can still ask for before they end.</summary>

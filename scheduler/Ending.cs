@@ -66,6 +66,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
     {
         foreach (Sequence s in stream.Sequences)
         {
+            s.IsDistrusted |= reason == FinishReason.Error;
             if (s.IsLive) live.Leave(s);
             if (!s.Output.IsFinished) FinishOutput(s, reason, now);
         }
@@ -74,6 +75,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
     /// <summary>Ends one choice that is in a stage.</summary>
     public void Finish(Sequence s, FinishReason reason, long now, bool lastIsStopToken = false)
     {
+        s.IsDistrusted |= reason == FinishReason.Error;
         live.Leave(s);
         FinishOutput(s, reason, now, lastIsStopToken);
     }

@@ -78,7 +78,8 @@ public sealed class Engine : IDisposable
         }
         Metrics = new EngineMetrics(info.BlockCount);
         _admission = new Admission(info, options, _maxRunning);
-        LiveSequences live = new(new BlockPool(info.BlockCount), _maxRunning);
+        PrefixCache? cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
+        LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
         _scheduler = new Scheduler(live, _admission, Metrics, _endIds, info.BlockSize, maxBatchedTokens, options.Seed);
         _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);
         _plans = [.. Enumerable.Range(0, Math.Max(1, info.StepsInFlight)).Select(_ => new StepPlan(_maxRunning))];
@@ -154,7 +155,8 @@ public sealed class Engine : IDisposable
         TokenStream created;
         try
         {
-            created = new TokenStream(this, request, _clock.GetTimestamp(), limit, Info.BlockSize);
+            created = new TokenStream(
+                this, request, _clock.GetTimestamp(), limit, Info.BlockSize, _options.PrefixCaching);
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {

@@ -12,6 +12,7 @@ public sealed class EngineMetrics
     private readonly SpscRing<FinishedRequest> _finished = new(FinishedCapacity);
     private long _running, _waiting, _freeBlocks, _steps, _failedSteps, _decodeSteps, _decodeStepAllocatedBytes;
     private long _promptTokens, _generatedTokens, _preemptions, _copiedBlocks, _droppedRecords;
+    private long _prefixQueryTokens, _prefixHitTokens, _recomputedTokens, _evictedBlocks, _cachedBlocks;
 
     internal EngineMetrics(int totalBlocks)
     {
@@ -98,6 +99,41 @@ public sealed class EngineMetrics
     {
         get => Volatile.Read(ref _copiedBlocks);
         internal set => Volatile.Write(ref _copiedBlocks, value);
+    }
+
+    /// <summary>Prompt tokens that were looked up in the prefix cache; 0 where there is none.</summary>
+    public long PrefixQueryTokens
+    {
+        get => Volatile.Read(ref _prefixQueryTokens);
+        internal set => Volatile.Write(ref _prefixQueryTokens, value);
+    }
+
+    /// <summary>Prompt tokens that were found there and not computed.</summary>
+    public long PrefixHitTokens
+    {
+        get => Volatile.Read(ref _prefixHitTokens);
+        internal set => Volatile.Write(ref _prefixHitTokens, value);
+    }
+
+    /// <summary>Tokens computed again after a preemption.</summary>
+    public long RecomputedTokens
+    {
+        get => Volatile.Read(ref _recomputedTokens);
+        internal set => Volatile.Write(ref _recomputedTokens, value);
+    }
+
+    /// <summary>Blocks whose tokens the prefix cache forgot to make room.</summary>
+    public long EvictedBlocks
+    {
+        get => Volatile.Read(ref _evictedBlocks);
+        internal set => Volatile.Write(ref _evictedBlocks, value);
+    }
+
+    /// <summary>Blocks whose tokens the prefix cache knows, read by somebody or not.</summary>
+    public long CachedBlocks
+    {
+        get => Volatile.Read(ref _cachedBlocks);
+        internal set => Volatile.Write(ref _cachedBlocks, value);
     }
 
     /// <summary>Records lost because nobody read <see cref="TryReadFinished"/> in time.</summary>

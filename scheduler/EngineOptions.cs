@@ -19,6 +19,10 @@ public sealed record EngineOptions
     /// can ever need. At least 1: choices that fork from one prompt are not admitted one by one. Default 3.</summary>
     public int MaxPreemptions { get; init; } = 3;
 
+    /// <summary>Whether prompts that begin alike share the keys and values of their beginning
+    /// (<c>--enable-prefix-caching</c>). Changes no output. Default true.</summary>
+    public bool PrefixCaching { get; init; } = true;
+
     /// <summary>From this and the request's number come the seeds of requests that bring none.</summary>
     public ulong Seed { get; init; }
 

@@ -19,6 +19,10 @@ public sealed record GenerationRequest
     /// the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
     public long? ArrivalTimestamp { get; init; }
 
+    /// <summary>Requests share the keys and values of a common beginning only with the same salt; null or empty with
+    /// all that have none.</summary>
+    public string? CacheSalt { get; init; }
+
     /// <summary>What the output may be, e.g. by a grammar; null for anything. Belongs to the engine from
     /// <see cref="Engine.Submit"/> on.</summary>
     public ITokenConstraint? Constraint { get; init; }

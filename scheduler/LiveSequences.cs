@@ -31,14 +31,21 @@ internal sealed class LiveSequences
     private readonly int[] _freePlaces; // a stack
     private int _freePlaceCount;
 
-    public LiveSequences(BlockPool pool, int maxRunning)
+    /// <param name="pool">The blocks.</param>
+    /// <param name="maxRunning">Places.</param>
+    /// <param name="blockSize">Tokens of a block.</param>
+    public LiveSequences(BlockPool pool, int maxRunning, int blockSize)
     {
         Pool = pool;
+        if (pool.Cache is { } cache) Prefixes = new Prefixes(pool, cache, blockSize);
         _freePlaces = new int[maxRunning];
         FreeAllPlaces();
     }
 
     public BlockPool Pool { get; }
+
+    /// <summary>What sequences share with others that began alike; null where they share nothing.</summary>
+    public Prefixes? Prefixes { get; }
 
     /// <summary>Those that decode, by key.</summary>
     public SequenceQueue Decoding { get; } = new(SequenceStage.Decoding);
@@ -163,6 +170,7 @@ internal sealed class LiveSequences
     /// <summary>Gives up blocks and place of a sequence that is in no queue.</summary>
     public void Release(Sequence s)
     {
+        if (s.BlockCount > 0) Prefixes?.KeepLast(s);
         s.ReleaseBlocks(Pool);
         FreePlace(s);
     }

@@ -137,7 +137,7 @@ internal sealed class Scheduler
         bool admits = !preempted && blocked == long.MaxValue;
         while (admits && budget > 0 && _live.FirstWaiting is { } head && _admission.Admits(head, _live))
         {
-            Admit(head, now);
+            Admit(plan, head, now);
             plan.Admitted = true;
             budget -= SchedulePrompt(plan, head, budget);
         }
@@ -186,6 +186,8 @@ internal sealed class Scheduler
             bool over = s.Stage == SequenceStage.Leaving;
             Land(chunk);
             if (over) continue; // it ended while the step was in flight
+            if (chunk.Samples && next.Token < 0) s.IsDistrusted = true;
+            else Keep(s, chunk.End);
             if (!TakeScores(stream, scores, scoreBest, scoreWidth)) _ending.FinishAll(stream, FinishReason.Error, now);
             else if (chunk.Samples) CommitToken(s, next, best, now);
             else if (chunk.End < s.Target) continue;
@@ -231,6 +233,8 @@ internal sealed class Scheduler
         _metrics.Running = _live.Running;
         _metrics.Waiting = _live.Waiting.Length;
         _metrics.FreeBlocks = _live.Pool.FreeCount;
+        _metrics.EvictedBlocks = _live.Pool.Evictions;
+        _metrics.CachedBlocks = _live.Pool.Cache?.Count ?? 0;
     }
 
     /// <summary>Plans as much of a prompt as fits; all but its last token where that can't be sampled from
@@ -292,6 +296,13 @@ internal sealed class Scheduler
         if (s.Stage == SequenceStage.Prefilling) _live.BeginDecoding(s);
     }
 
+    /// <summary>Notes what a step has computed.</summary>
+    private void Keep(Sequence s, int end)
+    {
+        s.Landed = end;
+        _live.Prefixes?.Keep(s);
+    }
+
     /// <summary>A step no longer has this chunk.</summary>
     private void Land(in ScheduledChunk chunk)
     {
@@ -323,9 +334,12 @@ internal sealed class Scheduler
         return true;
     }
 
-    private void Admit(Sequence s, long now)
+    private void Admit(StepPlan plan, Sequence s, long now)
     {
         _live.Admit(s);
+        int taken = _live.Prefixes?.Take(s, plan) ?? 0;
+        _metrics.RecomputedTokens += Math.Max(0, s.Lost - taken);
+        s.Lost = 0;
         for (int blocks = Sequence.BlocksFor(s.Target, _blockSize); s.BlockCount < blocks;)
         {
             bool allocated = Pool.TryAllocate(out int block);
@@ -334,12 +348,16 @@ internal sealed class Scheduler
         }
         if (s.Stream.Clock.FirstScheduled != 0) return;
         s.Stream.Clock.FirstScheduled = now;
+        s.Stream.Clock.CachedTokens = taken;
         _metrics.PromptTokens += s.Prompt.Length;
+        if (_live.Prefixes is not null) _metrics.PrefixQueryTokens += s.Prompt.Length;
+        _metrics.PrefixHitTokens += taken;
         _dequeued++;
     }
 
     private void Preempt(Sequence s)
     {
+        s.Lost = s.NumComputedTokens;
         _live.Preempt(s);
         s.Preemptions++;
         s.Stream.Clock.Preemptions++;
@@ -416,6 +434,8 @@ internal sealed class Scheduler
                     s.AddBlock(block);
                 }
                 s.NumComputedTokens = parent.NumComputedTokens;
+                s.Landed = parent.Landed;
+                s.CachedBlocks = parent.CachedBlocks;
             }
             _live.PlaceForked(s);
         }

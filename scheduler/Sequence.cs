@@ -3,8 +3,7 @@ using System.Diagnostics;
 namespace Native.Scheduling;
 
 /// <summary>One choice of one request while the engine computes it: its tokens, how many of them are computed, and its
-/// blocks.
-/// The engine thread's alone.</summary>
+/// blocks. The engine thread's alone.</summary>
 internal sealed class Sequence : IHeapEntry
 {
     public Sequence(TokenStream stream, int index, int blockSize, ITokenConstraint? constraint)
@@ -41,6 +40,25 @@ internal sealed class Sequence : IHeapEntry
 
     /// <summary>Tokens whose keys and values are in its blocks once the launched steps are through.</summary>
     public int NumComputedTokens { get; set; }
+
+    /// <summary>Tokens whose keys and values are in its blocks now: the steps that computed them were collected and
+    /// went well.</summary>
+    public int Landed { get; set; }
+
+    /// <summary>True once its computation went wrong: what its blocks hold is not to be relied on.</summary>
+    public bool IsDistrusted { get; set; }
+
+    /// <summary>Its first blocks that the prefix cache has.</summary>
+    public int CachedBlocks { get; set; }
+
+    /// <summary>Free blocks it needs to start, as last counted; 0 where that was never counted.</summary>
+    public int LeastFree { get; set; }
+
+    /// <summary>Times it is asked before that is counted again.</summary>
+    public int Recount { get; set; }
+
+    /// <summary>Tokens it had computed when it lost its blocks.</summary>
+    public int Lost { get; set; }
 
     /// <summary>Tokens that launched steps sample and nobody has seen yet.</summary>
     public int Promised { get; set; }
@@ -135,15 +153,15 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>Leaves its blocks and place to a pool that is about to be reset.</summary>
     public void Abandon()
     {
-        BlockCount = NumComputedTokens = ReservedPlaces = 0;
+        BlockCount = CachedBlocks = NumComputedTokens = Landed = ReservedPlaces = 0;
         Place = -1;
     }
 
     public void ReleaseBlocks(BlockPool pool)
     {
-        // Last first, so that the next to allocate gets them in order.
+        // Last first: the next to allocate gets them in order, and a cached block goes before the one it follows.
         while (BlockCount > 0) pool.Release(BlockTable[--BlockCount]);
-        NumComputedTokens = 0;
+        NumComputedTokens = Landed = CachedBlocks = 0;
     }
 }
 

@@ -36,10 +36,19 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     private long _stopped; // bit i: the reader wants no more of choice i
     private int _cancelled;
 
-    internal TokenStream(Engine engine, GenerationRequest request, long now, int limit, int blockSize)
+    /// <param name="engine">Whose it is.</param>
+    /// <param name="request">What is wanted.</param>
+    /// <param name="now">When.</param>
+    /// <param name="limit">Tokens each choice may have.</param>
+    /// <param name="blockSize">Tokens of a block.</param>
+    /// <param name="caches">Whether its blocks may be others' and may become others'.</param>
+    internal TokenStream(
+        Engine engine, GenerationRequest request, long now, int limit, int blockSize, bool caches)
     {
         _engine = engine;
         Prompt = request.Ids.ToArray();
+        CacheRoot = PrefixCache.RootOf(request.CacheSalt);
+        if (caches) PromptChains = PrefixCache.ChainsOf(CacheRoot, Prompt, blockSize);
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
         Limit = limit;
@@ -96,6 +105,12 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal bool IsAdded { get; set; }
 
     internal int[] Prompt { get; }
+
+    /// <summary>Who may share its blocks, see <see cref="PrefixCache.RootOf"/>.</summary>
+    internal UInt128 CacheRoot { get; }
+
+    /// <summary>Hashes of the prompt's full blocks; none where nothing is cached.</summary>
+    internal ulong[] PromptChains { get; } = [];
 
     internal SamplingParams Sampling { get; }
 

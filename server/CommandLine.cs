@@ -119,6 +119,10 @@ internal static partial class CommandLine
             "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: "
             + $"{Defaults.MaxQueued}.",
             (o, v) => o with { MaxQueued = Int(v) }),
+        new("Scheduling", "--enable-prefix-caching", "true|false",
+            "Whether prompts that begin alike share the keys and values of their beginning, so that a system prompt or "
+                + "the last turns of a chat are not computed again. Changes no output. Default: true.",
+            (o, v) => o with { PrefixCaching = Choice(v, "true", "false") == "true" }),
         new("Scheduling", "--seed", "N",
             "Where the seeds of requests without one come from: with the same seed a server answers the same requests "
                 + "in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),

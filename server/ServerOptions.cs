@@ -55,6 +55,9 @@ public sealed record ServerOptions
     /// <summary>Requests that may wait; more are refused with 429.</summary>
     public int MaxQueued { get; init; } = 1024;
 
+    /// <summary>Whether prompts that begin alike share the keys and values of their beginning.</summary>
+    public bool PrefixCaching { get; init; } = true;
+
     /// <summary>Tokens a KV block holds.</summary>
     public int BlockSize { get; init; } = 16;
 
@@ -145,6 +148,7 @@ public sealed record ServerOptions
         MaxRunning = MaxRunning,
         MaxBatchedTokens = MaxBatchedTokens,
         MaxQueued = MaxQueued,
+        PrefixCaching = PrefixCaching,
         Seed = Seed ?? unchecked((ulong)Random.Shared.NextInt64(long.MinValue, long.MaxValue)),
     };
 

@@ -152,6 +152,7 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
                 {
                     PromptTokens = (uint)generation.Ids.Length,
                     CompletionTokens = (uint)generation.CompletionTokens,
+                    CachedTokens = (uint)t.CachedTokens,
                 },
                 Timings = new Timings
                 {

@@ -21,7 +21,7 @@ internal static class MessageReader
             GenerateRequest.PromptOneofCase.TokenIds => request.TokenIds.Ids.ToArray(),
             _ => throw RequestException.Invalid("The prompt is missing: text or token_ids must be set.", "prompt"),
         };
-        return Read(ids, request.Sampling, model);
+        return Read(ids, request.Sampling, request.CacheSalt, model);
     }
 
     /// <exception cref="RequestException">A field holds what it may not, or the template refuses the
@@ -33,14 +33,17 @@ internal static class MessageReader
         JsonElement? extra = Parse(request.TemplateArgumentsJson, "template_arguments_json", JsonValueKind.Object);
         JsonElement? tools = Parse(request.ToolsJson, "tools_json", JsonValueKind.Array);
         bool open = !request.HasAddGenerationPrompt || request.AddGenerationPrompt;
-        return Read(ChatPrompt.Encode(model, messages, tools, open, extra, ct), request.Sampling, model);
+        int[] ids = ChatPrompt.Encode(model, messages, tools, open, extra, ct);
+        return Read(ids, request.Sampling, request.CacheSalt, model);
     }
 
-    private static TextRequest Read(ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, ServedModel model) => new()
+    private static TextRequest Read(
+        ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, string cacheSalt, ServedModel model) => new()
     {
         Tokens = new GenerationRequest
         {
             Ids = ids,
+            CacheSalt = cacheSalt,
             Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
         },
         Stop = [.. sampling?.Stop.Where(stop => stop.Length > 0) ?? []],

@@ -176,8 +176,9 @@ internal static class MetricTable
     public static readonly NumberRow[] Numbers =
     [
         Counter(
-            new("native_prompt_tokens_total", "Prompt tokens computed."),
-            new("vllm:prompt_tokens_total", "Prompt tokens computed."),
+            new("native_prompt_tokens_total",
+                "Prompt tokens of requests that were started, computed or found computed."),
+            new("vllm:prompt_tokens_total", "Prompt tokens, computed or found computed."),
             engine => engine.PromptTokens),
         Counter(
             new("native_generation_tokens_total", "Tokens generated."),
@@ -207,9 +208,21 @@ internal static class MetricTable
             new("native_request_records_dropped_total",
                 "Finished requests missing in the histograms because too many ended at once."), null,
             engine => engine.DroppedRecords),
-        // Every prompt is computed: nothing is looked up.
-        Counter(null, new("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache."), _ => 0),
-        Counter(null, new("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache."), _ => 0),
+        Counter(
+            new("native_prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."),
+            new("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache."),
+            engine => engine.PrefixQueryTokens),
+        Counter(
+            new("native_prefix_cache_hits_total", "Prompt tokens found in the prefix cache and not computed."),
+            new("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache."),
+            engine => engine.PrefixHitTokens),
+        Counter(
+            new("native_prefix_cache_evicted_blocks_total", "KV blocks whose tokens were forgotten to make room."),
+            null,
+            engine => engine.EvictedBlocks),
+        Counter(
+            new("native_recomputed_tokens_total", "Tokens computed again after a preemption."), null,
+            engine => engine.RecomputedTokens),
 
         new(
             new("native_requests_running", "Sequences being computed."),
@@ -224,7 +237,11 @@ internal static class MetricTable
             new("vllm:num_requests_waiting_by_reason", "Requests waiting, by reason.", "reason"),
             OfEngine(engine => [new(engine.Waiting, "capacity"), new(0, "deferred")])),
         new(
-            new("native_kv_blocks", "KV blocks by state.", "state"),
+            new("native_prefix_cache_blocks", "KV blocks whose tokens are known, so that a prompt may take them."),
+            null,
+            OfEngine(engine => [new(engine.CachedBlocks)])),
+        new(
+            new("native_kv_blocks", "KV blocks by state; those that nobody reads are free, cached or not.", "state"),
             null,
             OfEngine(engine => [new(engine.FreeBlocks, "free"), new(engine.TotalBlocks - engine.FreeBlocks, "used")])),
         new(

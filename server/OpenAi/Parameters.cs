@@ -15,6 +15,9 @@ internal sealed record Parameters
 
     public required bool ReturnTokenIds { get; init; }
 
+    /// <summary>Whose prompts may share what is computed of them; vLLM's field.</summary>
+    public required string? CacheSalt { get; init; }
+
     /// <summary>Whether control tokens are left out of the text.</summary>
     public required bool SkipSpecialTokens { get; init; }
 
@@ -45,6 +48,7 @@ internal sealed record Parameters
             Stream = stream,
             IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
             ReturnTokenIds = body.Bool("return_token_ids") ?? false,
+            CacheSalt = body.String("cache_salt"),
             SkipSpecialTokens = body.Bool("skip_special_tokens") ?? true,
             // clients send [""] for none
             Stop = [.. body.Strings("stop", Generation.MaxStops).Where(stop => stop.Length > 0)],
@@ -92,7 +96,7 @@ internal sealed record Parameters
     /// <summary>What the engine is asked for, for a prompt.</summary>
     public TextRequest RequestFor(int[] ids, SamplingParams sampling) => new()
     {
-        Tokens = new GenerationRequest { Ids = ids, Sampling = sampling },
+        Tokens = new GenerationRequest { Ids = ids, Sampling = sampling, CacheSalt = CacheSalt },
         Stop = Stop,
         SkipSpecialTokens = SkipSpecialTokens,
     };

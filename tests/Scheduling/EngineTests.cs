@@ -61,7 +61,8 @@ public sealed class EngineTests
         using EngineHarness harness = new(new FakeModelRunner(blockCount: 12, blockSize: 4, maxModelLength: 48));
         Reading running = harness.Submit(Prompt(20), Greedy(12));
         harness.Turn();
-        Reading large = harness.Submit(Prompt(40), Greedy(4)); // ten blocks, not free before the first has ended
+        // ten blocks, not free before the first has ended
+        Reading large = harness.Submit(Prompt(40, seed: 1), Greedy(4));
         Reading small = harness.Submit(Prompt(2), Greedy(1));
         while (!small.IsComplete)
         {

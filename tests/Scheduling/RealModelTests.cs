@@ -105,6 +105,45 @@ public sealed class RealModelTests
     }
 
     [Fact]
+    public Task TheDemoModelsBits_AreTheSame_ColdAndFromThePrefixCache() => SameBitsWarm(Demo);
+
+    [Theory]
+    [InlineData("models/stories260K/stories260K-F32.gguf")]
+    [InlineData("models/stories260K/stories260K-Q4_0.gguf")]
+    [InlineData("models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf")]
+    public Task ARealModelsBits_AreTheSame_ColdAndFromThePrefixCache(string model) =>
+        SameBitsWarm(TestData.Path(model));
+
+    /// <summary>A conversation of three turns, each asked twice, with and without the cache.</summary>
+    private static async Task SameBitsWarm(string path)
+    {
+        List<string> cold = await Conversation(caching: false), warm = await Conversation(caching: true);
+        Assert.Equal(cold, warm);
+
+        async Task<List<string>> Conversation(bool caching)
+        {
+            using LoadedModel model =
+                LoadedModel.Load(new ModelOptions { Path = path, Threads = 2, MaxModelLength = 256, MaxSequences = 8 });
+            EngineOptions options = new() { MaxRunning = 8, MaxBatchedTokens = 512, PrefixCaching = caching };
+            using Engine engine = new(model.Runner, [], options);
+            SamplingParams sampling =
+                new() { N = 2, MaxTokens = 21, IgnoreEos = true, Temperature = 0.9f, Seed = 7, Logprobs = 2 };
+            int vocabulary = Math.Min(model.Runner.Info.VocabularySize, 500);
+            List<int> prompt = [.. Enumerable.Range(0, 37).Select(i => ((i * 31) + 5) % vocabulary)];
+            List<string> lines = [];
+            for (int turn = 0; turn < 3; turn++)
+            {
+                lines.AddRange(await Read(engine, [.. prompt], sampling));
+                List<string> again = await Read(engine, [.. prompt], sampling);
+                lines.AddRange(again);
+                prompt.AddRange(Enumerable.Range(0, 13).Select(i => ((i * 7) + turn) % vocabulary));
+            }
+            Assert.Equal(caching, engine.Metrics.PrefixHitTokens > 100);
+            return lines;
+        }
+    }
+
+    [Fact]
     public async Task ADecodeStep_OfARealModel_AllocatesNothing()
     {
         using LoadedModel model = LoadedModel.Load(new ModelOptions { Path = Demo, Threads = 2, MaxSequences = 8 });

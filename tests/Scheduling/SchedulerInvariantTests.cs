@@ -19,7 +19,7 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
     [Fact]
     public void EveryOutput_IsTheOracles_WhateverTheBudgetPoolAndCompany()
     {
-        long preemptions = 0, copies = 0;
+        long preemptions = 0, copies = 0, hits = 0, evictions = 0;
         for (int seed = 0; seed < Workloads; seed++)
         {
             Random random = new(seed);
@@ -31,10 +31,14 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
             harness.AssertClean();
             preemptions += harness.Engine.Metrics.Preemptions;
             copies += harness.Engine.Metrics.CopiedBlocks;
+            hits += harness.Engine.Metrics.PrefixHitTokens;
+            evictions += harness.Engine.Metrics.EvictedBlocks;
         }
         // A random test that never meets what it is for is no test.
         Assert.True(preemptions > 200, $"only {preemptions} preemptions");
         Assert.True(copies > 200, $"only {copies} copied blocks");
+        Assert.True(hits > 2000, $"only {hits} tokens from the cache");
+        Assert.True(evictions > 1000, $"only {evictions} blocks taken from the cache");
     }
 
     [Fact]
@@ -169,6 +173,17 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
         return new EngineHarness(runner, new EngineOptions { MaxRunning = maxRunning, MaxBatchedTokens = maxRunning + random.Next(0, 60), MaxPreemptions = random.Next(1, 5) });
     }
 
+    /// <summary>A prompt of its own, or one that begins as an earlier one and its answer so far.</summary>
+    private static int[] RandomPrompt(Random random, EngineHarness harness, List<Reading> earlier)
+    {
+        int most = harness.Runner.Info.MaxModelLength - 2;
+        int[] own = EngineHarness.Prompt(random.Next(1, most), random.Next());
+        if (earlier.Count == 0 || random.Next(2) == 0) return own;
+        Reading like = earlier[random.Next(earlier.Count)];
+        int[] both = [.. like.Prompt, .. like.Tokens(random.Next(like.Sampling.N))];
+        return [.. both.Take(random.Next(1, both.Length + 1)).Concat(own).Take(own.Length)];
+    }
+
     private static List<Reading> SubmitAtRandom(Random random, EngineHarness harness, int count)
     {
         List<Reading> readings = [];
@@ -192,7 +207,7 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
                 PromptLogprobs = random.Next(4) == 0 ? random.Next(4) : null,
             };
             if (random.Next(3) == 0) p = p with { MinTokens = random.Next(0, p.MaxTokens!.Value + 1) };
-            readings.Add(harness.Submit(EngineHarness.Prompt(random.Next(1, harness.Runner.Info.MaxModelLength - 2), random.Next()), p));
+            readings.Add(harness.Submit(RandomPrompt(random, harness, readings), p));
             if (random.Next(3) == 0) harness.Turns(random.Next(4));
         }
         return readings;

@@ -540,6 +540,33 @@ public sealed class OpenAiTests
     }
 
     [Fact]
+    public async Task CachedTokens_AreTold_AndNotSharedWithAnotherSalt()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        string text = new('x', 40);
+        int[] cached = new int[4];
+        string[] salts = ["", ",\"cache_salt\":\"a\"", ",\"cache_salt\":\"a\"", ""];
+        for (int i = 0; i < cached.Length; i++)
+        {
+            string body = "{\"prompt\":\"" + text + "\",\"max_tokens\":1" + salts[i] + "}";
+            JsonElement usage = (await server.Ask(Completion, body)).GetProperty("usage");
+            cached[i] = usage.GetProperty("prompt_tokens_details").GetProperty("cached_tokens").GetInt32();
+            Assert.InRange(cached[i], 0, usage.GetProperty("prompt_tokens").GetInt32() - 1);
+        }
+        Assert.Equal([0, 0], cached[..2]);
+        Assert.True(cached[2] > 20 && cached[3] == cached[2], string.Join(' ', cached));
+        V1.GenerateRequest request = new() { Text = text, Sampling = new() { MaxTokens = 1 }, CacheSalt = "a" };
+        V1.Usage? grpc = null;
+        using AsyncServerStreamingCall<V1.GenerateResponse> call =
+            server.Inference.Generate(request, cancellationToken: Token);
+        await foreach (V1.GenerateResponse response in call.ResponseStream.ReadAllAsync(Token))
+            grpc = response.Summary?.Usage ?? grpc;
+        Assert.Equal((uint)cached[2], grpc!.CachedTokens);
+        string metrics = await server.Metrics();
+        Assert.Contains($"native_prefix_cache_hits_total {cached.Sum() + cached[2]}\n", metrics);
+    }
+
+    [Fact]
     public async Task Messages_QuoteTheCallerInAFewWords()
     {
         await using RunningServer server = await RunningServer.StartAsync();
