@@ -4,7 +4,7 @@ using Native.Kernels;
 namespace Native.Scheduling;
 
 /// <summary>Who comes in: at the door, when a request is submitted, and into a step, when its turn has come.</summary>
-internal sealed class Admission(ModelInfo model, EngineOptions options, int maxRunning)
+internal sealed class Admission(ModelInfo model, EngineOptions options, int maxRunning, StepTimeModel times)
 {
     private PaddedLong _queued; // submitted and neither scheduled nor ended
     private long _retryTicks = Stopwatch.Frequency;
@@ -53,19 +53,38 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
     public void Publish(double meanRequestTicks) =>
         Volatile.Write(ref _retryTicks, (long)(meanRequestTicks / maxRunning));
 
+    /// <summary>How often a sequence may lose its blocks.</summary>
+    public int MaxPreemptions => options.MaxPreemptions;
+
     /// <summary>Whether a waiting sequence can start now. The engine thread.</summary>
-    public bool Admits(Sequence s, LiveSequences live)
+    /// <param name="s">The sequence.</param>
+    /// <param name="live">Those who run.</param>
+    /// <param name="load">What the step at hand computes already.</param>
+    public bool Admits(Sequence s, LiveSequences live, in StepLoad load)
     {
         if (live.ReservedPlaces + (s.Forks ? s.Stream.N : 1) > maxRunning) return false;
         int free = live.Pool.FreeCount, running = live.Running;
+        if (running > 0 && !KeepsSchedules(s, live, load)) return false;
         // After its last preemption it waits until nothing can take its blocks again.
-        bool last = s.Preemptions >= options.MaxPreemptions && running > 0;
-        if (last && free < s.WorstBlocks + GrowthOfRunning(live)) return false;
+        if (s.IsProtected && running > 0 && free < s.WorstBlocks + GrowthOfRunning(live)) return false;
         // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up
         // again.
         int blocks = Sequence.BlocksFor(s.Target, model.BlockSize);
         int needed = running == 0 ? blocks : blocks + 1 + (running / model.BlockSize);
         return free >= needed || (running > 0 && free >= LeastFree(s, needed, live));
+    }
+
+    /// <summary>Whether one more who decodes leaves those who run their time for each token.</summary>
+    private bool KeepsSchedules(Sequence s, LiveSequences live, in StepLoad load)
+    {
+        if (options.Policy == SchedulingPolicy.Fcfs) return true;
+        long tpot = s.Stream.TpotTicks > 0 ? s.Stream.TpotTicks : long.MaxValue;
+        if (live.Decoding.First is { Stream.TpotTicks: > 0 } first) tpot = Math.Min(tpot, first.Stream.TpotTicks);
+        if (tpot == long.MaxValue) return true;
+        int count = live.Running + 1;
+        double context = load.Decodes == 0 ? s.Length : Math.Max(s.Length, load.DecodeContext / load.Decodes);
+        double step = times.Predict(new StepLoad(0, 0, 0, count, count * context));
+        return step * Stopwatch.Frequency <= tpot;
     }
 
     /// <summary>Free blocks that a sequence needs to start, less those it shares with running ones. Counted again after

@@ -22,6 +22,8 @@ public sealed class Engine : IDisposable
     private readonly TimeSpan _idleBeat; // how long the idle thread sleeps before it shows its heartbeat again
     private readonly TimeProvider _clock; // the system's counts in Stopwatch ticks
     private readonly Scheduler _scheduler;
+    private readonly StepTimeModel _times;
+    private long _lastDone; // when the step before was through
     private readonly BatchBuilder _batch;
     private readonly Inbox<TokenStream> _inbox;
     private readonly Thread? _thread;
@@ -77,10 +79,13 @@ public sealed class Engine : IDisposable
                 + "a full batch could not decode one token each.", nameof(options));
         }
         Metrics = new EngineMetrics(info.BlockCount);
-        _admission = new Admission(info, options, _maxRunning);
+        StepTimeModel times = _times = new StepTimeModel();
+        _admission = new Admission(info, options, _maxRunning, times);
         PrefixCache? cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
         LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
-        _scheduler = new Scheduler(live, _admission, Metrics, _endIds, info.BlockSize, maxBatchedTokens, options.Seed);
+        StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
+        Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
+        _scheduler = new Scheduler(live, _admission, Metrics, budget, order, _endIds, info.BlockSize, options.Seed);
         _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);
         _plans = [.. Enumerable.Range(0, Math.Max(1, info.StepsInFlight)).Select(_ => new StepPlan(_maxRunning))];
         _inbox = new Inbox<TokenStream>(options.MaxQueued);
@@ -294,6 +299,7 @@ public sealed class Engine : IDisposable
         }
         if (plan.Admitted) _batch.Reserve(_scheduler.Live);
         _batch.Build(plan);
+        plan.Launched = _clock.GetTimestamp();
         _runner.Launch(_batch.Batch);
         _inFlight++;
         return true;
@@ -316,6 +322,9 @@ public sealed class Engine : IDisposable
         _inFlight--;
 
         long done = _clock.GetTimestamp();
+        // A step that was launched before the last one ended began when that ended.
+        _times.Observe(plan.Load, (double)(done - Math.Max(plan.Launched, _lastDone)) / Stopwatch.Frequency);
+        _lastDone = done;
         try
         {
             _scheduler.Commit(plan, _batch.Sampled(plan), _batch.Alternatives(plan), done);

@@ -1,5 +1,16 @@
 namespace Native.Scheduling;
 
+/// <summary>By what the next to be served is chosen.</summary>
+public enum SchedulingPolicy
+{
+    /// <summary>First come, first served; no objective changes what is computed, or who is let in.</summary>
+    Fcfs,
+
+    /// <summary>By class, priority and due time; steps are as long as the objectives of those who run allow, and who
+    /// would be late is refused.</summary>
+    Slo,
+}
+
 /// <summary>What the scheduler may use. Limits the runner was loaded with hold besides: the smaller of the two
 /// counts.</summary>
 public sealed record EngineOptions
@@ -23,6 +34,17 @@ public sealed record EngineOptions
     /// (<c>--enable-prefix-caching</c>). Changes no output. Default true.</summary>
     public bool PrefixCaching { get; init; } = true;
 
+    /// <summary>Whose turn it is (<c>--scheduling-policy</c>). Default by due times.</summary>
+    public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
+
+    /// <summary>The time to the first token that requests are promised which ask for none; null promises
+    /// nothing.</summary>
+    public TimeSpan? TtftObjective { get; init; }
+
+    /// <summary>The time for each later token, likewise. Token i is due at arrival + the first token's objective +
+    /// i times this.</summary>
+    public TimeSpan? TpotObjective { get; init; }
+
     /// <summary>From this and the request's number come the seeds of requests that bring none.</summary>
     public ulong Seed { get; init; }
 
@@ -40,5 +62,7 @@ public sealed record EngineOptions
         if (MaxQueued is < 1 or > 1 << 20) errors.Add($"MaxQueued is {MaxQueued}; it must be from 1 to {1 << 20}.");
         if (MaxPreemptions is < 1 or > 1000)
             errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
+        if (TtftObjective <= TimeSpan.Zero) errors.Add($"TtftObjective is {TtftObjective}; it must be positive.");
+        if (TpotObjective <= TimeSpan.Zero) errors.Add($"TpotObjective is {TpotObjective}; it must be positive.");
     }
 }

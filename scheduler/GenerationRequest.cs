@@ -2,6 +2,16 @@ using Native.Kernels.Sampling;
 
 namespace Native.Scheduling;
 
+/// <summary>What a request is for, as far as it decides who goes first.</summary>
+public enum RequestClass
+{
+    /// <summary>Somebody waits for it.</summary>
+    Online,
+
+    /// <summary>Work that nobody waits for: computed in the time that online requests leave.</summary>
+    Batch,
+}
+
 /// <summary>One prompt to continue. Knows ids alone; text is the server's.</summary>
 public sealed record GenerationRequest
 {
@@ -18,6 +28,22 @@ public sealed record GenerationRequest
     /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that
     /// the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
     public long? ArrivalTimestamp { get; init; }
+
+    /// <summary>What it is for.</summary>
+    public RequestClass Class { get; init; }
+
+    /// <summary>Within its class: smaller is served first, as in vLLM. Default 0.</summary>
+    public int Priority { get; init; }
+
+    /// <summary>When the first token is due, from <see cref="ArrivalTimestamp"/>; null for the engine's own objective,
+    /// if it has one.</summary>
+    public TimeSpan? TtftObjective { get; init; }
+
+    /// <summary>How much later each further token is due; null likewise.</summary>
+    public TimeSpan? TpotObjective { get; init; }
+
+    /// <summary>Takes the request also where its first token will probably be late.</summary>
+    public bool BestEffort { get; init; }
 
     /// <summary>Requests share the keys and values of a common beginning only with the same salt; null or empty with
     /// all that have none.</summary>
@@ -36,6 +62,10 @@ public enum SubmitOutcome
 
     /// <summary>As many requests wait as may; <see cref="Engine.RetryAfter"/> says when to try again.</summary>
     QueueFull,
+
+    /// <summary>Its first token would come after its objective or its deadline; <see cref="Engine.RetryAfter"/> says when
+    /// to try again, <see cref="GenerationRequest.BestEffort"/> takes it all the same.</summary>
+    WouldBeLate,
 
     /// <summary>The engine takes nothing new: it is draining or disposed.</summary>
     Draining,

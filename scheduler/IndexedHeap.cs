@@ -4,7 +4,7 @@ namespace Native.Scheduling;
 internal interface IHeapEntry
 {
     /// <summary>The smallest comes first. Does not change while the entry is in a heap.</summary>
-    long HeapKey { get; }
+    UInt128 HeapKey { get; }
 
     /// <summary>Where in the heap it is, -1 for nowhere. The heap's to set.</summary>
     int HeapIndex { get; set; }

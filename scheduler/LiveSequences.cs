@@ -73,12 +73,13 @@ internal sealed class LiveSequences
     /// <summary>Steps of the waiting line's heap so far.</summary>
     public long Visits => _waiting.Visits;
 
-    /// <summary>The running sequence with the largest key: it gives up its blocks first.</summary>
-    public Sequence? Youngest
+    /// <summary>Of the running sequences that may lose their blocks, the one with the largest key: it gives them up
+    /// first.</summary>
+    public Sequence? Victim
     {
         get
         {
-            Sequence? a = Prefilling.Last, b = Decoding.Last;
+            Sequence? a = LastUnprotected(Prefilling), b = LastUnprotected(Decoding);
             return a is null || (b is not null && b.Key > a.Key) ? b : a;
         }
     }
@@ -181,6 +182,13 @@ internal sealed class LiveSequences
         foreach (Sequence s in Waiting)
             if (s.BlockCount > 0) return $"a waiting sequence holds {s.BlockCount} blocks";
         return Pool.CheckIntegrity(Decoding, Prefilling, _leaving);
+    }
+
+    private static Sequence? LastUnprotected(SequenceQueue queue)
+    {
+        Sequence? s = queue.Last;
+        while (s is not null && s.IsProtected) s = s.Previous;
+        return s;
     }
 
     private SequenceQueue QueueOf(Sequence s) => s.Stage == SequenceStage.Decoding ? Decoding : Prefilling;

@@ -7,14 +7,15 @@ namespace Native.Scheduling;
 /// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's
 /// alone.</summary>
 /// <remarks>
-/// There is one line, in the order of the sequences' keys, in three stretches: who decodes, who prefills, who waits.
-/// The first is served first, the last with blocks gives them up first, and nobody overtakes. The key is the arrival.
-/// Hence the first live sequence is computed in every step, and whoever waits becomes the first after at most the sum,
-/// over those before it, of ceil(length / budget) + tokens generated steps. A preempted sequence goes back to its place
+/// There is one line, in the order of the sequences' keys (<see cref="Ordering"/>), in three stretches: who decodes, who
+/// prefills, who waits. The first of each is served first, the last with blocks gives them up first. Hence the first of
+/// those with blocks is computed in every step. Where the key is the arrival, nobody overtakes, and whoever waits
+/// becomes the first after at most the sum, over those before it, of ceil(length / budget) + tokens generated steps. A
+/// waiting sequence takes blocks and places from running ones of a lower class alone. A preempted sequence goes back to its place
 /// in the line, and is computed again from its first token on: prompt and output so far, then the next token drawn with
 /// the same (seed, position), so its bits are the same. After <see cref="EngineOptions.MaxPreemptions"/> of them it
-/// comes back only once what it and all before it can ever need is free; those behind it give way before it, so it is
-/// never preempted again. That is the bound. Steps may be planned while earlier ones are in flight: a sequence then
+/// comes back only once what it and all who run can ever need is free; the others give way before it, so it is never
+/// preempted again. That is the bound. Steps may be planned while earlier ones are in flight: a sequence then
 /// goes on from a token that is promised, not known, unless the next row needs to know it; and a sequence that ends
 /// keeps its blocks until the last step that has it is through.
 /// </remarks>
@@ -25,6 +26,7 @@ internal sealed class Scheduler
     private readonly Ending _ending;
     private readonly EngineMetrics _metrics;
     private readonly StepBudget _budget;
+    private readonly Ordering _order;
     private readonly int[] _endIds;
     private readonly int _blockSize;
     private readonly ulong _seed;
@@ -36,19 +38,21 @@ internal sealed class Scheduler
     /// <param name="live">The sequences' stages, blocks and places.</param>
     /// <param name="admission">Who comes in.</param>
     /// <param name="metrics">What is counted.</param>
+    /// <param name="budget">How much a step may compute.</param>
+    /// <param name="order">Whose turn it is.</param>
     /// <param name="endIds">Ids that end a choice.</param>
     /// <param name="blockSize">Tokens a block.</param>
-    /// <param name="maxBatchedTokens">Tokens a step.</param>
     /// <param name="seed">Where the seeds of requests that bring none come from.</param>
     public Scheduler(
-        LiveSequences live, Admission admission, EngineMetrics metrics, IReadOnlyCollection<int> endIds,
-        int blockSize, int maxBatchedTokens, ulong seed)
+        LiveSequences live, Admission admission, EngineMetrics metrics, StepBudget budget, Ordering order,
+        IReadOnlyCollection<int> endIds, int blockSize, ulong seed)
     {
         _live = live;
         _admission = admission;
         _metrics = metrics;
         _ending = new Ending(live, metrics);
-        _budget = new StepBudget(maxBatchedTokens);
+        _budget = budget;
+        _order = order;
         _endIds = [.. endIds];
         _blockSize = blockSize;
         _seed = seed;
@@ -89,7 +93,7 @@ internal sealed class Scheduler
         stream.IsAdded = true;
         foreach (Sequence s in stream.Sequences)
         {
-            s.Key = ((long)number * SamplingParams.MaxN) + s.Index;
+            s.Key = _order.KeyOf(stream, (long)number, s.Index);
             s.Seed = Sequence.SeedOf(seed, s.Index);
             s.Forks = forks && s.Index == 0;
             if (!forks || s.Index == 0) _live.Wait(s);
@@ -108,9 +112,10 @@ internal sealed class Scheduler
     public void Step(StepPlan plan, long now)
     {
         plan.Begin(now);
+        _budget.Begin();
         Plan = plan;
         bool preempted = false;
-        long blocked = long.MaxValue; // the key of the one that waits for blocks; nobody behind it is planned
+        UInt128 blocked = UInt128.MaxValue; // the key of the one that waits for blocks; nobody behind it is planned
 
         for (Sequence? s = _live.Decoding.First; s is not null && plan.Tokens < _budget.Decodes; s = s.Next)
         {
@@ -121,6 +126,7 @@ internal sealed class Scheduler
                 blocked = s.Key;
                 break;
             }
+            _budget.Add(s, now);
             Schedule(plan, s, 1, decodes: true);
         }
 
@@ -134,13 +140,26 @@ internal sealed class Scheduler
         }
 
         // A step that evicts admits nobody, or the victim would come straight back and evict again.
-        bool admits = !preempted && blocked == long.MaxValue;
-        while (admits && budget > 0 && _live.FirstWaiting is { } head && _admission.Admits(head, _live))
+        bool admits = !preempted && blocked == UInt128.MaxValue;
+        while (admits && budget > 0 && _live.FirstWaiting is { } head && (Admits(plan, head) || TryDisplace(head)))
         {
+            if (!Admits(plan, head)) continue;
             Admit(plan, head, now);
             plan.Admitted = true;
-            budget -= SchedulePrompt(plan, head, budget);
+            int planned = SchedulePrompt(plan, head, budget);
+            if (planned == 0) break; // the step's time is up
+            budget -= planned;
         }
+    }
+
+    private bool Admits(StepPlan plan, Sequence head) => _admission.Admits(head, _live, plan.Load);
+
+    /// <summary>Takes blocks and place from the last running sequence of a lower class.</summary>
+    private bool TryDisplace(Sequence head)
+    {
+        if (_live.Victim is not { InFlight: 0 } victim || !Ordering.IsLowerClass(victim.Key, head.Key)) return false;
+        Preempt(victim);
+        return true;
     }
 
     /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>
@@ -150,9 +169,9 @@ internal sealed class Scheduler
     {
         while (!TryReserveNext(plan, s))
         {
-            Sequence youngest = _live.Youngest!;
-            if (youngest == s || youngest.InFlight > 0) return false;
-            Preempt(youngest);
+            if (_live.Victim is not { InFlight: 0 } victim || victim == s) return false;
+            if (victim.Key < s.Key && !s.IsProtected) return false;
+            Preempt(victim);
             preempted = true;
         }
         return true;
@@ -246,6 +265,7 @@ internal sealed class Scheduler
         int target = s.Target;
         if (target == s.Length && s.Stream.Limit > 0 && !CanSample(plan, s)) target--;
         int count = Math.Min(target - s.NumComputedTokens, budget);
+        if (count > 0) count = _budget.Fit(plan.Load, s.NumComputedTokens, count);
         if (count <= 0) return 0;
         Schedule(plan, s, count, decodes: false);
         return count;
@@ -360,6 +380,7 @@ internal sealed class Scheduler
         s.Lost = s.NumComputedTokens;
         _live.Preempt(s);
         s.Preemptions++;
+        s.IsProtected = s.Preemptions >= _admission.MaxPreemptions;
         s.Stream.Clock.Preemptions++;
         _metrics.Preemptions++;
     }

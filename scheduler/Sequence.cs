@@ -21,9 +21,9 @@ internal sealed class Sequence : IHeapEntry
 
     public int Index { get; }
 
-    /// <summary>Its place in every line, computed once. The smallest is served first, the largest loses its blocks
-    /// first.</summary>
-    public long Key { get; set; }
+    /// <summary>Its place in every line, computed once by <see cref="Ordering"/>. The smallest is served first, the
+    /// largest loses its blocks first.</summary>
+    public UInt128 Key { get; set; }
 
     /// <summary>Key of this choice's random draws.</summary>
     public ulong Seed { get; set; }
@@ -81,6 +81,10 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>How often it lost its blocks.</summary>
     public int Preemptions { get; set; }
 
+    /// <summary>True once it lost its blocks as often as it may: it starts only with all it can ever need, and nobody
+    /// takes them.</summary>
+    public bool IsProtected { get; set; }
+
     /// <summary>True while this sequence computes the prompt for all choices of its request; they fork when one prompt
     /// token is left.</summary>
     public bool Forks { get; set; }
@@ -106,7 +110,7 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>True while it waits or runs.</summary>
     public bool IsLive => Stage is not (SequenceStage.None or SequenceStage.Leaving);
 
-    long IHeapEntry.HeapKey => Key;
+    UInt128 IHeapEntry.HeapKey => Key;
 
     int IHeapEntry.HeapIndex { get; set; } = -1;
 

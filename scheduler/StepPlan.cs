@@ -31,7 +31,13 @@ internal sealed class StepPlan(int maxSequences)
     public int Decodes { get; private set; }
 
     /// <summary>Tokens to compute.</summary>
-    public int Tokens { get; private set; }
+    public int Tokens => Load.Tokens;
+
+    /// <summary>What it computes, as far as its time depends on it.</summary>
+    public StepLoad Load { get; private set; }
+
+    /// <summary>When the runner was given it, as a timestamp of the engine's clock.</summary>
+    public long Launched { get; set; }
 
     /// <summary>True where somebody was let in.</summary>
     public bool Admitted { get; set; }
@@ -57,7 +63,8 @@ internal sealed class StepPlan(int maxSequences)
     /// <summary>Starts an empty plan.</summary>
     public void Begin(long now)
     {
-        _count = Decodes = Tokens = Rows = Alternatives = 0;
+        _count = Decodes = Rows = Alternatives = 0;
+        Load = default;
         _copies.Clear();
         Admitted = AwaitsMask = false;
         Decided = now;
@@ -66,7 +73,7 @@ internal sealed class StepPlan(int maxSequences)
     public void Add(in ScheduledChunk chunk, bool decodes)
     {
         _chunks[_count++] = chunk;
-        Tokens += chunk.Count;
+        Load = decodes ? Load.PlusDecode(chunk.End) : Load.PlusPrefill(chunk.Start, chunk.Count);
         if (decodes) Decodes++;
     }
 

@@ -46,6 +46,10 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         Engine engine, GenerationRequest request, long now, int limit, int blockSize, bool caches)
     {
         _engine = engine;
+        Class = request.Class;
+        Priority = request.Priority;
+        TtftTicks = Ticks(request.TtftObjective ?? engine.Options.TtftObjective);
+        TpotTicks = Ticks(request.TpotObjective ?? engine.Options.TpotObjective);
         Prompt = request.Ids.ToArray();
         CacheRoot = PrefixCache.RootOf(request.CacheSalt);
         if (caches) PromptChains = PrefixCache.ChainsOf(CacheRoot, Prompt, blockSize);
@@ -115,6 +119,18 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal SamplingParams Sampling { get; }
 
     internal long Deadline { get; }
+
+    /// <inheritdoc cref="GenerationRequest.Class"/>
+    internal RequestClass Class { get; }
+
+    /// <inheritdoc cref="GenerationRequest.Priority"/>
+    internal int Priority { get; }
+
+    /// <summary>When the first token is due, from the arrival; 0 where nothing was promised.</summary>
+    internal long TtftTicks { get; }
+
+    /// <summary>How much later each further token is due; 0 likewise.</summary>
+    internal long TpotTicks { get; }
 
     /// <summary>Tokens each choice may have.</summary>
     internal int Limit { get; }
@@ -217,7 +233,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         _promptLogprobs[Scored++] = logprob;
     }
 
-    long IHeapEntry.HeapKey => Deadline;
+    UInt128 IHeapEntry.HeapKey => (ulong)Math.Max(Deadline, 0);
 
     int IHeapEntry.HeapIndex { get; set; } = -1;
 
@@ -234,6 +250,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     void IValueTaskSource<bool>.OnCompleted(
         Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
         _wake.OnCompleted(continuation, state, token, flags);
+
+    private static long Ticks(TimeSpan? time) =>
+        time is { } span ? (long)Math.Min(span.TotalSeconds * Stopwatch.Frequency, long.MaxValue / 4) : 0;
 
     private bool HasEvent()
     {

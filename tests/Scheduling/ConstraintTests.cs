@@ -18,7 +18,7 @@ public sealed class ConstraintTests
         {
             Random random = new(seed);
             FakeModelRunner runner = new(blockCount: 30, blockSize: 2, maxModelLength: 40, stepsInFlight: stepsInFlight);
-            using EngineHarness harness = new(runner, new EngineOptions { MaxRunning = 8, MaxBatchedTokens = random.Next(8, 20) });
+            using EngineHarness harness = new(runner, new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = random.Next(8, 20) });
             List<(Reading Reading, ulong? Constraint)> readings = [];
             for (int i = 0; i < 8; i++)
             {
@@ -118,7 +118,7 @@ public sealed class ConstraintTests
     [Fact]
     public void ASubmissionThatThrows_LeavesItsPlaceInTheQueue()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxQueued = 2 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxQueued = 2 });
         GenerationRequest request = new()
         {
             Ids = Prompt(3),

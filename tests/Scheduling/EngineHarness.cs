@@ -12,7 +12,8 @@ internal sealed class EngineHarness : IDisposable
     public EngineHarness(FakeModelRunner? runner = null, EngineOptions? options = null)
     {
         Runner = runner ?? new FakeModelRunner();
-        Engine = new Engine(Runner, [FakeModelRunner.EndId], options ?? new EngineOptions(), startThread: false, clock: Clock);
+        options ??= new EngineOptions { Policy = SchedulingPolicy.Fcfs };
+        Engine = new Engine(Runner, [FakeModelRunner.EndId], options, startThread: false, clock: Clock);
     }
 
     public FakeModelRunner Runner { get; }
@@ -24,12 +25,14 @@ internal sealed class EngineHarness : IDisposable
     /// <summary>Called after each turn, for what must hold then.</summary>
     public Action? AfterTurn { get; set; }
 
-    public Reading Submit(int[] prompt, SamplingParams? sampling = null, long? deadline = null, ITokenConstraint? constraint = null)
+    public Reading Submit(int[] prompt, SamplingParams? sampling = null, long? deadline = null, ITokenConstraint? constraint = null) =>
+        Submit(new GenerationRequest { Ids = prompt, Sampling = sampling ?? Greedy(8), Deadline = deadline, Constraint = constraint });
+
+    public Reading Submit(GenerationRequest request)
     {
-        GenerationRequest request = new() { Ids = prompt, Sampling = sampling ?? Greedy(8), Deadline = deadline, Constraint = constraint };
         SubmitOutcome outcome = Engine.Submit(request, out TokenStream? stream);
         Assert.Equal(SubmitOutcome.Accepted, outcome);
-        Reading reading = new(prompt, request.Sampling, stream!);
+        Reading reading = new(request.Ids.ToArray(), request.Sampling, stream!);
         _readings.Add(reading);
         return reading;
     }

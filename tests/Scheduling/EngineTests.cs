@@ -40,7 +40,7 @@ public sealed class EngineTests
     [Fact]
     public void Step_DecodesFirst_WhileAHugePromptIsComputedInChunks()
     {
-        using EngineHarness harness = new(new FakeModelRunner(blockCount: 100, maxModelLength: 300), new EngineOptions { MaxRunning = 4, MaxBatchedTokens = 10 });
+        using EngineHarness harness = new(new FakeModelRunner(blockCount: 100, maxModelLength: 300), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 10 });
         Reading decoding = harness.Submit(Prompt(3), Greedy(40));
         harness.Turn();
         Reading huge = harness.Submit(Prompt(190), Greedy(2));
@@ -114,7 +114,7 @@ public sealed class EngineTests
     {
         foreach (int turns in new[] { 0, 1, 3 }) // in the inbox, while the prompt is computed, forked
         {
-            using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 8 });
+            using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 8 });
             SamplingParams p = new() { N = 3, Seed = 7, MaxTokens = 9, IgnoreEos = true };
             Reading reading = harness.Submit(Prompt(13), p);
             harness.Turns(turns);
@@ -135,7 +135,7 @@ public sealed class EngineTests
     [Fact]
     public void Stop_OfEveryChoiceBeforeTheFork_EndsTheRequest()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 8 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 8 });
         Reading reading = harness.Submit(Prompt(30), new SamplingParams { N = 3, MaxTokens = 9 });
         harness.Turn();
         for (int i = 0; i < 3; i++) reading.Stream.Stop(i);
@@ -146,7 +146,7 @@ public sealed class EngineTests
     [Fact]
     public void AFailedStep_FailsItsOwnSequences_AndTheLoopLives()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 2, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 2, MaxBatchedTokens = 64 });
         Reading first = harness.Submit(Prompt(5, 1));
         Reading forked = harness.Submit(Prompt(5, 2), new SamplingParams { N = 2, Seed = 3, MaxTokens = 4, IgnoreEos = true });
         Reading last = harness.Submit(Prompt(5, 3));
@@ -178,7 +178,7 @@ public sealed class EngineTests
     [Fact]
     public void AfterAFailedStep_ThatLeavesBlocksLost_EveryoneFails_AndEveryBlockIsFree()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 1, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
         Reading running = harness.Submit(Prompt(5, 1));
         Reading waiting = harness.Submit(Prompt(5, 2));
         harness.Runner.OnExecute = (in _) =>
@@ -216,7 +216,7 @@ public sealed class EngineTests
     [Fact]
     public void AFullQueue_Refuses_AndTakesAgainWhenSomebodyWasScheduled()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 1, MaxBatchedTokens = 64, MaxQueued = 3 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64, MaxQueued = 3 });
         GenerationRequest request = new() { Ids = Prompt(4), Sampling = Greedy(3) };
         for (int i = 0; i < 3; i++) harness.Submit(Prompt(4));
         Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(request, out TokenStream? none));
@@ -233,7 +233,7 @@ public sealed class EngineTests
     [Fact]
     public void Submit_RefusesWhatCanNeverBeServed()
     {
-        using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 4, maxModelLength: 64), new EngineOptions { MaxRunning = 4 });
+        using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 4, maxModelLength: 64), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4 });
         SubmitOutcome submit(int[] prompt, SamplingParams p) => harness.Engine.Submit(new GenerationRequest { Ids = prompt, Sampling = p }, out _);
         Assert.Equal(SubmitOutcome.TooLong, submit(Prompt(64), Greedy(1)));
         Assert.Equal(SubmitOutcome.NeverFits, submit(Prompt(33), Greedy(1)));
@@ -330,7 +330,7 @@ public sealed class EngineTests
     {
         int[] run(ulong seed, int requests)
         {
-            using EngineHarness harness = new(options: new EngineOptions { Seed = seed });
+            using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, Seed = seed });
             Reading[] readings = [.. Enumerable.Range(0, requests).Select(_ => harness.Submit(Prompt(4), new SamplingParams { MaxTokens = 8, IgnoreEos = true }))];
             harness.RunToEnd();
             return [.. readings.SelectMany(r => r.Tokens())];
@@ -344,7 +344,7 @@ public sealed class EngineTests
     [Fact]
     public async Task Drain_LetsTheQueuedEnd_AndTakesNothingNew()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 1, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
         Reading running = harness.Submit(Prompt(4));
         harness.Turn();
         Reading queued = harness.Submit(Prompt(5));
@@ -359,7 +359,7 @@ public sealed class EngineTests
     [Fact]
     public async Task Drain_AbortsWhatHasNotEnded_AfterItsTime()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 1, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
         Reading running = harness.Submit(Prompt(4));
         harness.Turn();
         Reading queued = harness.Submit(Prompt(5));
@@ -376,7 +376,7 @@ public sealed class EngineTests
     [Fact]
     public void Timings_AndRecords_TellTheRequestsStory()
     {
-        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 4, MaxBatchedTokens = 8 });
+        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 8 });
         long arrival = harness.Clock.GetTimestamp();
         Assert.Equal(SubmitOutcome.Accepted, harness.Engine.Submit(
             new GenerationRequest { Ids = Prompt(20), Sampling = Greedy(5) with { N = 2 }, ArrivalTimestamp = arrival }, out TokenStream? stream));
@@ -423,7 +423,7 @@ public sealed class EngineTests
     private static EngineHarness BringTo(Stage stage, long? deadline, out Reading victim, out Reading[] others)
     {
         // 24 blocks of 2: the older one grows to 20 tokens, so a younger one that holds most of the rest is preempted.
-        EngineHarness harness = new(new FakeModelRunner(blockCount: 12, blockSize: 2, maxModelLength: 24), new EngineOptions { MaxRunning = 4, MaxBatchedTokens = 6 });
+        EngineHarness harness = new(new FakeModelRunner(blockCount: 12, blockSize: 2, maxModelLength: 24), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 6 });
         Reading older = harness.Submit(Prompt(4, 1), Greedy(18));
         harness.Turn();
         int n = stage is Stage.BeforeFork or Stage.Forked ? 3 : 1;

@@ -5,14 +5,21 @@ using Native.Scheduling;
 namespace Native.Tests.Scheduling;
 
 /// <summary>What must hold where a step is collected before the next is launched.</summary>
-public sealed class SchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 1);
+public sealed class SchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 1, SchedulingPolicy.Fcfs);
 
 /// <summary>What must hold where a step is planned and launched while the one before is in flight.</summary>
-public sealed class OverlappedSchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 2);
+public sealed class OverlappedSchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 2, SchedulingPolicy.Fcfs);
+
+/// <summary>The same where turns go by class, priority and due time.</summary>
+public sealed class SloSchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 1, SchedulingPolicy.Slo);
+
+/// <summary>The same with a step in flight.</summary>
+public sealed class OverlappedSloSchedulerInvariantTests() : AnyWorkloadTests(stepsInFlight: 2, SchedulingPolicy.Slo);
 
 /// <summary>What must hold for any workload: 200 random ones each.</summary>
 /// <param name="stepsInFlight">Steps that the runner lets be launched before the first is collected.</param>
-public abstract class AnyWorkloadTests(int stepsInFlight)
+/// <param name="policy">Whose turn it is. By due time, requests have classes, priorities and objectives.</param>
+public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy policy)
 {
     private const int Workloads = 200;
 
@@ -77,7 +84,7 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
             Random random = new(seed);
             int bound = random.Next(1, 4);
             FakeModelRunner runner = new(blockCount: 12, blockSize: 2, maxModelLength: 24, stepsInFlight: stepsInFlight);
-            using EngineHarness harness = new(runner, new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 16, MaxPreemptions = bound });
+            using EngineHarness harness = new(runner, new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 16, MaxPreemptions = bound, Policy = policy });
             HashSet<Sequence> seen = [];
             harness.AfterTurn = () =>
             {
@@ -107,7 +114,9 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
             int computed = 0, output = 0, still = 0;
             harness.AfterTurn = () =>
             {
-                Sequence? now = Live(harness.Engine.Scheduler).FirstOrDefault();
+                // By due time, the first by key may wait for one after it that has the blocks.
+                Sequence? now = Live(harness.Engine.Scheduler)
+                    .FirstOrDefault(s => policy == SchedulingPolicy.Fcfs || s.Stage != SequenceStage.Waiting);
                 bool moved = now is null || now != oldest || now.NumComputedTokens > computed || now.Output.Count > output;
                 // It may have to wait for a step in flight twice: to fork or to know its token, then for the blocks of
                 // one behind it.
@@ -140,13 +149,19 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
                     if (reading.IsComplete) ended.TryAdd(reading, turn);
             };
             harness.RunToEnd();
-            int bound = 0;
+            // By due time, whoever is due later may come before: then all are bounded by the work of all.
+            int bound = policy == SchedulingPolicy.Fcfs ? 0 : readings.Sum(Work);
             foreach (Reading reading in readings)
+            {
+                if (policy == SchedulingPolicy.Fcfs) bound += Work(reading);
+                Assert.InRange(ended[reading], 1, bound * stepsInFlight); // a turn launches a step, collects one, or both
+            }
+
+            int Work(Reading reading)
             {
                 int limit = Math.Min(reading.Sampling.MaxTokens!.Value, harness.Runner.Info.MaxModelLength - reading.Prompt.Length);
                 int longest = reading.Prompt.Length + limit;
-                bound += reading.Sampling.N * ((longest + budget - 1) / budget + limit) + 2;
-                Assert.InRange(ended[reading], 1, bound * stepsInFlight); // a turn launches a step, collects one, or both
+                return reading.Sampling.N * ((longest + budget - 1) / budget + limit) + 2;
             }
         }
     }
@@ -170,8 +185,17 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
         int least = (maxModelLength + blockSize - 1) / blockSize;
         FakeModelRunner runner = new(least + random.Next(0, 3 * least), blockSize, maxModelLength, stepsInFlight: stepsInFlight);
         int maxRunning = random.Next(5, 17);
-        return new EngineHarness(runner, new EngineOptions { MaxRunning = maxRunning, MaxBatchedTokens = maxRunning + random.Next(0, 60), MaxPreemptions = random.Next(1, 5) });
+        return new EngineHarness(runner, new EngineOptions { MaxRunning = maxRunning, MaxBatchedTokens = maxRunning + random.Next(0, 60), MaxPreemptions = random.Next(1, 5), Policy = policy });
     }
+
+    private static GenerationRequest WithObjectives(Random random, GenerationRequest request) => request with
+    {
+        Class = random.Next(3) == 0 ? RequestClass.Batch : RequestClass.Online,
+        Priority = random.Next(4) == 0 ? random.Next(-2, 3) : 0,
+        TtftObjective = random.Next(2) == 0 ? TimeSpan.FromMicroseconds(random.Next(1, 1000)) : null,
+        TpotObjective = random.Next(2) == 0 ? TimeSpan.FromMicroseconds(random.Next(1, 100)) : null,
+        BestEffort = true,
+    };
 
     /// <summary>A prompt of its own, or one that begins as an earlier one and its answer so far.</summary>
     private static int[] RandomPrompt(Random random, EngineHarness harness, List<Reading> earlier)
@@ -184,7 +208,7 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
         return [.. both.Take(random.Next(1, both.Length + 1)).Concat(own).Take(own.Length)];
     }
 
-    private static List<Reading> SubmitAtRandom(Random random, EngineHarness harness, int count)
+    private List<Reading> SubmitAtRandom(Random random, EngineHarness harness, int count)
     {
         List<Reading> readings = [];
         for (int i = 0; i < count; i++)
@@ -207,13 +231,15 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
                 PromptLogprobs = random.Next(4) == 0 ? random.Next(4) : null,
             };
             if (random.Next(3) == 0) p = p with { MinTokens = random.Next(0, p.MaxTokens!.Value + 1) };
-            readings.Add(harness.Submit(RandomPrompt(random, harness, readings), p));
+            GenerationRequest request = new() { Ids = RandomPrompt(random, harness, readings), Sampling = p };
+            if (policy == SchedulingPolicy.Slo) request = WithObjectives(random, request);
+            readings.Add(harness.Submit(request));
             if (random.Next(3) == 0) harness.Turns(random.Next(4));
         }
         return readings;
     }
 
-    private static void AssertStepInvariants(EngineHarness harness)
+    private void AssertStepInvariants(EngineHarness harness)
     {
         Scheduler scheduler = harness.Engine.Scheduler;
         EngineOptions options = harness.Engine.Options;
@@ -222,19 +248,20 @@ public abstract class AnyWorkloadTests(int stepsInFlight)
 
         // One line, in three stretches, and everyone in it once.
         HashSet<Sequence> once = [];
-        long last = -1;
+        UInt128 last = 0;
+        bool isFirst = true;
         foreach (Sequence s in Live(scheduler))
         {
             Assert.True(once.Add(s));
-            Assert.True(s.Key > last, "nobody overtakes");
-            last = s.Key;
+            Assert.True(policy == SchedulingPolicy.Slo || isFirst || s.Key > last, "nobody overtakes");
+            (last, isFirst) = (s.Key, false);
             if (s.Stage == SequenceStage.Waiting) Assert.Equal(0, s.BlockCount);
             else Assert.True(s.BlockCount * harness.Runner.Info.BlockSize >= s.NumComputedTokens);
         }
         foreach (SequenceQueue queue in new[] { scheduler.Live.Decoding, scheduler.Live.Prefilling })
             Assert.Equal(Members(queue).Select(s => s.Key).Order(), Members(queue).Select(s => s.Key));
         // Where no other step is in flight, whoever decodes came before whoever prefills.
-        if (harness.Runner.Info.StepsInFlight == 1 && scheduler.Live.Decoding.Last is { } decoding && scheduler.Live.Prefilling.First is { } prefilling)
+        if (policy == SchedulingPolicy.Fcfs && harness.Runner.Info.StepsInFlight == 1 && scheduler.Live.Decoding.Last is { } decoding && scheduler.Live.Prefilling.First is { } prefilling)
             Assert.True(decoding.Key < prefilling.Key, "nobody overtakes");
         Assert.InRange(scheduler.Live.Running, 0, options.MaxRunning);
         Assert.InRange(scheduler.Live.ReservedPlaces, scheduler.Live.Running, options.MaxRunning);

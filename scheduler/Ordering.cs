@@ -1,0 +1,44 @@
+using System.Diagnostics;
+
+namespace Native.Scheduling;
+
+/// <summary>Whose turn it is: gives every sequence the key that all lines and every choice of a victim go by.</summary>
+/// <remarks>
+/// A key is computed once. By <see cref="SchedulingPolicy.Fcfs"/> it is the arrival. By
+/// <see cref="SchedulingPolicy.Slo"/> it is class, then priority, then when the first token is due: at arrival plus the
+/// objective for the first token, or plus <see cref="Stretch"/> times what the prompt takes alone where that is more.
+/// So a short prompt overtakes a long one that could bear it, a long one is overtaken for a time that grows with its
+/// own length only (Medha, Agrawal et al. 2024: slack relative to length), and nobody is overtaken for ever: whoever
+/// comes later is due later.
+/// </remarks>
+/// <param name="options">Policy and objectives.</param>
+/// <param name="secondsOfPrompt">What a prompt of so many tokens takes alone.</param>
+/// <param name="start">When the engine started, as a <see cref="Stopwatch"/> timestamp.</param>
+internal sealed class Ordering(EngineOptions options, Func<int, double> secondsOfPrompt, long start)
+{
+    /// <summary>A prompt may take this many times as long as alone before it counts as late.</summary>
+    public const double Stretch = 5;
+
+    private const int OrderBits = 40, DueBits = 54;
+
+    /// <summary>The key of a sequence; the smallest is served first.</summary>
+    /// <param name="stream">Its request.</param>
+    /// <param name="number">Which request of the engine it is, from 0.</param>
+    /// <param name="index">Which of the request's choices.</param>
+    public UInt128 KeyOf(TokenStream stream, long number, int index)
+    {
+        ulong order = (ulong)((number * SamplingParams.MaxN) + index) & ((1UL << OrderBits) - 1);
+        if (options.Policy == SchedulingPolicy.Fcfs) return order;
+        double due = SecondsOf(stream.Clock.Arrival - start)
+            + Math.Max(SecondsOf(stream.TtftTicks), Stretch * secondsOfPrompt(stream.Prompt.Length));
+        ulong microseconds = (ulong)Math.Clamp(due * 1e6, 0, (1L << DueBits) - 1);
+        UInt128 rank = ((UInt128)(int)stream.Class << 32) | unchecked((uint)(stream.Priority ^ int.MinValue));
+        return (((rank << DueBits) | microseconds) << OrderBits) | order;
+    }
+
+    /// <summary>Whether a key is of a class after another's.</summary>
+    public static bool IsLowerClass(UInt128 key, UInt128 than) =>
+        (int)(key >> (OrderBits + DueBits + 32)) > (int)(than >> (OrderBits + DueBits + 32));
+
+    private static double SecondsOf(long ticks) => (double)ticks / Stopwatch.Frequency;
+}
