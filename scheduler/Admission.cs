@@ -6,6 +6,9 @@ namespace Native.Scheduling;
 /// <summary>Who comes in: at the door, when a request is submitted, and into a step, when its turn has come.</summary>
 internal sealed class Admission(ModelInfo model, EngineOptions options, int maxRunning, StepTimeModel times)
 {
+    /// <summary>When first tokens come.</summary>
+    public Forecast Forecast { get; } = new();
+
     private PaddedLong _queued; // submitted and neither scheduled nor ended
     private long _retryTicks = Stopwatch.Frequency;
 
@@ -33,13 +36,45 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         return prompt + (long)Math.Max(limit - 1, 0) > slots ? SubmitOutcome.NeverFits : SubmitOutcome.Accepted;
     }
 
-    /// <summary>Takes a place in the queue; false where it is full. Any thread.</summary>
-    public bool TryEnter()
+    /// <summary>Takes a place in the queue where there is one and the request would be in time. Any thread.</summary>
+    /// <param name="request">The request.</param>
+    /// <param name="arrival">When it arrived.</param>
+    /// <param name="tokens">Prompt tokens to compute.</param>
+    /// <param name="refusal">When to try again, where it is not taken.</param>
+    public SubmitOutcome Enter(GenerationRequest request, long arrival, int tokens, out Refusal refusal)
     {
-        if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued) return true;
+        refusal = default;
+        if (options.Policy == SchedulingPolicy.Slo && IsLate(request, arrival, tokens, out refusal))
+            return SubmitOutcome.WouldBeLate;
+        if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued)
+        {
+            Forecast.Queue(request.Ids.Length, tokens);
+            return SubmitOutcome.Accepted;
+        }
         Exit(1);
-        return false;
+        refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
+        return SubmitOutcome.QueueFull;
     }
+
+    /// <summary>Whether the first token would come after the objective or the deadline.</summary>
+    private bool IsLate(GenerationRequest request, long arrival, int tokens, out Refusal refusal)
+    {
+        refusal = default;
+        TimeSpan? objective = request.TtftObjective ?? options.TtftObjective;
+        double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds : double.PositiveInfinity;
+        // One that has passed is taken: it ends the request as any other does.
+        if (request.Deadline is { } deadline && deadline > arrival)
+            due = Math.Min(due, (double)(deadline - arrival) / Stopwatch.Frequency);
+        if (double.IsPositiveInfinity(due)) return false;
+        int queued = Queued;
+        double first = Forecast.FirstToken(request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, queued);
+        if (first <= due || (queued == 0 && Forecast.IsIdle)) return false; // nothing to wait for
+        refusal = new Refusal(TimeSpan.FromSeconds(first), Spread(first - due));
+        return true;
+    }
+
+    private static TimeSpan Spread(double seconds) =>
+        TimeSpan.FromSeconds(Math.Clamp(seconds, 0.1, 60) * (1 + (0.5 * Random.Shared.NextDouble())));
 
     /// <summary>Gives back places in the queue. Any thread.</summary>
     public void Exit(int requests)
@@ -49,9 +84,34 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
 
     /// <summary>Tells the door how long requests take: in that time as many end as run together. The engine
     /// thread.</summary>
-    /// <param name="meanRequestTicks">From arrival to end, lately.</param>
-    public void Publish(double meanRequestTicks) =>
-        Volatile.Write(ref _retryTicks, (long)(meanRequestTicks / maxRunning));
+    /// <param name="ending">What is known of those who ended.</param>
+    /// <param name="live">Those who run.</param>
+    public void Publish(Ending ending, LiveSequences live)
+    {
+        Volatile.Write(ref _retryTicks, (long)(ending.MeanRequestTicks / maxRunning));
+        long underWay = 0;
+        for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next) underWay += s.Length - s.NumComputedTokens;
+        const int Prompt = 256;
+        double alone = times.Predict(default(StepLoad).PlusPrefill(0, Prompt)) / Prompt;
+        Forecast.Publish(underWay, live.Running, Capacity(live), ending.MeanServiceTicks, alone);
+    }
+
+    /// <summary>Sequences that can decode together and each have its time for a token.</summary>
+    private int Capacity(LiveSequences live)
+    {
+        long tpot = live.Decoding.First?.Stream.TpotTicks ?? 0;
+        if (tpot == 0 || options.Policy == SchedulingPolicy.Fcfs) return maxRunning;
+        double context = live.Decoding.First!.Length;
+        int least = 1, most = maxRunning;
+        while (least < most)
+        {
+            int count = most - ((most - least) / 2);
+            double step = times.Predict(new StepLoad(0, 0, 0, count, count * context));
+            if (step * Stopwatch.Frequency <= tpot) least = count;
+            else most = count - 1;
+        }
+        return least;
+    }
 
     /// <summary>How often a sequence may lose its blocks.</summary>
     public int MaxPreemptions => options.MaxPreemptions;

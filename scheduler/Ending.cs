@@ -2,13 +2,16 @@ namespace Native.Scheduling;
 
 /// <summary>How sequences end: by their reader, their deadline, their last token or a fault. The engine thread's
 /// alone.</summary>
-internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
+internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Forecast forecast)
 {
     private readonly IndexedHeap<TokenStream> _deadlines = new();
     private long _visits;
 
     /// <summary>Mean time from arrival to end of the requests that ended lately, in Stopwatch ticks.</summary>
     public double MeanRequestTicks { get; private set; }
+
+    /// <summary>Mean time from the first step to the end, likewise.</summary>
+    public double MeanServiceTicks { get; private set; }
 
     /// <summary>Requests that ended without a first step, since somebody set it to 0.</summary>
     public int NeverScheduled { get; set; }
@@ -95,7 +98,12 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics)
         if (--stream.Unfinished == 0)
         {
             if (((IHeapEntry)stream).HeapIndex >= 0) _deadlines.Remove(stream);
-            if (stream.Clock.FirstScheduled == 0) NeverScheduled++;
+            if (stream.Clock.FirstScheduled == 0)
+            {
+                NeverScheduled++;
+                forecast.Dequeue(stream.Prompt.Length, stream.TokensAhead);
+            }
+            else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
             stream.Clock.Finished = now; // before the end is published: the reader may look right after
             MeanRequestTicks += (now - stream.Clock.Arrival - MeanRequestTicks) * 0.1;
             metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit));

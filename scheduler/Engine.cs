@@ -23,6 +23,7 @@ public sealed class Engine : IDisposable
     private readonly TimeProvider _clock; // the system's counts in Stopwatch ticks
     private readonly Scheduler _scheduler;
     private readonly StepTimeModel _times;
+    private readonly PrefixCache? _cache;
     private long _lastDone; // when the step before was through
     private readonly BatchBuilder _batch;
     private readonly Inbox<TokenStream> _inbox;
@@ -81,7 +82,7 @@ public sealed class Engine : IDisposable
         Metrics = new EngineMetrics(info.BlockCount);
         StepTimeModel times = _times = new StepTimeModel();
         _admission = new Admission(info, options, _maxRunning, times);
-        PrefixCache? cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
+        PrefixCache? cache = _cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
         LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
         StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
         Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
@@ -123,7 +124,8 @@ public sealed class Engine : IDisposable
 
     internal Scheduler Scheduler => _scheduler;
 
-    /// <summary>Adds a sentence for everything in <paramref name="request"/> that <see cref="Submit"/> would call
+    /// <summary>Adds a sentence for everything in <paramref name="request"/> that
+    /// <see cref="Submit(GenerationRequest, out TokenStream?)"/> would call
     /// <see cref="SubmitOutcome.Invalid"/>.</summary>
     public void Validate(GenerationRequest request, ICollection<string> errors)
     {
@@ -147,30 +149,44 @@ public sealed class Engine : IDisposable
     /// <remarks>A choice ends with <see cref="FinishReason.Length"/> at the model's length whatever
     /// <see cref="SamplingParams.MaxTokens"/> says, and where that is null also when the whole pool could not hold
     /// more. A deadline that has passed is accepted and ends the request at once.</remarks>
-    public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream)
+    public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream) =>
+        Submit(request, out stream, out _);
+
+    /// <inheritdoc cref="Submit(GenerationRequest, out TokenStream?)"/>
+    /// <param name="request">The prompt and how to continue it.</param>
+    /// <param name="stream">Where its tokens come.</param>
+    /// <param name="refusal">When to try again, where the outcome is <see cref="SubmitOutcome.QueueFull"/> or
+    /// <see cref="SubmitOutcome.WouldBeLate"/>.</param>
+    public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
     {
         stream = null;
+        refusal = default;
         if (IsDraining) return SubmitOutcome.Draining;
         List<string> errors = [];
         Validate(request, errors);
         if (errors.Count > 0) return SubmitOutcome.Invalid;
         SubmitOutcome outcome = _admission.Check(request, out int limit);
         if (outcome != SubmitOutcome.Accepted) return outcome;
-        if (!_admission.TryEnter()) return SubmitOutcome.QueueFull;
+        long now = _clock.GetTimestamp();
+        ulong[] chains = _cache is null ? []
+            : PrefixCache.ChainsOf(PrefixCache.RootOf(request.CacheSalt), request.Ids.Span, Info.BlockSize);
+        int ahead = request.Ids.Length - ((_cache?.Guess(chains) ?? 0) * Info.BlockSize);
+        outcome = _admission.Enter(request, request.ArrivalTimestamp ?? now, ahead, out refusal);
+        if (outcome != SubmitOutcome.Accepted) return outcome;
         TokenStream created;
         try
         {
-            created = new TokenStream(
-                this, request, _clock.GetTimestamp(), limit, Info.BlockSize, _options.PrefixCaching);
+            created = new TokenStream(this, request, now, limit, Info.BlockSize, chains, ahead);
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {
-            _admission.Exit(1);
+            Withdraw(request, ahead);
             throw;
         }
         if (!_inbox.TryEnqueue(created)) // as many cells as may be queued, but one may not have been handed back yet
         {
-            _admission.Exit(1);
+            Withdraw(request, ahead);
+            refusal = new Refusal(TimeSpan.Zero, RetryAfter);
             return SubmitOutcome.QueueFull;
         }
         Unpark();
@@ -179,6 +195,12 @@ public sealed class Engine : IDisposable
         if (Volatile.Read(ref _stopped) != 0) return SubmitOutcome.Draining;
         stream = created;
         return SubmitOutcome.Accepted;
+    }
+
+    private void Withdraw(GenerationRequest request, int tokens)
+    {
+        _admission.Forecast.Dequeue(request.Ids.Length, tokens);
+        _admission.Exit(1);
     }
 
     /// <summary>Takes nothing new, lets what is queued or running end, and aborts what has not ended after
@@ -233,6 +255,7 @@ public sealed class Engine : IDisposable
         bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
         _admission.Exit(_scheduler.TakeDequeued());
         _scheduler.UpdateGauges();
+        _admission.Publish(_scheduler.Ending, _scheduler.Live);
         if (_decoded)
         {
             Metrics.DecodeSteps++;
@@ -323,8 +346,10 @@ public sealed class Engine : IDisposable
 
         long done = _clock.GetTimestamp();
         // A step that was launched before the last one ended began when that ended.
-        _times.Observe(plan.Load, (double)(done - Math.Max(plan.Launched, _lastDone)) / Stopwatch.Frequency);
+        double seconds = (double)(done - Math.Max(plan.Launched, _lastDone)) / Stopwatch.Frequency;
         _lastDone = done;
+        _times.Observe(plan.Load, seconds);
+        _admission.Forecast.Observe(seconds, plan.Load.PrefillTokens, _scheduler.HasPrompts);
         try
         {
             _scheduler.Commit(plan, _batch.Sampled(plan), _batch.Alternatives(plan), done);
@@ -343,7 +368,6 @@ public sealed class Engine : IDisposable
         ObserveIteration();
         Metrics.StepSequences.Observe(plan.Chunks.Length);
         Metrics.StepTime.Observe(_clock.GetTimestamp() - plan.Decided);
-        _admission.Publish(_scheduler.MeanRequestTicks);
     }
 
     /// <summary>Counts the tokens that came since the step before: of prompts and generated.</summary>

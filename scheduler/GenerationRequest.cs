@@ -15,7 +15,7 @@ public enum RequestClass
 /// <summary>One prompt to continue. Knows ids alone; text is the server's.</summary>
 public sealed record GenerationRequest
 {
-    /// <summary>The prompt, at least one id. Copied by <see cref="Engine.Submit"/>.</summary>
+    /// <summary>The prompt, at least one id. The engine copies it.</summary>
     public required ReadOnlyMemory<int> Ids { get; init; }
 
     /// <summary>How its tokens are chosen and when it ends.</summary>
@@ -26,7 +26,7 @@ public sealed record GenerationRequest
     public long? Deadline { get; init; }
 
     /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that
-    /// the time to the first token counts parsing and tokenizing; null means at <see cref="Engine.Submit"/>.</summary>
+    /// the time to the first token counts parsing and tokenizing; null means when it is submitted.</summary>
     public long? ArrivalTimestamp { get; init; }
 
     /// <summary>What it is for.</summary>
@@ -50,7 +50,7 @@ public sealed record GenerationRequest
     public string? CacheSalt { get; init; }
 
     /// <summary>What the output may be, e.g. by a grammar; null for anything. Belongs to the engine from
-    /// <see cref="Engine.Submit"/> on.</summary>
+    /// <see cref="Engine.Submit(GenerationRequest, out TokenStream?)"/> on.</summary>
     public ITokenConstraint? Constraint { get; init; }
 }
 
@@ -63,8 +63,8 @@ public enum SubmitOutcome
     /// <summary>As many requests wait as may; <see cref="Engine.RetryAfter"/> says when to try again.</summary>
     QueueFull,
 
-    /// <summary>Its first token would come after its objective or its deadline; <see cref="Engine.RetryAfter"/> says when
-    /// to try again, <see cref="GenerationRequest.BestEffort"/> takes it all the same.</summary>
+    /// <summary>Its first token would come after its objective or its deadline; the <see cref="Refusal"/> says when to
+    /// try again. <see cref="GenerationRequest.BestEffort"/> takes it in spite of its objective.</summary>
     WouldBeLate,
 
     /// <summary>The engine takes nothing new: it is draining or disposed.</summary>

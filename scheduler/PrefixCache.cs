@@ -33,6 +33,7 @@ internal sealed class PrefixCache
     private readonly int[] _firstChildren; // by block, then by root's bucket
     private readonly int[] _nextSiblings, _previousSiblings;
     private readonly int[] _buckets, _nextInBucket; // full blocks by chain
+    private readonly ulong[] _known; // a chain of each bucket, for other threads: hints, not truths
 
     public PrefixCache(int blockCount, int blockSize)
     {
@@ -48,6 +49,7 @@ internal sealed class PrefixCache
         _previousSiblings = new int[blockCount];
         _buckets = new int[buckets];
         _nextInBucket = new int[blockCount];
+        _known = new ulong[2 * buckets];
         Clear();
     }
 
@@ -82,6 +84,14 @@ internal sealed class PrefixCache
         for (int i = 0; i < chains.Length; i++)
             chains[i] = chain = ChainOf(chain, prompt.Slice(i * blockSize, blockSize));
         return chains;
+    }
+
+    /// <summary>How many of a prompt's first full blocks are probably here. Any thread.</summary>
+    public int Guess(ReadOnlySpan<ulong> chains)
+    {
+        int count = 0;
+        while (count < chains.Length && Volatile.Read(ref Known(chains[count])) == chains[count]) count++;
+        return count;
     }
 
     public bool Contains(int block) => _counts[block] > 0;
@@ -153,6 +163,7 @@ internal sealed class PrefixCache
         ref int bucket = ref _buckets[Bucket(chain)];
         _nextInBucket[block] = bucket;
         bucket = block;
+        Volatile.Write(ref Known(chain), chain);
     }
 
     /// <summary>Takes a block without children out of the tree.</summary>
@@ -168,6 +179,7 @@ internal sealed class PrefixCache
             ref int link = ref _buckets[Bucket(_chains[block])];
             while (link != block) link = ref _nextInBucket[link];
             link = _nextInBucket[block];
+            if (Known(_chains[block]) == _chains[block]) Volatile.Write(ref Known(_chains[block]), 0);
         }
         _counts[block] = 0;
         Count--;
@@ -182,6 +194,7 @@ internal sealed class PrefixCache
         Array.Clear(_counts);
         Array.Fill(_firstChildren, None);
         Array.Fill(_buckets, None);
+        Array.Clear(_known);
         Count = 0;
     }
 
@@ -209,6 +222,8 @@ internal sealed class PrefixCache
     private Span<int> TokensOf(int block) => _tokens.AsSpan(block * _blockSize, _counts[block]);
 
     private int Bucket(ulong chain) => (int)(chain & (uint)(_buckets.Length - 1));
+
+    private ref ulong Known(ulong chain) => ref _known[chain & (uint)(_known.Length - 1)];
 
     private int Children(UInt128 root, int parent) => parent != None ? parent : _counts.Length + Bucket(ChainOf(root));
 }

@@ -7,17 +7,17 @@ namespace Native.Scheduling;
 /// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's
 /// alone.</summary>
 /// <remarks>
-/// There is one line, in the order of the sequences' keys (<see cref="Ordering"/>), in three stretches: who decodes, who
-/// prefills, who waits. The first of each is served first, the last with blocks gives them up first. Hence the first of
-/// those with blocks is computed in every step. Where the key is the arrival, nobody overtakes, and whoever waits
-/// becomes the first after at most the sum, over those before it, of ceil(length / budget) + tokens generated steps. A
-/// waiting sequence takes blocks and places from running ones of a lower class alone. A preempted sequence goes back to its place
-/// in the line, and is computed again from its first token on: prompt and output so far, then the next token drawn with
-/// the same (seed, position), so its bits are the same. After <see cref="EngineOptions.MaxPreemptions"/> of them it
-/// comes back only once what it and all who run can ever need is free; the others give way before it, so it is never
-/// preempted again. That is the bound. Steps may be planned while earlier ones are in flight: a sequence then
-/// goes on from a token that is promised, not known, unless the next row needs to know it; and a sequence that ends
-/// keeps its blocks until the last step that has it is through.
+/// There is one line, in the order of the sequences' keys (<see cref="Ordering"/>), in three stretches: who decodes,
+/// who prefills, who waits. The first of each is served first, the last with blocks gives them up first. Hence the
+/// first of those with blocks is computed in every step. Where the key is the arrival, nobody overtakes, and whoever
+/// waits becomes the first after at most the sum, over those before it, of ceil(length / budget) + tokens generated
+/// steps. A waiting sequence takes blocks and places from running ones of a lower class alone. A preempted sequence
+/// goes back to its place in the line, and is computed again from its first token on: prompt and output so far, then
+/// the next token drawn with the same (seed, position), so its bits are the same. After <see
+/// cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all who run can ever need is free;
+/// the others give way before it, so it is never preempted again. That is the bound. Steps may be planned while earlier
+/// ones are in flight: a sequence then goes on from a token that is promised, not known, unless the next row needs to
+/// know it; and a sequence that ends keeps its blocks until the last step that has it is through.
 /// </remarks>
 internal sealed class Scheduler
 {
@@ -50,7 +50,7 @@ internal sealed class Scheduler
         _live = live;
         _admission = admission;
         _metrics = metrics;
-        _ending = new Ending(live, metrics);
+        _ending = new Ending(live, metrics, admission.Forecast);
         _budget = budget;
         _order = order;
         _endIds = [.. endIds];
@@ -68,8 +68,11 @@ internal sealed class Scheduler
 
     public bool HasWork => _live.Any;
 
-    /// <summary>Mean time from arrival to end of the requests that ended lately, in Stopwatch ticks.</summary>
-    public double MeanRequestTicks => _ending.MeanRequestTicks;
+    /// <summary>Whether prompts are left to compute.</summary>
+    public bool HasPrompts => _live.Prefilling.Count > 0 || _live.FirstWaiting is not null;
+
+    /// <summary>What is known of those who ended.</summary>
+    public Ending Ending => _ending;
 
     /// <summary>Sequences, deadlines and heap entries looked at so far: what the turns cost beside the model.</summary>
     public long Visits => _visits + _ending.Visits + _live.Visits;
@@ -368,6 +371,7 @@ internal sealed class Scheduler
         }
         if (s.Stream.Clock.FirstScheduled != 0) return;
         s.Stream.Clock.FirstScheduled = now;
+        _admission.Forecast.Dequeue(s.Prompt.Length, s.Stream.TokensAhead);
         s.Stream.Clock.CachedTokens = taken;
         _metrics.PromptTokens += s.Prompt.Length;
         if (_live.Prefixes is not null) _metrics.PrefixQueryTokens += s.Prompt.Length;

@@ -2,7 +2,8 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
-/// <summary>How much a step may compute: decodes and prompts have a number of tokens each, prompts also a time.</summary>
+/// <summary>How much a step may compute: decodes and prompts have a number of tokens each, prompts also a
+/// time.</summary>
 /// <remarks>
 /// Token i of a stream is due at arrival + TTFT + i x TPOT. A step may take until the first due time of those who
 /// decode in it: who is ahead of its schedule lends its lead to the prompts of others (FairBatching, 2025). Who is late

@@ -41,9 +41,10 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     /// <param name="now">When.</param>
     /// <param name="limit">Tokens each choice may have.</param>
     /// <param name="blockSize">Tokens of a block.</param>
-    /// <param name="caches">Whether its blocks may be others' and may become others'.</param>
+    /// <param name="chains">Hashes of the prompt's full blocks; none where nothing is cached.</param>
+    /// <param name="tokensAhead">Prompt tokens that are probably not in the cache.</param>
     internal TokenStream(
-        Engine engine, GenerationRequest request, long now, int limit, int blockSize, bool caches)
+        Engine engine, GenerationRequest request, long now, int limit, int blockSize, ulong[] chains, int tokensAhead)
     {
         _engine = engine;
         Class = request.Class;
@@ -52,7 +53,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         TpotTicks = Ticks(request.TpotObjective ?? engine.Options.TpotObjective);
         Prompt = request.Ids.ToArray();
         CacheRoot = PrefixCache.RootOf(request.CacheSalt);
-        if (caches) PromptChains = PrefixCache.ChainsOf(CacheRoot, Prompt, blockSize);
+        PromptChains = chains;
+        TokensAhead = tokensAhead;
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
         Limit = limit;
@@ -114,7 +116,10 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal UInt128 CacheRoot { get; }
 
     /// <summary>Hashes of the prompt's full blocks; none where nothing is cached.</summary>
-    internal ulong[] PromptChains { get; } = [];
+    internal ulong[] PromptChains { get; }
+
+    /// <summary>Prompt tokens that had to be computed, as far as was known at the door.</summary>
+    internal int TokensAhead { get; }
 
     internal SamplingParams Sampling { get; }
 

@@ -11,6 +11,7 @@ using Microsoft.Extensions.Logging;
 using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Models;
+using Native.Scheduling;
 
 namespace Native.Server;
 
@@ -119,6 +120,21 @@ internal static partial class CommandLine
             "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: "
             + $"{Defaults.MaxQueued}.",
             (o, v) => o with { MaxQueued = Int(v) }),
+        new("Scheduling", "--scheduling-policy", "slo|fcfs",
+            "Whose turn it is. slo: by class, priority and due time; steps are as long as the due times of running "
+                + "streams allow, and a request that would be late is refused at once, with a time to try again. fcfs: "
+                + "first come, first served. Default: slo.",
+            (o, v) => o with
+            {
+                Policy = Choice(v, "slo", "fcfs") == "slo" ? SchedulingPolicy.Slo : SchedulingPolicy.Fcfs,
+            }),
+        new("Scheduling", "--slo-ttft-ms", "MS",
+            "When the first token of a request is due, from its arrival, where the request does not say "
+                + "(x-llm-d-slo-ttft-ms, or slo.ttft_ms). Default: never.",
+            (o, v) => o with { TtftObjective = Milliseconds(v) }),
+        new("Scheduling", "--slo-tpot-ms", "MS",
+            "How much later each further token is due (x-llm-d-slo-tpot-ms, or slo.tpot_ms). Default: never.",
+            (o, v) => o with { TpotObjective = Milliseconds(v) }),
         new("Scheduling", "--enable-prefix-caching", "true|false",
             "Whether prompts that begin alike share the keys and values of their beginning, so that a system prompt or "
                 + "the last turns of a chat are not computed again. Changes no output. Default: true.",
@@ -271,6 +287,11 @@ internal static partial class CommandLine
         double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
             && Math.Abs(value) < 1e9 ? TimeSpan.FromSeconds(value)
             : throw new FormatException("a number of seconds");
+
+    private static TimeSpan Milliseconds(string text) =>
+        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
+            && Math.Abs(value) < 1e9 ? TimeSpan.FromMilliseconds(value)
+            : throw new FormatException("a number of milliseconds");
 
     private static long Bytes(string text)
     {

@@ -55,6 +55,15 @@ public sealed record ServerOptions
     /// <summary>Requests that may wait; more are refused with 429.</summary>
     public int MaxQueued { get; init; } = 1024;
 
+    /// <summary>Whose turn it is.</summary>
+    public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
+
+    /// <summary>When the first token of a request is due that does not say; null never.</summary>
+    public TimeSpan? TtftObjective { get; init; }
+
+    /// <summary>How much later each further token is due; null likewise.</summary>
+    public TimeSpan? TpotObjective { get; init; }
+
     /// <summary>Whether prompts that begin alike share the keys and values of their beginning.</summary>
     public bool PrefixCaching { get; init; } = true;
 
@@ -135,6 +144,8 @@ public sealed record ServerOptions
             errors.Add($"--max-num-batched-tokens is {MaxBatchedTokens}, below --max-num-seqs ({MaxRunning}): a full "
                 + $"batch could not decode one token each.");
         Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
+        if (TtftObjective <= TimeSpan.Zero || TpotObjective <= TimeSpan.Zero)
+            errors.Add("--slo-ttft-ms and --slo-tpot-ms must be above 0.");
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
         if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1))
@@ -149,6 +160,9 @@ public sealed record ServerOptions
         MaxBatchedTokens = MaxBatchedTokens,
         MaxQueued = MaxQueued,
         PrefixCaching = PrefixCaching,
+        Policy = Policy,
+        TtftObjective = TtftObjective,
+        TpotObjective = TpotObjective,
         Seed = Seed ?? unchecked((ulong)Random.Shared.NextInt64(long.MinValue, long.MaxValue)),
     };
 

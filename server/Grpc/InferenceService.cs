@@ -114,7 +114,9 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
     {
         CancellationToken ct = context.CancellationToken;
         SamplingParams sampling = request.Tokens.Sampling;
-        using Generation generation = Generation.Start(model, request.At(arrival, DeadlineOf(context)), events);
+        Serving.ServiceLevel headers = Serving.ServiceLevel.OfHeaders(name => context.RequestHeaders.GetValue(name));
+        using Generation generation =
+            Generation.Start(model, request.At(arrival, headers, DeadlineOf(context)), events);
         int[] tokens = new int[sampling.N];
         bool opened = false;
         while (await generation.WaitAsync(ct))

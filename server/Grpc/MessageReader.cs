@@ -21,7 +21,7 @@ internal static class MessageReader
             GenerateRequest.PromptOneofCase.TokenIds => request.TokenIds.Ids.ToArray(),
             _ => throw RequestException.Invalid("The prompt is missing: text or token_ids must be set.", "prompt"),
         };
-        return Read(ids, request.Sampling, request.CacheSalt, model);
+        return Read(ids, request.Sampling, request.CacheSalt, request.ServiceLevel, model);
     }
 
     /// <exception cref="RequestException">A field holds what it may not, or the template refuses the
@@ -34,11 +34,12 @@ internal static class MessageReader
         JsonElement? tools = Parse(request.ToolsJson, "tools_json", JsonValueKind.Array);
         bool open = !request.HasAddGenerationPrompt || request.AddGenerationPrompt;
         int[] ids = ChatPrompt.Encode(model, messages, tools, open, extra, ct);
-        return Read(ids, request.Sampling, request.CacheSalt, model);
+        return Read(ids, request.Sampling, request.CacheSalt, request.ServiceLevel, model);
     }
 
     private static TextRequest Read(
-        ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, string cacheSalt, ServedModel model) => new()
+        ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, string cacheSalt, V1.ServiceLevel? level,
+        ServedModel model) => new()
     {
         Tokens = new GenerationRequest
         {
@@ -46,8 +47,24 @@ internal static class MessageReader
             CacheSalt = cacheSalt,
             Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
         },
+        Level = level is null ? Serving.ServiceLevel.Default : Read(level),
         Stop = [.. sampling?.Stop.Where(stop => stop.Length > 0) ?? []],
         SkipSpecialTokens = sampling is not { HasSkipSpecialTokens: true, SkipSpecialTokens: false },
+    };
+
+    private static Serving.ServiceLevel Read(V1.ServiceLevel level) => new()
+    {
+        Class = level.Class switch
+        {
+            V1.ServiceLevel.Types.Class.Online => null,
+            V1.ServiceLevel.Types.Class.Batch => RequestClass.Batch,
+            _ => throw RequestException.Invalid($"service_level.class is {(int)level.Class}; it must be 0 or 1.",
+                "service_level.class"),
+        },
+        Priority = level.Priority == 0 ? null : level.Priority,
+        Ttft = level.HasTtftMs ? Serving.ServiceLevel.Milliseconds(level.TtftMs, "service_level.ttft_ms") : null,
+        Tpot = level.HasTpotMs ? Serving.ServiceLevel.Milliseconds(level.TpotMs, "service_level.tpot_ms") : null,
+        BestEffort = level.BestEffort ? true : null,
     };
 
     private static SamplingParams Read(V1.SamplingParams p, SamplingParams defaults) => defaults with

@@ -165,7 +165,7 @@ internal static class MetricTable
     public static readonly OutcomeRow Outcomes = new(
         new("native_requests_total",
             "Requests by outcome: stop, length, cancelled, deadline, aborted, error; "
-            + "refused ones as queue_full, draining, invalid.", "outcome"), OutcomeOf,
+            + "refused ones as queue_full, would_be_late, draining, invalid.", "outcome"), OutcomeOf,
         new("vllm:request_success_total", "Finished requests by reason.", "finished_reason"), VllmReasonOf);
 
     public static readonly SumRow CachedTokens = new(
@@ -304,6 +304,7 @@ internal static class MetricTable
     public static string OutcomeOf(SubmitOutcome outcome) => outcome switch
     {
         SubmitOutcome.QueueFull => "queue_full",
+        SubmitOutcome.WouldBeLate => "would_be_late",
         SubmitOutcome.Draining => "draining",
         _ => "invalid",
     };

@@ -38,6 +38,7 @@ internal sealed class RequestMetrics
         foreach (FinishReason reason in Enum.GetValues<FinishReason>())
             if (reason != FinishReason.None) CountOf(MetricTable.Outcomes.NativeWord(reason));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.QueueFull));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.WouldBeLate));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Draining));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Invalid));
     }

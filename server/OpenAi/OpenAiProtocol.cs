@@ -50,12 +50,13 @@ internal sealed class OpenAiProtocol : IProtocol
         long arrival = Stopwatch.GetTimestamp();
         CancellationToken ct = http.RequestAborted;
         using RequestId id = RequestIdHeader.Enter(http, host);
+        ServiceLevel headers = ServiceLevel.OfHeaders(name => http.Request.Headers[name]);
         (ServedModel model, Call call) = await RequestBody.ReadAsync(http.Request, Read, ct);
         List<Generation> generations = [];
         try
         {
             foreach (TextRequest request in call.Requests)
-                generations.Add(Generation.Start(model, request.At(arrival), events));
+                generations.Add(Generation.Start(model, request.At(arrival, headers), events));
             await new Answer(http, model, call, id, generations).SendAsync(ct);
         }
         finally

@@ -15,6 +15,9 @@ internal sealed record Parameters
 
     public required bool ReturnTokenIds { get; init; }
 
+    /// <summary>What it asks of the service.</summary>
+    public required ServiceLevel Level { get; init; }
+
     /// <summary>Whose prompts may share what is computed of them; vLLM's field.</summary>
     public required string? CacheSalt { get; init; }
 
@@ -48,6 +51,7 @@ internal sealed record Parameters
             Stream = stream,
             IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
             ReturnTokenIds = body.Bool("return_token_ids") ?? false,
+            Level = ReadLevel(body),
             CacheSalt = body.String("cache_salt"),
             SkipSpecialTokens = body.Bool("skip_special_tokens") ?? true,
             // clients send [""] for none
@@ -97,9 +101,34 @@ internal sealed record Parameters
     public TextRequest RequestFor(int[] ids, SamplingParams sampling) => new()
     {
         Tokens = new GenerationRequest { Ids = ids, Sampling = sampling, CacheSalt = CacheSalt },
+        Level = Level,
         Stop = Stop,
         SkipSpecialTokens = SkipSpecialTokens,
     };
+
+    /// <summary><c>priority</c> is vLLM's; <c>slo</c> is ours.</summary>
+    private static ServiceLevel ReadLevel(Fields body)
+    {
+        Fields? slo = body.Object("slo");
+        return new ServiceLevel
+        {
+            Priority = body.Int("priority"),
+            Ttft = Time("ttft_ms"),
+            Tpot = Time("tpot_ms"),
+            BestEffort = slo?.Bool("best_effort"),
+            Class = slo?.String("class") switch
+            {
+                null => null,
+                "online" => RequestClass.Online,
+                "batch" => RequestClass.Batch,
+                { } other => throw RequestException.Invalid(
+                    $"'slo.class' is '{RequestException.Quoted(other)}'; it must be online or batch.", "slo.class"),
+            },
+        };
+
+        TimeSpan? Time(string name) =>
+            slo?.Float(name) is { } value ? ServiceLevel.Milliseconds(value, $"slo.{name}") : null;
+    }
 
     private static List<TokenBias> ReadBiases(Fields body, int most)
     {

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
 
@@ -96,10 +97,10 @@ internal sealed class Generation : IDisposable
     public static Generation Start(ServedModel model, TextRequest request, RequestEvents? events = null)
     {
         CheckStops(request.Stop);
-        SubmitOutcome outcome = model.Engine.Submit(request.Tokens, out TokenStream? stream);
+        SubmitOutcome outcome = model.Engine.Submit(request.Tokens, out TokenStream? stream, out Refusal refusal);
         if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, request, events?.FirstToken);
         events?.Refused(outcome);
-        throw Refusal(model, request.Tokens, request.PromptField, outcome);
+        throw ExceptionOf(model, request.Tokens, request.PromptField, outcome, refusal);
     }
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is
@@ -180,8 +181,8 @@ internal sealed class Generation : IDisposable
                     $"A stop text has {stop.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
     }
 
-    private static RequestException Refusal(ServedModel model, GenerationRequest request, string promptField,
-        SubmitOutcome outcome)
+    private static RequestException ExceptionOf(ServedModel model, GenerationRequest request, string promptField,
+        SubmitOutcome outcome, Refusal refusal)
     {
         switch (outcome)
         {
@@ -189,7 +190,15 @@ internal sealed class Generation : IDisposable
                 return new RequestException(Failure.QueueFull, "The queue is full; try again later.",
                     code: "queue_full")
                 {
-                    RetryAfter = model.Engine.RetryAfter,
+                    RetryAfter = refusal.RetryAfter,
+                };
+            case SubmitOutcome.WouldBeLate:
+                return new RequestException(Failure.QueueFull,
+                    string.Create(CultureInfo.InvariantCulture,
+                        $"The first token would come in about {refusal.FirstToken.TotalSeconds:F2} s, after it is due; "
+                            + $"try again later."), code: "would_be_late")
+                {
+                    RetryAfter = refusal.RetryAfter,
                 };
             case SubmitOutcome.Draining:
                 return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining")

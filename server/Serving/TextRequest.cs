@@ -23,9 +23,16 @@ internal sealed record TextRequest
     /// choice.</summary>
     public bool SkipSpecialTokens { get; init; } = true;
 
+    /// <summary>What its fields ask of the service.</summary>
+    public ServiceLevel Level { get; init; } = ServiceLevel.Default;
+
     /// <summary>The same request with its times, as <see cref="Stopwatch"/> timestamps.</summary>
     /// <param name="arrival">When it arrived.</param>
     /// <param name="deadline">When it ends at the latest; null never.</param>
-    public TextRequest At(long arrival, long? deadline = null) =>
-        this with { Tokens = Tokens with { ArrivalTimestamp = arrival, Deadline = deadline } };
+    /// <param name="headers">What its headers or metadata ask for; its fields come first.</param>
+    public TextRequest At(long arrival, ServiceLevel headers, long? deadline = null)
+    {
+        GenerationRequest tokens = headers.Under(Level).ApplyTo(Tokens);
+        return this with { Tokens = tokens with { ArrivalTimestamp = arrival, Deadline = deadline } };
+    }
 }

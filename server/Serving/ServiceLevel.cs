@@ -1,0 +1,72 @@
+using System.Globalization;
+using Native.Scheduling;
+
+namespace Native.Server.Serving;
+
+/// <summary>What a caller asks of the service itself: when tokens are due, and how it stands to other requests. Null
+/// where nothing was said.</summary>
+internal sealed record ServiceLevel
+{
+    /// <summary>Longest objective, in milliseconds: a day.</summary>
+    private const double MostMilliseconds = 86_400_000;
+
+    public static readonly ServiceLevel Default = new();
+
+    public TimeSpan? Ttft { get; init; }
+
+    public TimeSpan? Tpot { get; init; }
+
+    public bool? BestEffort { get; init; }
+
+    public int? Priority { get; init; }
+
+    public RequestClass? Class { get; init; }
+
+    /// <summary>What a request's headers or metadata ask for, under the names that gateways send.</summary>
+    /// <param name="header">A header's value by its name; null where it is not there.</param>
+    /// <exception cref="RequestException">A value is no number of milliseconds.</exception>
+    public static ServiceLevel OfHeaders(Func<string, string?> header)
+    {
+        TimeSpan? ttft = Time(header, "x-llm-d-slo-ttft-ms", "x-slo-ttft-ms");
+        TimeSpan? tpot = Time(header, "x-llm-d-slo-tpot-ms", "x-slo-tpot-ms");
+        return ttft is null && tpot is null ? Default : new ServiceLevel { Ttft = ttft, Tpot = tpot };
+    }
+
+    /// <summary>A number of milliseconds above 0.</summary>
+    /// <exception cref="RequestException">It is not.</exception>
+    public static TimeSpan Milliseconds(double value, string name) =>
+        value is > 0 and <= MostMilliseconds ? TimeSpan.FromMilliseconds(value)
+            : throw RequestException.Invalid(
+                string.Create(CultureInfo.InvariantCulture,
+                    $"'{name}' is {value}; it must be above 0 and at most {MostMilliseconds} milliseconds."), name);
+
+    /// <summary>The same, where <paramref name="stronger"/> says nothing.</summary>
+    public ServiceLevel Under(ServiceLevel stronger) => new()
+    {
+        Ttft = stronger.Ttft ?? Ttft,
+        Tpot = stronger.Tpot ?? Tpot,
+        BestEffort = stronger.BestEffort ?? BestEffort,
+        Priority = stronger.Priority ?? Priority,
+        Class = stronger.Class ?? Class,
+    };
+
+    /// <summary>A request that asks for this.</summary>
+    public GenerationRequest ApplyTo(GenerationRequest request) => request with
+    {
+        TtftObjective = Ttft,
+        TpotObjective = Tpot,
+        BestEffort = BestEffort ?? false,
+        Priority = Priority ?? 0,
+        Class = Class ?? RequestClass.Online,
+    };
+
+    private static TimeSpan? Time(Func<string, string?> header, string name, string oldName)
+    {
+        string used = header(name) is null ? oldName : name;
+        if (header(used) is not { } text) return null;
+        return double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
+            ? Milliseconds(value, used)
+            : throw RequestException.Invalid(
+                $"'{used}' is '{RequestException.Quoted(text)}'; it must be a number of milliseconds.", used);
+    }
+}
