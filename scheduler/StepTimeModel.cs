@@ -12,17 +12,18 @@ namespace Native.Scheduling;
 /// in units of the predicted time, so that a thousand decodes do not outweigh ten prompts, nor are prompts forgotten
 /// meanwhile. The sums of all classes are solved for the coefficients by non-negative least squares, one sweep of
 /// coordinate descent a step, with a pull towards the prior that matters only where nothing was seen.</para>
-/// <para>The speed learns from classes that are known: how far a step is from its own class's usual time, clipped at
-/// what noise does, so that a pause of the collector moves it by 1 %. A run of steps that are all late, or all
-/// early, is no noise, and moves it at once.</para>
+/// <para>The speed learns from how far a step is from its own class's usual time (the fit's, where the class is new),
+/// clipped at what noise does, so that a pause of the collector moves it by a few percent. A run of steps that are all
+/// late, or all early, is no noise, and moves it at once.</para>
 /// </remarks>
 internal sealed class StepTimeModel
 {
     /// <summary>Coefficients there are, see <see cref="Features"/>.</summary>
-    public const int Count = 7;
+    public const int Count = 6;
 
     private const int Memory = 64;     // steps of a class that count
-    private const int Mature = 6;      // steps after which a class tells the speed
+    private const int Mature = 6;      // steps after which a class has a usual time
+    private const int Warm = 64;       // steps after which the fit stands in for a class that has none
     private const int Run = 4;         // steps out of bounds on one side that are no accident
     private const double PriorWeight = 0.05; // of the prior's pull, in steps
     private const double Unknown = 1.4; // clip of a new class's steps, as a logarithm: a factor of 4
@@ -33,7 +34,7 @@ internal sealed class StepTimeModel
 
     /// <summary>A machine that nothing is known of: the ratios between coefficients are those of a small model on two
     /// cores, and the first steps scale them.</summary>
-    private static readonly double[] Typical = [4e-3, 4e-4, 8e-8, 5e-4, 2e-6, 5e-4, 1e-4];
+    private static readonly double[] Typical = [4.5e-3, 3.5e-4, 2e-7, 4e-4, 7e-7, 6e-4];
 
     private readonly double[] _classes = new double[PrefillClasses * DecodeClasses * DepthClasses * Stride];
     private readonly double[] _sums = new double[Sums];   // of all classes
@@ -45,6 +46,7 @@ internal sealed class StepTimeModel
     private double _logPriorScale; // the prior times exp of this is as fast as the steps seen
     private double _logSpeed;
     private double _deviation = 0.1; // mean distance of a step from its class's usual, as a logarithm
+    private double _lean;            // mean distance of the last ten steps or so, with its sign
     private double _high = 0.25;     // 19 of 20 steps are below the prediction times exp of this
     private int _run;                // steps in a row that were late (positive) or early (negative) beyond noise
     private long _steps;
@@ -118,15 +120,19 @@ internal sealed class StepTimeModel
         Span<double> ofClass = _classes.AsSpan(ClassOf(load) * Stride, Stride);
         double usual = Math.Log(Dot(_prior, x)), fitted = Math.Log(Dot(_coefficients, x));
         double time = Math.Log(seconds) - _logSpeed; // what it would have taken at the usual speed
-        if (ofClass[^2] >= Mature) time = LearnSpeed(time, usual + ofClass[^1], fitted);
+        double move = 0;
+        if (ofClass[^2] >= Mature) time = LearnSpeed(time, usual + ofClass[^1], fitted, out move);
+        else if (_steps > Warm) time = LearnSpeed(time, fitted, fitted, out move);
         else time = Math.Clamp(time, fitted - Unknown, fitted + Unknown);
-        Learn(ofClass, x, time, usual);
+        Learn(ofClass, x, time, usual, move);
         Solve();
         if (_steps % 4096 == 0) Refresh();
     }
 
     /// <summary>What a step's time is made of: a step, a token of prompt, a key that prompts attend to, a decode, a key
-    /// that decodes attend to, a chunk, and a token above 16, where a matrix product stops being free.</summary>
+    /// that decodes attend to, a chunk.</summary>
+    /// <remarks>Straight lines suffice: on two cores (135M, 8 bits) a hinge at 16 tokens of a step came out as
+    /// 0.</remarks>
     private static void Features(in StepLoad load, Span<double> x)
     {
         x[0] = 1;
@@ -135,7 +141,6 @@ internal sealed class StepTimeModel
         x[3] = load.Decodes;
         x[4] = load.DecodeContext;
         x[5] = load.Chunks;
-        x[6] = Math.Max(0, load.Tokens - 16);
     }
 
     /// <summary>Steps of about the same size share a class: by powers of two of prompt tokens and of decodes, and by
@@ -153,8 +158,9 @@ internal sealed class StepTimeModel
     /// <param name="time">The step's, at the usual speed; all as logarithms of seconds.</param>
     /// <param name="usual">Its class's.</param>
     /// <param name="fitted">What was predicted.</param>
+    /// <param name="move">By how much.</param>
     /// <returns>The step's time without what is too much for noise.</returns>
-    private double LearnSpeed(double time, double usual, double fitted)
+    private double LearnSpeed(double time, double usual, double fitted, out double move)
     {
         double distance = time - usual, bound = Math.Max(3 * _deviation, 0.1);
         double clipped = Math.Clamp(distance, -bound, bound);
@@ -164,16 +170,22 @@ internal sealed class StepTimeModel
         // It steps up 19 times as far as down (Robbins and Monro 1951), so it rests where 1 of 20 steps is above.
         _high = Math.Clamp(_high + (time - fitted > _high ? 0.019 : -0.001), 0, 3);
         bool changed = Math.Abs(_run) >= Run;
-        double move = changed ? 0.3 * Math.Clamp(distance, -2, 2) : 0.08 * clipped;
+        // The more the distances of late are on one side, the more of each is taken in (Trigg and Leach 1967).
+        _lean += (clipped - _lean) / 10;
+        double onOneSide = Math.Min(Math.Abs(_lean) / Math.Max(_deviation, 1e-3), 1);
+        double gain = 0.015 + (0.25 * onOneSide * onOneSide);
+        move = changed ? 0.3 * Math.Clamp(distance, -2, 2) : gain * clipped;
         _logSpeed = Math.Clamp(_logSpeed + move, -7, 7);
         return usual + (changed ? 0 : clipped); // what the speed is about to take in is no news of the class
     }
 
     /// <summary>Takes a step into its class's sums.</summary>
-    private void Learn(Span<double> ofClass, ReadOnlySpan<double> x, double time, double usual)
+    /// <remarks>The usual time of a class with many steps moves with the speed, an eighth of its way: learned by
+    /// themselves the two would drift apart, up and down, in a long run of one class.</remarks>
+    private void Learn(Span<double> ofClass, ReadOnlySpan<double> x, double time, double usual, double move)
     {
         double steps = ofClass[^2];
-        ofClass[^1] += (time - usual - ofClass[^1]) / (steps + 1);
+        ofClass[^1] += steps + 1 < Memory ? (time - usual - ofClass[^1]) / (steps + 1) : move / 8;
         ofClass[^2] = Math.Min(steps + 1, Memory - 1);
         double weight = 1 / Dot(_coefficients, x), y = Math.Exp(time) * weight;
         double keep = steps + 1 < Memory ? 1 : 1 - (1.0 / Memory);

@@ -37,8 +37,9 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
     /// <param name="tests">What it is to do, one after the other.</param>
     /// <param name="kvCacheType">Element type of the KV cache.</param>
     /// <param name="progress">Told how much is loaded.</param>
+    /// <param name="stepTokens">Tokens that a step is to hold at least.</param>
     public static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, DType kvCacheType,
-        IProgress<LoadProgress>? progress)
+        IProgress<LoadProgress>? progress, int stepTokens = 0)
     {
         if (path.Length == 0)
             throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
@@ -58,7 +59,7 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
         options = options with
         {
             KvCacheBytes = blocks * options.BlockSize * kvBytesPerToken,
-            MaxBatchedTokens = Math.Max(options.MaxBatchedTokens, sequences),
+            MaxBatchedTokens = Math.Max(options.MaxBatchedTokens, Math.Max(sequences, stepTokens)),
         };
         try
         {

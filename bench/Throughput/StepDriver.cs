@@ -84,6 +84,40 @@ internal sealed class StepDriver
         }
     }
 
+    /// <summary>Computes one step: the first <paramref name="decodes"/> sequences decode, the last sequence computes a
+    /// chunk of its prompt and samples from it.</summary>
+    /// <param name="decodes">Sequences that decode; 0 for none.</param>
+    /// <param name="decodeStart">Tokens they have already.</param>
+    /// <param name="prefill">Tokens of the chunk; 0 for none.</param>
+    /// <param name="prefillStart">Tokens that the last sequence has already.</param>
+    public void Step(int decodes, int decodeStart, int prefill, int prefillStart)
+    {
+        int last = _next.Length - 1;
+        _buffers.Begin();
+        for (int s = 0; s < decodes; s++) Add(s, decodeStart, _next.AsSpan(s, 1), samples: true, decodes: true);
+        if (prefill > 0)
+            Add(last, prefillStart, _prompts.AsSpan((last * _length) + prefillStart, prefill), samples: true);
+        Compute(0);
+    }
+
+    /// <summary>Gives every sequence the keys and values of the first one's first <paramref name="count"/> tokens, so
+    /// that each has them in memory of its own.</summary>
+    /// <param name="count">Tokens that the first sequence has computed.</param>
+    /// <param name="ct">Looked at between steps.</param>
+    public void CopyFirst(int count, CancellationToken ct)
+    {
+        int blocks = (count + _runner.Info.BlockSize - 1) / _runner.Info.BlockSize;
+        for (int block = 0; block < blocks; block++)
+        {
+            ct.ThrowIfCancellationRequested();
+            _buffers.Begin();
+            for (int s = 1; s < _next.Length; s++) _buffers.AddCopy(new BlockCopy(block, (s * _stride) + block));
+            // A step computes at least one token; the last one of the first sequence is computed again.
+            Add(0, count - 1, _prompts.AsSpan(count - 1, 1), samples: true);
+            Compute(0);
+        }
+    }
+
     /// <summary>Adds a sequence's tokens from <paramref name="start"/> on; greedy where the last one is
     /// sampled.</summary>
     private void Add(int sequence, int start, ReadOnlySpan<int> ids, bool samples, bool decodes = false)
