@@ -2,7 +2,9 @@ using System.CommandLine;
 using Native.Bench.Kernels;
 using Native.Bench.Peers;
 using Native.Bench.Serve;
+using Native.Bench.Simulate;
 using Native.Bench.Soak;
+using Native.Bench.StepTime;
 using Native.Bench.Throughput;
 using Native.Bench.Turns;
 using Native.Tools;
@@ -24,9 +26,11 @@ internal static class BenchCli
         root.Add(new ServeCommand(terminal));
         root.Add(new SoakCommand(terminal));
         root.Add(new SchedulerCommand(terminal));
+        root.Add(new StepTimeCommand(terminal));
+        root.Add(new SimulateCommand(terminal));
         root.Add(new KernelsCommand(terminal));
         return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf",
             "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "scheduler",
-            "kernels --filter Q4_0", "serve --help");
+            "steptime --model model.gguf", "simulate --load chat", "kernels --filter Q4_0", "serve --help");
     }
 }

@@ -27,7 +27,7 @@ internal static class LineChart
 {
     private const int Width = 720, PanelHeight = 260, Left = 80, Right = 24, Top = 44, Bottom = 52;
 
-    private static readonly string[] Colours = ["#1f6fb4", "#c8500a", "#2a8a4a", "#8a4fb0", "#7a6a55"];
+    private static readonly string[] Colours = ["#1f6fb4", "#c8500a", "#2a8a4a", "#8a4fb0", "#7a6a55", "#b02a5a"];
 
     /// <summary>Draws them.</summary>
     public static string Svg(IReadOnlyList<ChartPanel> panels)
@@ -73,7 +73,9 @@ internal static class LineChart
                 $"""<text x="{X(i * stepX):0.#}" y="{bottom + 18}" text-anchor="middle">{i * stepX:0.####}</text>""");
         Line(svg,
             $"""<text x="{(Left + end) / 2}" y="{bottom + 38}" text-anchor="middle">{Text(panel.AxisTitle)}</text>""");
-        int legend = Math.Max(120, 8 * panel.Lines.Select(line => line.Name.Length).DefaultIfEmpty(0).Max());
+        int room = (end - Left) / Math.Max(panel.Lines.Count, 1);
+        int longest = panel.Lines.Select(line => line.Name.Length).DefaultIfEmpty(0).Max();
+        int legend = Math.Max(Math.Min(120, room), 8 * longest);
         for (int s = 0; s < panel.Lines.Count; s++)
         {
             ChartLine line = panel.Lines[s];

@@ -66,6 +66,6 @@ internal static class Arrivals
     }
 
     /// <summary>A standard normal draw (Box and Muller 1958).</summary>
-    private static double Normal(Random random) =>
+    internal static double Normal(Random random) =>
         Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble());
 }

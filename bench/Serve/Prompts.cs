@@ -36,9 +36,7 @@ internal static class Prompts
     public static List<Prompt> Random(int count, int inputLength, int outputLength, double rangeRatio,
         Tokenizer? tokenizer, Random random)
     {
-        int[] ids = tokenizer is null ? []
-            : [.. Enumerable.Range(0, tokenizer.VocabularySize)
-                .Where(id => !tokenizer.IsSpecial(id) && !tokenizer.IsEnd(id))];
+        int[] ids = OrdinaryIds(tokenizer);
         int Drawn(int mean) =>
             random.Next(Math.Max(1, (int)Math.Floor(mean * (1 - rangeRatio))),
                 (int)Math.Ceiling(mean * (1 + rangeRatio)) + 1);
@@ -55,6 +53,30 @@ internal static class Prompts
         }
         return prompts;
     }
+
+    /// <summary>Prompts of a timed trace: blocks with the same id have the same words, or with a tokenizer the same
+    /// tokens.</summary>
+    public static List<Prompt> OfTrace(
+        IReadOnlyList<TimedRequest> requests, int blockTokens, Tokenizer? tokenizer)
+    {
+        int[] ids = OrdinaryIds(tokenizer);
+        IEnumerable<int> Content(TimedRequest request, int choices) => Enumerable.Range(0, request.InputLength)
+            .Select(i => BlockContent.Token(request.HashIds[i / blockTokens], i % blockTokens, choices));
+        Prompt Of(TimedRequest request)
+        {
+            if (tokenizer is null)
+                return new Prompt(string.Join(' ', Content(request, Words.Length).Select(i => Words[i])), null,
+                    request.OutputLength);
+            int[] drawn = [.. Content(request, ids.Length).Select(i => ids[i])];
+            return new Prompt(tokenizer.Decode(drawn), drawn, request.OutputLength);
+        }
+        return [.. requests.Select(Of)];
+    }
+
+    /// <summary>Ids that stand for text; none without a tokenizer.</summary>
+    private static int[] OrdinaryIds(Tokenizer? tokenizer) => tokenizer is null ? []
+        : [.. Enumerable.Range(0, tokenizer.VocabularySize)
+            .Where(id => !tokenizer.IsSpecial(id) && !tokenizer.IsEnd(id))];
 
     /// <summary>A prompt from each line of a file, which is a text, or JSON as in vLLM's custom data sets: {"prompt":
     /// ..., "output_tokens": ...}. Begins again at its end.</summary>

@@ -60,8 +60,10 @@ internal sealed class ServeCommand : ToolCommand
     };
     private readonly Option<string> _dataset = new("--dataset-name")
     {
-        HelpName = "random|file",
-        Description = "Random prompts, which share no beginning, or those of --file.",
+        HelpName = "random|file|timed_trace",
+        Description =
+            "Random prompts, which share no beginning; those of --file; or the requests of --file at their own times "
+                + "(vLLM's timed_trace).",
         DefaultValueFactory = _ => "random",
     };
     private readonly Option<int?> _inputLength = new("--random-input-len")
@@ -83,6 +85,15 @@ internal sealed class ServeCommand : ToolCommand
         HelpName = "PATH",
         Description =
             "Prompts, one a line: a text, or {\"prompt\": \"...\", \"output_tokens\": 64}. Begins again at its end.",
+    };
+    private readonly Option<double[]> _secondMultiplier = NumberOptions.Reals(
+        "--timed-trace-sec-multiplier", "X", "Timestamps times this are seconds; 0.001 for milliseconds.", 1e-9, 1e6,
+        1);
+    private readonly Option<int?> _blockTokens = new("--timed-trace-chunk-hash-size")
+    {
+        HelpName = "N",
+        Description = "Tokens that a hash id of a timed trace stands for; 512 in Mooncake's.",
+        DefaultValueFactory = _ => 16,
     };
     private readonly Option<string?> _tokenizer = new("--tokenizer")
     {
@@ -162,19 +173,20 @@ internal sealed class ServeCommand : ToolCommand
             "serve --url http://127.0.0.1:8080 --sweep 1,2,4,8 --num-prompts 50 --svg load.svg --save-result load.json")
     {
         _api.AcceptOnlyFromAmong("openai", "openai-chat", "grpc");
-        _dataset.AcceptOnlyFromAmong("random", "file");
+        _dataset.AcceptOnlyFromAmong("random", "file", "timed_trace");
         _rampUp.AcceptOnlyFromAmong("linear", "exponential");
         _numPrompts.Within(1, 100_000);
         _maxConcurrency.Within(1, 100_000);
         _inputLength.Within(1, 1 << 20);
         _outputLength.Within(1, 1 << 20);
         _numWarmups.Within(0, 1000);
+        _blockTokens.Within(1, 1 << 16);
         Option[] options =
         [
             _url, _api, _model, _numPrompts, _requestRate, _burstiness, _maxConcurrency, _rampUp, _rampUpStart,
-            _rampUpEnd, _sweep, _svg, _dataset, _file, _inputLength, _outputLength, _rangeRatio, _tokenizer,
-            _ignoreEos, _seed, _numWarmups, _goodput, _metrics, _percentiles, _saveResult, _requestTimeout,
-            _maxDuration,
+            _rampUpEnd, _sweep, _svg, _dataset, _file, _secondMultiplier, _blockTokens, _inputLength, _outputLength,
+            _rangeRatio, _tokenizer, _ignoreEos, _seed, _numWarmups, _goodput, _metrics, _percentiles, _saveResult,
+            _requestTimeout, _maxDuration,
         ];
         foreach (Option option in options) Add(option);
     }
@@ -184,13 +196,14 @@ internal sealed class ServeCommand : ToolCommand
         // Everything said is looked at before anything is sent.
         Uri url = Url(arguments);
         string api = arguments.GetRequiredValue(_api);
-        List<Load> loads = Loads(arguments);
-        Goodput? goodput = ReadGoodput(arguments.GetValue(_goodput) ?? []);
+        List<TimedRequest>? trace = ReadTrace(arguments);
+        List<Load> loads = Loads(arguments, trace);
+        Goodput? goodput = Goodput.Parse(arguments.GetValue(_goodput) ?? []);
         string[] metrics = Metrics(arguments);
         double[] percentiles = arguments.GetRequiredValue(_percentiles);
-        int seed = arguments.GetValue(_seed) ?? 0, count = arguments.GetValue(_numPrompts) ?? 100,
+        int seed = arguments.GetValue(_seed) ?? 0, count = trace?.Count ?? arguments.GetValue(_numPrompts) ?? 100,
             warmups = arguments.GetValue(_numWarmups) ?? 1;
-        List<Prompt> prompts = ReadPrompts(arguments, warmups + count * loads.Count, seed);
+        List<Prompt> prompts = ReadPrompts(arguments, trace, warmups, count * loads.Count, seed);
 
         bool ignoreEos = arguments.GetValue(_ignoreEos);
         string? model = arguments.GetValue(_model);
@@ -282,26 +295,41 @@ internal sealed class ServeCommand : ToolCommand
         return metrics;
     }
 
-    private List<Prompt> ReadPrompts(ParseResult arguments, int count, int seed)
+    /// <summary>The requests of a timed trace: all of them, or the first that <c>--num-prompts</c> asks for. Null for
+    /// other data sets.</summary>
+    private List<TimedRequest>? ReadTrace(ParseResult arguments)
+    {
+        string dataset = arguments.GetRequiredValue(_dataset);
+        if (dataset != "random" != arguments.GetValue(_file) is not null)
+            throw new UsageException(
+                "--file goes with --dataset-name file or timed_trace, and these with --file.");
+        if (dataset != "timed_trace") return null;
+        int most = arguments.GetResult(_numPrompts) is { Implicit: false }
+            ? arguments.GetValue(_numPrompts)!.Value : 1_000_000;
+        return TimedTrace.Read(arguments.GetValue(_file)!, most, arguments.GetValue(_blockTokens) ?? 16);
+    }
+
+    private List<Prompt> ReadPrompts(
+        ParseResult arguments, List<TimedRequest>? trace, int warmups, int count, int seed)
     {
         bool fromFile = arguments.GetRequiredValue(_dataset) == "file";
-        if (fromFile != arguments.GetValue(_file) is not null)
-            throw new UsageException("--file goes with --dataset-name file, and that with --file.");
         if (fromFile && arguments.GetValue(_tokenizer) is not null)
-            throw new UsageException("--tokenizer is for random prompts.");
+            throw new UsageException("--tokenizer is not for the prompts of a file.");
         Tokenizer? tokenizer = null;
         if (arguments.GetValue(_tokenizer) is { } path)
         {
             using ModelFile file = ModelFile.Open(path);
             tokenizer = file.OpenTokenizer();
         }
+        int output = arguments.GetValue(_outputLength) ?? 64;
+        List<Prompt> Random(int count) => Prompts.Random(count, arguments.GetValue(_inputLength) ?? 256, output,
+            One(arguments, _rangeRatio)!.Value, tokenizer, new Random(seed));
         // A prompt is never used again: a server that keeps prefixes would answer it from memory.
-        return fromFile
-            ? Prompts.OfFile(arguments.GetValue(_file)!, count,
-                arguments.GetValue(_outputLength) ?? 64)
-            : Prompts.Random(count, arguments.GetValue(_inputLength) ?? 256,
-                arguments.GetValue(_outputLength) ?? 64, One(arguments, _rangeRatio)!.Value, tokenizer,
-                new Random(seed));
+        if (trace is not null)
+            return [.. Random(warmups),
+                .. Prompts.OfTrace(trace, arguments.GetValue(_blockTokens) ?? 16, tokenizer)];
+        return fromFile ? Prompts.OfFile(arguments.GetValue(_file)!, warmups + count, output)
+            : Random(warmups + count);
     }
 
     private void Print(List<ServingRun> runs, string[] metrics, double[] percentiles)
@@ -316,7 +344,7 @@ internal sealed class ServeCommand : ToolCommand
     }
 
     /// <summary>The runs that are asked for: one, or one for each rate of a sweep.</summary>
-    private List<Load> Loads(ParseResult arguments)
+    private List<Load> Loads(ParseResult arguments, List<TimedRequest>? trace)
     {
         double rate = Positive(arguments, _requestRate), burstiness = Positive(arguments, _burstiness);
         double[] sweep = arguments.GetValue(_sweep) ?? [];
@@ -328,33 +356,19 @@ internal sealed class ServeCommand : ToolCommand
             throw new UsageException("--request-rate, --sweep and --ramp-up-strategy exclude each other.");
         if (arguments.GetValue(_svg) is not null && sweep.Length == 0)
             throw new UsageException("--svg draws a --sweep.");
+        if (trace is not null)
+        {
+            if (double.IsFinite(rate) || sweep.Length > 0 || strategy is not null)
+                throw new UsageException("--dataset-name timed_trace has its own times; --request-rate, --sweep and "
+                    + "--ramp-up-strategy don't go with it.");
+            double multiplier = One(arguments, _secondMultiplier)!.Value;
+            double[] times = [.. trace.Select(request => (request.Timestamp - trace[0].Timestamp) * multiplier)];
+            return [new Load(rate, burstiness, null) { Times = times }];
+        }
         if (sweep.Length > 0) return [.. sweep.Order().Select(swept => new Load(swept, burstiness, null))];
         return [new Load(rate, burstiness,
             strategy is null ? null
                 : (strategy == "linear" ? RampUp.Linear : RampUp.Exponential, from!.Value, to!.Value))];
-    }
-
-    private static Goodput? ReadGoodput(string[] parts)
-    {
-        if (parts.Length == 0) return null;
-        Goodput goodput = new(null, null, null);
-        foreach (string part in parts)
-        {
-            string[] pair = part.Split(':');
-            if (pair.Length != 2
-                || !double.TryParse(pair[1], NumberStyles.Float, CultureInfo.InvariantCulture, out double milliseconds)
-                || !(milliseconds > 0) || pair[0] is not ("ttft" or "tpot" or "e2el"))
-                throw new UsageException(
-                    $"--goodput has '{part}'; it must be ttft:MS, tpot:MS or e2el:MS with milliseconds above 0.");
-            double seconds = milliseconds / 1000;
-            goodput = pair[0] switch
-            {
-                "ttft" => goodput with { Ttft = seconds },
-                "tpot" => goodput with { Tpot = seconds },
-                _ => goodput with { E2el = seconds },
-            };
-        }
-        return goodput;
     }
 
     private static double Positive(ParseResult arguments, Option<string> option)
@@ -390,8 +404,11 @@ internal sealed class ServeCommand : ToolCommand
     /// <summary>One run's load.</summary>
     private sealed record Load(double Rate, double Burstiness, (RampUp Strategy, double From, double To)? Ramp)
     {
+        /// <summary>Times that a trace says; null where there is none.</summary>
+        public double[]? Times { get; init; }
+
         /// <summary>When requests are to be sent; null for a closed loop.</summary>
-        public double[]? Arrivals(int count, Random random) => Ramp is { } ramp
+        public double[]? Arrivals(int count, Random random) => Times is not null ? Times : Ramp is { } ramp
             ? Serve.Arrivals.Rising(count, ramp.Strategy, ramp.From, ramp.To, Burstiness, random)
             : double.IsFinite(Rate) ? Serve.Arrivals.Steady(count, Rate, Burstiness, random) : null;
     }

@@ -1,4 +1,6 @@
+using System.Globalization;
 using Native.Bench.Common;
+using Native.Tools;
 
 namespace Native.Bench.Serve;
 
@@ -7,6 +9,31 @@ internal sealed record Goodput(double? Ttft, double? Tpot, double? E2el)
 {
     /// <summary>Whether a request that succeeded kept all of them.</summary>
     public bool IsGood(RequestRecord record) => !(record.Ttft > Ttft) && !(record.Tpot > Tpot) && !(record.E2el > E2el);
+
+    /// <summary>What <c>--goodput</c> says: ttft:MS, tpot:MS, e2el:MS. Null where it says nothing.</summary>
+    /// <exception cref="UsageException">It says something else.</exception>
+    public static Goodput? Parse(string[] parts)
+    {
+        if (parts.Length == 0) return null;
+        Goodput goodput = new(null, null, null);
+        foreach (string part in parts)
+        {
+            string[] pair = part.Split(':');
+            if (pair.Length != 2
+                || !double.TryParse(pair[1], NumberStyles.Float, CultureInfo.InvariantCulture, out double milliseconds)
+                || !(milliseconds > 0) || pair[0] is not ("ttft" or "tpot" or "e2el"))
+                throw new UsageException(
+                    $"--goodput has '{part}'; it must be ttft:MS, tpot:MS or e2el:MS with milliseconds above 0.");
+            double seconds = milliseconds / 1000;
+            goodput = pair[0] switch
+            {
+                "ttft" => goodput with { Ttft = seconds },
+                "tpot" => goodput with { Tpot = seconds },
+                _ => goodput with { E2el = seconds },
+            };
+        }
+        return goodput;
+    }
 }
 
 /// <summary>One kind of latency over all requests, in seconds.</summary>
