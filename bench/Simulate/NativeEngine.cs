@@ -26,6 +26,8 @@ internal sealed class NativeEngine(SimulatedMachine machine, Objective objective
         {
             MaxRunning = machine.MaxRunning,
             MaxBatchedTokens = Math.Max(machine.MaxBatchedTokens, machine.MaxRunning),
+            TtftObjective = TimeSpan.FromSeconds(objective.Ttft),
+            TpotObjective = TimeSpan.FromSeconds(objective.Tpot),
         };
         using Engine engine = new(runner, [], options, startThread: false, clock: new EngineClock(_clock));
         for (int next = 0; next < outcomes.Length || engine.Scheduler.HasWork;)
@@ -67,6 +69,7 @@ internal sealed class NativeEngine(SimulatedMachine machine, Objective objective
             },
             ArrivalTimestamp = EngineClock.Ticks(outcome.Request.Arrival),
         };
+        // Whoever is refused stays in the denominator: a violation without a token.
         if (engine.Submit(request, out TokenStream? stream) == SubmitOutcome.Accepted) _live.Add(stream!, outcome);
     }
 
