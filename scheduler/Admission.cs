@@ -68,7 +68,7 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         if (double.IsPositiveInfinity(due)) return false;
         int queued = Queued;
         double first = Forecast.FirstToken(request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, queued);
-        if (first <= due || (queued == 0 && Forecast.IsIdle)) return false; // nothing to wait for
+        if (first <= 0.85 * due || (queued == 0 && Forecast.IsIdle)) return false; // nothing to wait for
         refusal = new Refusal(TimeSpan.FromSeconds(first), Spread(first - due));
         return true;
     }
@@ -107,7 +107,7 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         {
             int count = most - ((most - least) / 2);
             double step = times.Predict(new StepLoad(0, 0, 0, count, count * context));
-            if (step * Stopwatch.Frequency <= tpot) least = count;
+            if (step * Stopwatch.Frequency <= 0.9 * tpot) least = count;
             else most = count - 1;
         }
         return least;
@@ -144,7 +144,7 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         int count = live.Running + 1;
         double context = load.Decodes == 0 ? s.Length : Math.Max(s.Length, load.DecodeContext / load.Decodes);
         double step = times.Predict(new StepLoad(0, 0, 0, count, count * context));
-        return step * Stopwatch.Frequency <= tpot;
+        return step * Stopwatch.Frequency <= 0.9 * tpot;
     }
 
     /// <summary>Free blocks that a sequence needs to start, less those it shares with running ones. Counted again after

@@ -117,6 +117,7 @@ internal sealed class Scheduler
         plan.Begin(now);
         _budget.Begin();
         Plan = plan;
+        Displace();
         bool preempted = false;
         UInt128 blocked = UInt128.MaxValue; // the key of the one that waits for blocks; nobody behind it is planned
 
@@ -133,36 +134,49 @@ internal sealed class Scheduler
             Schedule(plan, s, 1, decodes: true);
         }
 
-        int budget = _budget.Prefill(plan.Tokens);
-        // Those who prefill have had their blocks since they were admitted.
-        Sequence? next;
-        for (Sequence? s = _live.Prefilling.First; s is not null && s.Key < blocked && budget > 0; s = next)
-        {
-            next = s.Next;
-            budget -= SchedulePrompt(plan, s, budget);
-        }
-
         // A step that evicts admits nobody, or the victim would come straight back and evict again.
-        bool admits = !preempted && blocked == UInt128.MaxValue;
-        while (admits && budget > 0 && _live.FirstWaiting is { } head && (Admits(plan, head) || TryDisplace(head)))
+        PlanPrompts(plan, blocked, admits: !preempted && blocked == UInt128.MaxValue, now);
+    }
+
+    /// <summary>Gives what is left of a step to prompts, by key: those under way, and those that may start.</summary>
+    /// <param name="plan">The step.</param>
+    /// <param name="blocked">Nobody from this key on is planned.</param>
+    /// <param name="admits">Whether anybody may start.</param>
+    /// <param name="now">When.</param>
+    private void PlanPrompts(StepPlan plan, UInt128 blocked, bool admits, long now)
+    {
+        int budget = _budget.Prefill(plan.Tokens);
+        Sequence? next = _live.Prefilling.First; // these have had their blocks since they were admitted
+        while (budget > 0)
         {
-            if (!Admits(plan, head)) continue;
-            Admit(plan, head, now);
-            plan.Admitted = true;
-            int planned = SchedulePrompt(plan, head, budget);
-            if (planned == 0) break; // the step's time is up
-            budget -= planned;
+            Sequence? head = admits ? _live.FirstWaiting : null;
+            Sequence s;
+            if (head is not null && (next is null || head.Key < next.Key))
+            {
+                admits = _admission.Admits(head, _live, plan.Load); // no other starts before one that can't
+                if (!admits) continue;
+                Admit(plan, head, now);
+                plan.Admitted = true;
+                s = head;
+            }
+            else
+            {
+                if (next is null || next.Key >= blocked) return;
+                s = next;
+                next = s.Next;
+            }
+            budget -= SchedulePrompt(plan, s, budget);
+            if (_budget.IsSpent) return;
         }
     }
 
-    private bool Admits(StepPlan plan, Sequence head) => _admission.Admits(head, _live, plan.Load);
-
-    /// <summary>Takes blocks and place from the last running sequence of a lower class.</summary>
-    private bool TryDisplace(Sequence head)
+    /// <summary>Takes blocks and places from running sequences of a lower class, the last first, until the first of
+    /// those who wait can start.</summary>
+    private void Displace()
     {
-        if (_live.Victim is not { InFlight: 0 } victim || !Ordering.IsLowerClass(victim.Key, head.Key)) return false;
-        Preempt(victim);
-        return true;
+        while (_live.FirstWaiting is { } head && _live.Victim is { InFlight: 0 } victim
+            && Ordering.IsLowerClass(victim.Key, head.Key) && !_admission.Admits(head, _live, default))
+            Preempt(victim);
     }
 
     /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>

@@ -28,17 +28,25 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// <summary>Decodes, one token each.</summary>
     public int Decodes => maxTokens;
 
+    /// <summary>Whether the step's time is taken.</summary>
+    public bool IsSpent { get; private set; }
+
     /// <summary>Starts a step.</summary>
-    public void Begin() => _left = double.PositiveInfinity;
+    public void Begin()
+    {
+        _left = double.PositiveInfinity;
+        IsSpent = false;
+    }
 
     /// <summary>A step has a decode of this sequence.</summary>
     public void Add(Sequence s, long now)
     {
         TokenStream stream = s.Stream;
-        if (stream.TpotTicks == 0 || options.Policy == SchedulingPolicy.Fcfs) return;
         long tpot = stream.TpotTicks;
-        long first = stream.TtftTicks > 0 ? stream.Clock.Arrival + stream.TtftTicks
-            : stream.Clock.FirstToken > 0 ? stream.Clock.FirstToken : now;
+        if (tpot == 0 || options.Policy == SchedulingPolicy.Fcfs) return;
+        // A first token that came early is no lead to lend: readers are promised an even stream.
+        long first = stream.Clock.FirstToken > 0 ? stream.Clock.FirstToken : now;
+        if (stream.TtftTicks > 0) first = Math.Min(first, stream.Clock.Arrival + stream.TtftTicks);
         long due = first + ((s.Output.Count + s.Promised) * tpot);
         long left = Math.Max(due - now, tpot);
         if (stream.TtftTicks > 0) left = Math.Min(left, Math.Max(tpot, (long)(PartOfTtft * stream.TtftTicks)));
@@ -56,6 +64,8 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     {
         if (double.IsPositiveInfinity(_left)) return count;
         int fits = times.LargestPrefill(load, start, count, _left);
-        return load.PrefillTokens == 0 ? Math.Max(fits, Math.Min(count, leastChunk)) : fits;
+        if (load.PrefillTokens == 0) fits = Math.Max(fits, Math.Min(count, leastChunk));
+        IsSpent = fits < count;
+        return fits;
     }
 }

@@ -1,0 +1,186 @@
+using System.Diagnostics;
+using Native.Scheduling;
+
+namespace Native.Tests.Scheduling;
+
+/// <summary>Whose turn it is, how long steps are and who is let in, where objectives decide.</summary>
+public sealed class PolicyTests
+{
+    private static readonly EngineOptions Slo = new() { Policy = SchedulingPolicy.Slo };
+
+    [Fact]
+    public void AShortPrompt_OvertakesALongOne_ThatCanBearIt()
+    {
+        using EngineHarness harness = Busy(Slo with { MaxRunning = 3, MaxBatchedTokens = 8 });
+        Reading longOne = harness.Submit(EngineHarness.Prompt(80, seed: 1), EngineHarness.Greedy(1));
+        harness.Turn();
+        Reading shortOne = harness.Submit(EngineHarness.Prompt(3, seed: 2), EngineHarness.Greedy(1));
+        while (!shortOne.IsComplete) harness.Turn();
+        Assert.False(longOne.IsComplete);
+        harness.RunToEnd();
+        longOne.AssertOracle(128);
+        shortOne.AssertOracle(128);
+    }
+
+    [Fact]
+    public void ClassComesBeforePriority_AndThatBeforeTheDueTime()
+    {
+        using EngineHarness harness = Busy(Slo with { MaxRunning = 1 });
+        Reading batch = harness.Submit(Request(2, RequestClass.Batch, priority: -5));
+        Reading late = harness.Submit(Request(20));
+        Reading early = harness.Submit(Request(2));
+        Reading urgent = harness.Submit(Request(20, priority: -1));
+        List<Reading> ended = [];
+        harness.AfterTurn = () =>
+        {
+            foreach (Reading r in (Reading[])[batch, late, early, urgent])
+                if (r.IsComplete && !ended.Contains(r)) ended.Add(r);
+        };
+        harness.RunToEnd();
+        Assert.Equal([urgent, early, late, batch], ended);
+    }
+
+    [Fact]
+    public void AnOnlineRequest_TakesThePlaceOfABatchOne_WhichEndsAllTheSame()
+    {
+        using EngineHarness harness = new(options: Slo with { MaxRunning = 2 });
+        Reading a = harness.Submit(Request(6, RequestClass.Batch, outputs: 30));
+        Reading b = harness.Submit(Request(7, RequestClass.Batch, outputs: 30));
+        harness.Turns(4);
+        Reading online = harness.Submit(Request(5, outputs: 4));
+        for (int i = 0; !online.IsComplete; i++)
+        {
+            Assert.True(i < 8, "it waits for the batch");
+            harness.Turn();
+        }
+        Assert.Equal(1, harness.Engine.Metrics.Preemptions);
+        harness.RunToEnd();
+        foreach (Reading reading in (Reading[])[a, b, online]) reading.AssertOracle(128);
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void ABatchRequest_TakesNoPlace_FromAnOnlineOne()
+    {
+        using EngineHarness harness = new(options: Slo with { MaxRunning = 1 });
+        Reading online = harness.Submit(Request(6, outputs: 10));
+        harness.Turns(2);
+        harness.Submit(Request(1, RequestClass.Batch, priority: -9));
+        harness.RunToEnd();
+        Assert.Equal(0, harness.Engine.Metrics.Preemptions);
+        online.AssertOracle(128);
+    }
+
+    /// <summary>A stream with 20 ms for a token runs; prompts come in as large pieces as fit between its tokens.</summary>
+    [Theory]
+    [InlineData(20, 0.3, 10, 20)]
+    [InlineData(200, 0.3, 60, 200)]
+    public void AStep_IsAsLongAsTheScheduleOfThoseWhoRunAllows(int tpot, double tokenMs, int least, int most)
+    {
+        TimedHarness timed = new(tokenMs, Slo with { MaxBatchedTokens = 1024 });
+        using EngineHarness harness = timed.Harness;
+        Reading stream = harness.Submit(Request(10, outputs: 400) with { TpotObjective = TimeSpan.FromMilliseconds(tpot) });
+        for (int i = 0; i < 60; i++)
+        {
+            harness.Submit(Request(300 + i)); // teaches the engine what prompts take
+            harness.Turns(3);
+        }
+        List<double> steps = timed.Steps;
+        Assert.False(stream.IsComplete);
+        double[] prompts = [.. steps.Where(ms => ms > 5).TakeLast(40).Order()];
+        double longest = prompts[^1], typical = prompts[prompts.Length / 2];
+        Assert.InRange(longest, least, most * 1.2);
+        Assert.InRange(typical, least, most);
+        harness.RunToEnd();
+    }
+
+    [Fact]
+    public void WhoWouldBeLate_IsRefusedAtOnce_WithATimeToTryAgain_UnlessItTakesWhatItGets()
+    {
+        TimedHarness timed = new(tokenMs: 1, Slo with { MaxBatchedTokens = 256, MaxRunning = 64 });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 8; i++) harness.Submit(Request(300, seed: i));
+        harness.Turns(3);
+        GenerationRequest hurried = Request(300, seed: 99) with { TtftObjective = TimeSpan.FromMilliseconds(200) };
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(hurried, out TokenStream? none, out Refusal refusal));
+        Assert.Null(none);
+        Assert.InRange(refusal.FirstToken.TotalSeconds, 0.3, 4); // about 2400 tokens of 1 ms are before it
+        Assert.InRange(refusal.RetryAfter.TotalSeconds, 0.1, 6);
+        harness.Submit(hurried with { BestEffort = true });
+        harness.Submit(hurried with { TtftObjective = TimeSpan.FromSeconds(30) });
+        long deadline = harness.Clock.Now + (long)(0.2 * Stopwatch.Frequency);
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(
+            hurried with { TtftObjective = null, Deadline = deadline, BestEffort = true }, out _, out _));
+        harness.RunToEnd();
+        Assert.Equal(SubmitOutcome.Accepted, harness.Engine.Submit(hurried, out _, out _)); // nobody is before it
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void FirstComeFirstServed_RefusesNobodyForBeingLate()
+    {
+        TimedHarness timed = new(tokenMs: 1, new EngineOptions { Policy = SchedulingPolicy.Fcfs });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 8; i++) harness.Submit(Request(300, seed: i));
+        harness.Turns(3);
+        harness.Submit(Request(50) with { TtftObjective = TimeSpan.FromMilliseconds(1) });
+        harness.RunToEnd();
+    }
+
+    [Fact]
+    public void Hints_AreSpread()
+    {
+        TimedHarness timed = new(tokenMs: 1, Slo with { MaxBatchedTokens = 256 });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 8; i++) harness.Submit(Request(300, seed: i));
+        harness.Turns(2);
+        GenerationRequest hurried = Request(300, seed: 99) with { TtftObjective = TimeSpan.FromMilliseconds(100) };
+        HashSet<TimeSpan> hints = [];
+        for (int i = 0; i < 20; i++)
+        {
+            Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(hurried, out _, out Refusal refusal));
+            hints.Add(refusal.RetryAfter);
+        }
+        Assert.True(hints.Count > 10);
+        harness.RunToEnd();
+    }
+
+    private static GenerationRequest Request(
+        int length, RequestClass of = RequestClass.Online, int priority = 0, int outputs = 1, int seed = 0) => new()
+        {
+            Ids = EngineHarness.Prompt(length, seed + length),
+            Sampling = EngineHarness.Greedy(outputs),
+            Class = of,
+            Priority = priority,
+        };
+
+    /// <summary>An engine whose only place is taken for some turns.</summary>
+    private static EngineHarness Busy(EngineOptions options)
+    {
+        EngineHarness harness = new TimedHarness(tokenMs: 1, options).Harness;
+        harness.Submit(Request(9, outputs: 12));
+        harness.Turn();
+        return harness;
+    }
+
+    /// <summary>A machine on which a token takes a known time.</summary>
+    private sealed class TimedHarness
+    {
+        public TimedHarness(double tokenMs, EngineOptions options)
+        {
+            FakeModelRunner runner = new(blockCount: 4000, maxModelLength: 1000);
+            Harness = new EngineHarness(runner, options);
+            runner.OnExecute = (in Native.Kernels.Batch batch) =>
+            {
+                double milliseconds = 1 + (tokenMs * batch.TokenIds.Length);
+                Steps.Add(milliseconds);
+                Harness.Clock.Now += (long)(milliseconds * 1e-3 * Stopwatch.Frequency);
+            };
+        }
+
+        public EngineHarness Harness { get; }
+
+        public List<double> Steps { get; } = [];
+    }
+}
