@@ -114,7 +114,8 @@ public sealed class EngineTests
     {
         foreach (int turns in new[] { 0, 1, 3 }) // in the inbox, while the prompt is computed, forked
         {
-            using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 8 });
+            using EngineHarness harness = new(options:
+                new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 8 });
             SamplingParams p = new() { N = 3, Seed = 7, MaxTokens = 9, IgnoreEos = true };
             Reading reading = harness.Submit(Prompt(13), p);
             harness.Turns(turns);
@@ -135,7 +136,8 @@ public sealed class EngineTests
     [Fact]
     public void Stop_OfEveryChoiceBeforeTheFork_EndsTheRequest()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 8 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 8 });
         Reading reading = harness.Submit(Prompt(30), new SamplingParams { N = 3, MaxTokens = 9 });
         harness.Turn();
         for (int i = 0; i < 3; i++) reading.Stream.Stop(i);
@@ -146,7 +148,8 @@ public sealed class EngineTests
     [Fact]
     public void AFailedStep_FailsItsOwnSequences_AndTheLoopLives()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 2, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 2, MaxBatchedTokens = 64 });
         Reading first = harness.Submit(Prompt(5, 1));
         Reading forked = harness.Submit(Prompt(5, 2), new SamplingParams { N = 2, Seed = 3, MaxTokens = 4, IgnoreEos = true });
         Reading last = harness.Submit(Prompt(5, 3));
@@ -178,7 +181,8 @@ public sealed class EngineTests
     [Fact]
     public void AfterAFailedStep_ThatLeavesBlocksLost_EveryoneFails_AndEveryBlockIsFree()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
         Reading running = harness.Submit(Prompt(5, 1));
         Reading waiting = harness.Submit(Prompt(5, 2));
         harness.Runner.OnExecute = (in _) =>
@@ -330,7 +334,8 @@ public sealed class EngineTests
     {
         int[] run(ulong seed, int requests)
         {
-            using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, Seed = seed });
+            using EngineHarness harness = new(options:
+                new EngineOptions { Policy = SchedulingPolicy.Fcfs, Seed = seed });
             Reading[] readings = [.. Enumerable.Range(0, requests).Select(_ => harness.Submit(Prompt(4), new SamplingParams { MaxTokens = 8, IgnoreEos = true }))];
             harness.RunToEnd();
             return [.. readings.SelectMany(r => r.Tokens())];
@@ -344,7 +349,8 @@ public sealed class EngineTests
     [Fact]
     public async Task Drain_LetsTheQueuedEnd_AndTakesNothingNew()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
         Reading running = harness.Submit(Prompt(4));
         harness.Turn();
         Reading queued = harness.Submit(Prompt(5));
@@ -359,7 +365,8 @@ public sealed class EngineTests
     [Fact]
     public async Task Drain_AbortsWhatHasNotEnded_AfterItsTime()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
         Reading running = harness.Submit(Prompt(4));
         harness.Turn();
         Reading queued = harness.Submit(Prompt(5));
@@ -376,7 +383,8 @@ public sealed class EngineTests
     [Fact]
     public void Timings_AndRecords_TellTheRequestsStory()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 8 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 8 });
         long arrival = harness.Clock.GetTimestamp();
         Assert.Equal(SubmitOutcome.Accepted, harness.Engine.Submit(
             new GenerationRequest { Ids = Prompt(20), Sampling = Greedy(5) with { N = 2 }, ArrivalTimestamp = arrival }, out TokenStream? stream));

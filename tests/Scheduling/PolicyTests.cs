@@ -71,7 +71,8 @@ public sealed class PolicyTests
         online.AssertOracle(128);
     }
 
-    /// <summary>A stream with 20 ms for a token runs; prompts come in as large pieces as fit between its tokens.</summary>
+    /// <summary>A stream with so many ms for a token runs; prompts come in as large pieces as fit between its
+    /// tokens.</summary>
     [Theory]
     [InlineData(20, 0.3, 10, 20)]
     [InlineData(200, 0.3, 60, 200)]
@@ -79,7 +80,8 @@ public sealed class PolicyTests
     {
         TimedHarness timed = new(tokenMs, Slo with { MaxBatchedTokens = 1024 });
         using EngineHarness harness = timed.Harness;
-        Reading stream = harness.Submit(Request(10, outputs: 400) with { TpotObjective = TimeSpan.FromMilliseconds(tpot) });
+        GenerationRequest smooth = Request(10, outputs: 400) with { TpotObjective = TimeSpan.FromMilliseconds(tpot) };
+        Reading stream = harness.Submit(smooth);
         for (int i = 0; i < 60; i++)
         {
             harness.Submit(Request(300 + i)); // teaches the engine what prompts take
@@ -102,7 +104,8 @@ public sealed class PolicyTests
         for (int i = 0; i < 8; i++) harness.Submit(Request(300, seed: i));
         harness.Turns(3);
         GenerationRequest hurried = Request(300, seed: 99) with { TtftObjective = TimeSpan.FromMilliseconds(200) };
-        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(hurried, out TokenStream? none, out Refusal refusal));
+        SubmitOutcome outcome = harness.Engine.Submit(hurried, out TokenStream? none, out Refusal refusal);
+        Assert.Equal(SubmitOutcome.WouldBeLate, outcome);
         Assert.Null(none);
         Assert.InRange(refusal.FirstToken.TotalSeconds, 0.3, 4); // about 2400 tokens of 1 ms are before it
         Assert.InRange(refusal.RetryAfter.TotalSeconds, 0.1, 6);

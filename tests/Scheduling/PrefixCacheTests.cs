@@ -114,7 +114,8 @@ public sealed class PrefixCacheTests
     [Fact]
     public void WithoutTheCache_NothingIsShared()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, PrefixCaching = false });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, PrefixCaching = false });
         Run(harness, EngineHarness.Prompt(20), outputs: 1);
         Assert.Equal(0, Run(harness, EngineHarness.Prompt(20), outputs: 1).Stream.Timings.CachedTokens);
         Assert.Equal((0, 0), (harness.Engine.Metrics.PrefixQueryTokens, harness.Engine.Metrics.PrefixHitTokens));
@@ -147,7 +148,8 @@ public sealed class PrefixCacheTests
         static long Recomputed(bool caching)
         {
             FakeModelRunner runner = new(blockCount: 24, blockSize: BlockSize, maxModelLength: 64);
-            using EngineHarness harness = new(runner, new EngineOptions { Policy = SchedulingPolicy.Fcfs, PrefixCaching = caching });
+            using EngineHarness harness = new(runner,
+                new EngineOptions { Policy = SchedulingPolicy.Fcfs, PrefixCaching = caching });
             SamplingParams sampling = EngineHarness.Greedy(30);
             Reading[] readings =
                 [.. Enumerable.Range(0, 6).Select(i => harness.Submit(EngineHarness.Prompt(12, i), sampling))];
@@ -163,7 +165,8 @@ public sealed class PrefixCacheTests
     public void WhatAFailedStepLeft_IsNotTaken(int failing)
     {
         FakeModelRunner runner = new(blockSize: BlockSize);
-        using EngineHarness harness = new(runner, new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 16 });
+        using EngineHarness harness = new(runner,
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 16 });
         int step = 0;
         runner.OnExecute = (in Batch _) =>
         {

@@ -33,7 +33,8 @@ public sealed class TurnCostTests
     private static long Visits(News news, int waiting)
     {
         FakeModelRunner runner = new(blockCount: 4096, blockSize: 4, maxModelLength: 1024);
-        using EngineHarness harness = new(runner, new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = Running, MaxQueued = 200_000 });
+        using EngineHarness harness = new(runner,
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = Running, MaxQueued = 200_000 });
         for (int i = 0; i < Running; i++) harness.Submit(Prompt(3, i), Greedy(200));
         harness.Turn();
         harness.Turn();
@@ -73,7 +74,8 @@ public sealed class TurnCostTests
     [Fact]
     public void Deadlines_EndInTheirOrder_AndLeaveNothingBehind()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1 });
+        using EngineHarness harness = new(options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1 });
         Random random = new(3);
         long[] deadlines = [.. Enumerable.Range(1, 200).Select(i => i * 10_000L)];
         random.Shuffle(deadlines);
