@@ -26,6 +26,7 @@ internal sealed class NativeEngine(SimulatedMachine machine, Objective objective
         {
             MaxRunning = machine.MaxRunning,
             MaxBatchedTokens = Math.Max(machine.MaxBatchedTokens, machine.MaxRunning),
+            PrefixCaching = machine.PrefixCaching,
             TtftObjective = TimeSpan.FromSeconds(objective.Ttft),
             TpotObjective = TimeSpan.FromSeconds(objective.Tpot),
         };

@@ -71,6 +71,10 @@ internal sealed class SimulateCommand : ToolCommand
         Description = "Tokens of a step, for policies that cut prompts.",
         DefaultValueFactory = _ => 512,
     };
+    private readonly Option<bool> _noPrefixCaching = new("--no-prefix-caching")
+    {
+        Description = "The engine shares no beginnings of prompts, as the baselines don't.",
+    };
     private readonly Option<double[]> _lengthScale = NumberOptions.Reals(
         "--length-scale", "X", "Published lengths are multiplied by this.", 1e-3, 10, 1);
     private readonly Option<int?> _inputLength = new("--random-input-len")
@@ -120,8 +124,8 @@ internal sealed class SimulateCommand : ToolCommand
         Option[] options =
         [
             _load, _policies, _duration, _rates, _timesCapacity, _seed, _goodput, _stepTimes, _noise, _kvTokens,
-            _maxRunning, _maxBatchedTokens, _lengthScale, _inputLength, _outputLength, _burstiness, _findCapacity,
-            _writeTrace, _svg,
+            _maxRunning, _maxBatchedTokens, _noPrefixCaching, _lengthScale, _inputLength, _outputLength, _burstiness,
+            _findCapacity, _writeTrace, _svg,
         ];
         foreach (Option option in options) Add(option);
     }
@@ -149,7 +153,7 @@ internal sealed class SimulateCommand : ToolCommand
             return Cli.Success;
         }
         Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{plan.Load}, {plan.Seconds:0} s; a machine that is never idle serves {capacity:0.00} requests/s; "
+            $"{plan.Load}, {plan.Seconds:0} s; a machine that is never idle serves {capacity:0.00##} requests/s; "
                 + $"due: {objective.Ttft * 1000:0} ms + i x {objective.Tpot * 1000:0.#} ms\n"));
         await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Simulating", report => Task.Run(() =>
         {
@@ -178,7 +182,8 @@ internal sealed class SimulateCommand : ToolCommand
             results.Add(new RateResult(requests.Count / plan.Seconds, ofRate));
         }
         Terminal.Out.Write(SimulationReport.Table(results));
-        if (arguments.GetValue(_svg) is { } picture) File.WriteAllText(picture, SimulationReport.Svg(results));
+        if (arguments.GetValue(_svg) is { } picture)
+            File.WriteAllText(picture, SimulationReport.Svg(results, simulation.Objective));
     }
 
     private void FindCapacities(Simulation simulation, TrafficPlan plan, string[] policies, double attainment,
@@ -216,6 +221,7 @@ internal sealed class SimulateCommand : ToolCommand
             MaxRunning = arguments.GetValue(_maxRunning) ?? 64,
             MaxBatchedTokens =
                 Math.Max(arguments.GetValue(_maxBatchedTokens) ?? 512, arguments.GetValue(_maxRunning) ?? 64),
+            PrefixCaching = !arguments.GetValue(_noPrefixCaching),
             Noise = One(arguments, _noise),
             Seed = arguments.GetValue(_seed) ?? 0,
         };

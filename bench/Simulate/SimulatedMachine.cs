@@ -21,6 +21,9 @@ internal sealed record SimulatedMachine(StepTimeModel Steps)
     /// <summary>Sequences that run together.</summary>
     public int MaxRunning { get; init; } = 64;
 
+    /// <summary>Whether the engine shares the beginnings of prompts; the baselines never do.</summary>
+    public bool PrefixCaching { get; init; } = true;
+
     /// <summary>Standard deviation of the logarithm of a step's time; 0 for none.</summary>
     public double Noise { get; init; }
 

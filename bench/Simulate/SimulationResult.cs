@@ -38,6 +38,17 @@ internal sealed record SimulationResult
     /// <summary>Part of all requests that were good.</summary>
     public double Attainment => Outcomes.Count == 0 ? 1 : (double)Good / Outcomes.Count;
 
+    /// <summary>The same of all tenants but the one that sends most; null where nobody is told apart.</summary>
+    public double? AttainmentOfOthers
+    {
+        get
+        {
+            string most = Outcomes.CountBy(outcome => outcome.Request.Tenant).MaxBy(tenant => tenant.Value).Key ?? "";
+            Outcome[] others = [.. Outcomes.Where(outcome => outcome.Request.Tenant != most)];
+            return others.Length == 0 ? null : (double)others.Count(outcome => outcome.IsGood) / others.Length;
+        }
+    }
+
     /// <summary>Requests that were late, refused or cut off.</summary>
     public int Violations => Outcomes.Count - Good;
 

@@ -26,10 +26,15 @@ internal sealed record StepTimeFile(string Model, string Machine, double[] Coeff
     private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
 
     /// <summary>Fits the samples as the engine would, one after the other.</summary>
+    /// <remarks>The engine's model has the present speed. A file's is to be right on the whole, so that half of the
+    /// samples are above it, and half below.</remarks>
     public static StepTimeFile Of(string model, string machine, IReadOnlyList<StepSample> samples)
     {
         double[] coefficients = new double[StepTimeModel.Count];
         Fit(samples).Read(coefficients);
+        StepTimeModel last = new(coefficients);
+        double scale = Statistics.Median([.. samples.Select(s => s.Seconds / last.Predict(s.Shape.Load))]);
+        for (int k = 0; k < coefficients.Length; k++) coefficients[k] *= scale;
         return new StepTimeFile(model, machine, coefficients,
             [.. samples.Select(s => (double[])[s.Shape.Prefill, s.Shape.PrefillStart, s.Shape.Decodes,
                 s.Shape.DecodeStart, s.Seconds])]);

@@ -122,6 +122,30 @@ public sealed class SimulateTests
         Assert.Equal((1, false), (late.Late, late.IsGood)); // the second came early, the first did not
     }
 
+    [Fact]
+    public void TheOthers_AreAllButTheTenantThatSendsMost()
+    {
+        TrafficRequest[] requests =
+            [new(0, 10, 1, "giant", 0), new(0, 10, 1, "giant", 100), new(0, 300, 1, "small", 200)];
+        SimulationResult result = new IterationLevelBatching(Machine, Due).Run(requests[..2], 1);
+        Assert.Null(result.AttainmentOfOthers);
+        result = new ChunkedBatching(Machine, Due, "fcfs", 20).Run(requests, 1);
+        // 1 + 2 for the giant's two; then 300 tokens in steps of 20 take 15 x 3 s.
+        Assert.Equal((2.0 / 3, 0), (result.Attainment, result.AttainmentOfOthers));
+    }
+
+    [Fact]
+    public void WithAPrefixCache_TheEngineComputesLess()
+    {
+        List<TrafficRequest> requests =
+            TrafficDraw.Of(new TrafficPlan("long", 600, 0.05, 3) { LengthScale = 0.25 });
+        Assert.True(requests.Count > 20);
+        SimulationResult with = new NativeEngine(Usual, Due).Run(requests, 600),
+            without = new NativeEngine(Usual with { PrefixCaching = false }, Due).Run(requests, 600);
+        Assert.All(with.Outcomes.Concat(without.Outcomes), outcome => Assert.True(outcome.IsComplete));
+        Assert.True(with.Busy < 0.95 * without.Busy, $"{with.Busy} s and {without.Busy} s");
+    }
+
     private static SimulatedMachine Usual => new(new StepTimeModel()) { KvTokens = 1 << 16, MaxModelLength = 1 << 16 };
 
     [Theory]

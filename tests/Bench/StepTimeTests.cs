@@ -1,3 +1,4 @@
+using System.Text.Json;
 using Native.Bench.StepTime;
 using Native.Bench.Throughput;
 using Native.Kernels;
@@ -58,6 +59,33 @@ public sealed class StepTimeTests
         Assert.All(file.Samples(), sample => Assert.True(sample.Seconds > 0));
         (exit, _, error) = await Run("simulate", "--duration", "5", "--step-times", path, "--policy", "fcfs");
         Assert.True(exit == 0, error);
+    }
+
+    /// <summary>Steps of a 135M model on two cores that four programs shared: equal steps differ by 15 % from their own
+    /// median, which nothing can predict.</summary>
+    [Fact]
+    public void RealSteps_ArePredictedAlmostAsWellAsTheirNoiseAllows()
+    {
+        using Stream stream =
+            typeof(StepTimeTests).Assembly.GetManifestResourceStream("steps-135m-q8_0.json")!;
+        StepSample[] samples =
+            [.. JsonSerializer.Deserialize<StepTimeFile>(stream, JsonSerializerOptions.Web)!.Samples()];
+        FitError fit = StepTimeFile.Of("135m", "here", samples).Errors()[^1];
+        Assert.InRange(fit.Noise, 0.14, 0.16);
+        Assert.InRange(fit.Median, 0, fit.Noise + 0.05);
+
+        // As the engine sees them: each is predicted before it is learned. The first pass teaches, the second counts.
+        StepTimeModel model = StepTimeFile.Fit(samples);
+        List<double> errors = [];
+        int below = 0;
+        foreach (StepSample sample in samples)
+        {
+            errors.Add(Math.Abs((model.Predict(sample.Shape.Load) / sample.Seconds) - 1));
+            if (sample.Seconds <= model.PredictHigh(sample.Shape.Load)) below++;
+            model.Observe(sample.Shape.Load, sample.Seconds);
+        }
+        Assert.InRange(Statistics.Median(errors), 0, fit.Noise + 0.05);
+        Assert.InRange((double)below / samples.Length, 0.88, 0.99);
     }
 
     [Theory, InlineData("{}"), InlineData("no json"), InlineData("""{"coefficients":[1,2],"steps":[]}""")]
