@@ -140,11 +140,23 @@ public sealed class SimulateTests
         List<TrafficRequest> requests =
             TrafficDraw.Of(new TrafficPlan("long", 600, 0.05, 3) { LengthScale = 0.25 });
         Assert.True(requests.Count > 20);
-        SimulationResult with = new NativeEngine(Usual, Due).Run(requests, 600),
-            without = new NativeEngine(Usual with { PrefixCaching = false }, Due).Run(requests, 600);
+        SimulationResult with = new NativeEngine(Usual, Unhurried).Run(requests, 600),
+            without = new NativeEngine(Usual with { PrefixCaching = false }, Unhurried).Run(requests, 600);
         Assert.All(with.Outcomes.Concat(without.Outcomes), outcome => Assert.True(outcome.IsComplete));
         Assert.True(with.Busy < 0.95 * without.Busy, $"{with.Busy} s and {without.Busy} s");
     }
+
+    [Fact]
+    public void TheEngine_RefusesOrServesWhole()
+    {
+        List<TrafficRequest> requests = TrafficDraw.Of(new TrafficPlan("gamma", 300, 12, 3));
+        SimulationResult result = new NativeEngine(Usual, new Objective(1, 0.06)).Run(requests, 300);
+        Assert.All(result.Outcomes, outcome => Assert.True(outcome.IsComplete || outcome.Tokens == 0));
+        Assert.InRange(result.Cut, 1, requests.Count - 1); // almost twice what the machine can do
+    }
+
+    /// <summary>Nobody is refused for being late.</summary>
+    private static readonly Objective Unhurried = new(1e6, 1e3);
 
     private static SimulatedMachine Usual => new(new StepTimeModel()) { KvTokens = 1 << 16, MaxModelLength = 1 << 16 };
 
@@ -155,7 +167,7 @@ public sealed class SimulateTests
     {
         List<TrafficRequest> requests = TrafficDraw.Of(new TrafficPlan(load, 120, 1, 3) { LengthScale = 0.25 });
         Assert.NotEmpty(requests);
-        SimulationResult result = new NativeEngine(Usual, new Objective(1, 0.06)).Run(
+        SimulationResult result = new NativeEngine(Usual, Unhurried).Run(
             [.. requests.Select(request => request with { Arrival = 0 })], 120);
         Assert.All(result.Outcomes, outcome => Assert.True(outcome.IsComplete));
         Assert.Equal(result.Busy, result.End, 1e-6); // nobody came later, so it was never idle
