@@ -49,6 +49,7 @@ internal sealed class StepTimeModel
     private double _lean;            // mean distance of the last ten steps or so, with its sign
     private double _high = 0.25;     // 19 of 20 steps are below the prediction times exp of this
     private int _run;                // steps in a row that were late (positive) or early (negative) beyond noise
+    private int _misses;             // likewise, steps in a row that the fit was wrong about while it is new
     private long _steps;
 
     /// <summary>Knows nothing but a prior.</summary>
@@ -67,9 +68,6 @@ internal sealed class StepTimeModel
         }
         Scale(1);
     }
-
-    /// <summary>Steps observed.</summary>
-    public long Steps => _steps;
 
     /// <summary>Seconds of each feature at the machine's present speed.</summary>
     /// <param name="coefficients">Room for <see cref="Count"/>.</param>
@@ -116,7 +114,9 @@ internal sealed class StepTimeModel
         if (!(seconds > 1e-9 && seconds < 1e9) || load.Tokens <= 0) return;
         Span<double> x = stackalloc double[Count];
         Features(load, x);
-        if (_steps++ == 0 && !_priorIsMeasured) Scale(seconds / Dot(_prior, x));
+        if (!_priorIsMeasured && IsFirst(Math.Log(seconds / Dot(_coefficients, x)) - _logSpeed))
+            Restart(seconds / Dot(_prior, x));
+        _steps++;
         Span<double> ofClass = _classes.AsSpan(ClassOf(load) * Stride, Stride);
         double usual = Math.Log(Dot(_prior, x)), fitted = Math.Log(Dot(_coefficients, x));
         double time = Math.Log(seconds) - _logSpeed; // what it would have taken at the usual speed
@@ -154,6 +154,29 @@ internal sealed class StepTimeModel
         return (((prefill * DecodeClasses) + decodes) * DepthClasses) + depth;
     }
 
+    /// <summary>Whether the prior's scale is this step's: the very first, and while little is known a step after others
+    /// that all were twice as long as the fit, or all half as long. Then the first one was an accident.</summary>
+    private bool IsFirst(double distance)
+    {
+        if (_steps == 0) return true;
+        if (_steps > Warm) return false;
+        _misses = Math.Abs(distance) < Math.Log(2) ? 0 : Longer(_misses, distance);
+        return Math.Abs(_misses) > Run;
+    }
+
+    /// <summary>A run of steps on one side with one more: positive above, negative below.</summary>
+    private static int Longer(int run, double distance) => distance > 0 ? Math.Max(run, 0) + 1 : Math.Min(run, 0) - 1;
+
+    /// <summary>Forgets all but the number of steps.</summary>
+    private void Restart(double factor)
+    {
+        _classes.AsSpan().Clear();
+        _sums.AsSpan().Clear();
+        _products.AsSpan().Clear();
+        _logPriorScale = _logSpeed = _run = _misses = 0;
+        Scale(factor);
+    }
+
     /// <summary>Moves the speed by how far a step is from what its class usually takes.</summary>
     /// <param name="time">The step's, at the usual speed; all as logarithms of seconds.</param>
     /// <param name="usual">Its class's.</param>
@@ -165,7 +188,7 @@ internal sealed class StepTimeModel
         double distance = time - usual, bound = Math.Max(3 * _deviation, 0.1);
         double clipped = Math.Clamp(distance, -bound, bound);
         bool isOut = clipped != distance;
-        _run = !isOut ? 0 : distance > 0 ? Math.Max(_run, 0) + 1 : Math.Min(_run, 0) - 1;
+        _run = isOut ? Longer(_run, distance) : 0;
         _deviation += (Math.Abs(clipped) - _deviation) / 64;
         // It steps up 19 times as far as down (Robbins and Monro 1951), so it rests where 1 of 20 steps is above.
         _high = Math.Clamp(_high + (time - fitted > _high ? 0.019 : -0.001), 0, 3);

@@ -44,12 +44,13 @@ internal static class TurnMeasurement
         int blocks = (length + BlockSize - 1) / BlockSize;
         ManualClock clock = new();
         using Engine engine =
-            new(new IdleRunner(Model(running, length, blocks)), [], Options(running, waiting), startThread: false,
-                clock: clock);
+            new(new IdleRunner(Model(running, length, blocks)), [], Options(running, waiting, news),
+                startThread: false, clock: clock);
+        long? Deadline(int i) => news == News.Deadline ? ManualClock.Start + 1 + i : null;
         Queue<TokenStream> decoding = new(Enumerable.Range(0, running).Select(_ => Submit(engine, length - 8, null)));
         engine.Turn();
         Queue<TokenStream> line =
-            new(Enumerable.Range(0, waiting).Select(i => Submit(engine, length - 8, ManualClock.Start + 1 + i)));
+            new(Enumerable.Range(0, waiting).Select(i => Submit(engine, length - 8, Deadline(i))));
         engine.Turn();
 
         double[] times = new double[turns], visits = new double[turns];
@@ -58,7 +59,7 @@ internal static class TurnMeasurement
             ct.ThrowIfCancellationRequested();
             // The line stays as long: another request comes for each that leaves it.
             if (news != News.None)
-                line.Enqueue(Submit(engine, length - 8, ManualClock.Start + 1 + waiting + warm + turn));
+                line.Enqueue(Submit(engine, length - 8, Deadline(waiting + warm + turn)));
             if (news == News.Deadline) clock.Now++;
             else if (news == News.Cancel) line.Dequeue().Cancel();
             else if (news == News.Stop)
@@ -78,8 +79,14 @@ internal static class TurnMeasurement
         return new TurnCost(waiting, news, times[turns / 2], times[turns * 99 / 100], visits[turns / 2]);
     }
 
-    private static EngineOptions Options(int running, int queued) =>
-        new() { MaxRunning = running, MaxBatchedTokens = Math.Max(2048, running), MaxQueued = queued + running + 2 };
+    private static EngineOptions Options(int running, int queued, News news) => new()
+    {
+        MaxRunning = running,
+        MaxBatchedTokens = Math.Max(2048, running),
+        MaxQueued = queued + running + 2,
+        // By due times a request whose deadline comes before its turn is refused at the door.
+        Policy = news == News.Deadline ? SchedulingPolicy.Fcfs : SchedulingPolicy.Slo,
+    };
 
     private static TokenStream Submit(Engine engine, int tokens, long? deadline)
     {

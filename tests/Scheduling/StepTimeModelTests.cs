@@ -122,6 +122,20 @@ public sealed class StepTimeModelTests
         Assert.InRange(model.Predict(Prompt(512, 0)) / (scale * Seconds(Prompt(512, 0), Machine)), 0.5, 2);
     }
 
+    [Theory, InlineData(20), InlineData(0.05)]
+    public void AFirstStepThatWasAnAccident_IsForgotten(double factor)
+    {
+        StepTimeModel model = new();
+        Random random = new(4);
+        for (int i = 0; i < 40; i++)
+        {
+            StepLoad load = i % 4 == 0 ? Prompt(100 + random.Next(200), 0) : Decodes(4 + random.Next(4), 300);
+            model.Observe(load, Seconds(load, Machine) * (i == 0 ? factor : 1));
+        }
+        foreach (StepLoad load in (StepLoad[])[Prompt(200, 0), Decodes(6, 300)])
+            Assert.InRange(model.Predict(load) / Seconds(load, Machine), 0.8, 1.2);
+    }
+
     [Fact]
     public void PredictHigh_IsAboveNineteenOfTwentySteps()
     {
