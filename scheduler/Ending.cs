@@ -106,7 +106,10 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Forecast
             else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
             stream.Clock.Finished = now; // before the end is published: the reader may look right after
             MeanRequestTicks += (now - stream.Clock.Arrival - MeanRequestTicks) * 0.1;
-            metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit));
+            metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit)
+            {
+                Class = stream.Class,
+            });
         }
         s.Output.Publish(reason, lastIsStopToken);
         stream.Signal();

@@ -79,7 +79,7 @@ public sealed class Engine : IDisposable
             throw new ArgumentException($"{maxBatchedTokens} tokens per step are fewer than {_maxRunning} sequences: "
                 + "a full batch could not decode one token each.", nameof(options));
         }
-        Metrics = new EngineMetrics(info.BlockCount);
+        Metrics = new EngineMetrics(info.BlockCount, options.Budgets);
         StepTimeModel times = _times = new StepTimeModel();
         _admission = new Admission(info, options, _maxRunning, times);
         PrefixCache? cache = _cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
@@ -158,6 +158,15 @@ public sealed class Engine : IDisposable
     /// <param name="refusal">When to try again, where the outcome is <see cref="SubmitOutcome.QueueFull"/> or
     /// <see cref="SubmitOutcome.WouldBeLate"/>.</param>
     public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
+    {
+        SubmitOutcome outcome = Enter(request, out stream);
+        // Refused though it could have been served: bad for every objective that speaks of it.
+        if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate)
+            _options.Budgets?.Refuse(request.Class.Name(), "");
+        return outcome;
+    }
+
+    private SubmitOutcome Enter(GenerationRequest request, out TokenStream? stream)
     {
         stream = null;
         refusal = default;
@@ -250,6 +259,7 @@ public sealed class Engine : IDisposable
         Volatile.Write(ref _heartbeat, now);
         _decoded = false;
 
+        _options.Budgets?.Advance(now);
         TakeNews(now);
         if (IsDraining) ContinueDrain(now);
         bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
@@ -464,6 +474,7 @@ public sealed class Engine : IDisposable
         _abortedAll |= _scheduler.HasWork;
         _scheduler.FinishEveryone(FinishReason.Aborted, now);
         while (_inFlight > 0) Collect();
+        _options.Budgets?.Advance(now);
         _scheduler.UpdateGauges();
         _drained.TrySetResult(!_abortedAll);
     }

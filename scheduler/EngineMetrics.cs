@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Scheduling.Slo;
 
 namespace Native.Scheduling;
 
@@ -14,8 +15,9 @@ public sealed class EngineMetrics
     private long _promptTokens, _generatedTokens, _preemptions, _copiedBlocks, _droppedRecords;
     private long _prefixQueryTokens, _prefixHitTokens, _recomputedTokens, _evictedBlocks, _cachedBlocks;
 
-    internal EngineMetrics(int totalBlocks)
+    internal EngineMetrics(int totalBlocks, BudgetLedger? budgets)
     {
+        Budgets = budgets;
         TotalBlocks = totalBlocks;
         _freeBlocks = totalBlocks;
     }
@@ -143,6 +145,9 @@ public sealed class EngineMetrics
         internal set => Volatile.Write(ref _droppedRecords, value);
     }
 
+    /// <summary>The error budgets, or null where there are no objectives.</summary>
+    public BudgetLedger? Budgets { get; }
+
     /// <summary>Seconds a step takes, planning to publishing.</summary>
     public Histogram StepTime { get; } = Histogram.OfTime(MetricBuckets.StepTime);
 
@@ -165,6 +170,7 @@ public sealed class EngineMetrics
 
     internal void WriteFinished(in FinishedRequest request)
     {
+        Budgets?.Record(request.ToSloEvent());
         if (!_finished.TryWrite(request)) DroppedRecords++;
     }
 }

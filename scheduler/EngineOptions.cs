@@ -1,3 +1,5 @@
+using Native.Scheduling.Slo;
+
 namespace Native.Scheduling;
 
 /// <summary>By what the next to be served is chosen.</summary>
@@ -44,6 +46,9 @@ public sealed record EngineOptions
     /// <summary>The time for each later token, likewise. Token i is due at arrival + the first token's objective +
     /// i times this.</summary>
     public TimeSpan? TpotObjective { get; init; }
+
+    /// <summary>The error budgets that requests are counted in; null for none. One engine's.</summary>
+    public BudgetLedger? Budgets { get; init; }
 
     /// <summary>From this and the request's number come the seeds of requests that bring none.</summary>
     public ulong Seed { get; init; }

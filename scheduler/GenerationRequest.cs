@@ -1,4 +1,6 @@
+using System.Diagnostics;
 using Native.Kernels.Sampling;
+using Native.Scheduling.Slo;
 
 namespace Native.Scheduling;
 
@@ -12,6 +14,15 @@ public enum RequestClass
     Batch,
 }
 
+/// <summary>What classes are called in objectives.</summary>
+internal static class RequestClassNames
+{
+    private static readonly string[] Names =
+        [.. Enum.GetNames<RequestClass>().Select(name => name.ToLowerInvariant())];
+
+    public static string Name(this RequestClass requestClass) => Names[(int)requestClass];
+}
+
 /// <summary>One prompt to continue. Knows ids alone; text is the server's.</summary>
 public sealed record GenerationRequest
 {
@@ -21,11 +32,11 @@ public sealed record GenerationRequest
     /// <summary>How its tokens are chosen and when it ends.</summary>
     public SamplingParams Sampling { get; init; } = new();
 
-    /// <summary>When it ends at the latest, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp; null
+    /// <summary>When it ends at the latest, as a <see cref="Stopwatch"/> timestamp; null
     /// never.</summary>
     public long? Deadline { get; init; }
 
-    /// <summary>When the caller's request arrived, as a <see cref="System.Diagnostics.Stopwatch"/> timestamp, so that
+    /// <summary>When the caller's request arrived, as a <see cref="Stopwatch"/> timestamp, so that
     /// the time to the first token counts parsing and tokenizing; null means when it is submitted.</summary>
     public long? ArrivalTimestamp { get; init; }
 
@@ -134,7 +145,7 @@ public readonly record struct TokenEvent
     public bool IsStopToken { get; init; }
 }
 
-/// <summary>When things happened to a request, as <see cref="System.Diagnostics.Stopwatch"/> timestamps; 0 where they
+/// <summary>When things happened to a request, as <see cref="Stopwatch"/> timestamps; 0 where they
 /// did not.</summary>
 public record struct RequestTimings
 {
@@ -154,6 +165,12 @@ public record struct RequestTimings
     /// <summary>Its last choice ended.</summary>
     public long Finished { get; internal set; }
 
+    /// <summary>When it was to end at the latest; 0 for never.</summary>
+    public long Deadline { get; internal set; }
+
+    /// <summary>Longest time between two tokens of one choice; 0 where none had a second.</summary>
+    public long LongestGap { get; internal set; }
+
     /// <summary>Prompt tokens.</summary>
     public int PromptTokens { get; internal set; }
 
@@ -172,4 +189,42 @@ public record struct RequestTimings
 /// <param name="Reason">Why; for several choices the gravest.</param>
 /// <param name="N">Choices it asked for.</param>
 /// <param name="MaxTokens">Tokens a choice could have at most.</param>
-public readonly record struct FinishedRequest(RequestTimings Timings, FinishReason Reason, int N, int MaxTokens);
+public readonly record struct FinishedRequest(RequestTimings Timings, FinishReason Reason, int N, int MaxTokens)
+{
+    /// <summary>What it was for.</summary>
+    public RequestClass Class { get; init; }
+
+    /// <summary>A client whose deadline passes cancels too, and its word may arrive this much before.</summary>
+    private static readonly TimeSpan CancelledEarly = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>Decode time per token after the first; null where there was no second. Choices decode side by side, so
+    /// that a request's time is that of each of them.</summary>
+    public TimeSpan? TimePerOutputToken
+    {
+        get
+        {
+            int afterFirst = (Timings.OutputTokens / N) - 1;
+            return afterFirst > 0 ? Stopwatch.GetElapsedTime(Timings.FirstToken, Timings.LastToken) / afterFirst : null;
+        }
+    }
+
+    internal SloEvent ToSloEvent() => new()
+    {
+        Outcome = Reason switch
+        {
+            FinishReason.Stop or FinishReason.Length => SloOutcome.Served,
+            FinishReason.Cancelled when !IsLate => SloOutcome.Withdrawn,
+            _ => SloOutcome.Broken,
+        },
+        Class = Class.Name(),
+        Tenant = "",
+        Ttft = Timings.FirstToken == 0 ? null : Stopwatch.GetElapsedTime(Timings.Arrival, Timings.FirstToken),
+        Tpot = TimePerOutputToken,
+        Itl = Timings.LongestGap == 0 ? null : Stopwatch.GetElapsedTime(0, Timings.LongestGap),
+        E2e = Stopwatch.GetElapsedTime(Timings.Arrival, Timings.Finished),
+    };
+
+    /// <summary>Whether its deadline had passed, or all but passed, when it ended.</summary>
+    private bool IsLate =>
+        Timings.Deadline != 0 && Stopwatch.GetElapsedTime(Timings.Finished, Timings.Deadline) <= CancelledEarly;
+}

@@ -426,9 +426,13 @@ internal sealed class Scheduler
         }
         s.Output.Append(next.Token, next.Logprob, best);
         _metrics.GeneratedTokens++;
-        if (s.LastTokenTimestamp != 0) _metrics.InterTokenLatency.Observe(now - s.LastTokenTimestamp);
-        s.LastTokenTimestamp = now;
         ref RequestTimings clock = ref stream.Clock;
+        if (s.LastTokenTimestamp != 0)
+        {
+            _metrics.InterTokenLatency.Observe(now - s.LastTokenTimestamp);
+            clock.LongestGap = Math.Max(clock.LongestGap, now - s.LastTokenTimestamp);
+        }
+        s.LastTokenTimestamp = now;
         if (clock.FirstToken == 0) clock.FirstToken = now;
         clock.LastToken = now;
         clock.OutputTokens++;

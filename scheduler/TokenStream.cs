@@ -58,7 +58,12 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
         Limit = limit;
-        Clock = new RequestTimings { Arrival = request.ArrivalTimestamp ?? now, PromptTokens = Prompt.Length };
+        Clock = new RequestTimings
+        {
+            Arrival = request.ArrivalTimestamp ?? now,
+            Deadline = request.Deadline ?? 0,
+            PromptTokens = Prompt.Length,
+        };
         int n = Sampling.N;
         _unread = n;
         Unfinished = n;

@@ -12,6 +12,7 @@ using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Models;
 using Native.Scheduling;
+using Native.Server.Slo;
 
 namespace Native.Server;
 
@@ -143,6 +144,13 @@ internal static partial class CommandLine
             "Where the seeds of requests without one come from: with the same seed a server answers the same requests "
                 + "in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),
 
+        new("Watching", "--slo", "FILE",
+            "Service-level objectives in YAML (server/Slo/README.md has an example): their error budgets are kept in "
+                + "the engine and told at /metrics; tools slo writes alert rules for them. Default: none.",
+            (o, v) => o with { Slo = SloFile.Read(v) }),
+        new("Watching", "--slo-state", "FILE",
+            "Keeps the error budgets over restarts and crashes, of which at most the last 2 seconds are lost. Default: "
+                + "none; then a restart refills them.", (o, v) => o with { SloState = v }),
         new("Watching", "--metrics-compat", "none|vllm",
             "Also expose vLLM's metric names (vllm:...) at /metrics, for its dashboards and gateways. Default: none.",
             (o, v) => o with { VllmMetrics = Choice(v, "none", "vllm") == "vllm" }),
@@ -187,6 +195,10 @@ internal static partial class CommandLine
             try
             {
                 options = setting.Read(options, value);
+            }
+            catch (SloFileException e)
+            {
+                errors.AddRange(e.Mistakes.Select(mistake => $"{source}: {mistake}"));
             }
             catch (Exception e) when (e is FormatException or OverflowException)
             {

@@ -17,6 +17,7 @@ internal static class ModelLoading
         ProgressLine progress = new();
         try
         {
+            server.KeepBudgets();
             string? name = server.Options.ServedModelName;
             if (HubReference.TryParse(path, out HubReference? reference))
             {
@@ -31,7 +32,7 @@ internal static class ModelLoading
             string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
             name ??= Directory.Exists(full) ? Path.GetFileName(full) : Path.GetFileNameWithoutExtension(full);
             SamplingParams defaults = server.Options.ToSamplingDefaults(loaded.Suggested);
-            ServedModel served = new(name, loaded.Runner, loaded.Tokenizer, defaults, server.Options.ToEngineOptions());
+            ServedModel served = new(name, loaded.Runner, loaded.Tokenizer, defaults, server.EngineOptions);
             // A template that does not parse is told now, not to the first client.
             _ = (served.Template, served.ToolTemplate);
             server.Host.Serve(served);

@@ -12,9 +12,12 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
+using Native.Scheduling;
+using Native.Scheduling.Slo;
 using Native.Server.Http;
 using Native.Server.Metrics;
 using Native.Server.Serving;
+using Native.Server.Slo;
 
 namespace Native.Server;
 
@@ -31,11 +34,16 @@ internal sealed class NativeServer : IAsyncDisposable
     private readonly WebApplication _app;
     private readonly RequestMetrics _metrics;
     private readonly Timer _looking;
+    private BudgetKeeper? _keeper;
     private int _disposed;
 
     private NativeServer(ServerOptions options)
     {
         Options = options;
+        EngineOptions = options.ToEngineOptions() with
+        {
+            Budgets = options.Slo is { } spec ? new BudgetLedger(spec) : null,
+        };
         Host = new ModelHost();
         _metrics = new RequestMetrics(Host, options.VllmMetrics);
         _app = Build();
@@ -45,6 +53,9 @@ internal sealed class NativeServer : IAsyncDisposable
     }
 
     public ServerOptions Options { get; }
+
+    /// <summary>What the one engine is told.</summary>
+    public EngineOptions EngineOptions { get; }
 
     public ModelHost Host { get; }
 
@@ -83,6 +94,16 @@ internal sealed class NativeServer : IAsyncDisposable
         }
     }
 
+    /// <summary>Puts back the error budgets that <see cref="ServerOptions.SloState"/> keeps, and keeps them from now
+    /// on. Called once, before the engine counts.</summary>
+    /// <inheritdoc cref="BudgetFile.Open" path="/exception"/>
+    public void KeepBudgets()
+    {
+        if (Options.SloState is not { } path || EngineOptions.Budgets is not { } budgets) return;
+        _keeper = new BudgetKeeper(
+            path, budgets, _app.Services.GetRequiredService<ILoggerFactory>().CreateLogger<BudgetKeeper>());
+    }
+
     /// <summary>Refuses what is new and lets what runs end, at most <see cref="ServerOptions.ShutdownTimeout"/>
     /// long.</summary>
     /// <returns>True where everything ended by itself.</returns>
@@ -111,6 +132,7 @@ internal sealed class NativeServer : IAsyncDisposable
         }
         await _app.DisposeAsync();
         Host.Dispose();
+        _keeper?.Dispose(); // what ended last is in it
     }
 
     private void Look()
@@ -155,7 +177,7 @@ internal sealed class NativeServer : IAsyncDisposable
         builder.Services.AddSingleton(new ApiKey(Options.ApiKey));
         builder.Services.AddSingleton(new SlowReader(Options.ReaderPatience));
         builder.Services.AddSingleton(new StreamPings(Options.PingEvery));
-        builder.Services.AddSingleton(Options.ToEngineOptions());
+        builder.Services.AddSingleton(EngineOptions);
         foreach (IProtocol protocol in Protocols.All) protocol.AddServices(builder.Services);
 
         WebApplication app = builder.Build();

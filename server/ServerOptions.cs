@@ -4,6 +4,7 @@ using Microsoft.Extensions.Logging;
 using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Scheduling;
+using Native.Scheduling.Slo;
 using Native.Server.Hub;
 
 namespace Native.Server;
@@ -84,6 +85,12 @@ public sealed record ServerOptions
     /// distribution at temperature 1.</summary>
     public bool UseSuggestedSampling { get; init; } = true;
 
+    /// <summary>The service-level objectives whose error budgets are kept. Null: none.</summary>
+    public SloSpec? Slo { get; init; }
+
+    /// <summary>The file that keeps the error budgets over a restart. Null: they are the process's.</summary>
+    public string? SloState { get; init; }
+
     /// <summary>Also expose vLLM's metric names.</summary>
     public bool VllmMetrics { get; init; }
 
@@ -148,6 +155,9 @@ public sealed record ServerOptions
             errors.Add("--slo-ttft-ms and --slo-tpot-ms must be above 0.");
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
+        if (SloState is not null && Slo is null)
+            errors.Add("--slo-state is given without --slo: there are no budgets to keep.");
+        if (SloState is not null && string.IsNullOrWhiteSpace(SloState)) errors.Add("--slo-state is empty.");
         if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1))
             errors.Add(string.Create(CultureInfo.InvariantCulture,
                 $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));

@@ -6,6 +6,7 @@ using Native.Kernels.Models;
 using Native.Kernels.Text;
 using Native.Server;
 using Native.Server.Jinja;
+using Native.Server.Slo;
 
 namespace Native.Tools;
 
@@ -53,6 +54,7 @@ internal static class Cli
         root.Add(new QualityCommand(terminal));
         root.Add(new SynthCommand(terminal));
         root.Add(new PullCommand(terminal));
+        root.Add(new SloCommand(terminal));
         return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"",
             "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");
     }
@@ -105,6 +107,11 @@ internal static class Cli
         {
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Misused;
+        }
+        catch (SloFileException e)
+        {
+            foreach (string mistake in e.Mistakes) terminal.Error.WriteLine($"native: {OneLine(mistake)}");
+            return Failed;
         }
         catch (Exception e) when (e is CommandException or IOException or InvalidDataException or NotSupportedException
             or UnauthorizedAccessException or OutOfMemoryException or ModelOptionsException or TextEncodingException

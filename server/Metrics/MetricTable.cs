@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Native.Kernels;
 using Native.Scheduling;
+using Native.Scheduling.Slo;
 using Native.Server.Serving;
 using EngineHistogram = Native.Scheduling.Histogram;
 
@@ -99,18 +100,27 @@ internal static class MetricTable
         new("vllm:time_to_first_token_seconds", "Time to the first token."), MetricBuckets.TimeToFirstToken,
         Read: null);
 
+    private static readonly RequestRow TokenAfterFirst = new(
+        new("native_time_per_output_token_seconds",
+            "Decode time of a finished request per token after the first.", "outcome"), TokenTime,
+        new("vllm:request_time_per_output_token_seconds", "Decode time per token after the first."), VllmTokenTime,
+        request => request.TimePerOutputToken?.TotalSeconds);
+
+    private static readonly RequestRow Whole = new(
+        new("native_e2e_request_latency_seconds", "From a request's arrival to its end.", "outcome"), RequestTime,
+        new("vllm:e2e_request_latency_seconds", "From arrival to end."), VllmRequestTime,
+        request => Seconds(request.Timings.Arrival, request.Timings.Finished));
+
+    private static readonly EngineRow BetweenTokens = new(
+        new("native_inter_token_latency_seconds", "Time between two tokens of one sequence."),
+        new("vllm:inter_token_latency_seconds", "Time between two tokens of one sequence."), VllmTokenTime,
+        engine => engine.InterTokenLatency);
+
     public static readonly RequestRow[] Requests =
     [
         FirstToken,
-        new(
-            new("native_time_per_output_token_seconds",
-                "Decode time of a finished request per token after the first.", "outcome"), TokenTime,
-            new("vllm:request_time_per_output_token_seconds", "Decode time per token after the first."), VllmTokenTime,
-            TimePerOutputToken),
-        new(
-            new("native_e2e_request_latency_seconds", "From a request's arrival to its end.", "outcome"), RequestTime,
-            new("vllm:e2e_request_latency_seconds", "From arrival to end."), VllmRequestTime,
-            request => Seconds(request.Timings.Arrival, request.Timings.Finished)),
+        TokenAfterFirst,
+        Whole,
         new(
             new("native_request_queue_time_seconds",
                 "From a request's arrival to its first step.", "outcome"), RequestTime,
@@ -265,6 +275,33 @@ internal static class MetricTable
             new("native_kv_cache_bytes", "Memory of the KV cache."),
             null,
             OfModel(model => [new(model.Info.KvCacheBytes)])),
+        new(
+            new("native_slo_good_total", "Requests that were as an objective wants them.", "slo"),
+            null,
+            OfBudgets((budgets, i, name) => [new(budgets.ReadSinceStart(i).Good, name)]), IsCounter: true),
+        new(
+            new("native_slo_bad_total", "Requests that were not, refused, expired and failed ones among them.", "slo"),
+            null,
+            OfBudgets((budgets, i, name) => [new(budgets.ReadSinceStart(i).Bad, name)]), IsCounter: true),
+        new(
+            new("native_slo_objective_ratio", "The share of requests that is to be good.", "slo"),
+            null,
+            OfBudgets((budgets, i, name) => [new((double)(budgets.Spec.Objectives[i].Percent / 100), name)])),
+        new(
+            new("native_slo_budget_remaining_ratio",
+                "The share of the error budget that is left in the objective's window; negative where it is overspent.",
+                "slo"),
+            null,
+            OfBudgets((budgets, i, name) =>
+                [new(BurnRates.Remaining(budgets.Read(i, BudgetWindow.Period), budgets.Spec.Objectives[i]), name)])),
+        new(
+            new("native_slo_burn_rate", "How many times as fast as the budget allows it is spent.", "slo", "window"),
+            null,
+            OfBudgets(BurnRatesOf)),
+        new(
+            new("native_slo_alert", "1 while pairs of windows of this severity burn too fast.", "slo", "severity"),
+            null,
+            OfBudgets(AlertsOf)),
         new(new("native_server_state", "1 for the state the server is in.", "state"), null, StatesOf),
         new(
             new("native_uptime_seconds", "Since the process began to listen."),
@@ -294,11 +331,19 @@ internal static class MetricTable
             new("native_step_sequences", "Sequences computed per step: the batch size."),
             null, null,
             engine => engine.StepSequences),
-        new(
-            new("native_inter_token_latency_seconds", "Time between two tokens of one sequence."),
-            new("vllm:inter_token_latency_seconds", "Time between two tokens of one sequence."), VllmTokenTime,
-            engine => engine.InterTokenLatency),
+        BetweenTokens,
     ];
+
+    /// <summary>The histogram that shows what an objective measures, with its buckets' upper bounds; null for what is
+    /// no time.</summary>
+    public static (string Name, double[] Buckets)? HistogramOf(SliKind sli) => sli switch
+    {
+        SliKind.Ttft => (FirstToken.Native!.Name, FirstToken.NativeBuckets),
+        SliKind.Tpot => (TokenAfterFirst.Native!.Name, TokenAfterFirst.NativeBuckets),
+        SliKind.Itl => (BetweenTokens.Native.Name, MetricBuckets.InterTokenLatency),
+        SliKind.E2e => (Whole.Native!.Name, Whole.NativeBuckets),
+        _ => null,
+    };
 
     /// <summary>Outcomes of a request that the engine did not take.</summary>
     public static string OutcomeOf(SubmitOutcome outcome) => outcome switch
@@ -337,6 +382,21 @@ internal static class MetricTable
     private static Func<ModelHost, IEnumerable<Sample>> OfEngine(Func<EngineMetrics, Sample[]> read) =>
         OfModel(model => read(model.Engine.Metrics));
 
+    /// <summary>Reads every objective; nothing where there are none.</summary>
+    private static Func<ModelHost, IEnumerable<Sample>> OfBudgets(
+        Func<BudgetLedger, int, string, IEnumerable<Sample>> read) => OfEngine(engine => engine.Budgets is { } budgets
+            ? [.. budgets.Spec.Objectives.SelectMany((objective, i) => read(budgets, i, objective.Name))] : []);
+
+    private static IEnumerable<Sample> BurnRatesOf(BudgetLedger budgets, int i, string name) =>
+        BudgetWindows.Fixed.Select(window => new Sample(
+            BurnRates.Of(budgets.Read(i, window), budgets.Spec.Objectives[i]), name, BudgetWindows.Name(window)));
+
+    private static IEnumerable<Sample> AlertsOf(BudgetLedger budgets, int i, string name)
+    {
+        BudgetState state = budgets.ReadState(i);
+        return [new(state.Pages ? 1 : 0, name, "page"), new(state.Tickets ? 1 : 0, name, "ticket")];
+    }
+
     private static IEnumerable<Sample> StatesOf(ModelHost host)
     {
         HostState now = host.State;
@@ -365,13 +425,6 @@ internal static class MetricTable
 
     private static double? InferenceTime(FinishedRequest request) => request.Timings.FirstToken == 0 ? null
         : Seconds(request.Timings.FirstScheduled, request.Timings.LastToken);
-
-    /// <summary>Choices decode side by side, so that a request's time is that of each of them.</summary>
-    private static double? TimePerOutputToken(FinishedRequest request)
-    {
-        int afterFirst = request.Timings.OutputTokens / request.N - 1;
-        return afterFirst > 0 ? DecodeTime(request) / afterFirst : null;
-    }
 
     private static long First(long timestamp, long otherwise) => timestamp != 0 ? timestamp : otherwise;
 

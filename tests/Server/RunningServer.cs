@@ -123,5 +123,5 @@ internal sealed class RunningServer : IAsyncDisposable
     }
 
     private static void Load(NativeServer server, ScriptedRunner runner, bool template, Native.Scheduling.SamplingParams? defaults = null) =>
-        server.Host.Serve(new ServedModel("scripted", runner, ScriptedRunner.Tokenizer(template), defaults ?? new(), server.Options.ToEngineOptions() with { MaxRunning = Math.Min(server.Options.MaxRunning, runner.Info.MaxSequences) }));
+        server.Host.Serve(new ServedModel("scripted", runner, ScriptedRunner.Tokenizer(template), defaults ?? new(), server.EngineOptions with { MaxRunning = Math.Min(server.Options.MaxRunning, runner.Info.MaxSequences) }));
 }
