@@ -159,14 +159,14 @@ public sealed class Engine : IDisposable
     /// <see cref="SubmitOutcome.WouldBeLate"/>.</param>
     public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
     {
-        SubmitOutcome outcome = Enter(request, out stream);
+        SubmitOutcome outcome = Enter(request, out stream, out refusal);
         // Refused though it could have been served: bad for every objective that speaks of it.
         if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate)
             _options.Budgets?.Refuse(request.Class.Name(), "");
         return outcome;
     }
 
-    private SubmitOutcome Enter(GenerationRequest request, out TokenStream? stream)
+    private SubmitOutcome Enter(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
     {
         stream = null;
         refusal = default;
