@@ -320,6 +320,31 @@ public sealed class BudgetLedgerTests
             (ledger.ReadSinceStart(0), ledger.ReadSinceStart(1)));
     }
 
+    [Fact]
+    public void ARefusalByPrediction_IsBad_AndBestEffortIsJudgedByItsEnd()
+    {
+        BudgetLedger ledger = new(new SloSpec([Objectives.Availability()]));
+        using EngineHarness harness = new(options: new() { Budgets = ledger });
+        harness.Runner.OnExecute = (in Native.Kernels.Batch _) => harness.Clock.Now += Stopwatch.Frequency / 10;
+        for (int i = 0; i < 20; i++) // it learns that a step takes a tenth of a second
+        {
+            harness.Submit(EngineHarness.Prompt(5, seed: i));
+            harness.RunToEnd();
+        }
+        Assert.Equal(new BudgetCounts(20, 0), ledger.ReadSinceStart(0));
+        harness.Submit(EngineHarness.Prompt(5, seed: 20));
+        GenerationRequest hurried = new()
+        {
+            Ids = EngineHarness.Prompt(5, seed: 21),
+            Sampling = EngineHarness.Greedy(2),
+            TtftObjective = TimeSpan.FromMilliseconds(1),
+        };
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(hurried, out _));
+        Assert.Equal(SubmitOutcome.Accepted, harness.Engine.Submit(hurried with { BestEffort = true }, out _));
+        harness.RunToEnd();
+        Assert.Equal(new BudgetCounts(22, 1), ledger.ReadSinceStart(0));
+    }
+
     [Theory, InlineData(1), InlineData(3)]
     public void TheEngine_TellsEachTime_ToATick(int n)
     {
