@@ -86,14 +86,25 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
     /// thread.</summary>
     /// <param name="ending">What is known of those who ended.</param>
     /// <param name="live">Those who run.</param>
-    public void Publish(Ending ending, LiveSequences live)
+    /// <param name="now">When.</param>
+    public void Publish(Ending ending, LiveSequences live, long now)
     {
         Volatile.Write(ref _retryTicks, (long)(ending.MeanRequestTicks / maxRunning));
         long underWay = 0;
         for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next) underWay += s.Length - s.NumComputedTokens;
         const int Prompt = 256;
         double alone = times.Predict(default(StepLoad).PlusPrefill(0, Prompt)) / Prompt;
-        Forecast.Publish(underWay, live.Running, Capacity(live), ending.MeanServiceTicks, alone);
+        Forecast.Publish(underWay, live.Running, Capacity(live), ServiceTicks(ending, live, now), alone);
+    }
+
+    /// <summary>From the first step to the end, as far as is known: of those who ended, or, before anybody has, twice
+    /// as long as those who run have run.</summary>
+    private static double ServiceTicks(Ending ending, LiveSequences live, long now)
+    {
+        if (ending.MeanServiceTicks > 0 || live.Decoding.Count == 0) return ending.MeanServiceTicks;
+        double ages = 0;
+        for (Sequence? s = live.Decoding.First; s is not null; s = s.Next) ages += now - s.Stream.Clock.FirstScheduled;
+        return 2 * ages / live.Decoding.Count;
     }
 
     /// <summary>Sequences that can decode together and each have its time for a token.</summary>

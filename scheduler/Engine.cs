@@ -265,7 +265,7 @@ public sealed class Engine : IDisposable
         bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
         _admission.Exit(_scheduler.TakeDequeued());
         _scheduler.UpdateGauges();
-        _admission.Publish(_scheduler.Ending, _scheduler.Live);
+        _admission.Publish(_scheduler.Ending, _scheduler.Live, now);
         if (_decoded)
         {
             Metrics.DecodeSteps++;
