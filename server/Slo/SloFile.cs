@@ -38,6 +38,7 @@ internal sealed partial class SloFile
 
     private const int MaxBytes = 64 << 10;
     private const int MaxMistakes = 20;
+    private const int MaxDepth = 16; // of what is left out: the library's time grows with the square of the depth
 
     private static readonly string[] Keys =
         ["name", "sli", "threshold", "objective", "window", "class", "tenant", "role"];
@@ -257,7 +258,12 @@ internal sealed partial class SloFile
     private void Skip()
     {
         int depth = 0;
-        do depth += _parser.Current!.NestingIncrease;
+        do
+        {
+            ParsingEvent current = _parser.Current!;
+            depth += current.NestingIncrease;
+            if (depth > MaxDepth) throw new SemanticErrorException(current.Start, current.End, "it nests too deeply.");
+        }
         while (depth > 0 && _parser.MoveNext());
     }
 

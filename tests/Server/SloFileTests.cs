@@ -179,7 +179,7 @@ public sealed class SloFileTests
         Thread thread = new(() => thrown = Record.Exception(() => SloFile.Parse("f", deep)), 256 << 10);
         thread.Start();
         thread.Join();
-        Assert.IsType<SloFileException>(thrown);
+        Assert.Contains("nests too deeply", Assert.IsType<SloFileException>(thrown).Mistakes[^1]);
     }
 
     private static SloObjective One(string keys) =>
