@@ -40,17 +40,17 @@ internal static class MessageReader
     private static TextRequest Read(
         ReadOnlyMemory<int> ids, V1.SamplingParams? sampling, string cacheSalt, V1.ServiceLevel? level,
         ServedModel model) => new()
-    {
-        Tokens = new GenerationRequest
         {
-            Ids = ids,
-            CacheSalt = cacheSalt,
-            Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
-        },
-        Level = level is null ? Serving.ServiceLevel.Default : Read(level),
-        Stop = [.. sampling?.Stop.Where(stop => stop.Length > 0) ?? []],
-        SkipSpecialTokens = sampling is not { HasSkipSpecialTokens: true, SkipSpecialTokens: false },
-    };
+            Tokens = new GenerationRequest
+            {
+                Ids = ids,
+                CacheSalt = cacheSalt,
+                Sampling = Read(sampling ?? new V1.SamplingParams(), model.Defaults),
+            },
+            Level = level is null ? Serving.ServiceLevel.Default : Read(level),
+            Stop = [.. sampling?.Stop.Where(stop => stop.Length > 0) ?? []],
+            SkipSpecialTokens = sampling is not { HasSkipSpecialTokens: true, SkipSpecialTokens: false },
+        };
 
     private static Serving.ServiceLevel Read(V1.ServiceLevel level) => new()
     {
