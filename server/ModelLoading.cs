@@ -36,6 +36,10 @@ internal static class ModelLoading
             // A template that does not parse is told now, not to the first client.
             _ = (served.Template, served.ToolTemplate);
             server.Host.Serve(served);
+            progress.Clear();
+            foreach (string warning in StartupText.Warnings(
+                server.Options, loaded.Config, loaded.Runner.Info, loaded.Suggested))
+                Console.Error.WriteLine($"native: {warning}");
             return null;
         }
         catch (ModelOptionsException e)

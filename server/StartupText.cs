@@ -6,7 +6,6 @@ using Native.Kernels.Models;
 using Native.Server.Hub;
 using Native.Server.Serving;
 
-
 namespace Native.Server;
 
 /// <summary>What a person sees when the server is ready.</summary>
