@@ -17,7 +17,7 @@ namespace Native.Scheduling;
 internal sealed class Ordering(EngineOptions options, Func<int, double> secondsOfPrompt, long start)
 {
     /// <summary>A prompt may take this many times as long as alone before it counts as late.</summary>
-    public const double Stretch = 5;
+    public const double Stretch = 2;
 
     private const int OrderBits = 40, DueBits = 54;
 
