@@ -43,8 +43,8 @@ public sealed record EngineOptions
     /// nothing.</summary>
     public TimeSpan? TtftObjective { get; init; }
 
-    /// <summary>The time for each later token, likewise. Token i is due at arrival + the first token's objective +
-    /// i times this.</summary>
+    /// <summary>The time for each later token, likewise. Token i is due i times this after the first token,
+    /// or after that was due where it is late.</summary>
     public TimeSpan? TpotObjective { get; init; }
 
     /// <summary>The error budgets that requests are counted in; null for none. One engine's.</summary>

@@ -10,7 +10,8 @@ public enum RequestClass
     /// <summary>Somebody waits for it.</summary>
     Online,
 
-    /// <summary>Work that nobody waits for: computed in the time that online requests leave.</summary>
+    /// <summary>Work that nobody waits for: it comes after online requests, and gives up its place and blocks to
+    /// them.</summary>
     Batch,
 }
 

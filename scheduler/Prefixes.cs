@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Native.Kernels;
 
 namespace Native.Scheduling;
@@ -30,7 +31,7 @@ internal sealed class Prefixes(BlockPool pool, PrefixCache cache, int blockSize)
         {
             pool.Touch(source); // taken itself only where nothing else is left
             bool allocated = pool.TryAllocate(out int own);
-            System.Diagnostics.Debug.Assert(allocated, "as many were counted");
+            Debug.Assert(allocated, "as many were counted");
             s.AddBlock(own);
             if (own != source) plan.Add(new BlockCopy(source, own));
         }

@@ -5,9 +5,10 @@ namespace Native.Scheduling;
 /// <summary>How much a step may compute: decodes and prompts have a number of tokens each, prompts also a
 /// time.</summary>
 /// <remarks>
-/// Token i of a stream is due at arrival + TTFT + i x TPOT. A step may take until the first due time of those who
-/// decode in it: who is ahead of its schedule lends its lead to the prompts of others (FairBatching, 2025). Who is late
-/// already doesn't shorten steps below its TPOT, or nobody behind it would ever begin.
+/// Token i of a stream is due i x TPOT after the first token, or after arrival + TTFT where that is late. A step may
+/// take until the first due time of those who decode in it: who is ahead of its schedule lends its lead to the prompts
+/// of others (FairBatching, 2025). Who is late already doesn't shorten steps below its TPOT, or nobody behind it would
+/// ever begin.
 /// </remarks>
 /// <param name="maxTokens">Tokens of all kinds; at least as many as sequences may run, so that a full batch can
 /// decode.</param>

@@ -161,7 +161,8 @@ public sealed class ServerFuzzTests
         var options = new ServerOptions { MaxRunning = 8 };
         RunningServer server = await RunningServer.StartAsync(options, load: false);
         LoadedModel model = LoadedModel.Load(new ModelOptions { Path = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf"), MaxModelLength = 64, MaxSequences = options.MaxRunning, Threads = 1 });
-        server.Server.Host.Serve(new ServedModel("demo", model.Runner, model.Tokenizer, new(), server.Server.EngineOptions));
+        server.Server.Host.Serve(
+            new ServedModel("demo", model.Runner, model.Tokenizer, new(), server.Server.EngineOptions));
         return server;
     }
 

@@ -18,7 +18,13 @@ public sealed class ConstraintTests
         {
             Random random = new(seed);
             FakeModelRunner runner = new(blockCount: 30, blockSize: 2, maxModelLength: 40, stepsInFlight: stepsInFlight);
-            using EngineHarness harness = new(runner, new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = random.Next(8, 20) });
+            using EngineHarness harness = new(runner,
+                new EngineOptions
+                {
+                    Policy = SchedulingPolicy.Fcfs,
+                    MaxRunning = 8,
+                    MaxBatchedTokens = random.Next(8, 20),
+                });
             List<(Reading Reading, ulong? Constraint)> readings = [];
             for (int i = 0; i < 8; i++)
             {

@@ -25,8 +25,15 @@ internal sealed class EngineHarness : IDisposable
     /// <summary>Called after each turn, for what must hold then.</summary>
     public Action? AfterTurn { get; set; }
 
-    public Reading Submit(int[] prompt, SamplingParams? sampling = null, long? deadline = null, ITokenConstraint? constraint = null) =>
-        Submit(new GenerationRequest { Ids = prompt, Sampling = sampling ?? Greedy(8), Deadline = deadline, Constraint = constraint });
+    public Reading Submit(
+        int[] prompt, SamplingParams? sampling = null, long? deadline = null, ITokenConstraint? constraint = null) =>
+        Submit(new GenerationRequest
+        {
+            Ids = prompt,
+            Sampling = sampling ?? Greedy(8),
+            Deadline = deadline,
+            Constraint = constraint,
+        });
 
     public Reading Submit(GenerationRequest request)
     {

@@ -40,7 +40,13 @@ public sealed class EngineTests
     [Fact]
     public void Step_DecodesFirst_WhileAHugePromptIsComputedInChunks()
     {
-        using EngineHarness harness = new(new FakeModelRunner(blockCount: 100, maxModelLength: 300), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 10 });
+        using EngineHarness harness = new(new FakeModelRunner(blockCount: 100, maxModelLength: 300),
+            new EngineOptions
+            {
+                Policy = SchedulingPolicy.Fcfs,
+                MaxRunning = 4,
+                MaxBatchedTokens = 10,
+            });
         Reading decoding = harness.Submit(Prompt(3), Greedy(40));
         harness.Turn();
         Reading huge = harness.Submit(Prompt(190), Greedy(2));
@@ -220,7 +226,14 @@ public sealed class EngineTests
     [Fact]
     public void AFullQueue_Refuses_AndTakesAgainWhenSomebodyWasScheduled()
     {
-        using EngineHarness harness = new(options: new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64, MaxQueued = 3 });
+        using EngineHarness harness = new(options:
+            new EngineOptions
+            {
+                Policy = SchedulingPolicy.Fcfs,
+                MaxRunning = 1,
+                MaxBatchedTokens = 64,
+                MaxQueued = 3,
+            });
         GenerationRequest request = new() { Ids = Prompt(4), Sampling = Greedy(3) };
         for (int i = 0; i < 3; i++) harness.Submit(Prompt(4));
         Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(request, out TokenStream? none));
@@ -237,7 +250,12 @@ public sealed class EngineTests
     [Fact]
     public void Submit_RefusesWhatCanNeverBeServed()
     {
-        using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 4, maxModelLength: 64), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4 });
+        using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 4, maxModelLength: 64),
+            new EngineOptions
+            {
+                Policy = SchedulingPolicy.Fcfs,
+                MaxRunning = 4,
+            });
         SubmitOutcome submit(int[] prompt, SamplingParams p) => harness.Engine.Submit(new GenerationRequest { Ids = prompt, Sampling = p }, out _);
         Assert.Equal(SubmitOutcome.TooLong, submit(Prompt(64), Greedy(1)));
         Assert.Equal(SubmitOutcome.NeverFits, submit(Prompt(33), Greedy(1)));
@@ -431,7 +449,13 @@ public sealed class EngineTests
     private static EngineHarness BringTo(Stage stage, long? deadline, out Reading victim, out Reading[] others)
     {
         // 24 blocks of 2: the older one grows to 20 tokens, so a younger one that holds most of the rest is preempted.
-        EngineHarness harness = new(new FakeModelRunner(blockCount: 12, blockSize: 2, maxModelLength: 24), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = 6 });
+        EngineHarness harness = new(new FakeModelRunner(blockCount: 12, blockSize: 2, maxModelLength: 24),
+            new EngineOptions
+            {
+                Policy = SchedulingPolicy.Fcfs,
+                MaxRunning = 4,
+                MaxBatchedTokens = 6,
+            });
         Reading older = harness.Submit(Prompt(4, 1), Greedy(18));
         harness.Turn();
         int n = stage is Stage.BeforeFork or Stage.Forked ? 3 : 1;

@@ -84,7 +84,14 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
             Random random = new(seed);
             int bound = random.Next(1, 4);
             FakeModelRunner runner = new(blockCount: 12, blockSize: 2, maxModelLength: 24, stepsInFlight: stepsInFlight);
-            using EngineHarness harness = new(runner, new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 16, MaxPreemptions = bound, Policy = policy });
+            using EngineHarness harness = new(runner,
+                new EngineOptions
+                {
+                    MaxRunning = 8,
+                    MaxBatchedTokens = 16,
+                    MaxPreemptions = bound,
+                    Policy = policy,
+                });
             HashSet<Sequence> seen = [];
             harness.AfterTurn = () =>
             {
@@ -154,7 +161,8 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
             foreach (Reading reading in readings)
             {
                 if (policy == SchedulingPolicy.Fcfs) bound += Work(reading);
-                Assert.InRange(ended[reading], 1, bound * stepsInFlight); // a turn launches a step, collects one, or both
+                // a turn launches a step, collects one, or both
+                Assert.InRange(ended[reading], 1, bound * stepsInFlight);
             }
 
             int Work(Reading reading)
@@ -185,7 +193,14 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
         int least = (maxModelLength + blockSize - 1) / blockSize;
         FakeModelRunner runner = new(least + random.Next(0, 3 * least), blockSize, maxModelLength, stepsInFlight: stepsInFlight);
         int maxRunning = random.Next(5, 17);
-        return new EngineHarness(runner, new EngineOptions { MaxRunning = maxRunning, MaxBatchedTokens = maxRunning + random.Next(0, 60), MaxPreemptions = random.Next(1, 5), Policy = policy });
+        return new EngineHarness(runner,
+            new EngineOptions
+            {
+                MaxRunning = maxRunning,
+                MaxBatchedTokens = maxRunning + random.Next(0, 60),
+                MaxPreemptions = random.Next(1, 5),
+                Policy = policy,
+            });
     }
 
     private static GenerationRequest WithObjectives(Random random, GenerationRequest request) => request with
@@ -261,7 +276,8 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
         foreach (SequenceQueue queue in new[] { scheduler.Live.Decoding, scheduler.Live.Prefilling })
             Assert.Equal(Members(queue).Select(s => s.Key).Order(), Members(queue).Select(s => s.Key));
         // Where no other step is in flight, whoever decodes came before whoever prefills.
-        if (policy == SchedulingPolicy.Fcfs && harness.Runner.Info.StepsInFlight == 1 && scheduler.Live.Decoding.Last is { } decoding && scheduler.Live.Prefilling.First is { } prefilling)
+        if (policy == SchedulingPolicy.Fcfs && harness.Runner.Info.StepsInFlight == 1
+            && scheduler.Live.Decoding.Last is { } decoding && scheduler.Live.Prefilling.First is { } prefilling)
             Assert.True(decoding.Key < prefilling.Key, "nobody overtakes");
         Assert.InRange(scheduler.Live.Running, 0, options.MaxRunning);
         Assert.InRange(scheduler.Live.ReservedPlaces, scheduler.Live.Running, options.MaxRunning);

@@ -8,7 +8,13 @@ namespace Native.Tests.Scheduling;
 public sealed class StepsInFlightTests
 {
     private static EngineHarness Engine(int blockCount = 64, int maxBatchedTokens = 64) =>
-        new(new FakeModelRunner(blockCount, stepsInFlight: 2), new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 4, MaxBatchedTokens = maxBatchedTokens });
+        new(new FakeModelRunner(blockCount, stepsInFlight: 2),
+            new EngineOptions
+            {
+                Policy = SchedulingPolicy.Fcfs,
+                MaxRunning = 4,
+                MaxBatchedTokens = maxBatchedTokens,
+            });
 
     [Fact]
     public void Decodes_AreLaunchedBeforeTheirLastTokenIsKnown()
@@ -130,7 +136,13 @@ public sealed class StepsInFlightTests
     public async Task WithItsOwnThread_EveryStreamIsTheOracles()
     {
         FakeModelRunner runner = new(blockCount: 40, blockSize: 4, maxModelLength: 64, stepsInFlight: 2);
-        using Engine engine = new(runner, [FakeModelRunner.EndId], new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 8, MaxBatchedTokens = 32 });
+        using Engine engine = new(runner, [FakeModelRunner.EndId],
+            new EngineOptions
+            {
+                Policy = SchedulingPolicy.Fcfs,
+                MaxRunning = 8,
+                MaxBatchedTokens = 32,
+            });
         Random random = new(5);
         var readings = new List<Reading>();
         for (int i = 0; i < 60; i++)
