@@ -42,13 +42,13 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
 
     /// <summary>Takes a place in the queue where there is one and the request would be in time. Any thread.</summary>
     /// <param name="request">The request.</param>
-    /// <param name="arrival">When it arrived.</param>
+    /// <param name="now">When.</param>
     /// <param name="tokens">Prompt tokens to compute.</param>
     /// <param name="refusal">When to try again, where it is not taken.</param>
-    public SubmitOutcome Enter(GenerationRequest request, long arrival, int tokens, out Refusal refusal)
+    public SubmitOutcome Enter(GenerationRequest request, long now, int tokens, out Refusal refusal)
     {
         refusal = default;
-        if (options.Policy == SchedulingPolicy.Slo && IsLate(request, arrival, tokens, out refusal))
+        if (options.Policy == SchedulingPolicy.Slo && IsLate(request, now, tokens, out refusal))
             return SubmitOutcome.WouldBeLate;
         if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued)
         {
@@ -61,19 +61,21 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
     }
 
     /// <summary>Whether the first token would come after the objective or the deadline.</summary>
-    private bool IsLate(GenerationRequest request, long arrival, int tokens, out Refusal refusal)
+    private bool IsLate(GenerationRequest request, long now, int tokens, out Refusal refusal)
     {
         refusal = default;
         TimeSpan? objective = request.TtftObjective ?? options.TtftObjective;
-        double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds : double.PositiveInfinity;
+        double before = (double)(now - (request.ArrivalTimestamp ?? now)) / Stopwatch.Frequency; // parsing, encoding
+        double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds - before
+            : double.PositiveInfinity;
         // One that has passed is taken: it ends the request as any other does.
-        if (request.Deadline is { } deadline && deadline > arrival)
-            due = Math.Min(due, (double)(deadline - arrival) / Stopwatch.Frequency);
+        if (request.Deadline is { } deadline && deadline > now)
+            due = Math.Min(due, (double)(deadline - now) / Stopwatch.Frequency);
         if (double.IsPositiveInfinity(due)) return false;
         int queued = Queued;
         double first = Forecast.FirstToken(request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, queued);
         if (first <= Margin * due || (queued == 0 && Forecast.IsIdle)) return false; // nothing to wait for
-        refusal = new Refusal(TimeSpan.FromSeconds(first), Spread(first - due));
+        refusal = new Refusal(TimeSpan.FromSeconds(before + first), Spread(first - due));
         return true;
     }
 
@@ -121,8 +123,7 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         while (least < most)
         {
             int count = most - ((most - least) / 2);
-            double step = times.Predict(new StepLoad(0, 0, 0, count, count * context));
-            if (step * Stopwatch.Frequency <= 0.9 * tpot) least = count;
+            if (HaveTime(count, context, tpot)) least = count;
             else most = count - 1;
         }
         return least;
@@ -158,9 +159,13 @@ internal sealed class Admission(ModelInfo model, EngineOptions options, int maxR
         if (tpot == long.MaxValue) return true;
         int count = live.Running + 1;
         double context = load.Decodes == 0 ? s.Length : Math.Max(s.Length, load.DecodeContext / load.Decodes);
-        double step = times.Predict(new StepLoad(0, 0, 0, count, count * context));
-        return step * Stopwatch.Frequency <= 0.9 * tpot;
+        return HaveTime(count, context, tpot);
     }
+
+    /// <summary>Whether a step of so many decodes takes no longer than a token may.</summary>
+    private bool HaveTime(int count, double context, long tpot) =>
+        times.Predict(new StepLoad(0, 0, 0, count, count * context)) * Stopwatch.Frequency
+            <= StepBudget.Margin * tpot;
 
     /// <summary>Free blocks that a sequence needs to start, less those it shares with running ones. Counted again after
     /// some steps alone, so that waiting costs a step nothing.</summary>

@@ -180,7 +180,7 @@ public sealed class Engine : IDisposable
         ulong[] chains = _cache is null ? []
             : PrefixCache.ChainsOf(PrefixCache.RootOf(request.CacheSalt), request.Ids.Span, Info.BlockSize);
         int ahead = request.Ids.Length - ((_cache?.Guess(chains) ?? 0) * Info.BlockSize);
-        outcome = _admission.Enter(request, request.ArrivalTimestamp ?? now, ahead, out refusal);
+        outcome = _admission.Enter(request, now, ahead, out refusal);
         if (outcome != SubmitOutcome.Accepted) return outcome;
         TokenStream created;
         try

@@ -27,7 +27,7 @@ internal sealed class Forecast
     private readonly PaddedLong[] _queuedTokens = new PaddedLong[Buckets];
     private long _underWay; // prompt tokens
     private double _secondsPerToken = 1e-3, _meanService;
-    private int _running, _free, _capacity = 1;
+    private int _running, _capacity = 1;
 
     // The engine thread's.
     private double _seconds = 1e-3, _tokens = 1; // decayed sums
@@ -54,8 +54,9 @@ internal sealed class Forecast
         int alike = (int)Math.Min(Math.Max(length, ttft / (Ordering.Stretch * perToken)), int.MaxValue);
         for (int bucket = BucketOf(alike); bucket >= 0; bucket--)
             ahead += Math.Max(0, Volatile.Read(ref _queuedTokens[bucket].Value));
-        int missing = queued + 1 - Volatile.Read(ref _free);
-        double place = missing <= 0 ? 0 : missing * Volatile.Read(ref _meanService) / Volatile.Read(ref _capacity);
+        int capacity = Volatile.Read(ref _capacity);
+        int missing = queued + 1 - Math.Max(0, capacity - Volatile.Read(ref _running));
+        double place = missing <= 0 ? 0 : missing * Volatile.Read(ref _meanService) / capacity;
         return Math.Max(ahead * perToken, place) + (tokens * perToken);
     }
 
@@ -87,7 +88,6 @@ internal sealed class Forecast
         }
         Volatile.Write(ref _underWay, underWay);
         Volatile.Write(ref _running, running);
-        Volatile.Write(ref _free, Math.Max(0, capacity - running));
         Volatile.Write(ref _capacity, Math.Max(1, capacity));
         Volatile.Write(ref _meanService, meanServiceTicks / Stopwatch.Frequency);
     }

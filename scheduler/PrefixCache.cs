@@ -56,9 +56,6 @@ internal sealed class PrefixCache
     /// <summary>Blocks in the tree.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Blocks compared so far: what looking up costs.</summary>
-    public long Visits { get; private set; }
-
     /// <summary>Who may share: requests with the same root. Any thread.</summary>
     /// <param name="salt">What the caller gave; null or empty for the root of all that gave none.</param>
     public static UInt128 RootOf(string? salt)
@@ -108,7 +105,6 @@ internal sealed class PrefixCache
     {
         for (int block = _buckets[Bucket(chain)]; block != None; block = _nextInBucket[block])
         {
-            Visits++;
             if (_chains[block] == chain && _parents[block] == parent && (parent != None || _roots[block] == root)
                 && TokensOf(block).SequenceEqual(tokens)) return block;
         }
@@ -128,7 +124,6 @@ internal sealed class PrefixCache
         for (int block = _firstChildren[Children(root, parent)]; block != None && left-- > 0;
             block = _nextSiblings[block])
         {
-            Visits++;
             if (parent == None && _roots[block] != root) continue;
             int alike = TokensOf(block).CommonPrefixLength(tokens);
             if (alike <= common) continue;

@@ -18,7 +18,7 @@ internal sealed class Prefixes(BlockPool pool, PrefixCache cache, int blockSize)
     public int Take(Sequence s, StepPlan plan)
     {
         int most = MostTaken(s), parent = -1;
-        while (Next(s, most, parent) is >= 0 and var found)
+        while (Next(s, most, parent, s.BlockCount) is >= 0 and var found)
         {
             pool.Share(found);
             s.AddBlock(found);
@@ -90,8 +90,6 @@ internal sealed class Prefixes(BlockPool pool, PrefixCache cache, int blockSize)
     }
 
     /// <summary>The next full block of a sequence's tokens in the cache, or -1.</summary>
-    private int Next(Sequence s, int most, int parent) => Next(s, most, parent, s.BlockCount);
-
     private int Next(Sequence s, int most, int parent, int index)
     {
         if ((index + 1) * blockSize > most) return -1;

@@ -19,7 +19,7 @@ namespace Native.Scheduling;
 internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions options, StepTimeModel times)
 {
     /// <summary>Part of the time that is planned for: predictions are right on average alone.</summary>
-    private const double Margin = 0.9;
+    public const double Margin = 0.9;
 
     /// <summary>Part of the objective for the first token that one step may take: who arrives waits for it.</summary>
     private const double PartOfTtft = 0.25;
