@@ -81,10 +81,10 @@ public sealed class Engine : IDisposable
         }
         Metrics = new EngineMetrics(info.BlockCount, options.Budgets);
         StepTimeModel times = _times = new StepTimeModel();
-        _admission = new Admission(info, options, _maxRunning, times);
+        StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
+        _admission = new Admission(info, options, _maxRunning, budget, times);
         PrefixCache? cache = _cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
         LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
-        StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
         Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
         _scheduler = new Scheduler(live, _admission, Metrics, budget, order, _endIds, info.BlockSize, options.Seed);
         _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);
@@ -359,7 +359,7 @@ public sealed class Engine : IDisposable
         double seconds = (double)(done - Math.Max(plan.Launched, _lastDone)) / Stopwatch.Frequency;
         _lastDone = done;
         _times.Observe(plan.Load, seconds);
-        _admission.Forecast.Observe(seconds, plan.Load.PrefillTokens, _scheduler.HasPrompts);
+        _admission.Forecast.Observe(seconds, plan.Load, _scheduler.HasPrompts);
         try
         {
             _scheduler.Commit(plan, _batch.Sampled(plan), _batch.Alternatives(plan), done);

@@ -13,11 +13,12 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter);
 /// <summary>Says at the door when a request's first token would come. The engine's thread publishes what it sees, any
 /// thread asks; no lock, and no wait for a turn.</summary>
 /// <remarks>
-/// The first token comes when the prompts before this one are computed, then its own: tokens times what a token of
-/// prompt took lately, decodes and waiting included. Before it are those under way and those queued that are due
-/// earlier; queued tokens are counted by the prompts' lengths, because a long prompt lets short ones pass
-/// (<see cref="Ordering"/>). Where every place is taken, as many requests must end as wait. The numbers read are of
-/// slightly different times; a forecast needs no better.
+/// The first token comes when the prompts before this one are computed, then its own. Before it are those under way
+/// and those queued that are due earlier; queued tokens are counted by the prompts' lengths, because a long prompt lets
+/// short ones pass (<see cref="Ordering"/>). A token of prompt takes what the model of steps says beside as many
+/// decodes as there will be: each prompt that is through decodes and leaves less of every step to those behind it.
+/// That is multiplied by how wrong it was lately. Where every place is taken, as many requests must end as wait. The
+/// numbers read are of slightly different times; a forecast needs no better.
 /// </remarks>
 internal sealed class Forecast
 {
@@ -25,15 +26,14 @@ internal sealed class Forecast
     private const double HalfLife = 2; // seconds of steps
 
     private readonly PaddedLong[] _queuedTokens = new PaddedLong[Buckets];
-    private long _underWay; // prompt tokens
-    private double _secondsPerToken = 1e-3, _meanService;
-    private int _running, _capacity = 1;
+    private readonly SeqLock<Snapshot> _shown = new();
 
-    // The engine thread's.
-    private double _seconds = 1e-3, _tokens = 1; // decayed sums
+    // The engine thread's: decayed sums of what steps with prompts took, and of what they were said to take.
+    private double _seconds = 1, _foreseen = 1;
+    private PromptPace _pace = PromptPace.Unknown;
 
     /// <summary>Whether nobody runs: who comes now is computed at once. Any thread.</summary>
-    public bool IsIdle => Volatile.Read(ref _running) == 0;
+    public bool IsIdle => _shown.Read().Running == 0;
 
     /// <summary>A request is queued. Any thread.</summary>
     public void Queue(int length, int tokens) => Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, tokens);
@@ -48,29 +48,31 @@ internal sealed class Forecast
     /// <param name="queued">Requests queued.</param>
     public double FirstToken(int length, int tokens, double ttft, int queued)
     {
-        double perToken = Volatile.Read(ref _secondsPerToken);
-        double ahead = Volatile.Read(ref _underWay);
+        Snapshot seen = _shown.Read();
+        PromptPace pace = seen.Pace;
+        double ahead = seen.UnderWay;
         // Those as long as may be due with it: up to its own length, or to where the objective alone decides.
+        double perToken = pace.PerToken(pace.Decodes);
         int alike = (int)Math.Min(Math.Max(length, ttft / (Ordering.Stretch * perToken)), int.MaxValue);
         for (int bucket = BucketOf(alike); bucket >= 0; bucket--)
             ahead += Math.Max(0, Volatile.Read(ref _queuedTokens[bucket].Value));
-        int capacity = Volatile.Read(ref _capacity);
-        int missing = queued + 1 - Math.Max(0, capacity - Volatile.Read(ref _running));
-        double place = missing <= 0 ? 0 : missing * Volatile.Read(ref _meanService) / capacity;
-        return Math.Max(ahead * perToken, place) + (tokens * perToken);
+        int decodes = Math.Min(seen.Running + queued, seen.Capacity); // when its turn has come
+        double before = ahead * pace.PerToken((pace.Decodes + decodes) / 2.0);
+        int missing = queued + 1 - Math.Max(0, seen.Capacity - seen.Running);
+        double place = missing <= 0 ? 0 : missing * seen.MeanService / seen.Capacity;
+        return Math.Max(before * seen.Error, place) + (tokens * pace.PerToken(decodes) * seen.Error);
     }
 
     /// <summary>A step is through. The engine thread's.</summary>
     /// <param name="seconds">What it took.</param>
-    /// <param name="prefillTokens">Prompt tokens it computed.</param>
+    /// <param name="load">What it computed.</param>
     /// <param name="waits">Whether prompts are left to compute.</param>
-    public void Observe(double seconds, int prefillTokens, bool waits)
+    public void Observe(double seconds, in StepLoad load, bool waits)
     {
-        if (prefillTokens == 0 && !waits) return;
+        if (load.PrefillTokens == 0 && !waits) return;
         double keep = double.Exp2(-seconds / HalfLife);
         _seconds = (_seconds * keep) + seconds;
-        _tokens = (_tokens * keep) + prefillTokens;
-        Volatile.Write(ref _secondsPerToken, Math.Clamp(_seconds / Math.Max(_tokens, 1), 1e-9, 10));
+        _foreseen = (_foreseen * keep) + (load.PrefillTokens * _pace.PerToken(load.Decodes));
     }
 
     /// <summary>Shows the door what there is. The engine thread's.</summary>
@@ -78,19 +80,36 @@ internal sealed class Forecast
     /// <param name="running">Sequences that run.</param>
     /// <param name="capacity">Sequences that may.</param>
     /// <param name="meanServiceTicks">From the first step to the end, lately.</param>
-    /// <param name="alone">Seconds that a token of a prompt takes where nothing else is computed.</param>
-    public void Publish(long underWay, int running, int capacity, double meanServiceTicks, double alone)
+    /// <param name="pace">How fast prompts are computed.</param>
+    public void Publish(long underWay, int running, int capacity, double meanServiceTicks, in PromptPace pace)
     {
-        if (running == 0 && underWay == 0) // what was learned under load is past
+        _pace = pace;
+        _shown.Write(new Snapshot
         {
-            (_seconds, _tokens) = (alone, 1);
-            Volatile.Write(ref _secondsPerToken, alone);
-        }
-        Volatile.Write(ref _underWay, underWay);
-        Volatile.Write(ref _running, running);
-        Volatile.Write(ref _capacity, Math.Max(1, capacity));
-        Volatile.Write(ref _meanService, meanServiceTicks / Stopwatch.Frequency);
+            UnderWay = underWay,
+            Running = running,
+            Capacity = Math.Max(1, capacity),
+            MeanService = meanServiceTicks / Stopwatch.Frequency,
+            Error = Math.Clamp(_seconds / Math.Max(_foreseen, 1e-9), 0.25, 8),
+            Pace = pace,
+        });
     }
 
     private static int BucketOf(int length) => BitOperations.Log2((uint)Math.Max(length, 1));
+
+    /// <summary>What the engine's thread last saw.</summary>
+    private readonly record struct Snapshot
+    {
+        public long UnderWay { get; init; }
+
+        public int Running { get; init; }
+
+        public int Capacity { get; init; }
+
+        public double MeanService { get; init; }
+
+        public double Error { get; init; }
+
+        public PromptPace Pace { get; init; }
+    }
 }

@@ -25,9 +25,19 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     private const double PartOfTtft = 0.25;
 
     private double _left; // seconds
+    private long _least = long.MaxValue, _leastBefore = long.MaxValue; // TPOT of this step's decodes, the last one's
 
     /// <summary>Decodes, one token each.</summary>
     public int Decodes => maxTokens;
+
+    /// <summary>Tokens of all kinds.</summary>
+    public int MaxTokens => maxTokens;
+
+    /// <summary>Prompt tokens of a step at least, where a prompt is there.</summary>
+    public int LeastChunk => leastChunk;
+
+    /// <summary>The shortest time for a token that those who decode were promised; null where none was.</summary>
+    public long? LeastTpot => Math.Min(_least, _leastBefore) is var ticks and < long.MaxValue ? ticks : null;
 
     /// <summary>Whether the step's time is taken.</summary>
     public bool IsSpent { get; private set; }
@@ -37,6 +47,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     {
         _left = double.PositiveInfinity;
         IsSpent = false;
+        (_leastBefore, _least) = (_least, long.MaxValue);
     }
 
     /// <summary>A step has a decode of this sequence.</summary>
@@ -45,6 +56,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
         TokenStream stream = s.Stream;
         long tpot = stream.TpotTicks;
         if (tpot == 0 || options.Policy == SchedulingPolicy.Fcfs) return;
+        _least = Math.Min(_least, tpot);
         // A first token that came early is no lead to lend: readers are promised an even stream.
         long first = stream.Clock.FirstToken > 0 ? stream.Clock.FirstToken : now;
         if (stream.TtftTicks > 0) first = Math.Min(first, stream.Clock.Arrival + stream.TtftTicks);
