@@ -5,15 +5,22 @@ namespace Native.Scheduling;
 
 /// <summary>Who comes in: at the door, when a request is submitted, and into a step, when its turn has come.</summary>
 internal sealed class Admission(
-    ModelInfo model, EngineOptions options, int maxRunning, StepBudget budget, StepTimeModel times)
+    ModelInfo model, EngineOptions options, int maxRunning, Tenants tenants, StepBudget budget, StepTimeModel times)
 {
-    /// <summary>Part of the time until a first token is due that the forecast may take. Where steps scatter by 20 %, the
-    /// slowest of a hundred came at 0.89 of its objective with 0.75 and at 1.08 with 0.92, and no more requests were in
-    /// time (simulated, bursts).</summary>
+    /// <summary>Part of the time until a first token is due that the forecast may take. Where steps scatter by 20 %,
+    /// the slowest of a hundred came at 0.89 of its objective with 0.75 and at 1.08 with 0.92, and no more requests
+    /// were in time (simulated, bursts).</summary>
     private const double Margin = 0.75;
 
+    /// <summary>Seconds after which work that was not taken for a budget's sake may ask again: burn rates are looked at
+    /// over 5 minutes at least.</summary>
+    private const double WhileBurning = 40;
+
+    /// <summary>Who sends requests.</summary>
+    public Tenants Tenants => tenants;
+
     /// <summary>When first tokens come.</summary>
-    public Forecast Forecast { get; } = new();
+    public Forecast Forecast { get; } = new(tenants);
 
     private int _context = 256; // tokens of those who decode
     private PaddedLong _queued; // submitted and neither scheduled nor ended
@@ -43,42 +50,87 @@ internal sealed class Admission(
         return prompt + (long)Math.Max(limit - 1, 0) > slots ? SubmitOutcome.NeverFits : SubmitOutcome.Accepted;
     }
 
-    /// <summary>Takes a place in the queue where there is one and the request would be in time. Any thread.</summary>
+    /// <summary>Takes a place in the queue where there is one, the request would be in time, its tenant may have more,
+    /// and no budget speaks against it. Any thread.</summary>
     /// <param name="request">The request.</param>
     /// <param name="now">When.</param>
-    /// <param name="tokens">Prompt tokens to compute.</param>
+    /// <param name="prefix">Whose it is, and what of it is to be computed.</param>
     /// <param name="refusal">When to try again, where it is not taken.</param>
-    public SubmitOutcome Enter(GenerationRequest request, long now, int tokens, out Refusal refusal)
+    public SubmitOutcome Enter(GenerationRequest request, long now, in PromptPrefix prefix, out Refusal refusal)
     {
         refusal = default;
-        if (options.Policy == SchedulingPolicy.Slo && IsLate(request, now, tokens, out refusal))
-            return SubmitOutcome.WouldBeLate;
-        if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued)
+        Share share = tenants.ShareOf(prefix.Tenant, request.Class);
+        if (request.Class == RequestClass.Batch && options.Budgets?.IsAnyBurning(RequestClass.Online.Name()) == true)
         {
-            Forecast.Queue(request.Ids.Length, tokens);
-            return SubmitOutcome.Accepted;
+            refusal = new Refusal(TimeSpan.Zero, Spread(WhileBurning));
+            return SubmitOutcome.Shed;
         }
+        if (options.Policy == SchedulingPolicy.Slo && IsLate(request, now, share, prefix.TokensAhead, out refusal))
+            return SubmitOutcome.WouldBeLate;
+        if (Interlocked.Increment(ref _queued.Value) > options.MaxQueued)
+        {
+            Exit(1);
+            refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
+            return SubmitOutcome.QueueFull;
+        }
+        if (!TryTakeQuota(prefix.Tenant, request.Ids.Length, now, out double wait))
+        {
+            Exit(1);
+            refusal = new Refusal(TimeSpan.Zero, Spread(wait));
+            return SubmitOutcome.OverQuota;
+        }
+        share.Queue(request.Ids.Length, prefix.TokensAhead);
+        return SubmitOutcome.Accepted;
+    }
+
+    /// <summary>Gives back what <see cref="Enter"/> took, where the request could not be queued after all. Any
+    /// thread.</summary>
+    public void Withdraw(GenerationRequest request, in PromptPrefix prefix)
+    {
+        tenants.ShareOf(prefix.Tenant, request.Class).Dequeue(request.Ids.Length, prefix.TokensAhead);
+        prefix.Tenant.Requests?.Return(1);
+        prefix.Tenant.Tokens?.Return(request.Ids.Length);
         Exit(1);
-        refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
-        return SubmitOutcome.QueueFull;
+    }
+
+    private static bool TryTakeQuota(Tenant tenant, int tokens, long now, out double wait)
+    {
+        wait = 0;
+        if (tenant.Requests is { } requests && !requests.TryTake(1, now, out wait)) return false;
+        if (tenant.Tokens is not { } limit || limit.TryTake(tokens, now, out wait)) return true;
+        tenant.Requests?.Return(1);
+        return false;
     }
 
     /// <summary>Whether the first token would come after the objective or the deadline.</summary>
-    private bool IsLate(GenerationRequest request, long now, int tokens, out Refusal refusal)
+    /// <remarks>A budget is there to be spent: while it is healthy, who may come just in time is taken, and so is a
+    /// prompt that takes too long alone, where it need not wait for long.</remarks>
+    private bool IsLate(GenerationRequest request, long now, Share share, int tokens, out Refusal refusal)
     {
         refusal = default;
         TimeSpan? objective = request.TtftObjective ?? options.TtftObjective;
         double before = (double)(now - (request.ArrivalTimestamp ?? now)) / Stopwatch.Frequency; // parsing, encoding
         double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds - before
             : double.PositiveInfinity;
+        double alone = times.Predict(default(StepLoad).PlusPrefill(request.Ids.Length - tokens, tokens));
+        bool isHealthy = options.Budgets?.IsHealthy(request.Class.Name(), request.Tenant) == true;
+        double most = isHealthy ? Math.Max(due, (0.5 * due) + alone) : Margin * due;
         // One that has passed is taken: it ends the request as any other does.
         if (request.Deadline is { } deadline && deadline > now)
-            due = Math.Min(due, (double)(deadline - now) / Stopwatch.Frequency);
+        {
+            double left = (double)(deadline - now) / Stopwatch.Frequency;
+            due = Math.Min(due, left);
+            most = Math.Min(most, Margin * left);
+        }
         if (double.IsPositiveInfinity(due)) return false;
-        int queued = Queued;
-        double first = Forecast.FirstToken(request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, queued);
-        if (first <= Margin * due || (queued == 0 && Forecast.IsIdle)) return false; // nothing to wait for
-        refusal = new Refusal(TimeSpan.FromSeconds(before + first), Spread(first - due));
+        double first = Forecast.FirstToken(
+            share, request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, out bool isNext);
+        if (first <= most || isNext) return false;
+        // A time to wait until the forecast is short enough, or for one that is late even alone, until nobody is there.
+        refusal = new Refusal(TimeSpan.FromSeconds(before + first), Spread(first - Math.Max(alone, most)))
+        {
+            Alone = TimeSpan.FromSeconds(alone),
+        };
         return true;
     }
 
@@ -99,10 +151,22 @@ internal sealed class Admission(
     public void Publish(Ending ending, LiveSequences live, long now)
     {
         Volatile.Write(ref _retryTicks, (long)(ending.MeanRequestTicks / maxRunning));
-        long underWay = 0;
-        for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next) underWay += s.Length - s.NumComputedTokens;
-        PromptPace pace = PaceOf(live);
-        Forecast.Publish(underWay, live.Running, Capacity(), ServiceTicks(ending, live, now), pace);
+        long online = 0, batch = 0; // prompt tokens under way
+        for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
+        {
+            int left = s.Length - s.NumComputedTokens;
+            if (s.Stream.Class == RequestClass.Online) online += left;
+            else batch += left;
+        }
+        int running = live.RunningOf(RequestClass.Online);
+        Forecast.Publish(new ForecastState
+        {
+            Online = new ClassState(online, running),
+            All = new ClassState(online + batch, live.Running),
+            Capacity = Math.Max(1, Capacity()),
+            MeanService = ServiceTicks(ending, live, now) / Stopwatch.Frequency,
+            Pace = PaceOf(live),
+        });
     }
 
     /// <summary>How fast prompts are computed now, and beside more decodes.</summary>

@@ -2,7 +2,7 @@ namespace Native.Scheduling;
 
 /// <summary>How sequences end: by their reader, their deadline, their last token or a fault. The engine thread's
 /// alone.</summary>
-internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Forecast forecast)
+internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Tenants tenants)
 {
     private readonly IndexedHeap<TokenStream> _deadlines = new();
     private long _visits;
@@ -101,14 +101,16 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Forecast
             if (stream.Clock.FirstScheduled == 0)
             {
                 NeverScheduled++;
-                forecast.Dequeue(stream.Prompt.Length, stream.TokensAhead);
+                stream.Share.Dequeue(stream.Prompt.Length, stream.TokensAhead);
             }
             else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
+            tenants.End(stream.Share, now);
             stream.Clock.Finished = now; // before the end is published: the reader may look right after
             MeanRequestTicks += (now - stream.Clock.Arrival - MeanRequestTicks) * 0.1;
             metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit)
             {
                 Class = stream.Class,
+                Tenant = stream.Tenant.Name,
             });
         }
         s.Output.Publish(reason, lastIsStopToken);

@@ -81,10 +81,12 @@ public sealed class Engine : IDisposable
         }
         Metrics = new EngineMetrics(info.BlockCount, options.Budgets);
         StepTimeModel times = _times = new StepTimeModel();
+        Tenants = new Tenants(options);
         StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
-        _admission = new Admission(info, options, _maxRunning, budget, times);
+        _admission = new Admission(info, options, _maxRunning, Tenants, budget, times);
         PrefixCache? cache = _cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
-        LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
+        BlockPool pool = new(info.BlockCount, cache);
+        LiveSequences live = new(pool, _maxRunning, info.BlockSize, Tenants);
         Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
         _scheduler = new Scheduler(live, _admission, Metrics, budget, order, _endIds, info.BlockSize, options.Seed);
         _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);
@@ -122,6 +124,9 @@ public sealed class Engine : IDisposable
     /// them.</summary>
     public Exception? LastFailure => Volatile.Read(ref _lastFailure);
 
+    /// <summary>Who sends requests.</summary>
+    internal Tenants Tenants { get; }
+
     internal Scheduler Scheduler => _scheduler;
 
     /// <summary>Adds a sentence for everything in <paramref name="request"/> that
@@ -134,6 +139,10 @@ public sealed class Engine : IDisposable
         if (request.Ids.IsEmpty) errors.Add("The prompt is empty; it must have at least one token.");
         if (request.Sampling.N > _maxRunning && request.Sampling.N <= SamplingParams.MaxN)
             errors.Add($"n is {request.Sampling.N}, above the {_maxRunning} sequences this engine computes together.");
+        if (request.Tenant.Length > TenantSpec.MaxName)
+        {
+            errors.Add($"The tenant's name has {request.Tenant.Length} characters, more than {TenantSpec.MaxName}.");
+        }
         foreach (int id in request.Ids.Span)
         {
             if ((uint)id < (uint)vocabulary) continue;
@@ -155,14 +164,15 @@ public sealed class Engine : IDisposable
     /// <inheritdoc cref="Submit(GenerationRequest, out TokenStream?)"/>
     /// <param name="request">The prompt and how to continue it.</param>
     /// <param name="stream">Where its tokens come.</param>
-    /// <param name="refusal">When to try again, where the outcome is <see cref="SubmitOutcome.QueueFull"/> or
-    /// <see cref="SubmitOutcome.WouldBeLate"/>.</param>
+    /// <param name="refusal">When to try again, where the outcome is <see cref="SubmitOutcome.QueueFull"/>,
+    /// <see cref="SubmitOutcome.WouldBeLate"/>, <see cref="SubmitOutcome.OverQuota"/> or
+    /// <see cref="SubmitOutcome.Shed"/>.</param>
     public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
     {
         SubmitOutcome outcome = Enter(request, out stream, out refusal);
         // Refused though it could have been served: bad for every objective that speaks of it.
-        if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate)
-            _options.Budgets?.Refuse(request.Class.Name(), "");
+        if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate or SubmitOutcome.Shed)
+            _options.Budgets?.Refuse(request.Class.Name(), request.Tenant);
         return outcome;
     }
 
@@ -177,24 +187,22 @@ public sealed class Engine : IDisposable
         SubmitOutcome outcome = _admission.Check(request, out int limit);
         if (outcome != SubmitOutcome.Accepted) return outcome;
         long now = _clock.GetTimestamp();
-        ulong[] chains = _cache is null ? []
-            : PrefixCache.ChainsOf(PrefixCache.RootOf(request.CacheSalt), request.Ids.Span, Info.BlockSize);
-        int ahead = request.Ids.Length - ((_cache?.Guess(chains) ?? 0) * Info.BlockSize);
-        outcome = _admission.Enter(request, now, ahead, out refusal);
+        PromptPrefix prefix = PromptPrefix.Of(request, Tenants, _cache, Info.BlockSize);
+        outcome = _admission.Enter(request, now, prefix, out refusal);
         if (outcome != SubmitOutcome.Accepted) return outcome;
         TokenStream created;
         try
         {
-            created = new TokenStream(this, request, now, limit, Info.BlockSize, chains, ahead);
+            created = new TokenStream(this, request, now, limit, Info.BlockSize, prefix);
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {
-            Withdraw(request, ahead);
+            _admission.Withdraw(request, prefix);
             throw;
         }
         if (!_inbox.TryEnqueue(created)) // as many cells as may be queued, but one may not have been handed back yet
         {
-            Withdraw(request, ahead);
+            _admission.Withdraw(request, prefix);
             refusal = new Refusal(TimeSpan.Zero, RetryAfter);
             return SubmitOutcome.QueueFull;
         }
@@ -204,12 +212,6 @@ public sealed class Engine : IDisposable
         if (Volatile.Read(ref _stopped) != 0) return SubmitOutcome.Draining;
         stream = created;
         return SubmitOutcome.Accepted;
-    }
-
-    private void Withdraw(GenerationRequest request, int tokens)
-    {
-        _admission.Forecast.Dequeue(request.Ids.Length, tokens);
-        _admission.Exit(1);
     }
 
     /// <summary>Takes nothing new, lets what is queued or running end, and aborts what has not ended after

@@ -47,6 +47,10 @@ public sealed record EngineOptions
     /// or after that was due where it is late.</summary>
     public TimeSpan? TpotObjective { get; init; }
 
+    /// <summary>Tenants with a weight of their own, or a quota. Others share with a weight of 1. Default
+    /// none.</summary>
+    public IReadOnlyList<TenantSpec> Tenants { get; init; } = [];
+
     /// <summary>The error budgets that requests are counted in; null for none. One engine's.</summary>
     public BudgetLedger? Budgets { get; init; }
 
@@ -68,6 +72,9 @@ public sealed record EngineOptions
         if (MaxPreemptions is < 1 or > 1000)
             errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
         if (TtftObjective <= TimeSpan.Zero) errors.Add($"TtftObjective is {TtftObjective}; it must be positive.");
+        foreach (TenantSpec tenant in Tenants) tenant.Validate(errors);
+        foreach (IGrouping<string, TenantSpec> same in Tenants.GroupBy(tenant => tenant.Name))
+            if (same.Count() > 1) errors.Add($"There are {same.Count()} tenants of the name '{same.Key}'.");
         if (TpotObjective <= TimeSpan.Zero) errors.Add($"TpotObjective is {TpotObjective}; it must be positive.");
     }
 }

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Numerics;
 
 namespace Native.Scheduling;
 
@@ -8,59 +7,54 @@ namespace Native.Scheduling;
 /// asked.</param>
 /// <param name="RetryAfter">When to try again. Spread at random, so that those refused together don't come back
 /// together.</param>
-public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter);
+public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
+{
+    /// <summary>What the prompt takes where nobody else is there; zero where that was not asked.</summary>
+    public TimeSpan Alone { get; init; }
+}
 
 /// <summary>Says at the door when a request's first token would come. The engine's thread publishes what it sees, any
 /// thread asks; no lock, and no wait for a turn.</summary>
 /// <remarks>
 /// The first token comes when the prompts before this one are computed, then its own. Before it are those under way
-/// and those queued that are due earlier; queued tokens are counted by the prompts' lengths, because a long prompt lets
-/// short ones pass (<see cref="Ordering"/>). A token of prompt takes what the model of steps says beside as many
-/// decodes as there will be: each prompt that is through decodes and leaves less of every step to those behind it.
-/// That is multiplied by how wrong it was lately. Where every place is taken, as many requests must end as wait. The
-/// numbers read are of slightly different times; a forecast needs no better.
+/// and those queued that are due earlier: its tenant's own, by the prompts' lengths, because a long prompt lets short
+/// ones pass (<see cref="Ordering"/>), and of other tenants what their shares give them meanwhile. A token of prompt
+/// takes what the model of steps says beside as many decodes as there will be: each prompt that is through decodes and
+/// leaves less of every step to those behind it. That is multiplied by how wrong it was lately. Where every place is
+/// taken, as many requests must end as wait.
 /// </remarks>
-internal sealed class Forecast
+internal sealed class Forecast(Tenants tenants)
 {
-    private const int Buckets = 32; // by powers of two of a prompt's length
     private const double HalfLife = 2; // seconds of steps
 
-    private readonly PaddedLong[] _queuedTokens = new PaddedLong[Buckets];
-    private readonly SeqLock<Snapshot> _shown = new();
+    private readonly SeqLock<ForecastState> _shown = new(new ForecastState { Capacity = 1, Pace = PromptPace.Unknown });
 
     // The engine thread's: decayed sums of what steps with prompts took, and of what they were said to take.
     private double _seconds = 1, _foreseen = 1;
     private PromptPace _pace = PromptPace.Unknown;
 
-    /// <summary>Whether nobody runs: who comes now is computed at once. Any thread.</summary>
-    public bool IsIdle => _shown.Read().Running == 0;
-
-    /// <summary>A request is queued. Any thread.</summary>
-    public void Queue(int length, int tokens) => Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, tokens);
-
-    /// <summary>A queued request has begun or ended.</summary>
-    public void Dequeue(int length, int tokens) => Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, -tokens);
-
     /// <summary>Seconds until the first token of a request that comes now. Any thread.</summary>
+    /// <param name="share">Whose it is.</param>
     /// <param name="length">Its prompt's tokens.</param>
     /// <param name="tokens">Of these, those that are to be computed.</param>
     /// <param name="ttft">Its objective in seconds.</param>
-    /// <param name="queued">Requests queued.</param>
-    public double FirstToken(int length, int tokens, double ttft, int queued)
+    /// <param name="isNext">Whether nobody is before it.</param>
+    public double FirstToken(Share share, int length, int tokens, double ttft, out bool isNext)
     {
-        Snapshot seen = _shown.Read();
+        ForecastState seen = _shown.Read();
         PromptPace pace = seen.Pace;
-        double ahead = seen.UnderWay;
+        ClassState before = share.Class == RequestClass.Online ? seen.Online : seen.All;
         // Those as long as may be due with it: up to its own length, or to where the objective alone decides.
-        double perToken = pace.PerToken(pace.Decodes);
-        int alike = (int)Math.Min(Math.Max(length, ttft / (Ordering.Stretch * perToken)), int.MaxValue);
-        for (int bucket = BucketOf(alike); bucket >= 0; bucket--)
-            ahead += Math.Max(0, Volatile.Read(ref _queuedTokens[bucket].Value));
-        int decodes = Math.Min(seen.Running + queued, seen.Capacity); // when its turn has come
-        double before = ahead * pace.PerToken((pace.Decodes + decodes) / 2.0);
-        int missing = queued + 1 - Math.Max(0, seen.Capacity - seen.Running);
+        double alike = Math.Max(length, ttft / (Ordering.Stretch * pace.PerToken(pace.Decodes)));
+        double queued = QueuedBefore(share, (int)Math.Min(alike, int.MaxValue), tokens, out double requests);
+        double decodes = Math.Min(before.Running + requests, seen.Capacity); // when its turn has come
+        double prompts = (before.UnderWay + queued) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
+        double missing = requests + 1 - Math.Max(0, seen.Capacity - before.Running);
         double place = missing <= 0 ? 0 : missing * seen.MeanService / seen.Capacity;
-        return Math.Max(before * seen.Error, place) + (tokens * pace.PerToken(decodes) * seen.Error);
+        isNext = requests == 0 && before.Running == 0;
+        // The step that has the last of it takes what any step does.
+        double own = pace.DecodeStep + (tokens * pace.PerToken(decodes));
+        return Math.Max(prompts, place) + (own * seen.Error);
     }
 
     /// <summary>A step is through. The engine thread's.</summary>
@@ -76,40 +70,49 @@ internal sealed class Forecast
     }
 
     /// <summary>Shows the door what there is. The engine thread's.</summary>
-    /// <param name="underWay">Prompt tokens of those who have begun that are not computed.</param>
-    /// <param name="running">Sequences that run.</param>
-    /// <param name="capacity">Sequences that may.</param>
-    /// <param name="meanServiceTicks">From the first step to the end, lately.</param>
-    /// <param name="pace">How fast prompts are computed.</param>
-    public void Publish(long underWay, int running, int capacity, double meanServiceTicks, in PromptPace pace)
+    public void Publish(in ForecastState state)
     {
-        _pace = pace;
-        _shown.Write(new Snapshot
-        {
-            UnderWay = underWay,
-            Running = running,
-            Capacity = Math.Max(1, capacity),
-            MeanService = meanServiceTicks / Stopwatch.Frequency,
-            Error = Math.Clamp(_seconds / Math.Max(_foreseen, 1e-9), 0.25, 8),
-            Pace = pace,
-        });
+        _pace = state.Pace;
+        _shown.Write(state with { Error = Math.Clamp(_seconds / Math.Max(_foreseen, 1e-9), 0.25, 8) });
     }
 
-    private static int BucketOf(int length) => BitOperations.Log2((uint)Math.Max(length, 1));
-
-    /// <summary>What the engine's thread last saw.</summary>
-    private readonly record struct Snapshot
+    /// <summary>Prompt tokens queued that are computed before a request.</summary>
+    /// <param name="share">Whose it is.</param>
+    /// <param name="length">Its tenant's prompts longer than this come after it.</param>
+    /// <param name="tokens">What it needs itself.</param>
+    /// <param name="requests">How many requests these are.</param>
+    private double QueuedBefore(Share share, int length, int tokens, out double requests)
     {
-        public long UnderWay { get; init; }
+        double own = share.QueuedUpTo(length), before = own;
+        requests = share.QueuedRequests;
+        for (RequestClass of = 0; of < share.Class; of++)
+        {
+            foreach (Share? other in tenants.Active(of))
+            {
+                before += other?.QueuedTokens ?? 0;
+                requests += other?.QueuedRequests ?? 0;
+            }
+        }
+        ReadOnlySpan<Share?> others = tenants.Active(share.Class);
+        double served = share.Served;
+        if (share.QueuedRequests == 0) served = Math.Max(served, Least(others));
+        double until = served + ((own + tokens) / share.Weight); // others are served first until they have as much
+        foreach (Share? other in others)
+        {
+            if (other is null || other == share) continue;
+            double queued = other.QueuedTokens, first = Math.Clamp(other.Weight * (until - other.Served), 0, queued);
+            before += first;
+            requests += other.QueuedRequests * (queued > 0 ? first / queued : other.Served < until ? 1 : 0);
+        }
+        return before;
+    }
 
-        public int Running { get; init; }
-
-        public int Capacity { get; init; }
-
-        public double MeanService { get; init; }
-
-        public double Error { get; init; }
-
-        public PromptPace Pace { get; init; }
+    /// <summary>What the least served of those that wait has got: who comes new begins there.</summary>
+    private static double Least(ReadOnlySpan<Share?> shares)
+    {
+        double least = double.PositiveInfinity;
+        foreach (Share? share in shares)
+            if (share is { QueuedRequests: > 0 }) least = Math.Min(least, share.Served);
+        return double.IsPositiveInfinity(least) ? 0 : least;
     }
 }

@@ -44,7 +44,11 @@ public sealed record GenerationRequest
     /// <summary>What it is for.</summary>
     public RequestClass Class { get; init; }
 
-    /// <summary>Within its class: smaller is served first, as in vLLM. Default 0.</summary>
+    /// <summary>Who sends it: tenants share the machine by their weights, and never each other's keys and values. Empty
+    /// where nobody is told apart. At most <see cref="TenantSpec.MaxName"/> characters.</summary>
+    public string Tenant { get; init; } = "";
+
+    /// <summary>Within its class and tenant: smaller is served first, as in vLLM. Default 0.</summary>
     public int Priority { get; init; }
 
     /// <summary>When the first token is due, from <see cref="ArrivalTimestamp"/>; null for the engine's own objective,
@@ -58,7 +62,7 @@ public sealed record GenerationRequest
     public bool BestEffort { get; init; }
 
     /// <summary>Requests share the keys and values of a common beginning only with the same salt; null or empty with
-    /// all that have none.</summary>
+    /// all of the same tenant that have none.</summary>
     public string? CacheSalt { get; init; }
 
     /// <summary>What the output may be, e.g. by a grammar; null for anything. Belongs to the engine from
@@ -78,6 +82,14 @@ public enum SubmitOutcome
     /// <summary>Its first token would come after its objective or its deadline; the <see cref="Refusal"/> says when to
     /// try again. <see cref="GenerationRequest.BestEffort"/> takes it in spite of its objective.</summary>
     WouldBeLate,
+
+    /// <summary>Its tenant has had as much as it may for now; the <see cref="Refusal"/> says when to try
+    /// again.</summary>
+    OverQuota,
+
+    /// <summary>An error budget of online requests burns too fast, so work that nobody waits for is not taken; the
+    /// <see cref="Refusal"/> says when to try again.</summary>
+    Shed,
 
     /// <summary>The engine takes nothing new: it is draining or disposed.</summary>
     Draining,
@@ -195,6 +207,9 @@ public readonly record struct FinishedRequest(RequestTimings Timings, FinishReas
     /// <summary>What it was for.</summary>
     public RequestClass Class { get; init; }
 
+    /// <summary>Who sent it; empty where nobody is told apart.</summary>
+    public string Tenant { get; init; } = "";
+
     /// <summary>A client whose deadline passes cancels too, and its word may arrive this much before.</summary>
     private static readonly TimeSpan CancelledEarly = TimeSpan.FromMilliseconds(20);
 
@@ -218,7 +233,7 @@ public readonly record struct FinishedRequest(RequestTimings Timings, FinishReas
             _ => SloOutcome.Broken,
         },
         Class = Class.Name(),
-        Tenant = "",
+        Tenant = Tenant,
         Ttft = Timings.FirstToken == 0 ? null : Stopwatch.GetElapsedTime(Timings.Arrival, Timings.FirstToken),
         Tpot = TimePerOutputToken,
         Itl = Timings.LongestGap == 0 ? null : Stopwatch.GetElapsedTime(0, Timings.LongestGap),

@@ -12,9 +12,10 @@ internal interface IHeapEntry
 
 /// <summary>A binary heap whose entries know their index, so that any of them leaves in O(log n). The engine thread's
 /// alone.</summary>
-internal sealed class IndexedHeap<T> where T : class, IHeapEntry
+/// <param name="capacity">Entries it has room for before it grows; at least 1.</param>
+internal sealed class IndexedHeap<T>(int capacity = 64) where T : class, IHeapEntry
 {
-    private T?[] _entries = new T?[64];
+    private T?[] _entries = new T?[capacity];
 
     /// <summary>Entries in the heap.</summary>
     public int Count { get; private set; }

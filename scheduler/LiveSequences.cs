@@ -27,15 +27,18 @@ internal enum SequenceStage : byte
 internal sealed class LiveSequences
 {
     private readonly SequenceQueue _leaving = new(SequenceStage.Leaving);
-    private readonly IndexedHeap<Sequence> _waiting = new();
+    private readonly WaitingLine _waiting;
     private readonly int[] _freePlaces; // a stack
+    private readonly int[] _runningOf = new int[Enum.GetValues<RequestClass>().Length];
     private int _freePlaceCount;
 
     /// <param name="pool">The blocks.</param>
     /// <param name="maxRunning">Places.</param>
     /// <param name="blockSize">Tokens of a block.</param>
-    public LiveSequences(BlockPool pool, int maxRunning, int blockSize)
+    /// <param name="tenants">Whose they are.</param>
+    public LiveSequences(BlockPool pool, int maxRunning, int blockSize, Tenants tenants)
     {
+        _waiting = new WaitingLine(tenants);
         Pool = pool;
         if (pool.Cache is { } cache) Prefixes = new Prefixes(pool, cache, blockSize);
         _freePlaces = new int[maxRunning];
@@ -53,14 +56,20 @@ internal sealed class LiveSequences
     /// <summary>Those whose prompt is computed, by key.</summary>
     public SequenceQueue Prefilling { get; } = new(SequenceStage.Prefilling);
 
-    /// <summary>The first of those that wait, by key.</summary>
+    /// <summary>The first of those that wait, see <see cref="WaitingLine"/>.</summary>
     public Sequence? FirstWaiting => _waiting.First;
 
-    /// <summary>Those that wait, in no order.</summary>
-    public ReadOnlySpan<Sequence> Waiting => _waiting.Entries;
+    /// <summary>Those that wait, in no order. For checks.</summary>
+    public IEnumerable<Sequence> Waiting => _waiting.All;
+
+    /// <summary>How many wait.</summary>
+    public int WaitingCount => _waiting.Count;
 
     /// <summary>Sequences with blocks that are computed in turn.</summary>
     public int Running => Decoding.Count + Prefilling.Count;
+
+    /// <summary>Of <see cref="Running"/>, those of a class.</summary>
+    public int RunningOf(RequestClass of) => _runningOf[(int)of];
 
     /// <summary>Places taken; a prompt that will fork counts as all its choices.</summary>
     public int ReservedPlaces { get; private set; }
@@ -68,9 +77,9 @@ internal sealed class LiveSequences
     /// <summary>Places there are.</summary>
     public int MaxRunning => _freePlaces.Length;
 
-    public bool Any => Running + _waiting.Count > 0;
+    public bool Any => Running + WaitingCount > 0;
 
-    /// <summary>Steps of the waiting line's heap so far.</summary>
+    /// <summary>Steps of the waiting line's heaps so far.</summary>
     public long Visits => _waiting.Visits;
 
     /// <summary>Of the running sequences that may lose their blocks, the one with the largest key: it gives them up
@@ -198,6 +207,7 @@ internal sealed class LiveSequences
         Debug.Assert(s.Place < 0 && ReservedPlaces + reserved <= MaxRunning, "as many places were counted");
         s.Place = _freePlaces[--_freePlaceCount];
         s.ReservedPlaces = reserved;
+        _runningOf[(int)s.Stream.Class]++;
         ReservedPlaces += reserved;
     }
 
@@ -206,6 +216,7 @@ internal sealed class LiveSequences
         if (s.Place < 0) return;
         _freePlaces[_freePlaceCount++] = s.Place;
         ReservedPlaces -= s.ReservedPlaces;
+        _runningOf[(int)s.Stream.Class]--;
         s.Place = -1;
         s.ReservedPlaces = 0;
     }
@@ -215,5 +226,6 @@ internal sealed class LiveSequences
         _freePlaceCount = _freePlaces.Length;
         for (int i = 0; i < _freePlaceCount; i++) _freePlaces[i] = _freePlaceCount - 1 - i;
         ReservedPlaces = 0;
+        Array.Clear(_runningOf);
     }
 }

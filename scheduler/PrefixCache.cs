@@ -57,12 +57,14 @@ internal sealed class PrefixCache
     public int Count { get; private set; }
 
     /// <summary>Who may share: requests with the same root. Any thread.</summary>
-    /// <param name="salt">What the caller gave; null or empty for the root of all that gave none.</param>
-    public static UInt128 RootOf(string? salt)
+    /// <param name="salt">What the caller gave; null or empty for the root of all of its tenant that gave none.</param>
+    /// <param name="tenant">Who the caller is; empty where nobody is told apart.</param>
+    public static UInt128 RootOf(string? salt, string tenant)
     {
-        if (string.IsNullOrEmpty(salt)) return UInt128.Zero;
+        bool salted = !string.IsNullOrEmpty(salt);
+        if (!salted && tenant.Length == 0) return UInt128.Zero;
         Span<byte> digest = stackalloc byte[SHA256.HashSizeInBytes]; // nobody finds another salt with this root
-        SHA256.HashData(Encoding.UTF8.GetBytes(salt), digest);
+        SHA256.HashData(Encoding.UTF8.GetBytes(salted ? $"salt {salt}" : $"tenant {tenant}"), digest);
         return MemoryMarshal.Read<UInt128>(digest) | UInt128.One; // never that of no salt
     }
 

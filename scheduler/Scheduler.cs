@@ -50,7 +50,7 @@ internal sealed class Scheduler
         _live = live;
         _admission = admission;
         _metrics = metrics;
-        _ending = new Ending(live, metrics, admission.Forecast);
+        _ending = new Ending(live, metrics, admission.Tenants);
         _budget = budget;
         _order = order;
         _endIds = [.. endIds];
@@ -94,6 +94,7 @@ internal sealed class Scheduler
         ulong seed = stream.Sampling.Seed ?? Sequence.SeedOf(unchecked(_seed + number * 0xD1342543DE82EF95), 1);
         bool forks = stream.N > 1 && stream.Prompt.Length > 1; // a prompt of one token leaves nothing to share
         stream.IsAdded = true;
+        _admission.Tenants.Begin(stream.Share);
         foreach (Sequence s in stream.Sequences)
         {
             s.Key = _order.KeyOf(stream, (long)number, s.Index);
@@ -121,17 +122,27 @@ internal sealed class Scheduler
         bool preempted = false;
         UInt128 blocked = UInt128.MaxValue; // the key of the one that waits for blocks; nobody behind it is planned
 
-        for (Sequence? s = _live.Decoding.First; s is not null && plan.Tokens < _budget.Decodes; s = s.Next)
+        Sequence? next = _live.Decoding.First;
+        while (next is { } s && plan.Tokens < _budget.Decodes)
         {
             _visits++;
-            if (!CanSample(plan, s)) continue;
-            if (!TryMakeRoom(plan, s, ref preempted))
+            if (!CanSample(plan, s))
+            {
+                next = s.Next;
+                continue;
+            }
+            if (TryMakeRoom(plan, s, ref preempted))
+            {
+                _budget.Add(s, now);
+                Schedule(plan, s, 1, decodes: true);
+                next = s.Next;
+            }
+            else if (s.Stage == SequenceStage.Decoding)
             {
                 blocked = s.Key;
                 break;
             }
-            _budget.Add(s, now);
-            Schedule(plan, s, 1, decodes: true);
+            else next = _live.Decoding.First; // it gave way itself, and nobody is planned yet
         }
 
         // A step that evicts admits nobody, or the victim would come straight back and evict again.
@@ -181,15 +192,18 @@ internal sealed class Scheduler
 
     /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>
     /// <returns>False where it waits with its blocks: for one before it to end, or for the step in flight that has the
-    /// last one's blocks.</returns>
+    /// last one's blocks. False, too, where it gave up its own, because all others are protected and nobody before it
+    /// is computed.</returns>
     private bool TryMakeRoom(StepPlan plan, Sequence s, ref bool preempted)
     {
         while (!TryReserveNext(plan, s))
         {
-            if (_live.Victim is not { InFlight: 0 } victim || victim == s) return false;
+            if (_live.Victim is not { InFlight: 0 } victim) return false;
+            if (victim == s && (!plan.IsEmpty || _live.Running == 1)) return false;
             if (victim.Key < s.Key && !s.IsProtected) return false;
             Preempt(victim);
             preempted = true;
+            if (victim == s) return false;
         }
         return true;
     }
@@ -267,7 +281,7 @@ internal sealed class Scheduler
     public void UpdateGauges()
     {
         _metrics.Running = _live.Running;
-        _metrics.Waiting = _live.Waiting.Length;
+        _metrics.Waiting = _live.WaitingCount;
         _metrics.FreeBlocks = _live.Pool.FreeCount;
         _metrics.EvictedBlocks = _live.Pool.Evictions;
         _metrics.CachedBlocks = _live.Pool.Cache?.Count ?? 0;
@@ -326,6 +340,10 @@ internal sealed class Scheduler
             scoreCount = Math.Max(0, Math.Min(end, s.Prompt.Length - 1) - scoreStart);
         }
         plan.Add(new ScheduledChunk(s, start, count, scoreStart, scoreCount, samples), decodes);
+        // What is computed again after a preemption is on nobody's account.
+        int prompt = Math.Max(0, Math.Min(end, s.Prompt.Length) - Math.Max(start, s.Charged));
+        s.Charged = Math.Max(s.Charged, end);
+        s.Stream.Share.Charge(prompt + (samples ? WaitingLine.GeneratedCost : 0));
         s.NumComputedTokens = end;
         s.InFlight++;
         if (!samples) return;
@@ -385,7 +403,7 @@ internal sealed class Scheduler
         }
         if (s.Stream.Clock.FirstScheduled != 0) return;
         s.Stream.Clock.FirstScheduled = now;
-        _admission.Forecast.Dequeue(s.Prompt.Length, s.Stream.TokensAhead);
+        s.Stream.Share.Dequeue(s.Prompt.Length, s.Stream.TokensAhead);
         s.Stream.Clock.CachedTokens = taken;
         _metrics.PromptTokens += s.Prompt.Length;
         if (_live.Prefixes is not null) _metrics.PrefixQueryTokens += s.Prompt.Length;
@@ -426,6 +444,7 @@ internal sealed class Scheduler
         }
         s.Output.Append(next.Token, next.Logprob, best);
         _metrics.GeneratedTokens++;
+        stream.Share.Tenant.Tokens?.Spend(1, now);
         ref RequestTimings clock = ref stream.Clock;
         if (s.LastTokenTimestamp != 0)
         {

@@ -4,9 +4,10 @@ namespace Native.Scheduling;
 /// <remarks>A sequence lock (Lameter 2005; Boehm, "Can seqlocks get along with programming language memory models?",
 /// 2012). Writing is wait-free. A reader that meets a write reads again: it is blocked only while the writer stands in
 /// the middle of one, which is a few stores. Allocates nothing.</remarks>
-internal sealed class SeqLock<T> where T : struct
+/// <param name="first">What is read before anything was shown.</param>
+internal sealed class SeqLock<T>(T first) where T : struct
 {
-    private T _value;
+    private T _value = first;
     private long _version; // odd while it is written
 
     /// <summary>Shows a value. One thread's.</summary>

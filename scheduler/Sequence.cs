@@ -45,6 +45,9 @@ internal sealed class Sequence : IHeapEntry
     /// went well.</summary>
     public int Landed { get; set; }
 
+    /// <summary>Tokens computed at least once, which its tenant was charged for.</summary>
+    public int Charged { get; set; }
+
     /// <summary>True once its computation went wrong: what its blocks hold is not to be relied on.</summary>
     public bool IsDistrusted { get; set; }
 

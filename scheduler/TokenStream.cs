@@ -41,20 +41,21 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     /// <param name="now">When.</param>
     /// <param name="limit">Tokens each choice may have.</param>
     /// <param name="blockSize">Tokens of a block.</param>
-    /// <param name="chains">Hashes of the prompt's full blocks; none where nothing is cached.</param>
-    /// <param name="tokensAhead">Prompt tokens that are probably not in the cache.</param>
+    /// <param name="prefix">Whose it is, and what of its prompt may be cached.</param>
     internal TokenStream(
-        Engine engine, GenerationRequest request, long now, int limit, int blockSize, ulong[] chains, int tokensAhead)
+        Engine engine, GenerationRequest request, long now, int limit, int blockSize, in PromptPrefix prefix)
     {
         _engine = engine;
+        Tenant = prefix.Tenant;
+        Share = engine.Tenants.ShareOf(Tenant, request.Class);
         Class = request.Class;
         Priority = request.Priority;
         TtftTicks = Ticks(request.TtftObjective ?? engine.Options.TtftObjective);
         TpotTicks = Ticks(request.TpotObjective ?? engine.Options.TpotObjective);
         Prompt = request.Ids.ToArray();
-        CacheRoot = PrefixCache.RootOf(request.CacheSalt);
-        PromptChains = chains;
-        TokensAhead = tokensAhead;
+        CacheRoot = prefix.Root;
+        PromptChains = prefix.Chains;
+        TokensAhead = prefix.TokensAhead;
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
         Limit = limit;
@@ -132,6 +133,12 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
 
     /// <inheritdoc cref="GenerationRequest.Class"/>
     internal RequestClass Class { get; }
+
+    /// <summary>Who sent it.</summary>
+    internal Tenant Tenant { get; }
+
+    /// <summary>By whose account it waits.</summary>
+    internal Share Share { get; }
 
     /// <inheritdoc cref="GenerationRequest.Priority"/>
     internal int Priority { get; }

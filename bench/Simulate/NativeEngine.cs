@@ -69,6 +69,7 @@ internal sealed class NativeEngine(SimulatedMachine machine, Objective objective
                 Seed = 1,
             },
             ArrivalTimestamp = EngineClock.Ticks(outcome.Request.Arrival),
+            Tenant = outcome.Request.Tenant,
         };
         // Whoever is refused stays in the denominator: a violation without a token.
         if (engine.Submit(request, out TokenStream? stream) == SubmitOutcome.Accepted) _live.Add(stream!, outcome);

@@ -106,13 +106,35 @@ public sealed class BudgetLedger
     public bool IsBurning(string requestClass, string tenant)
     {
         for (int i = 0; i < _budgets.Length; i++)
+            if (Controls(i, requestClass, tenant) && Pages(i)) return true;
+        return false;
+    }
+
+    /// <summary>Whether there is such a budget, and none burns. Any thread.</summary>
+    public bool IsHealthy(string requestClass, string tenant)
+    {
+        bool any = false;
+        for (int i = 0; i < _budgets.Length; i++) any |= Controls(i, requestClass, tenant);
+        return any && !IsBurning(requestClass, tenant);
+    }
+
+    /// <summary>Whether a budget that admission may act on, and that is for a class whoever sends it, pages. Any
+    /// thread.</summary>
+    public bool IsAnyBurning(string requestClass)
+    {
+        for (int i = 0; i < _budgets.Length; i++)
         {
             SloObjective objective = _budgets[i].Objective;
-            if (objective.Role == SloRole.Control && SloEvent.Matches(objective, requestClass, tenant)
-                && (Volatile.Read(ref _alerts[i]) & Bit(BurnSeverity.Page)) != 0) return true;
+            bool speaks = objective.Class is null || objective.Class == requestClass;
+            if (speaks && objective.Role == SloRole.Control && Pages(i)) return true;
         }
         return false;
     }
+
+    private bool Controls(int i, string requestClass, string tenant) =>
+        _budgets[i].Objective.Role == SloRole.Control && SloEvent.Matches(_budgets[i].Objective, requestClass, tenant);
+
+    private bool Pages(int i) => (Volatile.Read(ref _alerts[i]) & Bit(BurnSeverity.Page)) != 0;
 
     private int Judge(ObjectiveBudget budget)
     {

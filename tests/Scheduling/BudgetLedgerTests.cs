@@ -323,7 +323,8 @@ public sealed class BudgetLedgerTests
     [Fact]
     public void ARefusalByPrediction_IsBad_AndBestEffortIsJudgedByItsEnd()
     {
-        BudgetLedger ledger = new(new SloSpec([Objectives.Availability()]));
+        // Admission would take a chance on a healthy budget's account.
+        BudgetLedger ledger = new(new SloSpec([Objectives.Availability() with { Role = SloRole.Watch }]));
         using EngineHarness harness = new(options: new() { Budgets = ledger });
         harness.Runner.OnExecute = (in Native.Kernels.Batch _) => harness.Clock.Now += Stopwatch.Frequency / 10;
         for (int i = 0; i < 20; i++) // it learns that a step takes a tenth of a second

@@ -206,6 +206,8 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
     private static GenerationRequest WithObjectives(Random random, GenerationRequest request) => request with
     {
         Class = random.Next(3) == 0 ? RequestClass.Batch : RequestClass.Online,
+        Tenant = random.Next(4) switch { 0 => "a", 1 => "b", _ => "" },
+        CacheSalt = "everybody",
         Priority = random.Next(4) == 0 ? random.Next(-2, 3) : 0,
         TtftObjective = random.Next(2) == 0 ? TimeSpan.FromMicroseconds(random.Next(1, 1000)) : null,
         TpotObjective = random.Next(2) == 0 ? TimeSpan.FromMicroseconds(random.Next(1, 100)) : null,

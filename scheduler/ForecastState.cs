@@ -1,0 +1,28 @@
+namespace Native.Scheduling;
+
+/// <summary>What stands before requests of a class: those of it and of the classes before it.</summary>
+/// <param name="UnderWay">Prompt tokens of those who have begun that are not computed.</param>
+/// <param name="Running">Sequences that run.</param>
+internal readonly record struct ClassState(long UnderWay, int Running);
+
+/// <summary>What the engine's thread sees and the door goes by.</summary>
+internal readonly record struct ForecastState
+{
+    /// <summary>Before online requests.</summary>
+    public ClassState Online { get; init; }
+
+    /// <summary>Before batch ones.</summary>
+    public ClassState All { get; init; }
+
+    /// <summary>Sequences that may run; at least 1.</summary>
+    public required int Capacity { get; init; }
+
+    /// <summary>Seconds from the first step to the end, lately.</summary>
+    public double MeanService { get; init; }
+
+    /// <summary>What prompts took, divided by what they were said to take. The forecast's own.</summary>
+    public double Error { get; init; }
+
+    /// <summary>How fast prompts are computed.</summary>
+    public required PromptPace Pace { get; init; }
+}

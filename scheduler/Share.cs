@@ -1,0 +1,84 @@
+using System.Numerics;
+
+namespace Native.Scheduling;
+
+/// <summary>What one tenant has waiting in one class, and what it got.</summary>
+internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHeapEntry
+{
+    private const int Buckets = 32; // by powers of two of a prompt's length
+
+    private readonly long[] _queued = new long[Buckets]; // prompt tokens
+    private long _queuedTokens, _queuedRequests;
+    private double _served;
+
+    public Tenant Tenant => tenant;
+
+    public RequestClass Class => of;
+
+    public double Weight => weight;
+
+    /// <summary>Its sequences that wait, by key. The engine thread's.</summary>
+    public IndexedHeap<Sequence> Waiting { get; } = new(capacity: 4);
+
+    /// <summary>Requests the engine has of it. The engine thread's.</summary>
+    public int Live { get; set; }
+
+    /// <summary>Where it stands in the list of those that have requests, -1 for nowhere. The list's.</summary>
+    public int Place { get; set; } = -1;
+
+    /// <summary>Virtual time: tokens it got, divided by its weight. The engine's thread writes, any reads.</summary>
+    public double Served
+    {
+        get => Volatile.Read(ref _served);
+        set => Volatile.Write(ref _served, value);
+    }
+
+    /// <summary>Prompt tokens queued. Any thread.</summary>
+    public long QueuedTokens => Math.Max(0, Volatile.Read(ref _queuedTokens));
+
+    /// <summary>Requests queued. Any thread.</summary>
+    public long QueuedRequests => Math.Max(0, Volatile.Read(ref _queuedRequests));
+
+    /// <summary>Whether it got tokens since it was put into its heap.</summary>
+    public bool IsStale => HeapKey != Key;
+
+    UInt128 IHeapEntry.HeapKey => HeapKey;
+
+    int IHeapEntry.HeapIndex { get; set; } = -1;
+
+    private UInt128 HeapKey { get; set; }
+
+    // Doubles of one sign stand in the order of their bits.
+    private UInt128 Key => BitConverter.DoubleToUInt64Bits(_served);
+
+    /// <summary>Takes what it got for its place in the heap, which it is not in.</summary>
+    public void Refresh() => HeapKey = Key;
+
+    /// <summary>It gets tokens. The engine thread's.</summary>
+    public void Charge(double tokens) => Served = _served + (tokens / weight);
+
+    /// <summary>A request is queued. Any thread.</summary>
+    /// <param name="length">Its prompt's tokens.</param>
+    /// <param name="tokens">Of these, those that are to be computed.</param>
+    public void Queue(int length, int tokens) => Count(length, tokens, 1);
+
+    /// <summary>A queued request has begun or ended. Any thread.</summary>
+    public void Dequeue(int length, int tokens) => Count(length, -tokens, -1);
+
+    /// <summary>Tokens queued of prompts about as long as this or shorter. Any thread.</summary>
+    public long QueuedUpTo(int length)
+    {
+        long sum = 0;
+        for (int bucket = BucketOf(length); bucket >= 0; bucket--) sum += Volatile.Read(ref _queued[bucket]);
+        return Math.Max(0, sum);
+    }
+
+    private void Count(int length, int tokens, int requests)
+    {
+        Interlocked.Add(ref _queued[BucketOf(length)], tokens);
+        Interlocked.Add(ref _queuedTokens, tokens);
+        Interlocked.Add(ref _queuedRequests, requests);
+    }
+
+    private static int BucketOf(int length) => BitOperations.Log2((uint)Math.Max(length, 1));
+}

@@ -1,0 +1,121 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+
+namespace Native.Scheduling;
+
+/// <summary>All tenants: those the options name, and those that came.</summary>
+/// <remarks>Names may come from a header, so one that nobody configured is forgotten a minute after its last request,
+/// and what it got with it; beyond <see cref="MostUnnamed"/> new ones share one share.</remarks>
+internal sealed class Tenants
+{
+    /// <summary>Tenants known at a time that the options do not name.</summary>
+    public const int MostUnnamed = 10_000;
+
+    private const int Remembered = 60; // seconds
+
+    private readonly ConcurrentDictionary<string, Tenant> _byName = new(StringComparer.Ordinal);
+    private readonly Tenant _rest = new(new TenantSpec { Name = "" }, isNamed: true);
+    private readonly bool _apart;
+    private int _unnamed;
+
+    // The engine thread's.
+    private readonly Queue<(Tenant Tenant, long Since)> _idle = new();
+    private readonly double[] _floors = new double[Classes];
+    private readonly Share?[][] _active = new Share?[Classes][];
+    private readonly int[] _activeCounts = new int[Classes];
+
+    private static readonly int Classes = Enum.GetValues<RequestClass>().Length;
+
+    public Tenants(EngineOptions options)
+    {
+        _apart = options.Policy != SchedulingPolicy.Fcfs;
+        foreach (TenantSpec spec in options.Tenants) _byName[spec.Name] = new Tenant(spec, isNamed: true);
+        _byName.TryAdd(_rest.Name, _rest);
+        for (int i = 0; i < Classes; i++) _active[i] = new Share?[16];
+    }
+
+    /// <summary>Tenants known.</summary>
+    public int Count => _byName.Count;
+
+    /// <summary>The tenant of that name. Any thread.</summary>
+    public Tenant Of(string name)
+    {
+        if (_byName.TryGetValue(name, out Tenant? known)) return known;
+        if (Volatile.Read(ref _unnamed) >= MostUnnamed) return _rest;
+        Tenant created = new(new TenantSpec { Name = name }, isNamed: false);
+        Tenant tenant = _byName.GetOrAdd(name, created);
+        if (tenant == created) Interlocked.Increment(ref _unnamed);
+        return tenant;
+    }
+
+    /// <summary>By whose account a tenant's requests of a class wait: all by one where the arrival alone decides. Any
+    /// thread.</summary>
+    public Share ShareOf(Tenant tenant, RequestClass of) => _apart ? tenant.Shares[(int)of] : _rest.Shares[0];
+
+    /// <summary>Those that have requests in the engine; an entry may be null, or missing for an instant. Any
+    /// thread.</summary>
+    public ReadOnlySpan<Share?> Active(RequestClass of)
+    {
+        Share?[] list = Volatile.Read(ref _active[(int)of]);
+        return list.AsSpan(0, Math.Min(Volatile.Read(ref _activeCounts[(int)of]), list.Length));
+    }
+
+    /// <summary>What the least served of those that wait has got, or the last that waited: who comes new begins there,
+    /// so that nobody saves up. Any thread.</summary>
+    public double Floor(RequestClass of) => Volatile.Read(ref _floors[(int)of]);
+
+    /// <summary>Tells the floor. The engine thread's.</summary>
+    public void SetFloor(RequestClass of, double served) => Volatile.Write(ref _floors[(int)of], served);
+
+    /// <summary>The engine has one more request of a share. The engine thread's.</summary>
+    public void Begin(Share share)
+    {
+        if (share.Live++ > 0) return;
+        int of = (int)share.Class, count = _activeCounts[of];
+        if (count == _active[of].Length)
+        {
+            Share?[] larger = new Share?[2 * count];
+            _active[of].CopyTo(larger, 0);
+            Volatile.Write(ref _active[of], larger);
+        }
+        share.Place = count;
+        _active[of][count] = share;
+        Volatile.Write(ref _activeCounts[of], count + 1);
+    }
+
+    /// <summary>One of its requests is over. The engine thread's.</summary>
+    public void End(Share share, long now)
+    {
+        if (--share.Live == 0) Retire(share, now);
+        while (_idle.TryPeek(out (Tenant Tenant, long Since) idle))
+        {
+            bool isBack = idle.Tenant.IsLive;
+            if (!isBack && now - idle.Since <= Remembered * Stopwatch.Frequency) return;
+            _idle.Dequeue();
+            if (!isBack && idle.Tenant.LastEnd > idle.Since) // it was here meanwhile
+            {
+                _idle.Enqueue((idle.Tenant, idle.Tenant.LastEnd));
+                continue;
+            }
+            idle.Tenant.IsListed = false;
+            if (!isBack && _byName.TryRemove(KeyValuePair.Create(idle.Tenant.Name, idle.Tenant)))
+                Interlocked.Decrement(ref _unnamed);
+        }
+    }
+
+    private void Retire(Share share, long now)
+    {
+        int of = (int)share.Class, last = _activeCounts[of] - 1;
+        Share moved = _active[of][last]!;
+        _active[of][share.Place] = moved;
+        moved.Place = share.Place;
+        _active[of][last] = null;
+        Volatile.Write(ref _activeCounts[of], last);
+        share.Place = -1;
+        Tenant tenant = share.Tenant;
+        tenant.LastEnd = now;
+        if (tenant.IsNamed || tenant.IsListed) return;
+        tenant.IsListed = true;
+        _idle.Enqueue((tenant, now));
+    }
+}

@@ -1,0 +1,314 @@
+using System.Diagnostics;
+using Native.Scheduling;
+using Native.Scheduling.Slo;
+
+namespace Native.Tests.Scheduling;
+
+/// <summary>Tenants share the machine by their weights, and nobody pays for another's flood.</summary>
+public sealed class TenantTests
+{
+    private static readonly EngineOptions Slo = new() { Policy = SchedulingPolicy.Slo, MaxRunning = 1 };
+
+    [Fact]
+    public void AFlood_DoesNotDelayAnothersRequest()
+    {
+        using EngineHarness harness = new(options: Slo);
+        Reading[] flood = [.. Enumerable.Range(0, 30).Select(i => harness.Submit(Of("flood", seed: i)))];
+        harness.Turns(3);
+        Reading other = harness.Submit(Of("other", seed: 99));
+        while (!other.IsComplete) harness.Turn();
+        Assert.InRange(flood.Count(reading => reading.IsComplete), 1, 3); // who ran, and no more than one beside
+        harness.RunToEnd();
+        foreach (Reading reading in (Reading[])[.. flood, other]) reading.AssertOracle(128);
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void FirstComeFirstServed_TellsNoTenantsApart()
+    {
+        using EngineHarness harness = new(options: Slo with { Policy = SchedulingPolicy.Fcfs });
+        Reading[] flood = [.. Enumerable.Range(0, 10).Select(i => harness.Submit(Of("flood", seed: i)))];
+        Reading other = harness.Submit(Of("other", seed: 99));
+        while (!other.IsComplete) harness.Turn();
+        Assert.All(flood, reading => Assert.True(reading.IsComplete));
+    }
+
+    [Theory]
+    [InlineData(1), InlineData(3), InlineData(0.5)]
+    public void TokensGo_ByWeight(double weight)
+    {
+        TenantSpec heavy = new() { Name = "a", Weight = weight };
+        using EngineHarness harness = new(options: Slo with { Tenants = [heavy] });
+        Reading[] a = [.. Enumerable.Range(0, 300).Select(i => harness.Submit(Of("a", seed: i, length: 3 + (i % 9))))];
+        Reading[] b = [.. Enumerable.Range(0, 300).Select(i => harness.Submit(Of("b", seed: i, length: 11 - (i % 9))))];
+        while (Served(a) + Served(b) < 2000) harness.Turn();
+        Assert.InRange(Served(a) / Served(b), weight * 0.9, weight * 1.1);
+        harness.RunToEnd();
+        harness.AssertClean();
+
+        static double Served(Reading[] readings) =>
+            readings.Where(reading => reading.IsComplete)
+                .Sum(reading => reading.Prompt.Length + (2.0 * reading.Tokens().Length));
+    }
+
+    [Fact]
+    public void WhoWasAway_HasNothingSavedUp()
+    {
+        using EngineHarness harness = new(options: Slo);
+        foreach (int i in Enumerable.Range(0, 40)) harness.Submit(Of("a", seed: i));
+        while (harness.Engine.Metrics.Waiting > 20 || harness.Engine.Metrics.Waiting == 0) harness.Turn();
+        Reading[] b = [.. Enumerable.Range(0, 20).Select(i => harness.Submit(Of("b", seed: 100 + i)))];
+        long before = harness.Engine.Metrics.GeneratedTokens;
+        while (b.Count(reading => reading.IsComplete) < 10) harness.Turn();
+        // While ten of b's were served, about as many of a's were.
+        Assert.InRange(harness.Engine.Metrics.GeneratedTokens - before, 9 * 2 * 4, 12 * 2 * 4);
+        harness.RunToEnd();
+    }
+
+    [Fact]
+    public void AFlood_ShutsTheDoorToItselfAlone()
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 256 });
+        using EngineHarness harness = timed.Harness;
+        TimeSpan objective = TimeSpan.FromSeconds(1);
+        int refused = 0;
+        for (int i = 0; i < 60; i++)
+        {
+            GenerationRequest request = Of("flood", seed: i, length: 100) with { TtftObjective = objective };
+            if (harness.Engine.Submit(request, out _) == SubmitOutcome.WouldBeLate) refused++;
+            if (i % 10 == 0) harness.Turn();
+        }
+        Assert.InRange(refused, 20, 58);
+        harness.Submit(Of("other", seed: 99, length: 100) with { TtftObjective = objective });
+        harness.RunToEnd();
+    }
+
+    [Fact]
+    public void BatchWork_ShutsTheDoorToNobodyOnline()
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 256 });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 60; i++) harness.Submit(Of("a", seed: i, length: 100) with { Class = RequestClass.Batch });
+        harness.Turns(3);
+        GenerationRequest urgent = Of("a", seed: 99, length: 100) with { TtftObjective = TimeSpan.FromSeconds(1) };
+        Reading online = harness.Submit(urgent);
+        long start = harness.Clock.Now;
+        while (online.Tokens().Length == 0) harness.Turn();
+        Assert.InRange((double)(harness.Clock.Now - start) / Stopwatch.Frequency, 0, 1);
+        harness.Submit(urgent with { Class = RequestClass.Batch, TtftObjective = TimeSpan.FromSeconds(60) });
+        Assert.Equal(SubmitOutcome.WouldBeLate,
+            harness.Engine.Submit(urgent with { Class = RequestClass.Batch }, out _));
+        harness.RunToEnd();
+    }
+
+    /// <summary>One tenant sends a hundred times as much as the machine can take: the other's slowest first token is
+    /// later by what was under way at most.</summary>
+    [Fact]
+    public void AHundredTimesAsMuch_MovesAnothersSlowestFirstTokenByABound()
+    {
+        double alone = Slowest(floods: false), beside = Slowest(floods: true);
+        Assert.InRange(beside, alone, alone + 0.6); // seconds: a step of 256 tokens is 0.26 s
+
+        static double Slowest(bool floods)
+        {
+            TimedEngine timed = new(Slo with { MaxRunning = 16, MaxBatchedTokens = 256 });
+            using EngineHarness harness = timed.Harness;
+            Random random = new(3);
+            List<Reading> others = [];
+            for (int i = 0; i < 40; i++)
+            {
+                for (int j = 0; floods && j < 100; j++)
+                {
+                    harness.Engine.Submit(
+                        Of("flood", seed: random.Next(), length: 100) with { TtftObjective = TimeSpan.FromSeconds(5) },
+                        out _);
+                }
+                others.Add(harness.Submit(Of("other", seed: random.Next(), length: 40)));
+                double until = harness.Clock.Now + (2.0 * Stopwatch.Frequency);
+                while (harness.Clock.Now < until)
+                {
+                    if (!harness.Turn()) harness.Clock.Now = (long)until;
+                }
+            }
+            harness.RunToEnd();
+            harness.AssertClean();
+            return others.Select(reading => reading.Stream.Timings)
+                .Max(times => Stopwatch.GetElapsedTime(times.Arrival, times.FirstToken).TotalSeconds);
+        }
+    }
+
+    [Fact]
+    public void Requests_BeyondTheQuota_AreToldWhenToComeBack()
+    {
+        TenantSpec spec = new() { Name = "a", RequestsPerMinute = 2 };
+        using EngineHarness harness = new(options: Slo with { Tenants = [spec] });
+        harness.Submit(Of("a", seed: 1));
+        harness.Submit(Of("a", seed: 2));
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3), out _, out Refusal refusal));
+        Assert.InRange(refusal.RetryAfter.TotalSeconds, 29, 46); // a request comes every 30 s; spread by a half
+        harness.Submit(Of("b", seed: 3));
+        harness.RunToEnd();
+        harness.Clock.Now += (long)(30.1 * Stopwatch.Frequency);
+        harness.Submit(Of("a", seed: 3));
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3), out _));
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void Tokens_OfPromptsAndAnswers_AreCounted()
+    {
+        TenantSpec spec = new() { Name = "a", TokensPerMinute = 100 };
+        using EngineHarness harness = new(options: Slo with { Tenants = [spec] });
+        harness.Submit(Of("a", seed: 1, length: 60, outputs: 50)); // 110
+        harness.RunToEnd();
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 2), out _, out Refusal refusal));
+        Assert.InRange(refusal.RetryAfter.TotalSeconds, 8, 20); // 10 too many, and 6 for its prompt of 10
+        harness.Clock.Now += 60 * Stopwatch.Frequency;
+        harness.Submit(Of("a", seed: 2, length: 90, outputs: 1)); // as many are there again, less what is owed
+        harness.RunToEnd();
+    }
+
+    [Fact]
+    public void AMinutesQuota_AndMore_IsTakenOnceAllOfItIsThere()
+    {
+        RateLimit limit = new(perMinute: 60);
+        Assert.True(limit.TryTake(100, now: 0, out _));
+        Assert.False(limit.TryTake(100, now: 50 * Stopwatch.Frequency, out double wait));
+        Assert.Equal(50, wait, 3);
+        Assert.True(limit.TryTake(100, now: 100 * Stopwatch.Frequency, out _));
+        limit.Return(100);
+        Assert.True(limit.TryTake(60, now: 100 * Stopwatch.Frequency, out _));
+        Assert.False(limit.TryTake(1, now: 100 * Stopwatch.Frequency, out _));
+    }
+
+    [Fact]
+    public void ManyThreads_GetNoMoreThanThereIs()
+    {
+        RateLimit limit = new(perMinute: 1000);
+        int taken = 0;
+        Parallel.For(0, 4000, _ =>
+        {
+            if (limit.TryTake(1, now: 1, out double _)) Interlocked.Increment(ref taken);
+        });
+        Assert.Equal(1000, taken);
+    }
+
+    [Fact]
+    public void TenantsThatNobodyNamed_AreForgotten_AndBeyondABoundShareOneShare()
+    {
+        using EngineHarness harness = new(options: Slo with { MaxRunning = 64, MaxQueued = 100 });
+        for (int i = 0; i < 3000; i++)
+        {
+            harness.Submit(Of($"tenant {i}", seed: i, outputs: 1));
+            if (i % 50 > 0) continue;
+            harness.RunToEnd();
+            harness.Clock.Now += 5 * Stopwatch.Frequency;
+        }
+        harness.RunToEnd();
+        harness.AssertClean();
+        Assert.InRange(harness.Engine.Tenants.Count, 600, 800);
+
+        Tenants tenants = new(Slo with { Tenants = [new TenantSpec { Name = "named" }] });
+        for (int i = 0; i < Tenants.MostUnnamed; i++) tenants.Of($"{i}");
+        Assert.Same(tenants.Of("one more"), tenants.Of("another"));
+        Assert.NotSame(tenants.Of("one more"), tenants.Of("named"));
+    }
+
+    [Fact]
+    public void Tenants_ShareNoBlocks_UnlessTheyShareASalt()
+    {
+        using EngineHarness harness = new(options: Slo);
+        Assert.Equal(0, Cached("a", null));
+        Assert.Equal(39, Cached("a", null));
+        Assert.Equal(0, Cached("b", null));
+        Assert.Equal(0, Cached("", null));
+        Assert.Equal(0, Cached("a", "common"));
+        Assert.Equal(39, Cached("b", "common"));
+        Assert.Equal(0, Cached("b", "tenant a")); // no salt gives a tenant's own
+        harness.AssertClean();
+
+        int Cached(string tenant, string? salt)
+        {
+            Reading reading = harness.Submit(Of(tenant, seed: 1, length: 40) with { CacheSalt = salt });
+            harness.RunToEnd();
+            reading.AssertOracle(128);
+            return reading.Stream.Timings.CachedTokens;
+        }
+    }
+
+    [Fact]
+    public void WrongTenants_AreNamed()
+    {
+        List<string> errors = [];
+        (Slo with
+        {
+            Tenants =
+            [
+                new TenantSpec { Name = "a", Weight = 0 }, new TenantSpec { Name = "a", RequestsPerMinute = 0 },
+                new TenantSpec { Name = "b", TokensPerMinute = -1, Weight = double.NaN },
+            ],
+        }).Validate(errors);
+        Assert.Equal(5, errors.Count);
+        using EngineHarness harness = new(options: Slo);
+        GenerationRequest request = Of(new string('x', TenantSpec.MaxName + 1), seed: 1);
+        Assert.Equal(SubmitOutcome.Invalid, harness.Engine.Submit(request, out _));
+    }
+
+    /// <summary>While an online objective burns, batch work is not taken, and the door trusts forecasts less.</summary>
+    [Fact]
+    public void ABurningBudget_ClosesTheDoorToBatchWork_AndAHealthyOneOpensItFurther()
+    {
+        BudgetLedger ledger = new(
+            new SloSpec([Objectives.Availability(99m) with { Class = "online" }]), new ManualClock());
+        TimedEngine timed = new(Slo with { MaxBatchedTokens = 64, Budgets = ledger });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 8; i++) harness.Submit(Of("a", seed: i, length: 100, outputs: 1));
+        harness.Turns(12);
+        GenerationRequest batch = Of("a", seed: 20) with { Class = RequestClass.Batch };
+        harness.Submit(batch);
+        // What is forecast at 0.9 of the objective is taken while the budget is healthy, and not while it burns.
+        Reading taken = harness.Submit(Close());
+        taken.Stream.Cancel();
+        for (int i = 0; i < 400; i++)
+        {
+            ledger.Count(0, good: 10, bad: 10);
+            harness.Clock.Now += 10 * Stopwatch.Frequency;
+            ledger.Advance(harness.Clock.Now);
+        }
+        Assert.True(ledger.IsAnyBurning("online"));
+        Assert.Equal(SubmitOutcome.Shed, harness.Engine.Submit(batch, out _, out Refusal shed));
+        Assert.InRange(shed.RetryAfter.TotalSeconds, 10, 60);
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(Close(), out _));
+        harness.RunToEnd();
+
+        GenerationRequest Close()
+        {
+            GenerationRequest request = Of("a", seed: 21, length: 100, outputs: 1);
+            harness.Engine.Submit(
+                request with { TtftObjective = TimeSpan.FromMilliseconds(1) }, out _, out Refusal refusal);
+            return request with { TtftObjective = refusal.FirstToken / 0.9 };
+        }
+    }
+
+    private static GenerationRequest Of(string tenant, int seed, int length = 10, int outputs = 4) => new()
+    {
+        Ids = EngineHarness.Prompt(length, seed),
+        Sampling = EngineHarness.Greedy(outputs),
+        Tenant = tenant,
+    };
+
+    /// <summary>A machine on which a step takes 1 ms, and each token one more.</summary>
+    private sealed class TimedEngine
+    {
+        public TimedEngine(EngineOptions options)
+        {
+            FakeModelRunner runner = new(blockCount: 4000, maxModelLength: 1000);
+            Harness = new EngineHarness(runner, options);
+            runner.OnExecute = (in Native.Kernels.Batch batch) =>
+                Harness.Clock.Now += (long)((1 + batch.TokenIds.Length) * 1e-3 * Stopwatch.Frequency);
+        }
+
+        public EngineHarness Harness { get; }
+    }
+}
