@@ -53,11 +53,9 @@ internal sealed class Admission(
         refusal = default;
         if (options.Policy == SchedulingPolicy.Slo && IsLate(request, now, tokens, out refusal))
             return SubmitOutcome.WouldBeLate;
-        if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued)
-        {
-            Forecast.Queue(request.Ids.Length, tokens);
+        if (Interlocked.Increment(ref _queued.Value) <= options.MaxQueued
+            && Forecast.TryQueue(request.Ids.Length, tokens, options.MaxQueuedTokens ?? long.MaxValue))
             return SubmitOutcome.Accepted;
-        }
         Exit(1);
         refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
         return SubmitOutcome.QueueFull;

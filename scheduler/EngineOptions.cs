@@ -28,6 +28,11 @@ public sealed record EngineOptions
     /// 1024: a queue longer than that is older than its callers' patience.</summary>
     public int MaxQueued { get; init; } = 1024;
 
+    /// <summary>Prompt tokens that may wait for their first step (<c>--max-num-queued-tokens</c>); a request that would
+    /// make them more is refused, unless nobody waits. Default null: only <see cref="MaxQueued"/> and due times bound
+    /// the queue.</summary>
+    public int? MaxQueuedTokens { get; init; }
+
     /// <summary>How often one sequence may lose its blocks to older ones. After that it is admitted only with all it
     /// can ever need. At least 1: choices that fork from one prompt are not admitted one by one. Default 3.</summary>
     public int MaxPreemptions { get; init; } = 3;
@@ -65,6 +70,7 @@ public sealed record EngineOptions
                 + "a full batch could not decode one token each.");
         }
         if (MaxQueued is < 1 or > 1 << 20) errors.Add($"MaxQueued is {MaxQueued}; it must be from 1 to {1 << 20}.");
+        if (MaxQueuedTokens < 1) errors.Add($"MaxQueuedTokens is {MaxQueuedTokens}; it must be at least 1.");
         if (MaxPreemptions is < 1 or > 1000)
             errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
         if (TtftObjective <= TimeSpan.Zero) errors.Add($"TtftObjective is {TtftObjective}; it must be positive.");

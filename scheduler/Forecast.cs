@@ -27,6 +27,7 @@ internal sealed class Forecast
 
     private readonly PaddedLong[] _queuedTokens = new PaddedLong[Buckets];
     private readonly SeqLock<Snapshot> _shown = new();
+    private PaddedLong _queuedPrompts; // tokens of queued prompts, cached or not
 
     // The engine thread's: decayed sums of what steps with prompts took, and of what they were said to take.
     private double _seconds = 1, _foreseen = 1;
@@ -35,11 +36,32 @@ internal sealed class Forecast
     /// <summary>Whether nobody runs: who comes now is computed at once. Any thread.</summary>
     public bool IsIdle => _shown.Read().Running == 0;
 
-    /// <summary>A request is queued. Any thread.</summary>
-    public void Queue(int length, int tokens) => Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, tokens);
+    /// <summary>Tokens of the prompts that are queued. Any thread.</summary>
+    public long QueuedTokens => Volatile.Read(ref _queuedPrompts.Value);
+
+    /// <summary>A request is queued, unless the queued prompts are too long with it. One that comes to an empty queue
+    /// is queued whatever its length: it would never be otherwise. Any thread.</summary>
+    /// <param name="length">Its prompt's tokens.</param>
+    /// <param name="tokens">Of these, those that are to be computed.</param>
+    /// <param name="most">Tokens that may be queued.</param>
+    public bool TryQueue(int length, int tokens, long most)
+    {
+        long queued = Interlocked.Add(ref _queuedPrompts.Value, length);
+        if (queued > most && queued > length)
+        {
+            Interlocked.Add(ref _queuedPrompts.Value, -length);
+            return false;
+        }
+        Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, tokens);
+        return true;
+    }
 
     /// <summary>A queued request has begun or ended.</summary>
-    public void Dequeue(int length, int tokens) => Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, -tokens);
+    public void Dequeue(int length, int tokens)
+    {
+        Interlocked.Add(ref _queuedPrompts.Value, -length);
+        Interlocked.Add(ref _queuedTokens[BucketOf(length)].Value, -tokens);
+    }
 
     /// <summary>Seconds until the first token of a request that comes now. Any thread.</summary>
     /// <param name="length">Its prompt's tokens.</param>

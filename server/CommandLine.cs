@@ -121,6 +121,10 @@ internal static partial class CommandLine
             "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: "
             + $"{Defaults.MaxQueued}.",
             (o, v) => o with { MaxQueued = Int(v) }),
+        new("Scheduling", "--max-num-queued-tokens", "TOKENS",
+            "Prompt tokens that may wait, over all requests; a request that would make them more is refused likewise, "
+                + "unless nobody waits. Default: as many as --max-num-queued-reqs requests have.",
+            (o, v) => o with { MaxQueuedTokens = Int(v) }),
         new("Scheduling", "--scheduling-policy", "slo|fcfs",
             "Whose turn it is. slo: by class, priority and due time; steps are as long as the due times of running "
                 + "streams allow, and a request that would be late is refused at once, with a time to try again. fcfs: "

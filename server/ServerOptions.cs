@@ -56,6 +56,10 @@ public sealed record ServerOptions
     /// <summary>Requests that may wait; more are refused with 429.</summary>
     public int MaxQueued { get; init; } = 1024;
 
+    /// <summary>Prompt tokens that may wait; a request that would make them more is refused with 429. Null: as many as
+    /// the requests that may wait have.</summary>
+    public int? MaxQueuedTokens { get; init; }
+
     /// <summary>Whose turn it is.</summary>
     public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
 
@@ -106,6 +110,10 @@ public sealed record ServerOptions
     /// 15 to 60.</summary>
     internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
 
+    /// <summary>How long the engine may not come back at least before it counts as stalled. 5 seconds, or ten times what
+    /// its step was expected to take: ordinary steps take less than one.</summary>
+    internal TimeSpan StallAfter { get; init; } = TimeSpan.FromSeconds(5);
+
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per
     /// request.</summary>
     public LogLevel LogLevel { get; init; } = LogLevel.Warning;
@@ -151,6 +159,7 @@ public sealed record ServerOptions
             errors.Add($"--max-num-batched-tokens is {MaxBatchedTokens}, below --max-num-seqs ({MaxRunning}): a full "
                 + $"batch could not decode one token each.");
         Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
+        Within("--max-num-queued-tokens", MaxQueuedTokens, 1, int.MaxValue);
         if (TtftObjective <= TimeSpan.Zero || TpotObjective <= TimeSpan.Zero)
             errors.Add("--slo-ttft-ms and --slo-tpot-ms must be above 0.");
         Within("--block-size", BlockSize, 1, 1024);
@@ -169,6 +178,7 @@ public sealed record ServerOptions
         MaxRunning = MaxRunning,
         MaxBatchedTokens = MaxBatchedTokens,
         MaxQueued = MaxQueued,
+        MaxQueuedTokens = MaxQueuedTokens,
         PrefixCaching = PrefixCaching,
         Policy = Policy,
         TtftObjective = TtftObjective,

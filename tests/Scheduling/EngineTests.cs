@@ -248,6 +248,38 @@ public sealed class EngineTests
     }
 
     [Fact]
+    public void AQueueFullOfTokens_Refuses_AndTakesAgainWhatFits()
+    {
+        EngineOptions options = new() { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxQueuedTokens = 20 };
+        using EngineHarness harness = new(options: options);
+        harness.Submit(Prompt(30)); // nobody waits: taken whatever its length
+        Assert.Equal(30, harness.Engine.QueuedTokens);
+        AssertFull(1);
+        harness.Turn();
+        Assert.Equal(0, harness.Engine.QueuedTokens);
+        harness.Submit(Prompt(12));
+        Reading leaves = harness.Submit(Prompt(8));
+        AssertFull(1);
+        leaves.Stream.Cancel();
+        harness.Turn();
+        Assert.Equal(12, harness.Engine.QueuedTokens);
+        AssertFull(9);
+        harness.Submit(Prompt(8));
+        harness.RunToEnd();
+        harness.AssertClean();
+
+        void AssertFull(int length)
+        {
+            GenerationRequest more = new() { Ids = Prompt(length), Sampling = Greedy(3) };
+            int queued = harness.Engine.Queued;
+            long tokens = harness.Engine.QueuedTokens;
+            Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(more, out _, out Refusal refusal));
+            Assert.InRange(refusal.RetryAfter, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(90));
+            Assert.Equal((queued, tokens), (harness.Engine.Queued, harness.Engine.QueuedTokens));
+        }
+    }
+
+    [Fact]
     public void Submit_RefusesWhatCanNeverBeServed()
     {
         using EngineHarness harness = new(new FakeModelRunner(blockCount: 8, blockSize: 4, maxModelLength: 64),
