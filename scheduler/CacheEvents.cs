@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Numerics;
 
 namespace Native.Scheduling;
 
@@ -34,6 +35,9 @@ public readonly record struct CacheEvent(CacheEventKind Kind, ulong Hash, ulong?
 /// </remarks>
 public sealed class CacheEvents
 {
+    /// <summary>Events kept at least: seconds of them on a busy server with a small cache.</summary>
+    private const int LeastKept = 4096;
+
     private readonly int _blockSize;
     private readonly long _mask;
 
@@ -53,10 +57,10 @@ public sealed class CacheEvents
     /// <param name="blockCount">Blocks there are.</param>
     /// <param name="blockSize">Tokens of a block.</param>
     /// <param name="first">The first event's number.</param>
-    internal CacheEvents(int blockCount, int blockSize, long first)
+    /// <param name="least">Events kept at least.</param>
+    internal CacheEvents(int blockCount, int blockSize, long first, int least = LeastKept)
     {
-        const int Least = 4096;
-        int capacity = (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)Math.Max(Least, blockCount));
+        int capacity = (int)BitOperations.RoundUpToPowerOf2((uint)Math.Max(least, blockCount));
         _blockSize = blockSize;
         _mask = capacity - 1;
         _numbers = new long[capacity];

@@ -24,7 +24,7 @@ public sealed class Engine : IDisposable
     private readonly Scheduler _scheduler;
     private readonly StepTimeModel _times;
     private readonly PrefixCache? _cache;
-    private readonly StepWatch _watch = new();
+    private readonly SeqLock<RunningStep> _running = new(); // number 0 for none
     private long _lastDone; // when the step before was through
     private long _launches; // steps launched so far
     private readonly BatchBuilder _batch;
@@ -85,7 +85,11 @@ public sealed class Engine : IDisposable
         StepTimeModel times = _times = new StepTimeModel();
         StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
         _admission = new Admission(info, options, _maxRunning, budget, times);
-        PrefixCache? cache = _cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
+        // Numbers higher than those of an engine before this one, so that nobody takes up where that ended.
+        CacheEvents = options.CacheEvents
+            ? new(info.BlockCount, info.BlockSize, _clock.GetUtcNow().ToUnixTimeMilliseconds() * 1000) : null;
+        PrefixCache? cache = _cache =
+            options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize, CacheEvents) : null;
         LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
         Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
         _scheduler = new Scheduler(live, _admission, Metrics, budget, order, _endIds, info.BlockSize, options.Seed);
@@ -111,7 +115,11 @@ public sealed class Engine : IDisposable
     public long Heartbeat => Volatile.Read(ref _heartbeat);
 
     /// <summary>The step that the engine thread waits for; null where it waits for none. Any thread.</summary>
-    public RunningStep? RunningStep => _watch.Read();
+    public RunningStep? RunningStep => _running.Read() is { Number: > 0 } step ? step : null;
+
+    /// <summary>What the prefix cache holds and how that changes; null unless
+    /// <see cref="EngineOptions.CacheEvents"/>.</summary>
+    public CacheEvents? CacheEvents { get; }
 
     /// <summary>True once <see cref="Drain"/> or <see cref="Dispose"/> was called.</summary>
     public bool IsDraining => Volatile.Read(ref _draining) != 0;
@@ -271,7 +279,7 @@ public sealed class Engine : IDisposable
         TakeNews(now);
         if (IsDraining) ContinueDrain(now);
         bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
-        _watch.End();
+        _running.Write(default);
         _admission.Exit(_scheduler.TakeDequeued());
         _scheduler.UpdateGauges();
         _admission.Publish(_scheduler.Ending, _scheduler.Live, now);
@@ -350,7 +358,7 @@ public sealed class Engine : IDisposable
     }
 
     /// <summary>Says for which step this thread is about to wait.</summary>
-    private void Watch(StepPlan plan) => _watch.Begin(new RunningStep(
+    private void Watch(StepPlan plan) => _running.Write(new RunningStep(
         plan.Number, Math.Max(plan.Launched, _lastDone), TimeSpan.FromSeconds(_times.PredictHigh(plan.Load)),
         plan.Chunks.Length, plan.Load.PrefillTokens, plan.Decodes));
 

@@ -41,6 +41,10 @@ public sealed record EngineOptions
     /// (<c>--enable-prefix-caching</c>). Changes no output. Default true.</summary>
     public bool PrefixCaching { get; init; } = true;
 
+    /// <summary>Whether other threads can follow what the prefix cache holds (<see cref="Engine.CacheEvents"/>,
+    /// <c>--enable-kv-cache-events</c>). Default false: it tells the tokens of prompts.</summary>
+    public bool CacheEvents { get; init; }
+
     /// <summary>Whose turn it is (<c>--scheduling-policy</c>). Default by due times.</summary>
     public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
 
@@ -73,6 +77,7 @@ public sealed record EngineOptions
         if (MaxQueuedTokens < 1) errors.Add($"MaxQueuedTokens is {MaxQueuedTokens}; it must be at least 1.");
         if (MaxPreemptions is < 1 or > 1000)
             errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
+        if (CacheEvents && !PrefixCaching) errors.Add("CacheEvents needs PrefixCaching: nothing is cached without it.");
         if (TtftObjective <= TimeSpan.Zero) errors.Add($"TtftObjective is {TtftObjective}; it must be positive.");
         if (TpotObjective <= TimeSpan.Zero) errors.Add($"TpotObjective is {TpotObjective}; it must be positive.");
     }

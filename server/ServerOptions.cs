@@ -72,6 +72,9 @@ public sealed record ServerOptions
     /// <summary>Whether prompts that begin alike share the keys and values of their beginning.</summary>
     public bool PrefixCaching { get; init; } = true;
 
+    /// <summary>Whether routers may follow what the prefix cache holds. False: it tells the tokens of prompts.</summary>
+    public bool CacheEvents { get; init; }
+
     /// <summary>Tokens a KV block holds.</summary>
     public int BlockSize { get; init; } = 16;
 
@@ -162,6 +165,8 @@ public sealed record ServerOptions
         Within("--max-num-queued-tokens", MaxQueuedTokens, 1, int.MaxValue);
         if (TtftObjective <= TimeSpan.Zero || TpotObjective <= TimeSpan.Zero)
             errors.Add("--slo-ttft-ms and --slo-tpot-ms must be above 0.");
+        if (CacheEvents && !PrefixCaching)
+            errors.Add("--enable-kv-cache-events needs --enable-prefix-caching: nothing is cached without it.");
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
         if (SloState is not null && Slo is null)
@@ -180,6 +185,7 @@ public sealed record ServerOptions
         MaxQueued = MaxQueued,
         MaxQueuedTokens = MaxQueuedTokens,
         PrefixCaching = PrefixCaching,
+        CacheEvents = CacheEvents,
         Policy = Policy,
         TtftObjective = TtftObjective,
         TpotObjective = TpotObjective,
