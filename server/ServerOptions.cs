@@ -72,7 +72,8 @@ public sealed record ServerOptions
     /// <summary>Whether prompts that begin alike share the keys and values of their beginning.</summary>
     public bool PrefixCaching { get; init; } = true;
 
-    /// <summary>Whether routers may follow what the prefix cache holds. False: it tells the tokens of prompts.</summary>
+    /// <summary>Whether routers may follow what the prefix cache holds. Default false: it tells the tokens of
+    /// prompts.</summary>
     public bool CacheEvents { get; init; }
 
     /// <summary>Tokens a KV block holds.</summary>
@@ -113,8 +114,8 @@ public sealed record ServerOptions
     /// 15 to 60.</summary>
     internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
 
-    /// <summary>How long the engine may not come back at least before it counts as stalled. 5 seconds, or ten times what
-    /// its step was expected to take: ordinary steps take less than one.</summary>
+    /// <summary>How long the engine may stay away at least before it counts as stalled. 5 seconds, or ten times what its
+    /// step was expected to take: ordinary steps take less than one.</summary>
     internal TimeSpan StallAfter { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per

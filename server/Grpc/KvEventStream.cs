@@ -7,8 +7,8 @@ using Native.V1;
 
 namespace Native.Server.Grpc;
 
-/// <summary>Tells routers what the prefix cache holds. Each call reads the engine's ring at its own pace; one that falls
-/// out of it begins anew with what is cached.</summary>
+/// <summary>Tells routers what the prefix cache holds. Each call reads the engine's ring at its own pace; one that
+/// falls out of it begins anew with what is cached.</summary>
 internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
 {
     /// <summary>How often a call that has told everything looks again. The engine's thread wakes nobody for it, and a
@@ -82,7 +82,7 @@ internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
         }
     }
 
-    /// <summary>How many events lie between what a reader asks for and what comes, where it asks for any that were.</summary>
+    /// <summary>How many events lie between what a reader asks for and what comes, where it asks for any.</summary>
     private static long Lost(CacheEvents events, ulong? start) =>
         start is { } first && first < (ulong)events.Next ? events.Next - (long)first : 0;
 

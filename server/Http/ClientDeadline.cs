@@ -3,7 +3,7 @@ using System.Globalization;
 
 namespace Native.Server.Http;
 
-/// <summary>Until when a client waits for its answer, where its headers tell. HTTP has no deadline of its own.</summary>
+/// <summary>Until when a client waits for its answer, where its headers tell: HTTP has no deadline.</summary>
 internal static class ClientDeadline
 {
     /// <summary>Longest time that counts, in seconds: a day.</summary>

@@ -23,7 +23,7 @@ internal sealed record ServiceLevel
     public RequestClass? Class { get; init; }
 
     /// <summary>What a request's headers or metadata ask for, under the names that gateways send; the newer name comes
-    /// first. A value that is no number of milliseconds is ignored: the gateway's mistake is not the caller's.</summary>
+    /// first. A value that is no number of milliseconds is ignored: a gateway's mistake is not the caller's.</summary>
     /// <param name="header">A header's value by its name; null where it is not there.</param>
     public static ServiceLevel OfHeaders(Func<string, string?> header)
     {

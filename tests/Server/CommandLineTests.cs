@@ -28,7 +28,8 @@ public sealed class CommandLineTests
     {
         int? exit = Parse(["--model", "m.gguf", "--served-model-name=x", "--host", "localhost", "--port", "0", "--grpc-port", "1234", "--backend", "CPU", "--threads", "3",
             "--max-model-len", "100", "--max-num-seqs", "5", "--max-num-batched-tokens", "50",
-            "--max-num-queued-reqs", "9", "--max-num-queued-tokens", "5000", "--enable-kv-cache-events", "true", "--enable-prefix-caching", "true", "--scheduling-policy", "fcfs",
+            "--max-num-queued-reqs", "9", "--max-num-queued-tokens", "5000", "--enable-kv-cache-events", "true",
+            "--enable-prefix-caching", "true", "--scheduling-policy", "fcfs",
             "--slo-ttft-ms", "1500", "--slo-tpot-ms", "60.5", "--block-size", "32", "--kv-cache-dtype", "q8_0",
             "--kv-cache-memory", "1.5G", "--seed", "18446744073709551615", "--metrics-compat", "vllm", "--shutdown-timeout", "2.5", "--api-key", "k", "--log-level", "debug"], out ServerOptions options, out _, out string error);
         Assert.True(exit is null, error);
