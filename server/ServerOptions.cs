@@ -114,8 +114,8 @@ public sealed record ServerOptions
     /// 15 to 60.</summary>
     internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
 
-    /// <summary>How long the engine may stay away at least before it counts as stalled. 5 seconds, or ten times what its
-    /// step was expected to take: ordinary steps take less than one.</summary>
+    /// <summary>How long the engine may stay away at least before it counts as stalled. 5 seconds, or ten times what
+    /// its step was expected to take: ordinary steps take less than one.</summary>
     internal TimeSpan StallAfter { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per

@@ -180,7 +180,8 @@ internal sealed record Stall(RunningStep? Step, TimeSpan Age)
     public override string ToString() => Step is { } step
         ? string.Create(CultureInfo.InvariantCulture,
             $"step {step.Number} has run for {Age.TotalSeconds:0.0} s, where "
-                + $"{step.Expected.TotalMilliseconds:0.####} ms were expected; {step.Sequences} sequences, {step.PrefillTokens} prefill tokens, {step.Decodes} decodes.")
+                + $"{step.Expected.TotalMilliseconds:0.####} ms were expected; {step.Sequences} sequences, "
+                + $"{step.PrefillTokens} prefill tokens, {step.Decodes} decodes.")
         : string.Create(CultureInfo.InvariantCulture,
             $"the engine's thread has not come back for {Age.TotalSeconds:0.0} s, between two steps.");
 }

@@ -134,6 +134,46 @@ public sealed class CacheEventsTests
     }
 
     [Fact]
+    public async Task WhatIsRead_IsWhole_WhileTheWriterIsThere()
+    {
+        const int Blocks = 4, Size = 512; // a ring of four events, each long in the writing
+        CacheEvents events = new(Blocks, Size, first: 0, least: Blocks);
+        using CancellationTokenSource end = new(TimeSpan.FromSeconds(1.5));
+        Task writer = Task.Run(() =>
+        {
+            int[] tokens = new int[Size];
+            for (ulong hash = 1; !end.IsCancellationRequested; hash++)
+            {
+                Array.Fill(tokens, (int)hash);
+                int block = (int)(hash % Blocks);
+                events.Removed(block);
+                events.Stored(block, hash, Mirror.ParentOf(hash), tokens);
+            }
+        }, Token);
+        int whole = 0, forgotten = 0;
+        while (!end.IsCancellationRequested)
+        {
+            for (long number = Math.Max(0, events.Next - Blocks); number < events.Next; number++)
+            {
+                if (!events.TryRead(number, out CacheEvent read)) forgotten++;
+                else if (read.Kind == CacheEventKind.Stored) AssertWhole(read);
+            }
+            for (int block = 0; block < Blocks; block++)
+                if (events.TryReadBlock(block, out CacheEvent read)) AssertWhole(read);
+        }
+        await writer;
+        Assert.True(whole > 1000 && forgotten > 100, $"{whole} read, {forgotten} forgotten");
+
+        void AssertWhole(in CacheEvent read)
+        {
+            whole++;
+            int token = (int)read.Hash;
+            Assert.Equal(Mirror.ParentOf(read.Hash), read.Parent);
+            Assert.True(read.Tokens.All(other => other == token), $"the block {read.Hash} is torn");
+        }
+    }
+
+    [Fact]
     public void Telling_AllocatesNothing()
     {
         CacheEvents events = new(8, BlockSize, first: 0, least: 64);

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Native.Bench.Serve;
+using Native.Kernels;
 using Native.Scheduling;
 using static Native.Tests.Scheduling.EngineHarness;
 
@@ -244,6 +245,30 @@ public sealed class EngineTests
         harness.Submit(Prompt(4));
         Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(request, out _));
         harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    [Theory, InlineData(1), InlineData(2)]
+    public void TheStepWaitedFor_IsShown_WhereverItIsWaitedFor(int stepsInFlight)
+    {
+        FakeModelRunner runner = new(stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner);
+        List<(long, int, int, int)> shown = [], computed = [];
+        runner.OnExecute = (in Batch batch) =>
+        {
+            RunningStep step = harness.Engine.RunningStep ?? default;
+            shown.Add((step.Number, step.Sequences, step.PrefillTokens, step.Decodes));
+            int decodes = batch.DecodeCount;
+            computed.Add((runner.Steps, batch.ContextLengths.Length, batch.TokenIds.Length - decodes, decodes));
+            if (step.Began <= 0 || step.Began > harness.Clock.Now) shown.Add(default);
+        };
+        harness.AfterTurn = () => Assert.Null(harness.Engine.RunningStep);
+        harness.Submit(Prompt(30), Greedy(5));
+        harness.Turns(2);
+        harness.Submit(Prompt(9), Greedy(6) with { N = 3 });
+        harness.RunToEnd();
+        Assert.True(computed.Count > 6);
+        Assert.Equal(computed, shown);
         harness.AssertClean();
     }
 
