@@ -12,16 +12,17 @@ internal static class ClientDeadline
     /// <summary>Reads the headers; what is no time is ignored, and of several times the shortest counts.</summary>
     /// <param name="header">A header's value by its name; null where it is not there.</param>
     /// <param name="arrival">When the request arrived, as a <see cref="Stopwatch"/> timestamp.</param>
-    /// <param name="streams">Whether the answer is streamed. The clients of OpenAI and Anthropic then wait for the head
-    /// or the next byte alone, which comments bring them.</param>
+    /// <param name="streams">Whether the answer is streamed. The clients of OpenAI and Anthropic, and Envoy where it
+    /// tries again, then wait for the head or the next byte alone, which comments bring them.</param>
     /// <returns>A <see cref="Stopwatch"/> timestamp; null for never.</returns>
     public static long? Of(Func<string, string?> header, long arrival, bool streams)
     {
         double seconds = Math.Min(
-            Math.Min(Seconds(header("x-request-timeout"), 1), Seconds(header("x-request-timeout-ms"), 1e-3)),
-            Seconds(header("x-envoy-expected-rq-timeout-ms"), 1e-3)); // what is left of the route's time in Envoy
+            Seconds(header("x-request-timeout"), 1), Seconds(header("x-request-timeout-ms"), 1e-3));
         if (!streams)
         {
+            // Of the route, or of one of several tries, which ends no answer that has begun.
+            seconds = Math.Min(seconds, Seconds(header("x-envoy-expected-rq-timeout-ms"), 1e-3));
             double read = Seconds(header("x-stainless-read-timeout"), 1);
             // These clients cut the fraction off; they hang up themselves when the time is over.
             double whole = Seconds(header("x-stainless-timeout"), 1) + 1;
