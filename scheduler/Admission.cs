@@ -67,7 +67,8 @@ internal sealed class Admission(
         }
         if (options.Policy == SchedulingPolicy.Slo && IsLate(request, now, share, prefix.TokensAhead, out refusal))
             return SubmitOutcome.WouldBeLate;
-        if (Interlocked.Increment(ref _queued.Value) > options.MaxQueued)
+        if (Interlocked.Increment(ref _queued.Value) > options.MaxQueued
+            || !tenants.TryQueue(share, request.Ids.Length, prefix.TokensAhead, options.MaxQueuedTokens))
         {
             Exit(1);
             refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
@@ -75,11 +76,11 @@ internal sealed class Admission(
         }
         if (!TryTakeQuota(prefix.Tenant, request.Ids.Length, now, out double wait))
         {
+            tenants.Dequeue(share, request.Ids.Length, prefix.TokensAhead);
             Exit(1);
             refusal = new Refusal(TimeSpan.Zero, Spread(wait));
             return SubmitOutcome.OverQuota;
         }
-        share.Queue(request.Ids.Length, prefix.TokensAhead);
         return SubmitOutcome.Accepted;
     }
 
@@ -87,7 +88,8 @@ internal sealed class Admission(
     /// thread.</summary>
     public void Withdraw(GenerationRequest request, in PromptPrefix prefix)
     {
-        tenants.ShareOf(prefix.Tenant, request.Class).Dequeue(request.Ids.Length, prefix.TokensAhead);
+        Share share = tenants.ShareOf(prefix.Tenant, request.Class);
+        tenants.Dequeue(share, request.Ids.Length, prefix.TokensAhead);
         prefix.Tenant.Requests?.Return(1);
         prefix.Tenant.Tokens?.Return(request.Ids.Length);
         Exit(1);

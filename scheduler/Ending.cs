@@ -101,7 +101,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Tenants 
             if (stream.Clock.FirstScheduled == 0)
             {
                 NeverScheduled++;
-                stream.Share.Dequeue(stream.Prompt.Length, stream.TokensAhead);
+                tenants.Dequeue(stream.Share, stream.Prompt.Length, stream.TokensAhead);
             }
             else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
             tenants.End(stream.Share, now);

@@ -24,7 +24,9 @@ public sealed class Engine : IDisposable
     private readonly Scheduler _scheduler;
     private readonly StepTimeModel _times;
     private readonly PrefixCache? _cache;
+    private readonly SeqLock<RunningStep> _running = new(default); // number 0 for none
     private long _lastDone; // when the step before was through
+    private long _launches; // steps launched so far
     private readonly BatchBuilder _batch;
     private readonly Inbox<TokenStream> _inbox;
     private readonly Thread? _thread;
@@ -84,7 +86,11 @@ public sealed class Engine : IDisposable
         Tenants = new Tenants(options);
         StepBudget budget = new(maxBatchedTokens, leastChunk: info.BlockSize, options, times);
         _admission = new Admission(info, options, _maxRunning, Tenants, budget, times);
-        PrefixCache? cache = _cache = options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize) : null;
+        // Numbers higher than those of an engine before this one, so that nobody takes up where that ended.
+        CacheEvents = options.CacheEvents
+            ? new(info.BlockCount, info.BlockSize, _clock.GetUtcNow().ToUnixTimeMilliseconds() * 1000) : null;
+        PrefixCache? cache = _cache =
+            options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize, CacheEvents) : null;
         BlockPool pool = new(info.BlockCount, cache);
         LiveSequences live = new(pool, _maxRunning, info.BlockSize, Tenants);
         Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
@@ -110,11 +116,21 @@ public sealed class Engine : IDisposable
     /// short steps it is at most about a second old.</summary>
     public long Heartbeat => Volatile.Read(ref _heartbeat);
 
+    /// <summary>The step that the engine thread waits for; null where it waits for none. Any thread.</summary>
+    public RunningStep? RunningStep => _running.Read() is { Number: > 0 } step ? step : null;
+
+    /// <summary>What the prefix cache holds and how that changes; null unless
+    /// <see cref="EngineOptions.CacheEvents"/>.</summary>
+    public CacheEvents? CacheEvents { get; }
+
     /// <summary>True once <see cref="Drain"/> or <see cref="Dispose"/> was called.</summary>
     public bool IsDraining => Volatile.Read(ref _draining) != 0;
 
     /// <summary>Requests submitted that have not had their first step.</summary>
     public int Queued => _admission.Queued;
+
+    /// <summary>Tokens of their prompts.</summary>
+    public long QueuedTokens => Tenants.QueuedTokens;
 
     /// <summary>When a refused caller had better try again: about when a place in the queue is free, from the mean time
     /// of recent requests. 0.1 to 60 seconds.</summary>
@@ -265,6 +281,7 @@ public sealed class Engine : IDisposable
         TakeNews(now);
         if (IsDraining) ContinueDrain(now);
         bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
+        _running.Write(default);
         _admission.Exit(_scheduler.TakeDequeued());
         _scheduler.UpdateGauges();
         _admission.Publish(_scheduler.Ending, _scheduler.Live, now);
@@ -335,10 +352,17 @@ public sealed class Engine : IDisposable
         if (plan.Admitted) _batch.Reserve(_scheduler.Live);
         _batch.Build(plan);
         plan.Launched = _clock.GetTimestamp();
+        plan.Number = ++_launches;
+        Watch(plan);
         _runner.Launch(_batch.Batch);
         _inFlight++;
         return true;
     }
+
+    /// <summary>Says for which step this thread is about to wait.</summary>
+    private void Watch(StepPlan plan) => _running.Write(new RunningStep(
+        plan.Number, Math.Max(plan.Launched, _lastDone), TimeSpan.FromSeconds(_times.PredictHigh(plan.Load)),
+        plan.Chunks.Length, plan.Load.PrefillTokens, plan.Decodes));
 
     /// <summary>Waits for the oldest step and takes in what it gave.</summary>
     private void Collect()
@@ -346,6 +370,7 @@ public sealed class Engine : IDisposable
         StepPlan plan = _plans[_oldest];
         try
         {
+            Watch(plan);
             _runner.Collect(_batch.Sampled(plan), _batch.Alternatives(plan));
         }
         catch (Exception e)
@@ -441,6 +466,7 @@ public sealed class Engine : IDisposable
         {
             try
             {
+                Watch(_plans[_oldest]);
                 _runner.Collect(_batch.Sampled(_plans[_oldest]), _batch.Alternatives(_plans[_oldest]));
             }
             catch (Exception e) // the runner has dropped the others with it

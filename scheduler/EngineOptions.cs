@@ -28,6 +28,11 @@ public sealed record EngineOptions
     /// 1024: a queue longer than that is older than its callers' patience.</summary>
     public int MaxQueued { get; init; } = 1024;
 
+    /// <summary>Prompt tokens that may wait for their first step (<c>--max-num-queued-tokens</c>); a request that would
+    /// make them more is refused, unless nobody waits. Default null: only <see cref="MaxQueued"/> and due times bound
+    /// the queue.</summary>
+    public int? MaxQueuedTokens { get; init; }
+
     /// <summary>How often one sequence may lose its blocks to older ones. After that it is admitted only with all it
     /// can ever need. At least 1: choices that fork from one prompt are not admitted one by one. Default 3.</summary>
     public int MaxPreemptions { get; init; } = 3;
@@ -35,6 +40,10 @@ public sealed record EngineOptions
     /// <summary>Whether prompts that begin alike share the keys and values of their beginning
     /// (<c>--enable-prefix-caching</c>). Changes no output. Default true.</summary>
     public bool PrefixCaching { get; init; } = true;
+
+    /// <summary>Whether other threads can follow what the prefix cache holds (<see cref="Engine.CacheEvents"/>,
+    /// <c>--enable-kv-cache-events</c>). Default false: it tells the tokens of prompts.</summary>
+    public bool CacheEvents { get; init; }
 
     /// <summary>Whose turn it is (<c>--scheduling-policy</c>). Default by due times.</summary>
     public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
@@ -69,8 +78,10 @@ public sealed record EngineOptions
                 + "a full batch could not decode one token each.");
         }
         if (MaxQueued is < 1 or > 1 << 20) errors.Add($"MaxQueued is {MaxQueued}; it must be from 1 to {1 << 20}.");
+        if (MaxQueuedTokens < 1) errors.Add($"MaxQueuedTokens is {MaxQueuedTokens}; it must be at least 1.");
         if (MaxPreemptions is < 1 or > 1000)
             errors.Add($"MaxPreemptions is {MaxPreemptions}; it must be from 1 to 1000.");
+        if (CacheEvents && !PrefixCaching) errors.Add("CacheEvents needs PrefixCaching: nothing is cached without it.");
         if (TtftObjective <= TimeSpan.Zero) errors.Add($"TtftObjective is {TtftObjective}; it must be positive.");
         foreach (TenantSpec tenant in Tenants) tenant.Validate(errors);
         foreach (IGrouping<string, TenantSpec> same in Tenants.GroupBy(tenant => tenant.Name))

@@ -76,7 +76,8 @@ public enum SubmitOutcome
     /// <summary>It is queued, and there is a stream.</summary>
     Accepted,
 
-    /// <summary>As many requests wait as may; <see cref="Engine.RetryAfter"/> says when to try again.</summary>
+    /// <summary>As many requests wait as may, or as many prompt tokens; <see cref="Engine.RetryAfter"/> says when to
+    /// try again.</summary>
     QueueFull,
 
     /// <summary>Its first token would come after its objective or its deadline; the <see cref="Refusal"/> says when to

@@ -34,10 +34,15 @@ internal sealed class PrefixCache
     private readonly int[] _nextSiblings, _previousSiblings;
     private readonly int[] _buckets, _nextInBucket; // full blocks by chain
     private readonly ulong[] _known; // a chain of each bucket, for other threads: hints, not truths
+    private readonly CacheEvents? _events;
 
-    public PrefixCache(int blockCount, int blockSize)
+    /// <param name="blockCount">Blocks there are.</param>
+    /// <param name="blockSize">Tokens of a block.</param>
+    /// <param name="events">Who is told of full blocks under the root of no salt; null for nobody.</param>
+    public PrefixCache(int blockCount, int blockSize, CacheEvents? events = null)
     {
         _blockSize = blockSize;
+        _events = events;
         _tokens = new int[(long)blockCount * blockSize];
         _counts = new int[blockCount];
         _parents = new int[blockCount];
@@ -161,6 +166,7 @@ internal sealed class PrefixCache
         _nextInBucket[block] = bucket;
         bucket = block;
         Volatile.Write(ref Known(chain), chain);
+        if (root == UInt128.Zero) _events?.Stored(block, chain, parent == None ? null : _chains[parent], tokens);
     }
 
     /// <summary>Takes a block without children out of the tree.</summary>
@@ -177,6 +183,7 @@ internal sealed class PrefixCache
             while (link != block) link = ref _nextInBucket[link];
             link = _nextInBucket[block];
             if (Known(_chains[block]) == _chains[block]) Volatile.Write(ref Known(_chains[block]), 0);
+            _events?.Removed(block);
         }
         _counts[block] = 0;
         Count--;
@@ -192,8 +199,13 @@ internal sealed class PrefixCache
         Array.Fill(_firstChildren, None);
         Array.Fill(_buckets, None);
         Array.Clear(_known);
+        if (Count > 0) _events?.Cleared();
         Count = 0;
     }
+
+    /// <summary>The hashes of the full blocks under the root of no salt.</summary>
+    public IEnumerable<ulong> Told() => Enumerable.Range(0, _counts.Length)
+        .Where(block => _counts[block] == _blockSize && _roots[block] == UInt128.Zero).Select(block => _chains[block]);
 
     /// <summary>The first contradiction in the tree, or null.</summary>
     public string? CheckIntegrity()

@@ -403,7 +403,7 @@ internal sealed class Scheduler
         }
         if (s.Stream.Clock.FirstScheduled != 0) return;
         s.Stream.Clock.FirstScheduled = now;
-        s.Stream.Share.Dequeue(s.Prompt.Length, s.Stream.TokensAhead);
+        _admission.Tenants.Dequeue(s.Stream.Share, s.Prompt.Length, s.Stream.TokensAhead);
         s.Stream.Clock.CachedTokens = taken;
         _metrics.PromptTokens += s.Prompt.Length;
         if (_live.Prefixes is not null) _metrics.PrefixQueryTokens += s.Prompt.Length;

@@ -39,6 +39,9 @@ internal sealed class StepPlan(int maxSequences)
     /// <summary>When the runner was given it, as a timestamp of the engine's clock.</summary>
     public long Launched { get; set; }
 
+    /// <summary>Which of all steps launched it is, from 1.</summary>
+    public long Number { get; set; }
+
     /// <summary>True where somebody was let in.</summary>
     public bool Admitted { get; set; }
 

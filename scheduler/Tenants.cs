@@ -17,6 +17,7 @@ internal sealed class Tenants
     private readonly Tenant _rest = new(new TenantSpec { Name = "" }, isNamed: true);
     private readonly bool _apart;
     private int _unnamed;
+    private PaddedLong _queuedPrompts; // tokens of queued prompts, cached or not
 
     // The engine thread's.
     private readonly Queue<(Tenant Tenant, long Since)> _idle = new();
@@ -51,6 +52,34 @@ internal sealed class Tenants
     /// <summary>By whose account a tenant's requests of a class wait: all by one where the arrival alone decides. Any
     /// thread.</summary>
     public Share ShareOf(Tenant tenant, RequestClass of) => _apart ? tenant.Shares[(int)of] : _rest.Shares[0];
+
+    /// <summary>Tokens of the prompts that are queued, of all. Any thread.</summary>
+    public long QueuedTokens => Volatile.Read(ref _queuedPrompts.Value);
+
+    /// <summary>A request is queued, unless the queued prompts are too long with it. One that comes to an empty queue
+    /// is queued whatever its length: it would never be otherwise. Any thread.</summary>
+    /// <param name="share">By whose account.</param>
+    /// <param name="length">Its prompt's tokens.</param>
+    /// <param name="tokens">Of these, those that are to be computed.</param>
+    /// <param name="most">Tokens that may be queued; null for any number.</param>
+    public bool TryQueue(Share share, int length, int tokens, long? most)
+    {
+        long queued = Interlocked.Add(ref _queuedPrompts.Value, length);
+        if (queued > most && queued > length)
+        {
+            Interlocked.Add(ref _queuedPrompts.Value, -length);
+            return false;
+        }
+        share.Queue(length, tokens);
+        return true;
+    }
+
+    /// <summary>A queued request has begun or ended. Any thread.</summary>
+    public void Dequeue(Share share, int length, int tokens)
+    {
+        Interlocked.Add(ref _queuedPrompts.Value, -length);
+        share.Dequeue(length, tokens);
+    }
 
     /// <summary>Those that have requests in the engine; an entry may be null, or missing for an instant. Any
     /// thread.</summary>

@@ -121,6 +121,10 @@ internal static partial class CommandLine
             "Requests that may wait; more are refused with 429 and RESOURCE_EXHAUSTED. Default: "
             + $"{Defaults.MaxQueued}.",
             (o, v) => o with { MaxQueued = Int(v) }),
+        new("Scheduling", "--max-num-queued-tokens", "TOKENS",
+            "Prompt tokens that may wait, over all requests; a request that would make them more is refused likewise, "
+                + "unless nobody waits. Default: as many as --max-num-queued-reqs requests have.",
+            (o, v) => o with { MaxQueuedTokens = Int(v) }),
         new("Scheduling", "--scheduling-policy", "slo|fcfs",
             "Whose turn it is. slo: by class, priority and due time; steps are as long as the due times of running "
                 + "streams allow, and a request that would be late is refused at once, with a time to try again. fcfs: "
@@ -140,6 +144,11 @@ internal static partial class CommandLine
             "Whether prompts that begin alike share the keys and values of their beginning, so that a system prompt or "
                 + "the last turns of a chat are not computed again. Changes no output. Default: true.",
             (o, v) => o with { PrefixCaching = Choice(v, "true", "false") == "true" }),
+        new("Scheduling", "--enable-kv-cache-events", "true|false",
+            "Whether routers may follow, by gRPC's SubscribeKvEvents, which blocks of tokens are cached here. Whoever "
+                + "may call the server then sees the tokens of others' prompts and answers, but for those with a "
+                + "cache_salt. Default: false.",
+            (o, v) => o with { CacheEvents = Choice(v, "true", "false") == "true" }),
         new("Scheduling", "--seed", "N",
             "Where the seeds of requests without one come from: with the same seed a server answers the same requests "
                 + "in the same order alike. Default: drawn at the start.", (o, v) => o with { Seed = Seed(v) }),

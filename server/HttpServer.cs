@@ -19,7 +19,7 @@ internal static class HttpServer
         app.Use(guard.HandleAsync);
         foreach (IProtocol protocol in Protocols.All) protocol.Map(app);
 
-        app.MapMethods("/healthz", Routes.Reading, (RequestDelegate)(http => http.Response.WriteAsync("ok\n")));
+        app.MapMethods("/healthz", Routes.Reading, (RequestDelegate)Alive);
         app.MapMethods("/health", Routes.Reading, (RequestDelegate)Ready);
         app.MapMethods("/readyz", Routes.Reading, (RequestDelegate)Ready);
         app.MapMethods("/metrics", Routes.Reading, (RequestDelegate)(http =>
@@ -28,12 +28,14 @@ internal static class HttpServer
             return exposition.WriteAsync(http.Response.Body, http.RequestAborted);
         }));
 
-        Task Ready(HttpContext http)
+        Task Alive(HttpContext http) => Tell(http, host.Stall is null, "ok");
+
+        Task Ready(HttpContext http) => Tell(http, host.IsServing, host.State.ToString().ToLowerInvariant());
+
+        Task Tell(HttpContext http, bool good, string state)
         {
-            http.Response.StatusCode =
-                host.IsServing ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable;
-            bool stalled = host.State == HostState.Ready && !host.IsServing;
-            return http.Response.WriteAsync((stalled ? "stalled" : host.State.ToString().ToLowerInvariant()) + "\n");
+            http.Response.StatusCode = good ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable;
+            return http.Response.WriteAsync(host.Stall is { } stall ? $"stalled: {stall}\n" : $"{state}\n");
         }
     }
 }

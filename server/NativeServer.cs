@@ -44,7 +44,7 @@ internal sealed class NativeServer : IAsyncDisposable
         {
             Budgets = options.Slo is { } spec ? new BudgetLedger(spec) : null,
         };
-        Host = new ModelHost();
+        Host = new ModelHost(options.StallAfter);
         _metrics = new RequestMetrics(Host, options.VllmMetrics);
         _app = Build();
         // The engine keeps a few thousand records of ended requests; at this rate nothing is lost, whoever scrapes or
@@ -137,8 +137,8 @@ internal sealed class NativeServer : IAsyncDisposable
 
     private void Look()
     {
+        if (Host.CheckHeartbeat() is { } news) _app.Logger.LogWarning("{News}", news);
         _metrics.Collect();
-        Host.CheckHeartbeat();
     }
 
     private WebApplication Build()

@@ -56,6 +56,10 @@ public sealed record ServerOptions
     /// <summary>Requests that may wait; more are refused with 429.</summary>
     public int MaxQueued { get; init; } = 1024;
 
+    /// <summary>Prompt tokens that may wait; a request that would make them more is refused with 429. Null: as many as
+    /// the requests that may wait have.</summary>
+    public int? MaxQueuedTokens { get; init; }
+
     /// <summary>Whose turn it is.</summary>
     public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
 
@@ -67,6 +71,10 @@ public sealed record ServerOptions
 
     /// <summary>Whether prompts that begin alike share the keys and values of their beginning.</summary>
     public bool PrefixCaching { get; init; } = true;
+
+    /// <summary>Whether routers may follow what the prefix cache holds. Default false: it tells the tokens of
+    /// prompts.</summary>
+    public bool CacheEvents { get; init; }
 
     /// <summary>Tokens a KV block holds.</summary>
     public int BlockSize { get; init; } = 16;
@@ -105,6 +113,10 @@ public sealed record ServerOptions
     /// <summary>How long a stream may be silent before a comment shows that it lives. 5 seconds: proxies give up after
     /// 15 to 60.</summary>
     internal TimeSpan PingEvery { get; init; } = TimeSpan.FromSeconds(5);
+
+    /// <summary>How long the engine may stay away at least before it counts as stalled. 5 seconds, or ten times what
+    /// its step was expected to take: ordinary steps take less than one.</summary>
+    internal TimeSpan StallAfter { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>Least severe messages that are logged. Default Warning: the server is quiet; Debug has a line per
     /// request.</summary>
@@ -151,8 +163,11 @@ public sealed record ServerOptions
             errors.Add($"--max-num-batched-tokens is {MaxBatchedTokens}, below --max-num-seqs ({MaxRunning}): a full "
                 + $"batch could not decode one token each.");
         Within("--max-num-queued-reqs", MaxQueued, 1, 1 << 20);
+        Within("--max-num-queued-tokens", MaxQueuedTokens, 1, int.MaxValue);
         if (TtftObjective <= TimeSpan.Zero || TpotObjective <= TimeSpan.Zero)
             errors.Add("--slo-ttft-ms and --slo-tpot-ms must be above 0.");
+        if (CacheEvents && !PrefixCaching)
+            errors.Add("--enable-kv-cache-events needs --enable-prefix-caching: nothing is cached without it.");
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
         if (SloState is not null && Slo is null)
@@ -169,7 +184,9 @@ public sealed record ServerOptions
         MaxRunning = MaxRunning,
         MaxBatchedTokens = MaxBatchedTokens,
         MaxQueued = MaxQueued,
+        MaxQueuedTokens = MaxQueuedTokens,
         PrefixCaching = PrefixCaching,
+        CacheEvents = CacheEvents,
         Policy = Policy,
         TtftObjective = TtftObjective,
         TpotObjective = TpotObjective,

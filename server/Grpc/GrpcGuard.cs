@@ -55,6 +55,7 @@ internal sealed class GrpcGuard(ILogger<GrpcGuard> log) : Interceptor
             if (e.RetryAfter is { } wait)
                 trailers.Add(PushbackTrailer,
                     Math.Max(1, Math.Ceiling(wait.TotalMilliseconds)).ToString(CultureInfo.InvariantCulture));
+            if (e.Dropped is { } reason) trailers.Add(DroppedReason.Header, reason);
             throw new RpcException(new Status(status, e.Message), trailers);
         }
         catch (TextEncodingException e)

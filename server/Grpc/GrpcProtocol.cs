@@ -27,6 +27,7 @@ internal sealed class GrpcProtocol : IProtocol
         });
         services.AddGrpcReflection();
         services.AddSingleton<GrpcGuard>();
+        services.AddSingleton<KvEventStream>();
         services.AddSingleton<InferenceService>();
         services.AddSingleton<HealthService>();
     }

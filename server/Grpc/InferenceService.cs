@@ -11,8 +11,8 @@ using SamplingParams = Native.Scheduling.SamplingParams;
 namespace Native.Server.Grpc;
 
 /// <summary>The service of <c>native.v1</c>; the messages' own comments tell what they mean.</summary>
-internal sealed class InferenceService(ModelHost host, RequestEvents events, EngineOptions limits)
-    : Inference.InferenceBase
+internal sealed class InferenceService(
+    ModelHost host, RequestEvents events, EngineOptions limits, KvEventStream kvEvents) : Inference.InferenceBase
 {
     public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses,
         ServerCallContext context)
@@ -97,6 +97,10 @@ internal sealed class InferenceService(ModelHost host, RequestEvents events, Eng
         response.Models.Add(Describe(model));
         return Task.FromResult(response);
     }
+
+    public override Task SubscribeKvEvents(
+        SubscribeKvEventsRequest request, IServerStreamWriter<KvEventBatch> responses, ServerCallContext context) =>
+        kvEvents.SendAsync(host.Require(null).Engine, request, responses, context);
 
     private static Model Describe(ServedModel model) => new()
     {

@@ -110,6 +110,7 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
         if (error.RetryAfter is { } wait)
             response.Headers.RetryAfter = Math.Max(1, Math.Ceiling(wait.TotalSeconds))
                 .ToString(CultureInfo.InvariantCulture);
+        if (error.Dropped is { } reason) response.Headers[DroppedReason.Header] = reason;
         if (error.Failure == Failure.Unauthenticated) response.Headers.WWWAuthenticate = "Bearer";
         IProtocol protocol = protocols.FirstOrDefault(protocol => protocol.Speaks(http.Request)) ?? protocols[^1];
         return protocol.WriteErrorAsync(response, error);

@@ -156,7 +156,7 @@ internal static class RequestBody
     private static RequestException TooMany() =>
         new(Failure.Unavailable, $"Bodies of {MaxHeld >> 20} MiB are being read; try again in a moment.",
             code: "too_many_large_bodies")
-        { RetryAfter = TimeSpan.FromSeconds(1) };
+        { RetryAfter = TimeSpan.FromSeconds(1), Dropped = DroppedReason.Saturated };
 
     private static RequestException TooLarge() =>
         new(Failure.TooLarge, $"The body is larger than {MaxBytes >> 20} MiB.", code: "request_too_large");

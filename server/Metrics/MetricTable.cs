@@ -243,6 +243,10 @@ internal static class MetricTable
             new("vllm:num_requests_waiting", "Requests waiting."),
             OfEngine(engine => [new(engine.Waiting)])),
         new(
+            new("native_queued_prompt_tokens", "Prompt tokens of requests waiting for their first step."),
+            null,
+            OfModel(model => [new(model.Engine.QueuedTokens)])),
+        new(
             null,
             new("vllm:num_requests_waiting_by_reason", "Requests waiting, by reason.", "reason"),
             OfEngine(engine => [new(engine.Waiting, "capacity"), new(0, "deferred")])),
@@ -302,6 +306,10 @@ internal static class MetricTable
             new("native_slo_alert", "1 while pairs of windows of this severity burn too fast.", "slo", "severity"),
             null,
             OfBudgets(AlertsOf)),
+        new(
+            new("native_step_running_seconds", "How long the step that is being computed has run; 0 between steps."),
+            null,
+            OfModel(model => [new(AgeOf(model.Engine.RunningStep))])),
         new(new("native_server_state", "1 for the state the server is in.", "state"), null, StatesOf),
         new(
             new("native_uptime_seconds", "Since the process began to listen."),
@@ -403,6 +411,9 @@ internal static class MetricTable
         return Enum.GetValues<HostState>()
             .Select(state => new Sample(state == now ? 1 : 0, state.ToString().ToLowerInvariant()));
     }
+
+    private static double AgeOf(RunningStep? step) =>
+        step is { } running ? Stopwatch.GetElapsedTime(running.Began).TotalSeconds : 0;
 
     private static double UsageOf(EngineMetrics engine) =>
         engine.TotalBlocks == 0 ? 0 : (double)(engine.TotalBlocks - engine.FreeBlocks) / engine.TotalBlocks;

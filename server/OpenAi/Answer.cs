@@ -237,6 +237,7 @@ internal sealed class Answer(
         json.WriteString("object", type);
         json.WriteNumber("created", _created);
         json.WriteString("model", model.Name);
+        if (call.Parameters.Tier is { } tier) json.WriteString("service_tier", tier);
         json.WriteString("system_fingerprint", ServerInfo.Fingerprint);
     }
 

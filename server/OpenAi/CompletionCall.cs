@@ -57,7 +57,7 @@ internal static class CompletionCall
             throw RequestException.Invalid(
                 $"'prompt' has {count} prompts, but {model.Engine.Options.MaxQueued} requests may wait here "
                     + "(--max-num-queued-reqs).", "prompt");
-        List<(int[], string?)> prompts = [];
+        List<(int[] Ids, string?)> prompts = [];
         foreach (JsonElement item in prompt.EnumerateArray())
         {
             ct.ThrowIfCancellationRequested();
@@ -68,6 +68,10 @@ internal static class CompletionCall
                 _ => throw Wrong(item),
             });
         }
+        if (count > 1 && prompts.Sum(item => (long)item.Ids.Length) > model.Engine.Options.MaxQueuedTokens)
+            throw RequestException.Invalid(
+                $"'prompt' has more tokens together than the {model.Engine.Options.MaxQueuedTokens} that may wait here "
+                    + "(--max-num-queued-tokens).", "prompt");
         return prompts;
     }
 

@@ -52,11 +52,12 @@ internal sealed class OpenAiProtocol : IProtocol
         using RequestId id = RequestIdHeader.Enter(http, host);
         ServiceLevel headers = ServiceLevel.OfHeaders(name => http.Request.Headers[name]);
         (ServedModel model, Call call) = await RequestBody.ReadAsync(http.Request, Read, ct);
+        long? deadline = ClientDeadline.Of(name => http.Request.Headers[name], arrival, call.Parameters.Stream);
         List<Generation> generations = [];
         try
         {
             foreach (TextRequest request in call.Requests)
-                generations.Add(Generation.Start(model, request.At(arrival, headers), events));
+                generations.Add(Generation.Start(model, request.At(arrival, headers, deadline), events));
             await new Answer(http, model, call, id, generations).SendAsync(ct);
         }
         finally

@@ -18,6 +18,9 @@ internal sealed record Parameters
     /// <summary>What it asks of the service.</summary>
     public required ServiceLevel Level { get; init; }
 
+    /// <summary>The service tier to tell in the answer; null where none was asked for.</summary>
+    public required string? Tier { get; init; }
+
     /// <summary>Whose prompts may share what is computed of them; vLLM's field.</summary>
     public required string? CacheSalt { get; init; }
 
@@ -46,12 +49,15 @@ internal sealed record Parameters
         if (streamOptions is not null && !stream)
             throw RequestException.Invalid("'stream_options' is only for streams.", "stream_options");
 
+        ServiceLevel level =
+            ServiceTier.Read(body, ReadLevel(body), model.Engine.Options.Policy, out string? tier);
         return new Parameters
         {
             Stream = stream,
             IncludeUsage = streamOptions?.Bool("include_usage") ?? false,
             ReturnTokenIds = body.Bool("return_token_ids") ?? false,
-            Level = ReadLevel(body),
+            Level = level,
+            Tier = tier,
             CacheSalt = body.String("cache_salt"),
             SkipSpecialTokens = body.Bool("skip_special_tokens") ?? true,
             // clients send [""] for none

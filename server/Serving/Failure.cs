@@ -70,6 +70,9 @@ internal sealed class RequestException(Failure failure, string message, string? 
     /// <summary>When a retry may do better.</summary>
     public TimeSpan? RetryAfter { get; init; }
 
+    /// <summary>Why the request was dropped, where it was, for <see cref="DroppedReason.Header"/>.</summary>
+    public string? Dropped { get => field ?? DroppedReason.Of(Failure); init; }
+
     public static RequestException Invalid(string message, string? param = null, string? code = null) =>
         new(Failure.InvalidArgument, message, param, code);
 
@@ -84,6 +87,38 @@ internal sealed class RequestException(Failure failure, string message, string? 
         if (text.Length <= length) return text;
         return text[..(char.IsHighSurrogate(text[length - 1]) ? length - 1 : length)] + "..."; // whole characters
     }
+}
+
+/// <summary>The words that llm-d's router has for dropped requests, so that whoever reads its answers can read
+/// ours.</summary>
+internal static class DroppedReason
+{
+    /// <summary>The response header, and gRPC's trailer, that tells one of them.</summary>
+    public const string Header = "x-llm-d-request-dropped-reason";
+
+    /// <summary>There is no room for it, or no time.</summary>
+    public const string Saturated = "rejected-saturated";
+
+    /// <summary>There is no model to compute it.</summary>
+    public const string NoEndpoints = "rejected-no-endpoints";
+
+    /// <summary>Its deadline passed before it was begun.</summary>
+    public const string Expired = "rejected-ttl-expired";
+
+    /// <summary>The server ends, and it was not begun.</summary>
+    public const string ShuttingDown = "rejected-shutting-down";
+
+    /// <summary>It was begun, and ended from outside.</summary>
+    public const string Evicted = "evicted";
+
+    /// <summary>The word where whoever throws knows no better; null where nothing was dropped.</summary>
+    public static string? Of(Failure failure) => failure switch
+    {
+        Failure.QueueFull => Saturated,
+        Failure.Unavailable => NoEndpoints,
+        Failure.DeadlineExceeded => Expired,
+        _ => null,
+    };
 }
 
 /// <summary>The one place where failures become statuses.</summary>

@@ -132,6 +132,9 @@ internal sealed class Generation : IDisposable
     /// <summary>Stops the computation at the next step boundary where it has not ended.</summary>
     public void Dispose() => _stream.Dispose();
 
+    /// <summary>Whether a step had the request.</summary>
+    private bool HasBegun => _stream.Timings.FirstScheduled != 0;
+
     private Piece Read(in TokenEvent e)
     {
         FinishReason finish = e.Finish;
@@ -140,9 +143,11 @@ internal sealed class Generation : IDisposable
             case FinishReason.None or FinishReason.Stop or FinishReason.Length: break;
             case FinishReason.Deadline:
                 throw new RequestException(Failure.DeadlineExceeded, "The request's deadline passed.",
-                    code: "deadline_exceeded");
+                    code: "deadline_exceeded")
+                { Dropped = HasBegun ? DroppedReason.Evicted : DroppedReason.Expired };
             case FinishReason.Aborted:
-                throw new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining");
+                throw new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining")
+                { Dropped = HasBegun ? DroppedReason.Evicted : DroppedReason.ShuttingDown };
             case FinishReason.Cancelled:
                 throw new RequestException(Failure.Cancelled, "The request was cancelled.", code: "cancelled");
             default:
@@ -204,6 +209,7 @@ internal sealed class Generation : IDisposable
                 return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining")
                 {
                     RetryAfter = TimeSpan.FromSeconds(1),
+                    Dropped = DroppedReason.ShuttingDown,
                 };
             case SubmitOutcome.TooLong:
                 return TooLong(model, request.Ids.Length, promptField);

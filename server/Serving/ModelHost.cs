@@ -1,5 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using System.Globalization;
+using Native.Scheduling;
 
 namespace Native.Server.Serving;
 
@@ -20,17 +22,25 @@ internal enum HostState
 }
 
 /// <summary>The served model and its state, and the request ids in use. Safe from any thread.</summary>
-internal sealed class ModelHost : IDisposable
+/// <param name="stallAfter">How long the engine's heart may stand still at least before that is a stall.</param>
+internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
 {
-    /// <summary>A step that takes longer than this is taken for a stall: the largest step of a large model on a slow
-    /// CPU stays well below.</summary>
-    private static readonly TimeSpan StallAfter = TimeSpan.FromSeconds(30);
+    /// <summary>Steps after which it is known how long they take.</summary>
+    private const int KnownAfter = 16;
+
+    /// <summary>How much longer the first steps may take: a large model's first prompt on a slow machine needs most of
+    /// a minute.</summary>
+    private const int Unknown = 12;
+
+    /// <summary>A step is stalled at this many times what 19 of 20 like it take.</summary>
+    private const int Late = 10;
 
     private readonly ConcurrentDictionary<string, byte> _ids = new(StringComparer.Ordinal);
     private ServedModel? _model;
     private int _state = (int)HostState.Loading;
     private TaskCompletionSource _changed = NewSignal();
     private bool _wasServing;
+    private Stall? _stall; // as of the last look
 
     public long StartedAt { get; } = Stopwatch.GetTimestamp();
 
@@ -40,8 +50,24 @@ internal sealed class ModelHost : IDisposable
     public ServedModel? Model => Volatile.Read(ref _model);
 
     /// <summary>Whether a request sent now would be served: ready, and the engine's heart beats.</summary>
-    public bool IsServing =>
-        State == HostState.Ready && Stopwatch.GetElapsedTime(_model!.Engine.Heartbeat) < StallAfter;
+    public bool IsServing => State == HostState.Ready && Stall is null;
+
+    /// <summary>What the engine's thread does not come back from; null while its heart beats.</summary>
+    public Stall? Stall
+    {
+        get
+        {
+            if (Model?.Engine is not { } engine) return null;
+            long beat = engine.Heartbeat;
+            TimeSpan silent = Stopwatch.GetElapsedTime(beat);
+            if (silent < stallAfter) return null;
+            RunningStep? step = engine.RunningStep;
+            TimeSpan least = engine.Metrics.Steps < KnownAfter ? Unknown * stallAfter : stallAfter;
+            TimeSpan most = step is { Expected: var expected } && Late * expected > least ? Late * expected : least;
+            TimeSpan age = step is { } running ? Stopwatch.GetElapsedTime(running.Began) : silent;
+            return age < most || engine.Heartbeat != beat ? null : new Stall(step, age);
+        }
+    }
 
     /// <summary>
     /// Completes when the state or <see cref="IsServing"/> changes. Take it before reading them, so that no change is
@@ -52,12 +78,18 @@ internal sealed class ModelHost : IDisposable
     /// <summary>
     /// Looks whether the engine's heart stands still, which nothing else would tell. Called a few times a second.
     /// </summary>
-    public void CheckHeartbeat()
+    /// <returns>What began or ended just now, for the log; null where nothing did.</returns>
+    public string? CheckHeartbeat()
     {
-        bool serving = IsServing;
-        if (serving == _wasServing) return;
-        _wasServing = serving;
-        SignalChange();
+        Stall? stall = Stall, before = Interlocked.Exchange(ref _stall, stall);
+        bool serving = State == HostState.Ready && stall is null;
+        if (serving != _wasServing)
+        {
+            _wasServing = serving;
+            SignalChange();
+        }
+        if (stall is null == before is null) return null;
+        return stall is null ? $"The engine goes on. Before: {before}" : $"The engine is stalled: {stall}";
     }
 
     /// <summary>Begins to serve <paramref name="model"/>, which is this host's to dispose of.</summary>
@@ -98,7 +130,7 @@ internal sealed class ModelHost : IDisposable
             case HostState.Draining:
                 throw new RequestException(Failure.Unavailable, "The server is shutting down.",
                     code: "draining")
-                { RetryAfter = TimeSpan.FromSeconds(1) };
+                { RetryAfter = TimeSpan.FromSeconds(1), Dropped = DroppedReason.ShuttingDown };
             case HostState.Failed:
                 throw new RequestException(Failure.Unavailable, "The model could not be loaded.", code: "load_failed");
         }
@@ -138,4 +170,18 @@ internal readonly struct RequestId(ConcurrentDictionary<string, byte> inUse, str
     public void Dispose() => inUse.TryRemove(value, out _);
 
     public override string ToString() => value;
+}
+
+/// <summary>The engine's thread does not come back.</summary>
+/// <param name="Step">The step it waits for; null where it is in none.</param>
+/// <param name="Age">For how long.</param>
+internal sealed record Stall(RunningStep? Step, TimeSpan Age)
+{
+    public override string ToString() => Step is { } step
+        ? string.Create(CultureInfo.InvariantCulture,
+            $"step {step.Number} has run for {Age.TotalSeconds:0.0} s, where "
+                + $"{step.Expected.TotalMilliseconds:0.####} ms were expected; {step.Sequences} sequences, "
+                + $"{step.PrefillTokens} prefill tokens, {step.Decodes} decodes.")
+        : string.Create(CultureInfo.InvariantCulture,
+            $"the engine's thread has not come back for {Age.TotalSeconds:0.0} s, between two steps.");
 }

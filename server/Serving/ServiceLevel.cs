@@ -22,9 +22,9 @@ internal sealed record ServiceLevel
 
     public RequestClass? Class { get; init; }
 
-    /// <summary>What a request's headers or metadata ask for, under the names that gateways send.</summary>
+    /// <summary>What a request's headers or metadata ask for, under the names that gateways send; the newer name comes
+    /// first. A value that is no number of milliseconds is ignored: a gateway's mistake is not the caller's.</summary>
     /// <param name="header">A header's value by its name; null where it is not there.</param>
-    /// <exception cref="RequestException">A value is no number of milliseconds.</exception>
     public static ServiceLevel OfHeaders(Func<string, string?> header)
     {
         TimeSpan? ttft = Time(header, "x-llm-d-slo-ttft-ms", "x-slo-ttft-ms");
@@ -60,13 +60,15 @@ internal sealed record ServiceLevel
         Class = Class ?? RequestClass.Online,
     };
 
-    private static TimeSpan? Time(Func<string, string?> header, string name, string oldName)
+    /// <summary>What the first of these headers says that can be read.</summary>
+    private static TimeSpan? Time(Func<string, string?> header, params ReadOnlySpan<string> names)
     {
-        string used = header(name) is null ? oldName : name;
-        if (header(used) is not { } text) return null;
-        return double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
-            ? Milliseconds(value, used)
-            : throw RequestException.Invalid(
-                $"'{used}' is '{RequestException.Quoted(text)}'; it must be a number of milliseconds.", used);
+        foreach (string name in names)
+        {
+            if (double.TryParse(header(name), NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
+                && value is > 0 and <= MostMilliseconds)
+                return TimeSpan.FromMilliseconds(value);
+        }
+        return null;
     }
 }

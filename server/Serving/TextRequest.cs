@@ -30,7 +30,7 @@ internal sealed record TextRequest
     /// <param name="arrival">When it arrived.</param>
     /// <param name="deadline">When it ends at the latest; null never.</param>
     /// <param name="headers">What its headers or metadata ask for; its fields come first.</param>
-    public TextRequest At(long arrival, ServiceLevel headers, long? deadline = null)
+    public TextRequest At(long arrival, ServiceLevel headers, long? deadline)
     {
         GenerationRequest tokens = headers.Under(Level).ApplyTo(Tokens);
         return this with { Tokens = tokens with { ArrivalTimestamp = arrival, Deadline = deadline } };

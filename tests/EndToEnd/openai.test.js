@@ -174,6 +174,14 @@ describe('chat completions', () => {
     assert.equal(answer.choices[0].message.role, 'assistant');
   });
 
+  test('tell the service tier used', async () => {
+    assert.equal((await chat({ service_tier: 'flex' })).service_tier, 'flex');
+    assert.equal((await chat({ service_tier: 'scale' })).service_tier, 'default');
+    const chunks = await collect(chat({ service_tier: 'priority', stream: true }));
+    assert.ok(chunks.length > 1 && chunks.every(chunk => chunk.service_tier === 'priority'));
+    await assert.rejects(chat({ service_tier: 'turbo' }), { status: 400, param: 'service_tier' });
+  });
+
   test('take null for every field that may be left out', async () => {
     const nothing = Object.fromEntries(['audio', 'frequency_penalty', 'function_call', 'functions', 'logit_bias', 'logprobs', 'max_tokens', 'metadata', 'modalities', 'n',
       'parallel_tool_calls', 'prediction', 'presence_penalty', 'reasoning_effort', 'response_format', 'seed', 'service_tier', 'stop', 'store', 'stream', 'stream_options',

@@ -74,6 +74,7 @@ internal sealed class EngineHarness : IDisposable
         Assert.Equal(Runner.Info.BlockCount, Engine.Scheduler.Pool.FreeCount);
         Assert.Equal(0, Engine.Scheduler.Pool.OwnedCount);
         Assert.Equal(0, Engine.Queued);
+        Assert.Equal(0, Engine.QueuedTokens);
         foreach (Reading reading in _readings) Assert.True(reading.IsComplete);
     }
 

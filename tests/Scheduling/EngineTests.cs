@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Native.Bench.Serve;
+using Native.Kernels;
 using Native.Scheduling;
 using static Native.Tests.Scheduling.EngineHarness;
 
@@ -245,6 +246,62 @@ public sealed class EngineTests
         Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(request, out _));
         harness.RunToEnd();
         harness.AssertClean();
+    }
+
+    [Theory, InlineData(1), InlineData(2)]
+    public void TheStepWaitedFor_IsShown_WhereverItIsWaitedFor(int stepsInFlight)
+    {
+        FakeModelRunner runner = new(stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner);
+        List<(long, int, int, int)> shown = [], computed = [];
+        runner.OnExecute = (in Batch batch) =>
+        {
+            RunningStep step = harness.Engine.RunningStep ?? default;
+            shown.Add((step.Number, step.Sequences, step.PrefillTokens, step.Decodes));
+            int decodes = batch.DecodeCount;
+            computed.Add((runner.Steps, batch.ContextLengths.Length, batch.TokenIds.Length - decodes, decodes));
+            if (step.Began <= 0 || step.Began > harness.Clock.Now) shown.Add(default);
+        };
+        harness.AfterTurn = () => Assert.Null(harness.Engine.RunningStep);
+        harness.Submit(Prompt(30), Greedy(5));
+        harness.Turns(2);
+        harness.Submit(Prompt(9), Greedy(6) with { N = 3 });
+        harness.RunToEnd();
+        Assert.True(computed.Count > 6);
+        Assert.Equal(computed, shown);
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void AQueueFullOfTokens_Refuses_AndTakesAgainWhatFits()
+    {
+        EngineOptions options = new() { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxQueuedTokens = 20 };
+        using EngineHarness harness = new(options: options);
+        harness.Submit(Prompt(30)); // nobody waits: taken whatever its length
+        Assert.Equal(30, harness.Engine.QueuedTokens);
+        AssertFull(1);
+        harness.Turn();
+        Assert.Equal(0, harness.Engine.QueuedTokens);
+        harness.Submit(Prompt(12));
+        Reading leaves = harness.Submit(Prompt(8));
+        AssertFull(1);
+        leaves.Stream.Cancel();
+        harness.Turn();
+        Assert.Equal(12, harness.Engine.QueuedTokens);
+        AssertFull(9);
+        harness.Submit(Prompt(8));
+        harness.RunToEnd();
+        harness.AssertClean();
+
+        void AssertFull(int length)
+        {
+            GenerationRequest more = new() { Ids = Prompt(length), Sampling = Greedy(3) };
+            int queued = harness.Engine.Queued;
+            long tokens = harness.Engine.QueuedTokens;
+            Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(more, out _, out Refusal refusal));
+            Assert.InRange(refusal.RetryAfter, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(90));
+            Assert.Equal((queued, tokens), (harness.Engine.Queued, harness.Engine.QueuedTokens));
+        }
     }
 
     [Fact]

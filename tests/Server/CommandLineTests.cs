@@ -28,7 +28,8 @@ public sealed class CommandLineTests
     {
         int? exit = Parse(["--model", "m.gguf", "--served-model-name=x", "--host", "localhost", "--port", "0", "--grpc-port", "1234", "--backend", "CPU", "--threads", "3",
             "--max-model-len", "100", "--max-num-seqs", "5", "--max-num-batched-tokens", "50",
-            "--max-num-queued-reqs", "9", "--enable-prefix-caching", "false", "--scheduling-policy", "fcfs",
+            "--max-num-queued-reqs", "9", "--max-num-queued-tokens", "5000", "--enable-kv-cache-events", "true",
+            "--enable-prefix-caching", "true", "--scheduling-policy", "fcfs",
             "--slo-ttft-ms", "1500", "--slo-tpot-ms", "60.5", "--block-size", "32", "--kv-cache-dtype", "q8_0",
             "--kv-cache-memory", "1.5G", "--seed", "18446744073709551615", "--metrics-compat", "vllm", "--shutdown-timeout", "2.5", "--api-key", "k", "--log-level", "debug"], out ServerOptions options, out _, out string error);
         Assert.True(exit is null, error);
@@ -45,7 +46,9 @@ public sealed class CommandLineTests
             MaxRunning = 5,
             MaxBatchedTokens = 50,
             MaxQueued = 9,
-            PrefixCaching = false,
+            MaxQueuedTokens = 5000,
+            PrefixCaching = true,
+            CacheEvents = true,
             Policy = Native.Scheduling.SchedulingPolicy.Fcfs,
             TtftObjective = TimeSpan.FromMilliseconds(1500),
             TpotObjective = TimeSpan.FromMilliseconds(60.5),
@@ -58,6 +61,16 @@ public sealed class CommandLineTests
             ApiKey = "k",
             LogLevel = Microsoft.Extensions.Logging.LogLevel.Debug,
         }, options);
+    }
+
+    [Fact]
+    public void PrefixCaching_CanBeTurnedOff_AndItsEventsWithIt()
+    {
+        Assert.Null(Parse(["--enable-prefix-caching", "false"], out ServerOptions options, out _, out _));
+        Assert.False(options.ToEngineOptions().PrefixCaching);
+        Assert.Equal(2, Parse(
+            ["--enable-prefix-caching", "false", "--enable-kv-cache-events", "true"], out _, out _, out string error));
+        Assert.Contains("--enable-kv-cache-events needs --enable-prefix-caching", error);
     }
 
     [Fact]

@@ -23,6 +23,7 @@ public sealed class LifecycleTests
         using HttpResponseMessage refused = await server.Post(Completion, """{"prompt":"y"}""");
         Assert.Equal(HttpStatusCode.ServiceUnavailable, refused.StatusCode);
         Assert.NotNull(refused.Headers.RetryAfter);
+        Assert.Equal(["rejected-no-endpoints"], refused.Headers.GetValues("x-llm-d-request-dropped-reason"));
         Assert.Contains("native_server_state{state=\"loading\"} 1", await server.Metrics());
         server.Load();
         Assert.Equal("ready\n", await server.Http.GetStringAsync("/readyz", Token));
@@ -40,6 +41,12 @@ public sealed class LifecycleTests
         Assert.Equal(HttpStatusCode.ServiceUnavailable, ready.StatusCode);
         using HttpResponseMessage refused = await server.Post(Completion, """{"prompt":"y"}""");
         Assert.Equal(HttpStatusCode.ServiceUnavailable, refused.StatusCode);
+        Assert.Equal(["rejected-shutting-down"], refused.Headers.GetValues("x-llm-d-request-dropped-reason"));
+        using AsyncServerStreamingCall<GenerateResponse> call =
+            server.Inference.Generate(new GenerateRequest { Text = "y" }, cancellationToken: Token);
+        RpcException late =
+            await Assert.ThrowsAsync<RpcException>(async () => await call.ResponseStream.MoveNext(Token));
+        Assert.Equal("rejected-shutting-down", late.Trailers.GetValue("x-llm-d-request-dropped-reason"));
         server.Runner.Gate.Set();
         JsonElement answer = JsonSerializer.Deserialize<JsonElement>(await (await running).Content.ReadAsStringAsync(Token));
         Assert.Equal("xyz.", answer.GetProperty("choices")[0].GetProperty("text").GetString());

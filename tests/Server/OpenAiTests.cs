@@ -531,6 +531,29 @@ public sealed class OpenAiTests
     }
 
     [Fact]
+    public async Task AQueueFullOfTokens_Is429_AndPromptsThatNeverFitTogetherAreWrong()
+    {
+        await using RunningServer server =
+            await RunningServer.StartAsync(new() { MaxQueuedTokens = 6, MaxRunning = 1 });
+        using HttpResponseMessage both = await server.Post(Completion, """{"prompt":["abcd","abcd"],"max_tokens":1}""");
+        Assert.Equal(HttpStatusCode.BadRequest, both.StatusCode);
+        Assert.Contains("--max-num-queued-tokens", await both.Content.ReadAsStringAsync(Token));
+        server.Runner.Gate.Reset();
+        Task<HttpResponseMessage> running = server.Post(Completion, """{"prompt":"w"}""");
+        await RunningServer.Until(() => server.Runner.Steps > 0, "the first is computed");
+        Task<HttpResponseMessage> waits = server.Post(Completion, """{"prompt":"abcd","max_tokens":1}""");
+        await RunningServer.Until(() => server.Engine.QueuedTokens >= 5, "one waits");
+        Assert.Contains($"native_queued_prompt_tokens {server.Engine.QueuedTokens}\n", await server.Metrics());
+        using HttpResponseMessage refused = await server.Post(Completion, """{"prompt":"abcd","max_tokens":1}""");
+        Assert.Equal(HttpStatusCode.TooManyRequests, refused.StatusCode);
+        Assert.Equal(["rejected-saturated"], refused.Headers.GetValues("x-llm-d-request-dropped-reason"));
+        Assert.Contains("queue_full", await refused.Content.ReadAsStringAsync(Token));
+        server.Runner.Gate.Set();
+        Assert.Equal(HttpStatusCode.OK, (await running).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await waits).StatusCode);
+    }
+
+    [Fact]
     public async Task TooManyChoices_AreToldOfOnce()
     {
         await using RunningServer server = await RunningServer.StartAsync();

@@ -117,6 +117,7 @@ internal sealed class RunningServer : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         Runner.Gate.Set();
+        Runner.CollectGate.Set();
         Http.Dispose();
         Channel.Dispose();
         await Server.DisposeAsync();

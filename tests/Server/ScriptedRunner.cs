@@ -53,6 +53,9 @@ internal sealed class ScriptedRunner : IModelRunner
     /// <summary>Steps wait here while it is reset.</summary>
     public ManualResetEventSlim Gate { get; } = new(true);
 
+    /// <summary>Collecting waits here while it is reset.</summary>
+    public ManualResetEventSlim CollectGate { get; } = new(true);
+
     /// <summary>How long each step sleeps, for requests that must not end by themselves.</summary>
     public TimeSpan StepTime { get; init; }
 
@@ -92,6 +95,7 @@ internal sealed class ScriptedRunner : IModelRunner
 
     public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
     {
+        CollectGate.Wait();
         _sampled.CopyTo(sampled);
         _alternatives.CopyTo(alternatives);
     }
@@ -111,6 +115,7 @@ internal sealed class ScriptedRunner : IModelRunner
     public void Dispose()
     {
         Gate.Set();
+        CollectGate.Set();
     }
 
     private static int Next(int token) => token switch

@@ -4,6 +4,7 @@ using System.Text;
 using Grpc.Core;
 using Native.Scheduling;
 using Native.V1;
+using ServiceLevel = Native.Server.Serving.ServiceLevel;
 
 namespace Native.Tests.Server;
 
@@ -27,6 +28,7 @@ public sealed class ServiceLevelTests
         Assert.True(late.StatusCode == HttpStatusCode.TooManyRequests, text);
         Assert.Contains("would_be_late", text);
         Assert.True(late.Headers.RetryAfter?.Delta >= TimeSpan.FromSeconds(1));
+        Assert.Equal(["rejected-saturated"], late.Headers.GetValues("x-llm-d-request-dropped-reason"));
         Assert.Contains("native_requests_total{outcome=\"would_be_late\"} 1\n", await server.Metrics());
     }
 
@@ -55,24 +57,47 @@ public sealed class ServiceLevelTests
             Assert.Equal(StatusCode.ResourceExhausted, late.StatusCode);
             string pushback = late.Trailers.GetValue("grpc-retry-pushback-ms")!;
             Assert.True(int.Parse(pushback, CultureInfo.InvariantCulture) >= 100);
+            Assert.Equal("rejected-saturated", late.Trailers.GetValue("x-llm-d-request-dropped-reason"));
         }
     }
 
     [Theory]
-    [InlineData("x-llm-d-slo-ttft-ms", "soon", "x-llm-d-slo-ttft-ms")]
-    [InlineData("x-slo-tpot-ms", "-1", "x-slo-tpot-ms")]
-    [InlineData("x-llm-d-slo-tpot-ms", "NaN", "x-llm-d-slo-tpot-ms")]
-    [InlineData(null, "\"slo\":{\"ttft_ms\":0}", "slo.ttft_ms")]
-    [InlineData(null, "\"slo\":{\"tpot_ms\":1e12}", "slo.tpot_ms")]
-    [InlineData(null, "\"slo\":{\"class\":\"first\"}", "slo.class")]
-    [InlineData(null, "\"slo\":7", "slo")]
-    [InlineData(null, "\"priority\":1.5", "priority")]
-    [InlineData(null, "\"priority\":\"high\"", "priority")]
-    public async Task WhatIsNoServiceLevel_IsRefusedByName(string? header, string value, string param)
+    [InlineData("soon"), InlineData("-1"), InlineData("NaN"), InlineData("0"), InlineData("1e12"), InlineData("")]
+    public async Task AHeaderThatIsNoTime_IsIgnored(string value)
+    {
+        await using Busy busy = await Busy.StartAsync();
+        RunningServer server = busy.Server;
+        Metadata metadata = new() { { "x-llm-d-slo-ttft-ms", value }, { "x-llm-d-slo-tpot-ms", value } };
+        using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(
+            new() { Text = "y", Sampling = new() { MaxTokens = 1 } }, metadata, cancellationToken: Token);
+        const string Body = "{\"prompt\":\"y\",\"max_tokens\":1}";
+        Task<HttpResponseMessage> answer = Ask(server, Body, "x-llm-d-slo-ttft-ms", value);
+        busy.Free();
+        using HttpResponseMessage response = await answer;
+        Assert.Equal(HttpStatusCode.OK, response.StatusCode);
+        Assert.True(await call.ResponseStream.MoveNext(Token));
+    }
+
+    [Theory, InlineData("50", "60000", false), InlineData("60000", "50", true), InlineData("soon", "50", false)]
+    public void TheNewName_OutranksTheOld_WhereItCanBeRead(string newName, string oldName, bool isNew)
+    {
+        ServiceLevel level = ServiceLevel.OfHeaders(name =>
+            name.StartsWith("x-llm-d-slo-", StringComparison.Ordinal) ? newName : oldName);
+        Assert.Equal(isNew ? 60000 : 50, level.Ttft!.Value.TotalMilliseconds);
+        Assert.Equal(level.Ttft, level.Tpot);
+    }
+
+    [Theory]
+    [InlineData("\"slo\":{\"ttft_ms\":0}", "slo.ttft_ms")]
+    [InlineData("\"slo\":{\"tpot_ms\":1e12}", "slo.tpot_ms")]
+    [InlineData("\"slo\":{\"class\":\"first\"}", "slo.class")]
+    [InlineData("\"slo\":7", "slo")]
+    [InlineData("\"priority\":1.5", "priority")]
+    [InlineData("\"priority\":\"high\"", "priority")]
+    public async Task WhatIsNoServiceLevel_IsRefusedByName(string value, string param)
     {
         await using RunningServer server = await RunningServer.StartAsync();
-        string body = header is null ? "{\"prompt\":\"y\"," + value + "}" : "{\"prompt\":\"y\"}";
-        using HttpResponseMessage response = await Ask(server, body, header, value);
+        using HttpResponseMessage response = await Ask(server, "{\"prompt\":\"y\"," + value + "}", null, value);
         Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
         Assert.Contains($"\"param\":\"{param}\"", await response.Content.ReadAsStringAsync(Token));
     }
