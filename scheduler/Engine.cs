@@ -140,6 +140,9 @@ public sealed class Engine : IDisposable
     /// them.</summary>
     public Exception? LastFailure => Volatile.Read(ref _lastFailure);
 
+    /// <summary>What the tenants have that <see cref="EngineOptions.Tenants"/> names. Any thread.</summary>
+    public IReadOnlyList<TenantState> ReadTenants() => Tenants.Read();
+
     /// <summary>Who sends requests.</summary>
     internal Tenants Tenants { get; }
 

@@ -343,7 +343,7 @@ internal sealed class Scheduler
         // What is computed again after a preemption is on nobody's account.
         int prompt = Math.Max(0, Math.Min(end, s.Prompt.Length) - Math.Max(start, s.Charged));
         s.Charged = Math.Max(s.Charged, end);
-        s.Stream.Share.Charge(prompt + (samples ? WaitingLine.GeneratedCost : 0));
+        s.Stream.Share.Charge(prompt, samples ? 1 : 0);
         s.NumComputedTokens = end;
         s.InFlight++;
         if (!samples) return;

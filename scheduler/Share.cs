@@ -10,6 +10,7 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     private readonly long[] _queued = new long[Buckets]; // prompt tokens
     private long _queuedTokens, _queuedRequests;
     private double _served;
+    private long _tokens;
 
     public Tenant Tenant => tenant;
 
@@ -54,8 +55,15 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     /// <summary>Takes what it got for its place in the heap, which it is not in.</summary>
     public void Refresh() => HeapKey = Key;
 
+    /// <summary>Tokens it got since the start: of prompts computed, and generated. Any thread.</summary>
+    public long Tokens => Volatile.Read(ref _tokens);
+
     /// <summary>It gets tokens. The engine thread's.</summary>
-    public void Charge(double tokens) => Served = _served + (tokens / weight);
+    public void Charge(int prompt, int generated)
+    {
+        Served = _served + ((prompt + (WaitingLine.GeneratedCost * generated)) / weight);
+        Volatile.Write(ref _tokens, _tokens + prompt + generated);
+    }
 
     /// <summary>A request is queued. Any thread.</summary>
     /// <param name="length">Its prompt's tokens.</param>

@@ -3,6 +3,12 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
+/// <summary>What a tenant got and what waits.</summary>
+/// <param name="Name">What it is called.</param>
+/// <param name="Tokens">Prompt tokens computed, and tokens generated.</param>
+/// <param name="Queued">Requests waiting for their first step.</param>
+public readonly record struct TenantState(string Name, long Tokens, long Queued);
+
 /// <summary>All tenants: those the options name, and those that came.</summary>
 /// <remarks>Names may come from a header, so one that nobody configured is forgotten a minute after its last request,
 /// and what it got with it; beyond <see cref="MostUnnamed"/> new ones share one share.</remarks>
@@ -15,6 +21,7 @@ internal sealed class Tenants
 
     private readonly ConcurrentDictionary<string, Tenant> _byName = new(StringComparer.Ordinal);
     private readonly Tenant _rest = new(new TenantSpec { Name = "" }, isNamed: true);
+    private readonly Tenant[] _named;
     private readonly bool _apart;
     private int _unnamed;
     private PaddedLong _queuedPrompts; // tokens of queued prompts, cached or not
@@ -30,10 +37,18 @@ internal sealed class Tenants
     public Tenants(EngineOptions options)
     {
         _apart = options.Policy != SchedulingPolicy.Fcfs;
-        foreach (TenantSpec spec in options.Tenants) _byName[spec.Name] = new Tenant(spec, isNamed: true);
+        _named = [.. options.Tenants.Select(spec => new Tenant(spec, isNamed: true))];
+        foreach (Tenant tenant in _named) _byName[tenant.Name] = tenant;
         _byName.TryAdd(_rest.Name, _rest);
         for (int i = 0; i < Classes; i++) _active[i] = new Share?[16];
     }
+
+    /// <summary>What the tenants have that the options name. Any thread.</summary>
+    public TenantState[] Read() =>
+    [
+        .. _named.Select(tenant => new TenantState(
+            tenant.Name, tenant.Shares.Sum(share => share.Tokens), tenant.Shares.Sum(share => share.QueuedRequests))),
+    ];
 
     /// <summary>Tenants known.</summary>
     public int Count => _byName.Count;

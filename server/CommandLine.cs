@@ -12,7 +12,9 @@ using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Models;
 using Native.Scheduling;
+using Native.Server.Serving;
 using Native.Server.Slo;
+using Native.Server.Tenancy;
 
 namespace Native.Server;
 
@@ -84,6 +86,14 @@ internal static partial class CommandLine
             "Clients must send 'Authorization: Bearer KEY', over HTTP and gRPC; health and metrics need none. "
             + "Prefer the environment: other users of the machine see command lines. Default: none.",
             (o, v) => o with { ApiKey = v }),
+        new("Network", "--tenants", "FILE",
+            "Tenants in YAML (server/Tenancy/README.md has an example): their API keys, their weights while others "
+                + "wait too, and how many requests and tokens a minute they may have. Default: none; all share alike.",
+            (o, v) => o with { Tenants = TenantFile.Read(v) }),
+        new("Network", "--trust-fairness-header", "true|false",
+            "Whether the header x-llm-d-inference-fairness-id names the tenant also where a key is asked for: only "
+                + "behind a gateway that sets it. Without keys it always does. Default: false.",
+            (o, v) => o with { TrustsFairnessHeader = Choice(v, "true", "false") == "true" }),
         new("Network", "--shutdown-timeout", "SECONDS",
             "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal cuts them "
             + $"off. Default: {Defaults.ShutdownTimeout.TotalSeconds:0}, Kubernetes' grace period.",
@@ -205,7 +215,7 @@ internal static partial class CommandLine
             {
                 options = setting.Read(options, value);
             }
-            catch (SloFileException e)
+            catch (ConfigFileException e)
             {
                 errors.AddRange(e.Mistakes.Select(mistake => $"{source}: {mistake}"));
             }

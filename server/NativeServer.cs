@@ -174,7 +174,7 @@ internal sealed class NativeServer : IAsyncDisposable
         builder.Services.AddSingleton(new RequestEvents(_metrics.FirstToken, _metrics.Refused));
         builder.Services.AddSingleton(RuntimeMetrics.OfThisProcess);
         builder.Services.AddSingleton<Exposition>();
-        builder.Services.AddSingleton(new ApiKey(Options.ApiKey));
+        builder.Services.AddSingleton(new ApiKey(Options.ApiKey, Options.Tenants, Options.TrustsFairnessHeader));
         builder.Services.AddSingleton(new SlowReader(Options.ReaderPatience));
         builder.Services.AddSingleton(new StreamPings(Options.PingEvery));
         builder.Services.AddSingleton(EngineOptions);

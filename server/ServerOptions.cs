@@ -5,6 +5,7 @@ using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Scheduling;
 using Native.Scheduling.Slo;
+using Native.Server.Tenancy;
 using Native.Server.Hub;
 
 namespace Native.Server;
@@ -34,6 +35,13 @@ public sealed record ServerOptions
 
     /// <summary>Bearer token that every request must have but health and metrics. Null: none.</summary>
     public string? ApiKey { get; init; }
+
+    /// <summary>Tenants with keys, weights or quotas (<c>--tenants</c>).</summary>
+    internal IReadOnlyList<TenantEntry> Tenants { get; init; } = [];
+
+    /// <summary>Whether the header <c>x-llm-d-inference-fairness-id</c> names the tenant also where a key is asked for
+    /// (<c>--trust-fairness-header</c>); where none is, it always does.</summary>
+    public bool TrustsFairnessHeader { get; init; }
 
     /// <summary>What computes: one of <see cref="BackendFactory.Names"/>.</summary>
     public string Backend { get; init; } = BackendFactory.Auto;
@@ -168,6 +176,10 @@ public sealed record ServerOptions
             errors.Add("--slo-ttft-ms and --slo-tpot-ms must be above 0.");
         if (CacheEvents && !PrefixCaching)
             errors.Add("--enable-kv-cache-events needs --enable-prefix-caching: nothing is cached without it.");
+        if (ApiKey is not null && Tenants.Any(tenant => tenant.Keys.Contains(ApiKey)))
+            errors.Add("--api-key is also a key of a tenant in --tenants: whose it is is not clear.");
+        if (TrustsFairnessHeader && Policy == SchedulingPolicy.Fcfs)
+            errors.Add("--trust-fairness-header needs --scheduling-policy slo: fcfs tells no tenants apart.");
         Within("--block-size", BlockSize, 1, 1024);
         Within("--kv-cache-memory", KvCacheBytes, 1, 1L << 46);
         if (SloState is not null && Slo is null)
@@ -177,6 +189,9 @@ public sealed record ServerOptions
             errors.Add(string.Create(CultureInfo.InvariantCulture,
                 $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
     }
+
+    /// <summary>Whether clients must show a key.</summary>
+    internal bool AsksForKey => ApiKey is not null || Tenants.Any(tenant => tenant.Keys.Count > 0);
 
     /// <summary>What the scheduler is told.</summary>
     internal EngineOptions ToEngineOptions() => new()
@@ -188,6 +203,7 @@ public sealed record ServerOptions
         PrefixCaching = PrefixCaching,
         CacheEvents = CacheEvents,
         Policy = Policy,
+        Tenants = [.. Tenants.Select(tenant => tenant.Spec)],
         TtftObjective = TtftObjective,
         TpotObjective = TpotObjective,
         Seed = Seed ?? unchecked((ulong)Random.Shared.NextInt64(long.MinValue, long.MaxValue)),

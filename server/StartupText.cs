@@ -33,12 +33,12 @@ internal static class StartupText
             string.Create(culture,
                 $"ready    {Stopwatch.GetElapsedTime(server.Host.StartedAt).TotalSeconds:0.00} s after listening"));
         if (server.Options.Address is { } address && !IPAddress.IsLoopback(address))
-            output.WriteLine(server.Options.ApiKey is null
+            output.WriteLine(!server.Options.AsksForKey
                 ? "open     anyone who reaches this machine can use it; --api-key asks for a key"
                 : "open     reachable from other machines, with the key");
         output.WriteLine();
         output.WriteLine("try");
-        string key = server.Options.ApiKey is null ? "" : " -H 'Authorization: Bearer '\"$NATIVE_API_KEY\"";
+        string key = !server.Options.AsksForKey ? "" : " -H 'Authorization: Bearer '\"$NATIVE_API_KEY\"";
         output.WriteLine(model.Template is null
             ? $"  curl -N {http}v1/completions -H 'Content-Type: application/json'{key} -d '{{\"prompt\":\"Once upon "
                 + $"a time\",\"max_tokens\":64,\"stream\":true}}'"

@@ -4,6 +4,7 @@ using System.CommandLine.Invocation;
 using System.Globalization;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
+using Native.Server.Serving;
 using Native.Server;
 using Native.Server.Jinja;
 using Native.Server.Slo;
@@ -108,7 +109,7 @@ internal static class Cli
             terminal.Error.WriteLine($"native: {OneLine(e.Message)}");
             return Misused;
         }
-        catch (SloFileException e)
+        catch (ConfigFileException e)
         {
             foreach (string mistake in e.Mistakes) terminal.Error.WriteLine($"native: {OneLine(mistake)}");
             return Failed;

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using Native.Scheduling.Slo;
 using Native.Server.Metrics;
+using Native.Server.Serving;
 using Native.Server.Slo;
 
 namespace Native.Tools;
@@ -23,7 +24,7 @@ internal sealed class SloCommand : Command
     };
 
     /// <summary>Reads objectives that rules can be written for.</summary>
-    /// <exception cref="SloFileException">The file says what can't be.</exception>
+    /// <exception cref="ConfigFileException">The file says what can't be.</exception>
     /// <exception cref="CommandException">A threshold is no bucket of the histogram that shows it.</exception>
     public static SloSpec Read(string path)
     {

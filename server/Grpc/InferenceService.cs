@@ -4,6 +4,7 @@ using Grpc.Core;
 using Native.Scheduling;
 using Native.Server.Http;
 using Native.Server.Serving;
+using Native.Server.Tenancy;
 using Native.V1;
 using FinishReason = Native.Scheduling.FinishReason;
 using SamplingParams = Native.Scheduling.SamplingParams;
@@ -119,8 +120,9 @@ internal sealed class InferenceService(
         CancellationToken ct = context.CancellationToken;
         SamplingParams sampling = request.Tokens.Sampling;
         Serving.ServiceLevel headers = Serving.ServiceLevel.OfHeaders(name => context.RequestHeaders.GetValue(name));
+        string tenant = Caller.Of(context.GetHttpContext());
         using Generation generation =
-            Generation.Start(model, request.At(arrival, headers, DeadlineOf(context)), events);
+            Generation.Start(model, request.At(arrival, tenant, headers, DeadlineOf(context)), events);
         int[] tokens = new int[sampling.N];
         bool opened = false;
         while (await generation.WaitAsync(ct))

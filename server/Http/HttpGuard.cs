@@ -6,6 +6,7 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 using Native.Kernels.Text;
 using Native.Server.Serving;
+using Native.Server.Tenancy;
 
 namespace Native.Server.Http;
 
@@ -28,10 +29,11 @@ internal sealed class HttpGuard(IReadOnlyList<IProtocol> protocols, ApiKey key, 
         long start = Stopwatch.GetTimestamp();
         try
         {
-            if (NeedsKey(http) && !key.Accepts(http.Request.Headers.Authorization))
+            if (!key.Accepts(http.Request.Headers.Authorization, out string tenant) && NeedsKey(http))
                 throw new RequestException(Failure.Unauthenticated,
                     "The header or metadata 'authorization: Bearer KEY' is missing or has a wrong key.",
                     code: "invalid_api_key");
+            Caller.Set(http, tenant, trusted: key.TrustsHeader);
             await next(http);
             if (Unmatched(http) is { } unmatched) throw unmatched;
         }

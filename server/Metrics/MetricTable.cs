@@ -247,6 +247,16 @@ internal static class MetricTable
             null,
             OfModel(model => [new(model.Engine.QueuedTokens)])),
         new(
+            new("native_tenant_tokens_total",
+                "Prompt tokens computed and tokens generated for the tenants that --tenants names.", "tenant"),
+            null,
+            OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Tokens, t.Name))]),
+            IsCounter: true),
+        new(
+            new("native_tenant_requests_waiting", "Their requests waiting for their first step.", "tenant"),
+            null,
+            OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Queued, t.Name))])),
+        new(
             null,
             new("vllm:num_requests_waiting_by_reason", "Requests waiting, by reason.", "reason"),
             OfEngine(engine => [new(engine.Waiting, "capacity"), new(0, "deferred")])),
@@ -358,6 +368,8 @@ internal static class MetricTable
     {
         SubmitOutcome.QueueFull => "queue_full",
         SubmitOutcome.WouldBeLate => "would_be_late",
+        SubmitOutcome.OverQuota => "over_quota",
+        SubmitOutcome.Shed => "shed",
         SubmitOutcome.Draining => "draining",
         _ => "invalid",
     };

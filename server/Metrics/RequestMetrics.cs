@@ -39,6 +39,8 @@ internal sealed class RequestMetrics
             if (reason != FinishReason.None) CountOf(MetricTable.Outcomes.NativeWord(reason));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.QueueFull));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.WouldBeLate));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.OverQuota));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.Shed));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Draining));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Invalid));
     }

@@ -6,6 +6,7 @@ using Microsoft.AspNetCore.Routing;
 using Microsoft.Extensions.DependencyInjection;
 using Native.Server.Http;
 using Native.Server.Serving;
+using Native.Server.Tenancy;
 
 namespace Native.Server.OpenAi;
 
@@ -53,11 +54,12 @@ internal sealed class OpenAiProtocol : IProtocol
         ServiceLevel headers = ServiceLevel.OfHeaders(name => http.Request.Headers[name]);
         (ServedModel model, Call call) = await RequestBody.ReadAsync(http.Request, Read, ct);
         long? deadline = ClientDeadline.Of(name => http.Request.Headers[name], arrival, call.Parameters.Stream);
+        string tenant = Caller.Of(http);
         List<Generation> generations = [];
         try
         {
             foreach (TextRequest request in call.Requests)
-                generations.Add(Generation.Start(model, request.At(arrival, headers, deadline), events));
+                generations.Add(Generation.Start(model, request.At(arrival, tenant, headers, deadline), events));
             await new Answer(http, model, call, id, generations).SendAsync(ct);
         }
         finally

@@ -200,8 +200,23 @@ internal sealed class Generation : IDisposable
             case SubmitOutcome.WouldBeLate:
                 return new RequestException(Failure.QueueFull,
                     string.Create(CultureInfo.InvariantCulture,
-                        $"The first token would come in about {refusal.FirstToken.TotalSeconds:F2} s, after it is due; "
-                            + $"try again later."), code: "would_be_late")
+                        $"The first token would come in about {refusal.FirstToken.TotalSeconds:F2} s, after it is due "
+                            + $"(the prompt alone takes about {refusal.Alone.TotalSeconds:F2} s); try again later."),
+                    code: "would_be_late")
+                {
+                    RetryAfter = refusal.RetryAfter,
+                };
+            case SubmitOutcome.OverQuota:
+                return new RequestException(Failure.QueueFull,
+                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has had its requests or tokens of a minute; "
+                        + "try again later.", code: "rate_limit_exceeded")
+                {
+                    RetryAfter = refusal.RetryAfter,
+                };
+            case SubmitOutcome.Shed:
+                return new RequestException(Failure.QueueFull,
+                    "Online requests miss their objectives, so batch work is not taken now; try again later.",
+                    code: "budget_burning")
                 {
                     RetryAfter = refusal.RetryAfter,
                 };

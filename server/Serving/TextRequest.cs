@@ -29,10 +29,11 @@ internal sealed record TextRequest
     /// <summary>The same request with its times, as <see cref="Stopwatch"/> timestamps.</summary>
     /// <param name="arrival">When it arrived.</param>
     /// <param name="deadline">When it ends at the latest; null never.</param>
+    /// <param name="tenant">Who sends it.</param>
     /// <param name="headers">What its headers or metadata ask for; its fields come first.</param>
-    public TextRequest At(long arrival, ServiceLevel headers, long? deadline)
+    public TextRequest At(long arrival, string tenant, ServiceLevel headers, long? deadline)
     {
         GenerationRequest tokens = headers.Under(Level).ApplyTo(Tokens);
-        return this with { Tokens = tokens with { ArrivalTimestamp = arrival, Deadline = deadline } };
+        return this with { Tokens = tokens with { ArrivalTimestamp = arrival, Deadline = deadline, Tenant = tenant } };
     }
 }

@@ -3,18 +3,11 @@ using System.Text;
 using System.Text.RegularExpressions;
 using Native.Scheduling;
 using Native.Scheduling.Slo;
+using Native.Server.Serving;
 using YamlDotNet.Core;
 using YamlDotNet.Core.Events;
 
 namespace Native.Server.Slo;
-
-/// <summary>A file of objectives can't be read, or says what can't be; every mistake is told with its
-/// place.</summary>
-internal sealed class SloFileException(IReadOnlyList<string> mistakes)
-    : Exception(string.Join(" ", mistakes))
-{
-    public IReadOnlyList<string> Mistakes { get; } = mistakes;
-}
 
 /// <summary>Reads service-level objectives from YAML. Keys are few and known; anchors, aliases and tags are
 /// refused.</summary>
@@ -54,7 +47,7 @@ internal sealed partial class SloFile
     }
 
     /// <summary>Reads a file.</summary>
-    /// <exception cref="SloFileException">It is not there, can't be read, or says what can't be.</exception>
+    /// <exception cref="ConfigFileException">It is not there, can't be read, or says what can't be.</exception>
     public static SloSpec Read(string path)
     {
         byte[] bytes = new byte[MaxBytes + 1];
@@ -66,16 +59,16 @@ internal sealed partial class SloFile
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)
         {
-            throw new SloFileException([$"{path} can't be read: {e.Message}"]);
+            throw new ConfigFileException([$"{path} can't be read: {e.Message}"]);
         }
-        if (length > MaxBytes) throw new SloFileException([$"{path} has more than {MaxBytes} bytes."]);
+        if (length > MaxBytes) throw new ConfigFileException([$"{path} has more than {MaxBytes} bytes."]);
         return Parse(path, Encoding.UTF8.GetString(bytes, 0, length).TrimStart('\uFEFF'));
     }
 
     /// <summary>Reads a text.</summary>
     /// <param name="path">What it is called in messages.</param>
     /// <param name="text">The YAML.</param>
-    /// <exception cref="SloFileException">It says what can't be.</exception>
+    /// <exception cref="ConfigFileException">It says what can't be.</exception>
     public static SloSpec Parse(string path, string text)
     {
         SloFile file = new(path, text);
@@ -92,7 +85,7 @@ internal sealed partial class SloFile
         {
             file.Mistake(file._parser.Current?.End ?? Mark.Empty, "what follows is no YAML.");
         }
-        return file._mistakes.Count == 0 ? spec! : throw new SloFileException(file._mistakes);
+        return file._mistakes.Count == 0 ? spec! : throw new ConfigFileException(file._mistakes);
     }
 
     private SloSpec? ReadSpec()

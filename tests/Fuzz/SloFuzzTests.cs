@@ -1,5 +1,6 @@
 using System.Text;
 using Native.Scheduling.Slo;
+using Native.Server.Serving;
 using Native.Server.Slo;
 using Native.Tests.Scheduling;
 
@@ -35,7 +36,7 @@ public sealed class SloFuzzTests
             ], Words);
         new FuzzTarget("slo", inputs.Next, bytes => SloFile.Parse("f", Encoding.UTF8.GetString(bytes)))
         {
-            Refuses = e => e is SloFileException,
+            Refuses = e => e is ConfigFileException,
             AllocationBase = 256 << 10,
             AllocationPerByte = 1024,
         }.Run();

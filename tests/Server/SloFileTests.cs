@@ -1,4 +1,5 @@
 using Native.Scheduling.Slo;
+using Native.Server.Serving;
 using Native.Server.Slo;
 
 namespace Native.Tests.Server;
@@ -90,7 +91,7 @@ public sealed class SloFileTests
     [InlineData("slos: []\nmin_events: 0", "line 2, column 13: min_events is '0'")]
     public void AFileThatIsNone_IsRefused_WithThePlace(string text, string expected)
     {
-        SloFileException e = Assert.Throws<SloFileException>(() => SloFile.Parse("f.yml", text));
+        ConfigFileException e = Assert.Throws<ConfigFileException>(() => SloFile.Parse("f.yml", text));
         Assert.Contains(e.Mistakes, mistake => mistake.Contains(expected));
         Assert.All(e.Mistakes, mistake => Assert.StartsWith("f.yml, line ", mistake));
     }
@@ -121,7 +122,7 @@ public sealed class SloFileTests
     [InlineData("sli: availability, objective: 99, windw: 7d", "'windw' is no key here; there are name, sli")]
     public void AnObjectiveThatCantBe_IsRefused_WithThePlace(string keys, string expected)
     {
-        SloFileException e = Assert.Throws<SloFileException>(() => One(keys));
+        ConfigFileException e = Assert.Throws<ConfigFileException>(() => One(keys));
         Assert.Contains(e.Mistakes, mistake => mistake.Contains(expected));
         Assert.All(e.Mistakes, mistake => Assert.StartsWith("f.yml, line 1, column ", mistake));
     }
@@ -129,7 +130,7 @@ public sealed class SloFileTests
     [Fact]
     public void EveryMistake_IsToldAtOnce_UpToAFew()
     {
-        SloFileException e = Assert.Throws<SloFileException>(() => SloFile.Parse("f.yml", """
+        ConfigFileException e = Assert.Throws<ConfigFileException>(() => SloFile.Parse("f.yml", """
             slos:
             - name: a
               sli: ttft
@@ -143,7 +144,7 @@ public sealed class SloFileTests
         Assert.Equal(["3", "4", "5", "9"],
             e.Mistakes.Select(mistake => mistake.Split("line ")[1].Split(',')[0]).Order());
         string many = "slos:\n" + string.Concat(Enumerable.Repeat("- x: y\n", 100));
-        Assert.Equal(20, Assert.Throws<SloFileException>(() => SloFile.Parse("f", many)).Mistakes.Count);
+        Assert.Equal(20, Assert.Throws<ConfigFileException>(() => SloFile.Parse("f", many)).Mistakes.Count);
     }
 
     [Fact]
@@ -156,18 +157,18 @@ public sealed class SloFileTests
             Assert.Equal(2, SloFile.Read(path).Objectives.Count);
             File.WriteAllText(path, SloFile.Example + new string('#', 70_000));
             Assert.Contains("more than 65536 bytes",
-                Assert.Throws<SloFileException>(() => SloFile.Read(path)).Mistakes[0]);
+                Assert.Throws<ConfigFileException>(() => SloFile.Read(path)).Mistakes[0]);
         }
         finally
         {
             File.Delete(path);
         }
         foreach (string none in (string[])[path, Path.GetTempPath(), "", "\0"])
-            Assert.Contains("can't be read", Assert.Throws<SloFileException>(() => SloFile.Read(none)).Mistakes[0]);
+            Assert.Contains("can't be read", Assert.Throws<ConfigFileException>(() => SloFile.Read(none)).Mistakes[0]);
         string most = string.Concat(Enumerable.Range(0, 33)
             .Select(i => $"- {{name: a{i}, sli: availability, objective: 99}}\n"));
         Assert.Contains("more than 32 objectives",
-            Assert.Throws<SloFileException>(() => SloFile.Parse("f", "slos:\n" + most)).Mistakes[0]);
+            Assert.Throws<ConfigFileException>(() => SloFile.Parse("f", "slos:\n" + most)).Mistakes[0]);
     }
 
     [Theory]
@@ -179,7 +180,7 @@ public sealed class SloFileTests
         Thread thread = new(() => thrown = Record.Exception(() => SloFile.Parse("f", deep)), 256 << 10);
         thread.Start();
         thread.Join();
-        Assert.Contains("nests too deeply", Assert.IsType<SloFileException>(thrown).Mistakes[^1]);
+        Assert.Contains("nests too deeply", Assert.IsType<ConfigFileException>(thrown).Mistakes[^1]);
     }
 
     private static SloObjective One(string keys) =>
