@@ -388,6 +388,8 @@ public sealed class Engine : IDisposable
         // A step that was launched before the last one ended began when that ended.
         double seconds = (double)(done - Math.Max(plan.Launched, _lastDone)) / Stopwatch.Frequency;
         _lastDone = done;
+        plan.OnlineSeconds = plan.Load == plan.OnlineLoad ? seconds
+            : seconds * _times.Predict(plan.OnlineLoad) / _times.Predict(plan.Load);
         _times.Observe(plan.Load, seconds);
         _admission.Forecast.Observe(seconds, plan.Load, _scheduler.HasPrompts);
         try

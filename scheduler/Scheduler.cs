@@ -126,7 +126,7 @@ internal sealed class Scheduler
         while (next is { } s && plan.Tokens < _budget.Decodes)
         {
             _visits++;
-            if (!CanSample(plan, s))
+            if (!CanSample(plan, s) || !_budget.HasTime(s, plan.Load))
             {
                 next = s.Next;
                 continue;
@@ -239,7 +239,7 @@ internal sealed class Scheduler
             if (chunk.Samples && next.Token < 0) s.IsDistrusted = true;
             else Keep(s, chunk.End);
             if (!TakeScores(stream, scores, scoreBest, scoreWidth)) _ending.FinishAll(stream, FinishReason.Error, now);
-            else if (chunk.Samples) CommitToken(s, next, best, now);
+            else if (chunk.Samples) CommitToken(s, next, best, plan.OnlineSeconds, now);
             else if (chunk.End < s.Target) continue;
             else if (stream.Limit == 0) _ending.FinishAll(stream, FinishReason.Length, now);
             else if (s.Forks) Fork(s);
@@ -296,7 +296,7 @@ internal sealed class Scheduler
         int target = s.Target;
         if (target == s.Length && s.Stream.Limit > 0 && !CanSample(plan, s)) target--;
         int count = Math.Min(target - s.NumComputedTokens, budget);
-        if (count > 0) count = _budget.Fit(plan.Load, s.NumComputedTokens, count);
+        if (count > 0) count = _budget.Fit(s, plan.Load, count);
         if (count <= 0) return 0;
         Schedule(plan, s, count, decodes: false);
         return count;
@@ -434,7 +434,8 @@ internal sealed class Scheduler
         return sound;
     }
 
-    private void CommitToken(Sequence s, SampledToken next, ReadOnlySpan<TokenLogprob> best, long now)
+    private void CommitToken(
+        Sequence s, SampledToken next, ReadOnlySpan<TokenLogprob> best, double onlineSeconds, long now)
     {
         TokenStream stream = s.Stream;
         if (next.Token < 0 || s.ConstraintFailed)
@@ -449,6 +450,7 @@ internal sealed class Scheduler
         if (s.LastTokenTimestamp != 0)
         {
             _metrics.InterTokenLatency.Observe(now - s.LastTokenTimestamp);
+            s.OnlineSeconds += onlineSeconds;
             clock.LongestGap = Math.Max(clock.LongestGap, now - s.LastTokenTimestamp);
         }
         s.LastTokenTimestamp = now;
@@ -458,6 +460,9 @@ internal sealed class Scheduler
 
         bool stops = (!stream.Sampling.IgnoreEos && _endIds.AsSpan().Contains(next.Token))
             || stream.Sampling.StopTokenIds.AsSpan().Contains(next.Token);
+        bool isLast = stops || s.Output.Count == stream.Limit;
+        if (isLast && s.Output.Count > 1 && stream.Class == RequestClass.Online)
+            _budget.ObserveOnline(s.OnlineSeconds / (s.Output.Count - 1));
         if (stops) _ending.Finish(s, FinishReason.Stop, now, lastIsStopToken: true);
         else if (!TryAccept(s, next.Token)) _ending.Finish(s, FinishReason.Error, now);
         else if (s.Output.Count == stream.Limit) _ending.Finish(s, FinishReason.Length, now);

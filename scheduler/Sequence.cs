@@ -92,6 +92,9 @@ internal sealed class Sequence : IHeapEntry
     /// token is left.</summary>
     public bool Forks { get; set; }
 
+    /// <summary>What its tokens after the first would have taken without batch work in their steps.</summary>
+    public double OnlineSeconds { get; set; }
+
     /// <summary>When its last token came, or 0.</summary>
     public long LastTokenTimestamp { get; set; }
 

@@ -36,6 +36,12 @@ internal sealed class StepPlan(int maxSequences)
     /// <summary>What it computes, as far as its time depends on it.</summary>
     public StepLoad Load { get; private set; }
 
+    /// <summary>Of that, what is of online requests.</summary>
+    public StepLoad OnlineLoad { get; private set; }
+
+    /// <summary>Seconds it took, without what is not of online requests; known once it is through.</summary>
+    public double OnlineSeconds { get; set; }
+
     /// <summary>When the runner was given it, as a timestamp of the engine's clock.</summary>
     public long Launched { get; set; }
 
@@ -67,7 +73,7 @@ internal sealed class StepPlan(int maxSequences)
     public void Begin(long now)
     {
         _count = Decodes = Rows = Alternatives = 0;
-        Load = default;
+        Load = OnlineLoad = default;
         _copies.Clear();
         Admitted = AwaitsMask = false;
         Decided = now;
@@ -76,9 +82,13 @@ internal sealed class StepPlan(int maxSequences)
     public void Add(in ScheduledChunk chunk, bool decodes)
     {
         _chunks[_count++] = chunk;
-        Load = decodes ? Load.PlusDecode(chunk.End) : Load.PlusPrefill(chunk.Start, chunk.Count);
+        Load = Plus(Load, chunk, decodes);
+        if (chunk.Sequence.Stream.Class == RequestClass.Online) OnlineLoad = Plus(OnlineLoad, chunk, decodes);
         if (decodes) Decodes++;
     }
 
     public void Add(BlockCopy copy) => _copies.Add(copy);
+
+    private static StepLoad Plus(in StepLoad load, in ScheduledChunk chunk, bool decodes) =>
+        decodes ? load.PlusDecode(chunk.End) : load.PlusPrefill(chunk.Start, chunk.Count);
 }
