@@ -519,7 +519,9 @@ public sealed class Engine : IDisposable
         // _parked: one of the two sees the other (Dekker).
         if (_inbox.IsEmpty && _signals.IsEmpty && (!IsDraining || _drained.Task.IsCompleted)
             && Volatile.Read(ref _disposed) == 0)
+#pragma warning disable RS0030 // an idle engine sleeps here, and nowhere else
             _wake.WaitOne(_idleBeat);
+#pragma warning restore RS0030
         Interlocked.Exchange(ref _parked, 0);
     }
 
