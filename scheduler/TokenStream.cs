@@ -178,6 +178,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal bool IsStopped(int index) => (Volatile.Read(ref _stopped) >> index & 1) != 0;
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice's end has been read.</summary>
+    /// <remarks>It may return true with nothing to read: the wake of an event that was read meanwhile, once for each
+    /// event at most.</remarks>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled. The request
     /// itself goes on: see <see cref="Cancel"/>.</exception>
     public ValueTask<bool> WaitAsync(CancellationToken cancellationToken = default)

@@ -21,17 +21,18 @@ public sealed class ConcurrencyTests
             ],
         ["TokenLog.cs"] = [nameof(Scenarios.TokenLogIsReadInOrder), nameof(Scenarios.ReaderIsWoken)],
         ["SpscRing.cs"] = [nameof(Scenarios.SpscRingHandsOverEachItemOnce)],
-        ["ObjectiveBudget.cs"] = [nameof(Scenarios.BudgetSumsAreOfOneTime)],
+        ["ObjectiveBudget.cs"] =
+            [nameof(Scenarios.BudgetSumsAreOfOneTime), nameof(Scenarios.BudgetForgetsAtOnce)],
         ["TokenStream.cs"] =
             [
-                nameof(Scenarios.ReaderIsWoken), nameof(Scenarios.CancelMeetsCompletion),
-                nameof(Scenarios.EngineIsWokenByCancel),
+                nameof(Scenarios.ReaderIsWoken), nameof(Scenarios.NewsIsHeardInTheNextTurn),
+                nameof(Scenarios.CancelMeetsCompletion),
             ],
         ["Engine.cs"] =
             [
                 nameof(Scenarios.EngineIsWokenBySubmit), nameof(Scenarios.EngineIsWokenByCancel),
                 nameof(Scenarios.DrainMeetsSubmit), nameof(Scenarios.DisposeMeetsSubmit),
-                nameof(Scenarios.CancelMeetsCompletion),
+                nameof(Scenarios.TheShorterDrainHolds), nameof(Scenarios.CancelMeetsCompletion),
             ],
     };
 
@@ -66,22 +67,24 @@ public sealed class ConcurrencyTests
     public void AFault_IsFound_WhereverItIsPlanted(string file)
     {
         const int schedules = 2000;
+        string begin = Path.GetFileNameWithoutExtension(file) + ".";
+        List<SparedFault> spared =
+            [.. Faults.Spared.Where(fault => fault.Place.StartsWith(begin, StringComparison.Ordinal))];
+        HashSet<SparedFault> met = [];
         List<string> missed = [];
-        List<(string, string, FaultKind)> spared = [];
         foreach (Site site in ModelledSources.Model.Sites.Where(site => site.File == file))
         {
             foreach (FaultKind kind in site.Kinds)
             {
                 TestContext.Current.CancellationToken.ThrowIfCancellationRequested();
-                if (Faults.Spared.ContainsKey((site.Place, site.Text, kind))) spared.Add((site.Place, site.Text, kind));
-                else if (!ScenariosOf[file].Any(name => Explorer.Run(name, schedules, (site.Number, kind)).Failure
-                    is not null)) missed.Add($"{site.Place}, line {site.Line}, {kind}: {site.Text}");
+                if (spared.Find(f => (f.Place, f.Kind, f.Text) == (site.Place, kind, site.Text)) is { } known)
+                    met.Add(known);
+                else if (!ScenariosOf[file].Any(name =>
+                    Explorer.Run(name, schedules, (site.Number, kind)).Failure is not null))
+                    missed.Add($"{site.Place}, line {site.Line}, {kind}: {site.Text}");
             }
         }
         Assert.True(missed.Count == 0, $"no scenario fails with\n{string.Join('\n', missed)}");
-        // A place that is no more must not stay in the list.
-        string begin = Path.GetFileNameWithoutExtension(file) + ".";
-        Assert.Equal(Faults.Spared.Keys.Where(key => key.Place.StartsWith(begin, StringComparison.Ordinal)).Order(),
-            spared.Distinct().Order());
+        Assert.Empty(spared.Except(met)); // a place that is no more leaves the list
     }
 }

@@ -26,8 +26,12 @@ internal sealed class Execution
 {
     private readonly Generator _choices = Generator.Create();
     private readonly List<Task> _tasks = [];
+    private const int MostSteps = 3000; // a schedule that goes on longer has no end
+
     private int _variables;
     private int _running = 1;
+    private int _steps;
+    private Exception? _failure; // a thread's: the others end with it
 
     public Execution() => Memory.Thread = new ThreadView();
 
@@ -46,13 +50,13 @@ internal sealed class Execution
     /// <summary>Another thread may run here.</summary>
     public void Point()
     {
-        if (_running > 1 && Memory.Thread is not null) SchedulingPoint.Interleave();
+        if (Steps()) SchedulingPoint.Interleave();
     }
 
     /// <summary>Others had better run here: this one can't go on.</summary>
     public void Yield()
     {
-        if (_running > 1 && Memory.Thread is not null) SchedulingPoint.Yield();
+        if (Steps()) SchedulingPoint.Yield();
     }
 
     public int Choose(int count) => _choices.NextInteger(count);
@@ -71,6 +75,11 @@ internal sealed class Execution
             {
                 body();
                 Memory.Fence();
+            }
+            catch (Exception e)
+            {
+                _failure = e;
+                throw;
             }
             finally
             {
@@ -99,6 +108,15 @@ internal sealed class Execution
         Point();
         if (!condition()) Operation.PauseUntil(condition);
         Memory.Fence();
+    }
+
+    /// <summary>Whether somebody else may run; a schedule that is over ends here.</summary>
+    private bool Steps()
+    {
+        if (Memory.Thread is null) return false;
+        if (_failure is { } failure) throw new InvalidOperationException(failure.Message, failure);
+        if (++_steps > MostSteps) throw new InvalidOperationException($"no end after {MostSteps} steps");
+        return _running > 1;
     }
 }
 

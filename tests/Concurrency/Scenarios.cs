@@ -104,34 +104,34 @@ internal static class Scenarios
         world.Check(seen.All(s => s), "news is seen now, or the stream is pushed again");
     }
 
-    /// <summary>A reader follows a log that grows.</summary>
+    /// <summary>A reader follows a log that grows, to an end that comes with a token or alone.</summary>
     public static void TokenLogIsReadInOrder(World world)
     {
+        const int tokens = 17; // one more than the first array that grows has room for
         TokenLog log = new(0, 0);
         world.Start(() =>
         {
-            for (int i = 0; i < 17; i++)
+            for (int i = 0; i < tokens; i++)
             {
                 log.Append(i, 0, []);
-                if (i is 0 or 15) log.Publish();
+                if (i is 0 or 15 or 16) log.Publish();
             }
-            log.Publish(FinishReason.Length);
+            log.Publish(FinishReason.Cancelled);
         });
         int read = 0, expected = 0;
         bool finished = false;
         while (!finished)
         {
-            if (!log.HasEvent(read, finished))
+            if (!log.TryRead(0, ref read, ref finished, out TokenEvent e))
             {
                 world.Yield();
                 continue;
             }
-            while (log.TryRead(0, ref read, ref finished, out TokenEvent e))
-                world.Check(e.Token == expected++ && e.Finish != FinishReason.None == (expected == 17),
-                    "tokens come in order, the end with the last");
+            if (e.Token >= 0) world.Check(e.Token == expected++, "tokens come in order");
+            world.Check(e.Finish == (finished ? FinishReason.Cancelled : FinishReason.None), "the end comes last");
         }
         world.JoinAll();
-        world.Check(expected == 17, "every token came");
+        world.Check(expected == tokens && !log.HasEvent(read, finished), "every token came, and the end once");
     }
 
     /// <summary>One writes, one reads, with room for two.</summary>
@@ -155,14 +155,7 @@ internal static class Scenarios
     /// <summary>Who reads sums while pairs close sees each event once.</summary>
     public static void BudgetSumsAreOfOneTime(World world)
     {
-        SloObjective objective = new()
-        {
-            Name = "a",
-            Sli = SliKind.Availability,
-            Percent = 99,
-            Window = TimeSpan.FromDays(7),
-        };
-        ObjectiveBudget budget = new(objective, 1000);
+        ObjectiveBudget budget = NewBudget();
         budget.Add(1, 1);
         world.Start(() =>
         {
@@ -170,13 +163,37 @@ internal static class Scenarios
             budget.Add(1, 1);
             budget.Advance(1002);
         });
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 3; i++)
         {
             BudgetCounts counts = budget.Read(BudgetWindow.FiveMinutes);
             world.Check(counts.Good == counts.Bad && counts.Good is 1 or 2, "sums and the open pair are of one time");
         }
         world.JoinAll();
         world.Check(budget.Read(BudgetWindow.FiveMinutes) == new BudgetCounts(2, 2), "both are counted");
+    }
+
+    /// <summary>After a gap longer than the ring everything is forgotten at once, and no pair is taken for the one whose
+    /// place it has.</summary>
+    public static void BudgetForgetsAtOnce(World world)
+    {
+        ObjectiveBudget budget = NewBudget();
+        budget.Add(1, 1);
+        budget.Advance(1001);
+        budget.Add(2, 2);
+        const int ring = (7 * 24 * 360) + 1;
+        world.Start(() =>
+        {
+            budget.Advance(1000 + (2 * ring));
+            budget.Add(5, 5);
+        });
+        for (int i = 0; i < 2; i++)
+        {
+            BudgetCounts counts = budget.Read(BudgetWindow.FiveMinutes);
+            world.Check(counts.Good == counts.Bad && counts.Good is 3 or 0 or 5, "sums are of one time");
+            world.Check(ObjectiveBudget.GoodOf(budget.ReadPair(1000)) is 1 or 0, "a pair is its own number's");
+        }
+        world.JoinAll();
+        world.Check(budget.Read(BudgetWindow.FiveMinutes) == new BudgetCounts(5, 5), "what came last is counted");
     }
 
     /// <summary>A reader that sleeps is woken by whoever publishes.</summary>
@@ -190,6 +207,7 @@ internal static class Scenarios
         });
         world.Check(ReadToEnd(world, stream) == (2, FinishReason.Length), "all tokens came");
         world.JoinAll();
+        CheckWhole(world, engine);
     }
 
     /// <summary>An engine that sleeps is woken by each submission.</summary>
@@ -216,6 +234,31 @@ internal static class Scenarios
         // A second request runs where the first was.
         world.Check(ReadToEnd(world, Submit(world, engine)!) == (1, FinishReason.Length), "the place is free");
         engine.Dispose();
+        CheckWhole(world, engine);
+    }
+
+    /// <summary>Once a choice was stopped, or a request cancelled, the next turn ends it, whoever did it beside.</summary>
+    public static void NewsIsHeardInTheNextTurn(World world)
+    {
+        using Engine engine = NewEngine(world, startThread: false);
+        TokenStream stopped = Submit(world, engine, tokens: 60, choices: 2)!;
+        TokenStream cancelled = Submit(world, engine, tokens: 60)!;
+        engine.Turn();
+        for (int i = 0; i < 2; i++)
+        {
+            int choice = i;
+            world.Start(() =>
+            {
+                stopped.Stop(choice);
+                cancelled.Cancel();
+            });
+        }
+        engine.Turn();
+        engine.Turn();
+        world.JoinAll();
+        engine.Turn();
+        world.Check(ReadToEnd(world, cancelled).Finish == FinishReason.Cancelled, "a cancelled request has ended");
+        world.Check(ReadToEnd(world, stopped).Finish == FinishReason.Stop, "stopped choices have ended");
         CheckWhole(world, engine);
     }
 
@@ -252,6 +295,27 @@ internal static class Scenarios
         CheckWhole(world, engine);
     }
 
+    /// <summary>Of two drains at once the shorter holds, and neither ends before the requests have.</summary>
+    public static void TheShorterDrainHolds(World world)
+    {
+        using Engine engine = NewEngine(world, startThread: false);
+        engine.Turn();
+        TokenStream stream = Submit(world, engine, tokens: 60)!;
+        engine.Turn();
+        Task<bool> first = engine.Drain(Timeout.InfiniteTimeSpan);
+        engine.Turn();
+        world.Check(!first.IsCompleted, "a request runs");
+        Task<bool>[] drains = new Task<bool>[2];
+        world.Start(() => drains[0] = engine.Drain(TimeSpan.FromHours(1)));
+        world.Start(() => drains[1] = engine.Drain(TimeSpan.Zero));
+        world.JoinAll();
+        engine.Turn();
+        engine.Turn();
+        world.Check(ReadToEnd(world, stream).Finish == FinishReason.Aborted, "the time is over");
+        world.Check(drains[0].IsCompleted && !drains[1].Result, "both drains tell that a request was aborted");
+        CheckWhole(world, engine);
+    }
+
     /// <summary>What is accepted beside the end gets one.</summary>
     public static void DisposeMeetsSubmit(World world)
     {
@@ -278,9 +342,17 @@ internal static class Scenarios
             Policy = SchedulingPolicy.Fcfs,
         }, startThread, idleBeat: Timeout.InfiniteTimeSpan);
 
-    private static TokenStream? Submit(World world, Engine engine, int tokens = 1)
+    private static ObjectiveBudget NewBudget() => new(new SloObjective
     {
-        SamplingParams sampling = new() { MaxTokens = tokens, Temperature = 0, IgnoreEos = true };
+        Name = "a",
+        Sli = SliKind.Availability,
+        Percent = 99,
+        Window = TimeSpan.FromDays(7),
+    }, 1000);
+
+    private static TokenStream? Submit(World world, Engine engine, int tokens = 1, int choices = 1)
+    {
+        SamplingParams sampling = new() { MaxTokens = tokens, N = choices, Temperature = 0, IgnoreEos = true };
         SubmitOutcome outcome = engine.Submit(
             new GenerationRequest { Ids = new[] { 1, 2 }, Sampling = sampling }, out TokenStream? stream);
         world.Check(outcome is SubmitOutcome.Accepted or SubmitOutcome.Draining, $"the engine answered {outcome}");
@@ -289,19 +361,27 @@ internal static class Scenarios
 
     private static (int Tokens, FinishReason Finish) ReadToEnd(World world, TokenStream stream)
     {
-        int tokens = 0;
+        int tokens = 0, ended = 0, inVain = 0;
         FinishReason finish = FinishReason.None;
         while (true)
         {
             ValueTask<bool> wait = stream.WaitAsync();
             world.WaitUntil(() => wait.IsCompleted);
-            if (!wait.GetAwaiter().GetResult()) return (tokens, finish);
+            if (!wait.GetAwaiter().GetResult())
+            {
+                world.Check(inVain <= tokens + 1, "an event wakes once");
+                return (tokens, finish);
+            }
+            int before = tokens + ended;
             while (stream.TryRead(out TokenEvent e))
             {
-                world.Check(finish == FinishReason.None, "nothing comes after the end");
+                world.Check(ended < stream.N, "nothing comes after the end");
                 if (e.Token >= 0) tokens++;
+                if (e.Finish == FinishReason.None) continue;
                 finish = e.Finish;
+                ended++;
             }
+            if (tokens + ended == before) inVain++;
         }
     }
 
