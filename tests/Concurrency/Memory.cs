@@ -3,10 +3,11 @@ namespace Native.Tests.Concurrency;
 /// <summary>Memory in which a thread may see old values, as weakly ordered processors and the language allow.</summary>
 /// <remarks>
 /// Each variable keeps everything that was written to it. A thread has a view: how far it has surely seen each
-/// variable. A read takes any value from there on. An ordered write carries the writer's view, an ordered read takes it over; a
-/// full fence exchanges views with all who have passed one. Writes to one variable have one order, the order in which
-/// they ran; values out of thin air are not modelled. This is the release-acquire model with fences of Kang et al. 2017
-/// (POPL, promising semantics) without promises: what .NET's memory model says of Volatile and Interlocked.
+/// variable. A read takes any value from there on. An ordered write carries the writer's view, an ordered read takes it
+/// over; a full fence exchanges views with all who have passed one. Writes to one variable have one order, in which a
+/// write may come before those that its thread has not seen. A load is never delayed past a later store. This is the
+/// release-acquire model with fences of Kang et al. 2017 (POPL, promising semantics) without promises: what .NET's
+/// memory model says of Volatile and Interlocked.
 /// </remarks>
 internal static class Memory
 {

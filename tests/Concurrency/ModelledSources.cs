@@ -11,9 +11,11 @@ namespace Native.Tests.Concurrency;
 /// <param name="File">The file's name.</param>
 /// <param name="Line">Counted from 1.</param>
 /// <param name="Member">The method or property it is in.</param>
-/// <param name="Text">The source there.</param>
+/// <param name="Source">The source there.</param>
+/// <param name="Text">The same, with a number where it is not the first of the member.</param>
 /// <param name="Kinds">Faults that make sense there.</param>
-internal sealed record Site(int Number, string File, int Line, string Member, string Text, FaultKind[] Kinds)
+internal sealed record Site(
+    int Number, string File, int Line, string Member, string Source, string Text, FaultKind[] Kinds)
 {
     /// <summary>Type and member.</summary>
     public string Place => $"{Path.GetFileNameWithoutExtension(File)}.{Member}";

@@ -105,7 +105,7 @@ public sealed class ModelThread(Action body)
 /// <summary>Takes the place of <see cref="SpinWait"/>.</summary>
 public struct ModelSpin
 {
-    public readonly void SpinOnce() => Execution.Current.Yield();
+    public readonly void SpinOnce(int sleep1Threshold = -1) => Execution.Current.Yield();
 }
 
 /// <summary>Takes the place of <see cref="Array"/>'s Resize.</summary>

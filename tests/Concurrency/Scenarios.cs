@@ -172,8 +172,8 @@ internal static class Scenarios
         world.Check(budget.Read(BudgetWindow.FiveMinutes) == new BudgetCounts(2, 2), "both are counted");
     }
 
-    /// <summary>After a gap longer than the ring everything is forgotten at once, and no pair is taken for the one whose
-    /// place it has.</summary>
+    /// <summary>After a gap longer than the ring everything is forgotten at once, and no pair is taken for the one
+    /// whose place it has.</summary>
     public static void BudgetForgetsAtOnce(World world)
     {
         ObjectiveBudget budget = NewBudget();
@@ -237,7 +237,8 @@ internal static class Scenarios
         CheckWhole(world, engine);
     }
 
-    /// <summary>Once a choice was stopped, or a request cancelled, the next turn ends it, whoever did it beside.</summary>
+    /// <summary>Once a choice was stopped, or a request cancelled, the next turn ends it, whoever did it
+    /// beside.</summary>
     public static void NewsIsHeardInTheNextTurn(World world)
     {
         using Engine engine = NewEngine(world, startThread: false);

@@ -159,7 +159,10 @@ internal sealed class SourceRewriter(CSharpCompilation compilation, HashSet<ISym
         string text = string.Join(
             ' ', shown.ToString().Split((char[])[' ', '\n'], StringSplitOptions.RemoveEmptyEntries));
         int line = at.GetLocation().GetLineSpan().StartLinePosition.Line + 1;
-        _sites.Add(new Site(number, _file, line, MemberOf(at), text, faulty.Contains(_file) ? kinds : []));
+        int same = _sites.Count(s => s.File == _file && s.Member == MemberOf(at) && s.Source == text);
+        string told = same > 0 ? $"{text} ({same + 1})" : text;
+        _sites.Add(
+            new Site(number, _file, line, MemberOf(at), text, told, faulty.Contains(_file) ? kinds : []));
         return LiteralExpression(SyntaxKind.NumericLiteralExpression, Literal(number));
     }
 
