@@ -21,6 +21,7 @@ public sealed class ConcurrencyTests
             ],
         ["TokenLog.cs"] = [nameof(Scenarios.TokenLogIsReadInOrder), nameof(Scenarios.ReaderIsWoken)],
         ["SpscRing.cs"] = [nameof(Scenarios.SpscRingHandsOverEachItemOnce)],
+        ["SeqLock.cs"] = [nameof(Scenarios.SeqLockIsReadWhole)],
         ["ObjectiveBudget.cs"] =
             [nameof(Scenarios.BudgetSumsAreOfOneTime), nameof(Scenarios.BudgetForgetsAtOnce)],
         ["TokenStream.cs"] =
@@ -63,7 +64,7 @@ public sealed class ConcurrencyTests
     /// must fail then, or <see cref="Faults.Spared"/> says why none can.</summary>
     [Theory]
     [InlineData("Inbox.cs"), InlineData("SignalStack.cs"), InlineData("TokenLog.cs"), InlineData("SpscRing.cs")]
-    [InlineData("TokenStream.cs"), InlineData("Engine.cs"), InlineData("ObjectiveBudget.cs")]
+    [InlineData("SeqLock.cs"), InlineData("TokenStream.cs"), InlineData("Engine.cs"), InlineData("ObjectiveBudget.cs")]
     public void AFault_IsFound_WhereverItIsPlanted(string file)
     {
         string begin = Path.GetFileNameWithoutExtension(file) + ".";

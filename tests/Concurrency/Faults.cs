@@ -193,5 +193,11 @@ internal static class Faults
         new("ObjectiveBudget.Close", FaultKind.Unordered,
             "Volatile.Write(ref _pairs[Place(_open + 1)], 0)",
             "The number of the pair is written with order after it."),
+        new("SeqLock.Write", FaultKind.Unordered,
+            "Volatile.Write(ref _version, version + 1)",
+            "The fence after it."),
+        new("SeqLock.Read", FaultKind.Unordered,
+            "Volatile.Read(ref _version) (2)",
+            "The fence before it."),
     ];
 }

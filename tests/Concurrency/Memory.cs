@@ -177,10 +177,18 @@ internal sealed class History(object? first)
     }
 }
 
+/// <summary>A value that is written and read in two halves.</summary>
+public interface IHalved<T>
+{
+    /// <summary>The first half of this one and the second of another.</summary>
+    T With(T second);
+}
+
 /// <summary>A variable that threads share. It takes the place of a field's or an array element's own type.</summary>
 public struct Shared<T>
 {
     private History? _history;
+    private History? _second; // of what is halved
 
     /// <summary>One with a value.</summary>
     public Shared(T value) => _history = new History(value);
@@ -188,8 +196,18 @@ public struct Shared<T>
     internal History History => _history ??= new History(default(T));
 
     /// <summary>A plain read.</summary>
-    public T Get() => (T)Memory.Read(History, acquire: false)!;
+    public T Get()
+    {
+        T value = (T)Memory.Read(History, acquire: false)!;
+        return value is IHalved<T> first ? first.With((T)Memory.Read(Second, acquire: false)!) : value;
+    }
 
     /// <summary>A plain write.</summary>
-    public void Set(T value) => Memory.Write(History, value, release: false);
+    public void Set(T value)
+    {
+        Memory.Write(History, value, release: false);
+        if (value is IHalved<T>) Memory.Write(Second, value, release: false);
+    }
+
+    private History Second => _second ??= new History(default(T));
 }

@@ -28,7 +28,7 @@ internal sealed class ModelledSources
     /// <summary>Files whose shared variables are modelled, and into which faults are planted.</summary>
     private static readonly string[] Modelled =
         [
-            "Inbox.cs", "SignalStack.cs", "TokenLog.cs", "SpscRing.cs", "TokenStream.cs", "Engine.cs",
+            "Inbox.cs", "SignalStack.cs", "TokenLog.cs", "SpscRing.cs", "SeqLock.cs", "TokenStream.cs", "Engine.cs",
             "ObjectiveBudget.cs", "Scenarios.cs",
         ];
 

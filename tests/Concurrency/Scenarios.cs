@@ -152,6 +152,26 @@ internal static class Scenarios
         world.Check(!ring.TryRead(out _), "nothing is left");
     }
 
+    /// <summary>Who reads a value while it is written reads it whole, and never an older one than before.</summary>
+    public static void SeqLockIsReadWhole(World world)
+    {
+        SeqLock<Both> shown = new();
+        world.Start(() =>
+        {
+            shown.Write(new Both(1, 1));
+            shown.Write(new Both(2, 2));
+        });
+        long last = 0;
+        for (int i = 0; i < 3; i++)
+        {
+            Both seen = shown.Read();
+            world.Check(seen.First == seen.Second && seen.First >= last, "a value is read whole, in its order");
+            last = seen.First;
+        }
+        world.JoinAll();
+        world.Check(shown.Read() == new Both(2, 2), "the last value stays");
+    }
+
     /// <summary>Who reads sums while pairs close sees each event once.</summary>
     public static void BudgetSumsAreOfOneTime(World world)
     {
@@ -392,6 +412,12 @@ internal static class Scenarios
         world.Check(engine.Scheduler.Pool.OwnedCount == 0, "every block is free");
         world.Check(!counted || engine.Queued == 0, "nobody is counted as queued");
         world.Check(engine.Metrics.FailedSteps == 0, "no step failed");
+    }
+
+    /// <summary>What is written in two stores.</summary>
+    internal readonly record struct Both(long First, long Second) : IHalved<Both>
+    {
+        public Both With(Both second) => new(First, second.Second);
     }
 
     /// <summary>What one thread writes and another reads.</summary>

@@ -12,7 +12,7 @@ internal static class SharedVariables
     private static readonly HashSet<string> HandedOver =
         [
             "Cell.Item", "TokenStream.NextSignalled", "TokenLog._tokens", "TokenLog._logprobs",
-            "SpscRing._items", "News.Value",
+            "SpscRing._items", "SeqLock._value", "News.Value",
         ];
 
     /// <summary>The fields, by their symbols as declared. An array among them stands for its elements, but for those of
