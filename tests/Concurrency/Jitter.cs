@@ -100,5 +100,11 @@ public static class JitterInterlocked
 
     public static long Increment(ref long variable, int site = -1) => Interlocked.Increment(ref variable);
 
+    public static int Add(ref int variable, int value) => Interlocked.Add(ref variable, value);
+
+    public static long Decrement(ref long variable) => Interlocked.Decrement(ref variable);
+
     public static int Increment(ref int variable) => Interlocked.Increment(ref variable);
+
+    public static int Decrement(ref int variable) => Interlocked.Decrement(ref variable);
 }

@@ -191,7 +191,11 @@ public struct Shared<T>
     private History? _second; // of what is halved
 
     /// <summary>One with a value.</summary>
-    public Shared(T value) => _history = new History(value);
+    public Shared(T value)
+    {
+        _history = new History(value);
+        _second = value is IHalved<T> ? new History(value) : null;
+    }
 
     internal History History => _history ??= new History(default(T));
 

@@ -42,12 +42,30 @@ public static class ModelInterlocked
 
     public static long Increment(ref Shared<long> variable, int site) => Add(ref variable, 1, site);
 
+    // What is not modelled: one thread runs at a time, and no other comes in between.
     public static long Increment(ref long variable) => ++variable;
 
-    public static long Exchange(ref long variable, long value)
+    public static int Increment(ref int variable) => ++variable;
+
+    public static long Decrement(ref long variable) => --variable;
+
+    public static int Decrement(ref int variable) => --variable;
+
+    public static long Add(ref long variable, long value) => variable += value;
+
+    public static int Add(ref int variable, int value) => variable += value;
+
+    public static T Exchange<T>(ref T variable, T value)
     {
-        long old = variable;
+        T old = variable;
         variable = value;
+        return old;
+    }
+
+    public static T CompareExchange<T>(ref T variable, T value, T comparand)
+    {
+        T old = variable;
+        if (EqualityComparer<T>.Default.Equals(old, comparand)) variable = value;
         return old;
     }
 }

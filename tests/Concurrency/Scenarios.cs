@@ -155,7 +155,7 @@ internal static class Scenarios
     /// <summary>Who reads a value while it is written reads it whole, and never an older one than before.</summary>
     public static void SeqLockIsReadWhole(World world)
     {
-        SeqLock<Both> shown = new();
+        SeqLock<Both> shown = new(default);
         world.Start(() =>
         {
             shown.Write(new Both(1, 1));
