@@ -22,46 +22,38 @@ public static class Jitter
 /// <summary><see cref="Volatile"/> with lost time before each access.</summary>
 public static class JitterVolatile
 {
-    public static int Read(ref int variable, int site = -1)
+    public static int Read(ref int variable)
     {
         Jitter.LoseTime();
         return Volatile.Read(ref variable);
     }
 
-    public static long Read(ref long variable, int site = -1)
+    public static long Read(ref long variable)
     {
         Jitter.LoseTime();
         return Volatile.Read(ref variable);
     }
 
-    public static double Read(ref double variable) => Volatile.Read(ref variable);
-
-    public static ulong Read(ref ulong variable) => Volatile.Read(ref variable);
-
-    public static T Read<T>(ref T variable, int site = -1)
+    public static T Read<T>(ref T variable)
         where T : class?
     {
         Jitter.LoseTime();
         return Volatile.Read(ref variable!);
     }
 
-    public static void Write(ref int variable, int value, int site = -1)
+    public static void Write(ref int variable, int value)
     {
         Jitter.LoseTime();
         Volatile.Write(ref variable, value);
     }
 
-    public static void Write(ref long variable, long value, int site = -1)
+    public static void Write(ref long variable, long value)
     {
         Jitter.LoseTime();
         Volatile.Write(ref variable, value);
     }
 
-    public static void Write(ref double variable, double value) => Volatile.Write(ref variable, value);
-
-    public static void Write(ref ulong variable, ulong value) => Volatile.Write(ref variable, value);
-
-    public static void Write<T>(ref T variable, T value, int site = -1)
+    public static void Write<T>(ref T variable, T value)
         where T : class?
     {
         Jitter.LoseTime();
@@ -72,39 +64,27 @@ public static class JitterVolatile
 /// <summary><see cref="Interlocked"/> with lost time before each access.</summary>
 public static class JitterInterlocked
 {
-    public static void MemoryBarrier(int site = -1)
+    public static void MemoryBarrier()
     {
         Jitter.LoseTime();
         Interlocked.MemoryBarrier();
     }
 
-    public static T Exchange<T>(ref T variable, T value, int site = -1)
+    public static T Exchange<T>(ref T variable, T value)
     {
         Jitter.LoseTime();
         return Interlocked.Exchange(ref variable, value);
     }
 
-    public static T CompareExchange<T>(ref T variable, T value, T comparand, int site = -1)
+    public static T CompareExchange<T>(ref T variable, T value, T comparand)
     {
         Jitter.LoseTime();
         return Interlocked.CompareExchange(ref variable, value, comparand);
     }
 
-    public static long Or(ref long variable, long bits, int site = -1)
+    public static long Or(ref long variable, long bits)
     {
         Jitter.LoseTime();
         return Interlocked.Or(ref variable, bits);
     }
-
-    public static long Add(ref long variable, long value, int site = -1) => Interlocked.Add(ref variable, value);
-
-    public static long Increment(ref long variable, int site = -1) => Interlocked.Increment(ref variable);
-
-    public static int Add(ref int variable, int value) => Interlocked.Add(ref variable, value);
-
-    public static long Decrement(ref long variable) => Interlocked.Decrement(ref variable);
-
-    public static int Increment(ref int variable) => Interlocked.Increment(ref variable);
-
-    public static int Decrement(ref int variable) => Interlocked.Decrement(ref variable);
 }

@@ -215,3 +215,10 @@ public struct Shared<T>
 
     private History Second => _second ??= new History(default(T));
 }
+
+/// <summary>Takes the place of <see cref="Native.Scheduling.PaddedLong"/>.</summary>
+public struct SharedLong
+{
+    /// <summary>The number.</summary>
+    public Shared<long> Value;
+}

@@ -42,17 +42,20 @@ internal sealed class ModelledSources
 
         """;
 
-    private const string OfModel = Usings + """
-        global using Volatile = Native.Tests.Concurrency.ModelVolatile;
-        global using Interlocked = Native.Tests.Concurrency.ModelInterlocked;
-        global using AutoResetEvent = Native.Tests.Concurrency.ModelEvent;
-        global using Thread = Native.Tests.Concurrency.ModelThread;
-        global using SpinWait = Native.Tests.Concurrency.ModelSpin;
+    // In the modelled files alone: the others keep .NET's own.
+    private const string OfModel = """
+        using Volatile = Native.Tests.Concurrency.ModelVolatile;
+        using Interlocked = Native.Tests.Concurrency.ModelInterlocked;
+        using AutoResetEvent = Native.Tests.Concurrency.ModelEvent;
+        using Thread = Native.Tests.Concurrency.ModelThread;
+        using SpinWait = Native.Tests.Concurrency.ModelSpin;
+
         """;
 
-    private const string OfMachine = Usings + """
-        global using Volatile = Native.Tests.Concurrency.JitterVolatile;
-        global using Interlocked = Native.Tests.Concurrency.JitterInterlocked;
+    private const string OfMachine = """
+        using Volatile = Native.Tests.Concurrency.JitterVolatile;
+        using Interlocked = Native.Tests.Concurrency.JitterInterlocked;
+
         """;
 
     private readonly Type _scenarios;
@@ -60,16 +63,13 @@ internal sealed class ModelledSources
     private ModelledSources(bool modelled)
     {
         CSharpCompilation plain = Plain();
-        IEnumerable<SyntaxTree> trees = plain.SyntaxTrees.Skip(1);
-        if (modelled)
-        {
-            HashSet<ISymbol> variables = SharedVariables.Of(plain, Modelled);
-            SourceRewriter rewriter = new(plain, variables, Modelled);
-            trees = [.. trees.Select(rewriter.Rewrite)];
-            Sites = rewriter.Sites;
-        }
-        CSharpCompilation made = plain.RemoveAllSyntaxTrees().AddSyntaxTrees(
-            [Parse(modelled ? OfModel : OfMachine, "Usings.cs"), .. trees]);
+        HashSet<ISymbol> variables = SharedVariables.Of(plain, Modelled);
+        SourceRewriter rewriter = new(plain, variables, Modelled);
+        SyntaxTree[] trees = [.. plain.SyntaxTrees.Select(tree =>
+            !Modelled.Contains(Path.GetFileName(tree.FilePath)) ? tree
+            : Parse(modelled ? OfModel + rewriter.Rewrite(tree) : OfMachine + tree, tree.FilePath))];
+        Sites = rewriter.Sites;
+        CSharpCompilation made = plain.RemoveAllSyntaxTrees().AddSyntaxTrees(trees);
         using MemoryStream code = new();
         Microsoft.CodeAnalysis.Emit.EmitResult result = made.Emit(code);
         Assert.True(result.Success, string.Join('\n', result.Diagnostics
@@ -86,7 +86,7 @@ internal sealed class ModelledSources
     public static ModelledSources Machine => field ??= new ModelledSources(modelled: false);
 
     /// <summary>Where faults can be planted.</summary>
-    public IReadOnlyList<Site> Sites { get; } = [];
+    public IReadOnlyList<Site> Sites { get; }
 
     /// <summary>A scenario by its name.</summary>
     public Action<World> Scenario(string name) =>

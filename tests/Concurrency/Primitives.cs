@@ -10,12 +10,6 @@ public static class ModelVolatile
 
     public static void Write<T>(ref Shared<T> variable, T value, int site) =>
         Memory.Write(variable.History, value, release: Execution.FaultAt(site) is null);
-
-    public static T Read<T>(ref T variable) => variable;
-
-    public static void Write<T>(ref T variable, T value) => variable = value;
-
-    public static void Write(ref ulong variable, ulong value) => variable = value;
 }
 
 /// <summary>Takes the place of <see cref="Interlocked"/>.</summary>
@@ -36,38 +30,6 @@ public static class ModelInterlocked
 
     public static long Or(ref Shared<long> variable, long bits, int site) =>
         (long)Memory.Update(variable.History, old => ((long)old! | bits, true), Execution.FaultAt(site))!;
-
-    public static long Add(ref Shared<long> variable, long value, int site) =>
-        (long)Memory.Update(variable.History, old => ((long)old! + value, true), Execution.FaultAt(site))! + value;
-
-    public static long Increment(ref Shared<long> variable, int site) => Add(ref variable, 1, site);
-
-    // What is not modelled: one thread runs at a time, and no other comes in between.
-    public static long Increment(ref long variable) => ++variable;
-
-    public static int Increment(ref int variable) => ++variable;
-
-    public static long Decrement(ref long variable) => --variable;
-
-    public static int Decrement(ref int variable) => --variable;
-
-    public static long Add(ref long variable, long value) => variable += value;
-
-    public static int Add(ref int variable, int value) => variable += value;
-
-    public static T Exchange<T>(ref T variable, T value)
-    {
-        T old = variable;
-        variable = value;
-        return old;
-    }
-
-    public static T CompareExchange<T>(ref T variable, T value, T comparand)
-    {
-        T old = variable;
-        if (EqualityComparer<T>.Default.Equals(old, comparand)) variable = value;
-        return old;
-    }
 }
 
 /// <summary>Takes the place of <see cref="AutoResetEvent"/>. It wakes by <see cref="Set"/> alone: a wake that is lost

@@ -1,6 +1,7 @@
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
+using Native.Scheduling;
 using static Microsoft.CodeAnalysis.CSharp.SyntaxFactory;
 
 namespace Native.Tests.Concurrency;
@@ -23,13 +24,11 @@ internal sealed class SourceRewriter(CSharpCompilation compilation, HashSet<ISym
 
     public IReadOnlyList<Site> Sites => _sites;
 
-    public SyntaxTree Rewrite(SyntaxTree tree)
+    public string Rewrite(SyntaxTree tree)
     {
         _model = compilation.GetSemanticModel(tree);
         _file = Path.GetFileName(tree.FilePath);
-        SyntaxNode root = Visit(tree.GetRoot());
-        return CSharpSyntaxTree.ParseText(
-            root.ToFullString(), new CSharpParseOptions(LanguageVersion.Preview), tree.FilePath);
+        return Visit(tree.GetRoot()).ToFullString();
     }
 
     public override SyntaxNode? VisitFieldDeclaration(FieldDeclarationSyntax node)
@@ -107,8 +106,14 @@ internal sealed class SourceRewriter(CSharpCompilation compilation, HashSet<ISym
             ? ParseExpression($"{Bare(node.Operand)}.Set({Bare(node.Operand)}.Get() + 1)").WithTriviaFrom(node)
             : base.VisitPostfixUnaryExpression(node);
 
+    /// <summary>Other files use it too, so it stays, and the modelled ones have one of their own.</summary>
+    public override SyntaxNode? VisitStructDeclaration(StructDeclarationSyntax node) =>
+        node.Identifier.Text == nameof(PaddedLong) ? node : base.VisitStructDeclaration(node);
+
     public override SyntaxNode? VisitIdentifierName(IdentifierNameSyntax node) =>
-        node.Parent is MemberAccessExpressionSyntax member && member.Name == node || !IsVariable(node)
+        node.Identifier.Text == nameof(PaddedLong)
+            ? ParseTypeName("global::Native.Tests.Concurrency.SharedLong").WithTriviaFrom(node)
+            : (node.Parent is MemberAccessExpressionSyntax member && member.Name == node) || !IsVariable(node)
             ? base.VisitIdentifierName(node) : Got(node);
 
     public override SyntaxNode? VisitMemberAccessExpression(MemberAccessExpressionSyntax node) =>
