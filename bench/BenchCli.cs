@@ -1,6 +1,7 @@
 using System.CommandLine;
 using Native.Bench.Kernels;
 using Native.Bench.Peers;
+using Native.Bench.Rings;
 using Native.Bench.Serve;
 using Native.Bench.Simulate;
 using Native.Bench.Soak;
@@ -26,11 +27,12 @@ internal static class BenchCli
         root.Add(new ServeCommand(terminal));
         root.Add(new SoakCommand(terminal));
         root.Add(new SchedulerCommand(terminal));
+        root.Add(new RingsCommand(terminal));
         root.Add(new StepTimeCommand(terminal));
         root.Add(new SimulateCommand(terminal));
         root.Add(new KernelsCommand(terminal));
         return Cli.RunAsync(args, terminal, root, "bench", "throughput", "peers --model model.gguf",
-            "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "scheduler",
+            "serve --url http://127.0.0.1:8080 --request-rate 2", "soak --minutes 30", "scheduler", "rings",
             "steptime --model model.gguf", "simulate --load chat", "kernels --filter Q4_0", "serve --help");
     }
 }

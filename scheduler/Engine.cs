@@ -10,6 +10,9 @@ namespace Native.Scheduling;
 /// (<see cref="Inbox{T}"/>), an append-only log out (<see cref="TokenLog"/>). The engine thread sleeps in the kernel
 /// only when it has nothing to do, and only then does a submitter touch the event it sleeps on; while it is busy a
 /// submission costs a few atomic operations.
+/// <para>Progress. A submission is lock-free (<see cref="Inbox{T}"/> says what that leaves out), reading a stream or a
+/// metric wait-free. Blocking, on purpose: the idle engine thread, <see cref="Dispose"/>, which waits for it, and
+/// setting the event of a sleeping engine, which is the kernel's.</para>
 /// </remarks>
 public sealed class Engine : IDisposable
 {
@@ -507,6 +510,7 @@ public sealed class Engine : IDisposable
         _abortedAll |= _scheduler.HasWork;
         _scheduler.FinishEveryone(FinishReason.Aborted, now);
         while (_inFlight > 0) Collect();
+        _admission.Exit(_scheduler.TakeDequeued());
         _options.Budgets?.Advance(now);
         _scheduler.UpdateGauges();
         _drained.TrySetResult(!_abortedAll);
@@ -521,7 +525,9 @@ public sealed class Engine : IDisposable
         // _parked: one of the two sees the other (Dekker).
         if (_inbox.IsEmpty && _signals.IsEmpty && (!IsDraining || _drained.Task.IsCompleted)
             && Volatile.Read(ref _disposed) == 0)
+#pragma warning disable RS0030 // an idle engine sleeps here, and nowhere else
             _wake.WaitOne(_idleBeat);
+#pragma warning restore RS0030
         Interlocked.Exchange(ref _parked, 0);
     }
 

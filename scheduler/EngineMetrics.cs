@@ -5,6 +5,8 @@ namespace Native.Scheduling;
 
 /// <summary>What the engine counts. Written by the engine thread alone, with plain adds published by release stores;
 /// read by anyone at any time.</summary>
+/// <remarks>Every write and every read is wait-free. A number is whole by itself; two numbers read one after the other
+/// may be of different times.</remarks>
 public sealed class EngineMetrics
 {
     /// <summary>Finished requests kept for a monitor that is late; more are dropped and counted.</summary>
@@ -206,7 +208,8 @@ public static class MetricBuckets
     public static readonly double[] StepSequences = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 }
 
-/// <summary>Fixed buckets, one writer, any readers; an observation costs a short search and two adds.</summary>
+/// <summary>Fixed buckets, one writer, any readers; an observation costs a short search and two adds. Both sides are
+/// wait-free.</summary>
 public sealed class Histogram
 {
     private readonly double[] _bounds;

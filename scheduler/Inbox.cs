@@ -5,13 +5,21 @@ using System.Runtime.InteropServices;
 namespace Native.Scheduling;
 
 /// <summary>Bounded ring from many producers to one consumer, without locks (Vyukov's bounded queue, with one
-/// consumer).</summary>
+/// consumer). It is not lock-free in the strict sense, see the remarks.</summary>
 /// <remarks>
 /// Each cell carries a turn number. A cell may be written when its turn equals the producer's ticket, and read when it
 /// equals ticket + 1; the reader sets it a whole ring further. The item is written before the turn (release) and read
 /// after it (acquire), so the turn number alone hands the cell over; tickets are drawn by compare-and-swap, so two
-/// producers never meet in a cell. A producer that is suspended between its ticket and its write delays those behind
-/// it, but never makes them wait: they return.
+/// producers never meet in a cell.
+/// <para>Progress. <see cref="TryEnqueue"/> is lock-free: a compare-and-swap fails only because another producer's
+/// succeeded, so of those who try one gets on. <see cref="TryDequeue"/> and <see cref="IsEmpty"/> are wait-free: a
+/// fixed number of steps, and they return. The ring as a whole is not lock-free: items come out in the order of the
+/// tickets, so a producer that the system suspends between its ticket and its write hides every item behind it until
+/// it goes on. Here that means: for that time the engine computes who runs and who waits, takes cancellations and
+/// deadlines, and sees no new request; producers go on until the ring is full, and are then refused as by a full queue.
+/// Between ticket and write lie two stores, so it takes a preemption between them, some milliseconds on a full machine.
+/// Who is held up is never made to wait: it returns. An engine that falls asleep meanwhile is woken by that
+/// producer.</para>
 /// </remarks>
 internal sealed class Inbox<T> where T : class
 {
@@ -27,7 +35,7 @@ internal sealed class Inbox<T> where T : class
         for (int i = 0; i < _cells.Length; i++) _cells[i].Turn = i;
     }
 
-    /// <summary>Any thread. False where the ring is full.</summary>
+    /// <summary>Any thread. False where the ring is full. Lock-free.</summary>
     public bool TryEnqueue(T item)
     {
         long ticket = Volatile.Read(ref _tail.Value);
@@ -51,7 +59,7 @@ internal sealed class Inbox<T> where T : class
         }
     }
 
-    /// <summary>The consumer's thread. False where nothing is ready.</summary>
+    /// <summary>The consumer's thread. False where nothing is ready. Wait-free.</summary>
     public bool TryDequeue([NotNullWhen(true)] out T? item)
     {
         ref Cell cell = ref _cells[_head.Value & _mask];
@@ -67,7 +75,7 @@ internal sealed class Inbox<T> where T : class
         return true;
     }
 
-    /// <summary>The consumer's thread.</summary>
+    /// <summary>The consumer's thread. Wait-free.</summary>
     public bool IsEmpty => Volatile.Read(ref _cells[_head.Value & _mask].Turn) != _head.Value + 1;
 
     private struct Cell

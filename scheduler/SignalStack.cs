@@ -7,6 +7,9 @@ namespace Native.Scheduling;
 /// in it at most once; taking all at once leaves no place for the ABA problem. The taker clears a stream's mark before
 /// it reads the stream's news, and whoever has news writes it before it looks at the mark: news is seen now or the
 /// stream is pushed again.
+/// <para>Progress. <see cref="Push"/> is lock-free: its compare-and-swap fails only where another push or a taking
+/// succeeded. The rest is wait-free. A thread suspended anywhere holds up nobody; suspended between mark and link it
+/// delays its own stream alone.</para>
 /// </remarks>
 internal sealed class SignalStack
 {
@@ -15,7 +18,7 @@ internal sealed class SignalStack
     /// <summary>True where nothing was pushed since the last <see cref="TakeAll"/>.</summary>
     public bool IsEmpty => Volatile.Read(ref _top) is null;
 
-    /// <summary>Any thread.</summary>
+    /// <summary>Any thread. Lock-free.</summary>
     public void Push(TokenStream stream)
     {
         if (Interlocked.Exchange(ref stream.Signalled, 1) != 0) return;

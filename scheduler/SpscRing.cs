@@ -4,7 +4,8 @@ namespace Native.Scheduling;
 
 /// <summary>Bounded ring from one producer to one consumer, without locks (Lamport 1977).</summary>
 /// <remarks>Each side writes only its own counter, with release after touching the cell, and reads the other's with
-/// acquire before: a cell is seen full only after its item was written, and free only after it was read.</remarks>
+/// acquire before: a cell is seen full only after its item was written, and free only after it was read. Both
+/// operations are wait-free: neither loops, and neither is held up by where the other stopped.</remarks>
 internal sealed class SpscRing<T>(int capacity) where T : struct
 {
     private readonly T[] _items = new T[BitOperations.RoundUpToPowerOf2((uint)Math.Max(capacity, 2))];

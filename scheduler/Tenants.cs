@@ -1,3 +1,4 @@
+#pragma warning disable RS0030 // looking up takes no lock; a tenant that is new or forgotten takes one of several
 using System.Collections.Concurrent;
 using System.Diagnostics;
 

@@ -13,6 +13,8 @@ namespace Native.Scheduling;
 /// alternatives after 16,384 tokens, and then ever more rarely. Memory order: entries are plain writes, then one
 /// release store of <c>_state</c> publishes count and end together; the reader's acquire load of it comes before its
 /// loads of the arrays, so it sees an array at least as new as the count, and entries never change.
+/// <para>Progress. Every operation is wait-free for either side: no loop waits for the other. Only
+/// <see cref="Append"/> may allocate, where the arrays double.</para>
 /// </remarks>
 internal sealed class TokenLog
 {

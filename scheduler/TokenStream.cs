@@ -12,6 +12,10 @@ namespace Native.Scheduling;
 /// </code>
 /// One thread reads at a time. A reader that stops early calls <see cref="Cancel"/> (or disposes the stream), and its
 /// blocks are free at the next step boundary. A slow reader slows nobody: see <see cref="TokenLog"/>.
+/// <para>Progress. <see cref="TryRead"/> and the engine's Signal are wait-free, <see cref="Cancel"/> and
+/// <see cref="Stop"/> lock-free (<see cref="SignalStack"/>) but for a sleeping engine, which they wake through the
+/// kernel. Who awaits <see cref="WaitAsync"/> with a token that can be cancelled waits, on ending, for a cancellation
+/// callback that is just running: the one wait of a reader, and none of the engine's.</para>
 /// </remarks>
 public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposable
 {
@@ -111,7 +115,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal int Signalled;
 
     /// <summary>The stream below in that stack.</summary>
-    internal TokenStream? NextSignalled { get; set; }
+    internal TokenStream? NextSignalled;
 
     /// <summary>True once the scheduler has it. The engine thread's.</summary>
     internal bool IsAdded { get; set; }
@@ -174,6 +178,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     internal bool IsStopped(int index) => (Volatile.Read(ref _stopped) >> index & 1) != 0;
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice's end has been read.</summary>
+    /// <remarks>It may return true with nothing to read: the wake of an event that was read meanwhile, once for each
+    /// event at most.</remarks>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled. The request
     /// itself goes on: see <see cref="Cancel"/>.</exception>
     public ValueTask<bool> WaitAsync(CancellationToken cancellationToken = default)

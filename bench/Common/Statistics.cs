@@ -21,9 +21,15 @@ internal static class Statistics
     /// (numpy's default).</summary>
     public static double Percentile(IReadOnlyCollection<double> values, double percent)
     {
-        if (values.Count == 0) return 0;
         double[] sorted = [.. values];
         Array.Sort(sorted);
+        return PercentileOfSorted(sorted, percent);
+    }
+
+    /// <summary>The same of values in ascending order, which are left as they are.</summary>
+    public static double PercentileOfSorted(double[] sorted, double percent)
+    {
+        if (sorted.Length == 0) return 0;
         double at = percent / 100 * (sorted.Length - 1);
         int below = (int)at, above = Math.Min(below + 1, sorted.Length - 1);
         return sorted[below] + (at - below) * (sorted[above] - sorted[below]);

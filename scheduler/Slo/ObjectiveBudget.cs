@@ -10,6 +10,10 @@ namespace Native.Scheduling.Slo;
 /// longer than its name. An event is one store, and what a window has is read without walking it. Sums change only
 /// when a pair is closed, under a sequence number that is odd meanwhile: a reader that meets it looks again, the writer
 /// never waits. 30 days take 2 MB.
+/// <para>Progress. The writer is wait-free. A reader of a sum is not even lock-free: it looks again until no pair is
+/// being closed, so a writer suspended while it closes one, once in ten seconds, holds readers up. They are monitors
+/// and the door of a server with objectives, never the engine's thread, which is the writer. Reading one pair is
+/// wait-free.</para>
 /// </remarks>
 internal sealed class ObjectiveBudget
 {

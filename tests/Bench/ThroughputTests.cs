@@ -248,6 +248,7 @@ public sealed class ThroughputTests
     [InlineData("peers")]
     [InlineData("serve")]
     [InlineData("kernels")]
+    [InlineData("rings")]
     public async Task Help_TeachesByExamples(string command)
     {
         (int exit, string output, _) = await Run(command, "--help");

@@ -1,3 +1,4 @@
+using Native.Bench.Turns;
 using Native.Scheduling;
 using static Native.Tests.Scheduling.EngineHarness;
 
@@ -27,6 +28,38 @@ public sealed class TurnCostTests
         // A heap of 100,000 is 17 deep; one of 10, 4. Up to two heaps change, each up and down.
         Assert.InRange(many, few, few + (4 * 17));
         Assert.InRange(few, Running, 4 * Running);
+    }
+
+    [Fact]
+    public void AQuietTurn_LooksAtThoseWhoRunTwice_HoweverManyWaitAndHoweverLongThePrompts()
+    {
+        // Once to plan, once to commit: exact, with 1 to 100,000 waiting and prompts of 2 to 4,000 tokens.
+        foreach (int waiting in (int[])[1, 10, 1000, 100_000]) Assert.Equal(2 * Running, QuietVisits(waiting, 2));
+        foreach (int prompt in (int[])[2, 16, 256, 4000]) Assert.Equal(2 * Running, QuietVisits(20, prompt));
+    }
+
+    private static long QuietVisits(int waiting, int prompt)
+    {
+        FakeModelRunner info = new(blockCount: 20_000, blockSize: 16, maxModelLength: 4096);
+        EngineOptions options = new()
+        {
+            Policy = SchedulingPolicy.Fcfs,
+            MaxRunning = Running,
+            MaxQueued = 200_000,
+            MaxBatchedTokens = 32_768,
+        };
+        using Engine engine = new(new IdleRunner(info.Info), [], options, startThread: false, clock: new ManualClock());
+        for (int i = 0; i < Running + waiting; i++)
+        {
+            GenerationRequest request = new() { Ids = Prompt(prompt, i), Sampling = Greedy(64) };
+            Assert.Equal(SubmitOutcome.Accepted, engine.Submit(request, out _));
+        }
+        while (engine.Metrics.PromptTokens < (long)Running * prompt || engine.Metrics.DecodeSteps == 0) engine.Turn();
+        Assert.Equal(waiting, engine.Metrics.Waiting);
+        long before = engine.Scheduler.Visits;
+        for (int turn = 0; turn < 8; turn++) engine.Turn();
+        Assert.Equal(waiting, engine.Metrics.Waiting);
+        return (engine.Scheduler.Visits - before) / 8;
     }
 
     /// <summary>The most visits of a turn with such news before it, of 20 turns.</summary>

@@ -11,7 +11,9 @@ namespace Native.Kernels.Cpu.Jit;
 /// use.</summary>
 internal static unsafe class MachineCode
 {
+#pragma warning disable RS0030 // taken while a model loads, never in a step
     private static readonly Lock Making = new();
+#pragma warning restore RS0030
     private static readonly Dictionary<PanelTraits, nint> Int8Tiles = [];
     private static nint s_bfloat16Tiles;
 

@@ -192,7 +192,9 @@ internal sealed unsafe class WorkerPool : IDisposable
         while (Volatile.Read(ref _control->Generation) == seen)
         {
             if (_semaphore is null) Futex.Wait(&_control->Generation, seen);
+#pragma warning disable RS0030 // a worker without work sleeps; without a futex, on this
             else _semaphore.Wait();
+#pragma warning restore RS0030
         }
         Interlocked.Decrement(ref _control->Sleepers);
     }
