@@ -5,8 +5,8 @@ using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Scheduling;
 using Native.Scheduling.Slo;
-using Native.Server.Tenancy;
 using Native.Server.Hub;
+using Native.Server.Tenancy;
 
 namespace Native.Server;
 

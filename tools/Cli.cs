@@ -4,9 +4,9 @@ using System.CommandLine.Invocation;
 using System.Globalization;
 using Native.Kernels.Models;
 using Native.Kernels.Text;
-using Native.Server.Serving;
 using Native.Server;
 using Native.Server.Jinja;
+using Native.Server.Serving;
 using Native.Server.Slo;
 
 namespace Native.Tools;
