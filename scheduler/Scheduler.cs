@@ -200,7 +200,6 @@ internal sealed class Scheduler
         {
             if (_live.Victim is not { InFlight: 0 } victim) return false;
             if (victim == s && (!plan.IsEmpty || _live.Running == 1)) return false;
-            if (victim.Key < s.Key && !s.IsProtected) return false;
             Preempt(victim);
             preempted = true;
             if (victim == s) return false;

@@ -18,6 +18,7 @@ internal sealed class WaitingLine(Tenants tenants)
         [.. Enum.GetValues<RequestClass>().Select(_ => new IndexedHeap<Share>())];
 
     private long _visits;
+    private ulong _arrivals; // of shares
 
     /// <summary>Sequences that wait.</summary>
     public int Count { get; private set; }
@@ -59,6 +60,7 @@ internal sealed class WaitingLine(Tenants tenants)
         IndexedHeap<Share> shares = _shares[(int)share.Class];
         if (Least(shares) is { } least) tenants.SetFloor(share.Class, least.Served);
         share.Served = Math.Max(share.Served, tenants.Floor(share.Class));
+        share.Since = _arrivals++;
         share.Refresh();
         shares.Add(share);
     }
