@@ -102,6 +102,8 @@ internal sealed class ReferenceScheduler(
     private double _time;   // seconds that the step may take
     private long _tpot = long.MaxValue, _tpotBefore = long.MaxValue; // shortest of this step's decodes, the last one's
     private int _blocks, _arrivals;
+    private readonly List<double> _means = [0]; // tokens of the outputs that ended, after each
+    private int _known;                         // of these, those from before the turn
 
     public bool LaunchFails { get; set; }
 
@@ -137,9 +139,11 @@ internal sealed class ReferenceScheduler(
     /// <summary>News, then a step. The chunks that the step has.</summary>
     public List<ReferenceChunk> Turn(long now)
     {
+        _known = _means.Count - 1;
         foreach (ReferenceRequest request in _inbox) Add(request, now);
         foreach (ReferenceRequest request in _signalled) Apply(request);
-        foreach (ReferenceRequest late in _requests.Where(r => !r.IsOver && now >= (r.Asked.Deadline ?? long.MaxValue)))
+        foreach (ReferenceRequest late in _requests
+            .Where(r => !r.IsOver && now >= (r.Asked.Deadline ?? long.MaxValue)).OrderBy(r => r.Asked.Deadline))
             FinishAll(late, FinishReason.Deadline);
         _inbox.Clear();
         _signalled.Clear();
@@ -198,7 +202,7 @@ internal sealed class ReferenceScheduler(
         foreach (ReferenceSequence s in request.Choices.Where(s => request.Stopped.Contains(s.Index)))
         {
             if (s.Finish != FinishReason.None) continue;
-            s.Finish = FinishReason.Stop;
+            Finish(s, FinishReason.Stop);
             if (!s.Forks) Leave(s); // one that computes the prompt for all goes on
         }
         if (request.IsOver) Leave(request.Choices[0]);
@@ -209,8 +213,15 @@ internal sealed class ReferenceScheduler(
         foreach (ReferenceSequence s in request.Choices)
         {
             Leave(s);
-            if (s.Finish == FinishReason.None) s.Finish = reason;
+            Finish(s, reason);
         }
+    }
+
+    private void Finish(ReferenceSequence s, FinishReason reason)
+    {
+        if (s.Finish != FinishReason.None) return;
+        s.Finish = reason;
+        if (s.Output > 0) _means.Add(_means[^1] + ((s.Output - _means[^1]) / Math.Min(_means.Count, 16)));
     }
 
     /// <summary>Decodes by key, then prompts by key and whoever may start.</summary>
@@ -341,7 +352,22 @@ internal sealed class ReferenceScheduler(
         }
         bool isProtected = s.Preemptions >= options.MaxPreemptions;
         if (isProtected && Free < Worst(s) + _sequences.Where(other => other.IsRunning).Sum(Growth)) return false;
-        return Free >= blocks + 1 + (running / model.BlockSize);
+        if (Free < blocks + 1 + (running / model.BlockSize)) return false;
+        return _known < 16 || Enumerable.Range(0, 8).All(eighth => Free >= _sequences
+            .Where(other => other.IsRunning || other == s).Sum(other => GrowthBy(other, eighth)));
+    }
+
+    /// <summary>Blocks that a sequence has more than now, or less, by the end of that eighth of a mean
+    /// output.</summary>
+    private int GrowthBy(ReferenceSequence s, int eighth)
+    {
+        int n = s.Forks ? s.Request.Asked.Sampling.N : 1, shared = s.Request.Prompt / model.BlockSize;
+        int output = s.Output + s.Promised;
+        double mean = _means[_known];
+        double left = Math.Min(s.Request.Limit - output, Math.Max(mean - output, model.BlockSize));
+        if (left <= eighth * mean / 8) return s.Index == 0 ? -s.Blocks.Count : -Math.Max(0, s.Blocks.Count - shared);
+        int then = s.Length + (int)Math.Min(left, (eighth + 1) * mean / 8);
+        return shared + (n * (BlocksFor(then) - shared)) - s.Blocks.Count;
     }
 
     private int Worst(ReferenceSequence s) => BlocksFor(s.Request.Prompt + Math.Max(s.Request.Limit - 1, 0));
@@ -445,7 +471,7 @@ internal sealed class ReferenceScheduler(
         {
             Oracle.Choice says = s.Request.Says[s.Index];
             if (++s.Output < says.Tokens.Length) return;
-            s.Finish = says.Finish;
+            Finish(s, says.Finish);
             Leave(s);
         }
         else if (chunk.Start + chunk.Count < s.Target) return;
@@ -460,7 +486,7 @@ internal sealed class ReferenceScheduler(
             ReferenceSequence s = chunk.Sequence;
             if (Land(chunk) || s.Stage == SequenceStage.None) continue;
             if (s.Forks) FinishAll(s.Request, FinishReason.Error);
-            if (s.Finish == FinishReason.None) s.Finish = FinishReason.Error;
+            Finish(s, FinishReason.Error);
             Leave(s);
         }
     }

@@ -103,7 +103,7 @@ public sealed record Workload(
         from running in Gen.Int[5, 16]
         from tokens in Gen.Int[0, 60]
         from preemptions in Gen.Int[1, 4]
-        from steps in AnyStep.Array[1, 40]
+        from steps in AnyStep.Array[1, 60]
         select new Workload(inFlight, isFcfs, caches, blockSize, blocks, running, tokens, preemptions, steps);
 
     /// <summary>As many blocks as the longest sequence needs, and some tokens' more.</summary>
