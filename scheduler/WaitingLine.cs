@@ -1,7 +1,7 @@
 namespace Native.Scheduling;
 
-/// <summary>Those that wait: by class, then the tenant that got least, then by key. The engine thread's
-/// alone.</summary>
+/// <summary>Those that wait: by class, then the tenant that got least (of two that got the same, the one that came to
+/// the line first), then by key. The engine thread's alone.</summary>
 /// <remarks>
 /// Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): a tenant's counter
 /// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts, and the tenant

@@ -40,10 +40,11 @@ public sealed class PolicyTests(ITestOutputHelper output)
         Assert.Equal([urgent, early, late, batch], ended);
     }
 
-    [Fact]
-    public void AnOnlineRequest_TakesThePlaceOfABatchOne_WhichEndsAllTheSame()
+    [Theory, InlineData(1), InlineData(2)]
+    public void AnOnlineRequest_TakesThePlaceOfABatchOne_WhichEndsAllTheSame(int stepsInFlight)
     {
-        using EngineHarness harness = new(options: Slo with { MaxRunning = 2 });
+        FakeModelRunner runner = new(stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner, Slo with { MaxRunning = 2 });
         Reading a = harness.Submit(Request(6, RequestClass.Batch, outputs: 30));
         Reading b = harness.Submit(Request(7, RequestClass.Batch, outputs: 30));
         harness.Turns(4);

@@ -230,15 +230,20 @@ internal sealed class ReferenceScheduler(
         _load = default;
         _time = double.PositiveInfinity;
         (_tpotBefore, _tpot) = (_tpot, long.MaxValue);
-        while (FirstWaiting is { } first && Victim is { InFlight: 0 } victim
-            && victim.Key.Class > first.Key.Class && !MayStart(first))
-            Preempt(victim);
+        int held = int.MaxValue; // nobody of this class or a lower one is computed: the last of it is about to give way
+        while (held == int.MaxValue && FirstWaiting is { } first && Victim is { } last
+            && last.Key.Class > first.Key.Class && !MayStart(first))
+        {
+            if (last.InFlight == 0) Preempt(last);
+            else held = last.Key.Class;
+        }
 
         bool evicted = false;
         ReferenceSequence? blocked = null;
         foreach (ReferenceSequence s in InOrder(SequenceStage.Decoding))
         {
-            if (s.Stage != SequenceStage.Decoding || !CanSample(s) || _load.Tokens == MaxTokens) continue;
+            if (s.Stage != SequenceStage.Decoding || s.Key.Class >= held) continue;
+            if (!CanSample(s) || _load.Tokens == MaxTokens) continue;
             while (s.Stage == SequenceStage.Decoding && Free < BlocksForNext(s))
             {
                 bool mayTake = Victim is { InFlight: 0 } victim
@@ -258,7 +263,7 @@ internal sealed class ReferenceScheduler(
             Compute(s, 1);
         }
 
-        bool admits = !evicted && blocked is null;
+        bool admits = !evicted && blocked is null && held == int.MaxValue;
         Queue<ReferenceSequence> prompts = new(InOrder(SequenceStage.Prefilling));
         int left = MaxTokens - _load.Tokens;
         for (bool isSpent = false; left > 0 && !isSpent;)
@@ -271,7 +276,8 @@ internal sealed class ReferenceScheduler(
                 Start(head);
                 next = head;
             }
-            else if (next is null || (blocked is not null && next.Key.CompareTo(blocked.Key) > 0)) break;
+            else if (next is null || next.Key.Class >= held) break;
+            else if (blocked is not null && next.Key.CompareTo(blocked.Key) > 0) break;
             else prompts.Dequeue();
             bool waits = next.Target == next.Length && next.Request.Limit > 0 && !CanSample(next);
             int end = waits ? next.Target - 1 : next.Target;
