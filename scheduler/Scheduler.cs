@@ -66,6 +66,9 @@ internal sealed class Scheduler
 
     public BlockPool Pool => _live.Pool;
 
+    /// <summary>How much a step may compute.</summary>
+    public StepBudget Budget => _budget;
+
     public bool HasWork => _live.Any;
 
     /// <summary>Whether prompts are left to compute.</summary>

@@ -40,6 +40,18 @@ public sealed class PolicyTests(ITestOutputHelper output)
         Assert.Equal([urgent, early, late, batch], ended);
     }
 
+    [Fact]
+    public void FirstComeFirstServed_TellsNoClassesApart()
+    {
+        using EngineHarness harness = new(options: Slo with { Policy = SchedulingPolicy.Fcfs });
+        Reading online = harness.Submit(Request(7, outputs: 30));
+        Reading batch = harness.Submit(Request(6, RequestClass.Batch, outputs: 29));
+        while (!batch.IsComplete) harness.Turn();
+        Assert.False(online.IsComplete);
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
     [Theory, InlineData(1), InlineData(2)]
     public void AnOnlineRequest_TakesThePlaceOfABatchOne_WhichEndsAllTheSame(int stepsInFlight)
     {

@@ -86,10 +86,10 @@ internal sealed record ReferenceChunk(ReferenceSequence Sequence, int Start, int
 
 /// <summary>The scheduler's rules once more, as plain lists that are sorted and searched anew for every
 /// decision.</summary>
-/// <remarks>It covers everything but the prefix cache and constraints. The step-time model is taken as it is, and so is
-/// the time at which a first token came.</remarks>
+/// <remarks>It covers everything but the prefix cache, constraints and NaN. What is learned of times is taken as it is:
+/// what a step takes, how slow online requests are, and when a first token came.</remarks>
 internal sealed class ReferenceScheduler(
-    ModelInfo model, EngineOptions options, long start, Func<StepLoad, double> seconds)
+    ModelInfo model, EngineOptions options, long start, Func<StepLoad, double> seconds, Func<double> slowOnline)
 {
     private readonly List<ReferenceSequence> _sequences = []; // all that wait, run or leave
     private readonly List<ReferenceRequest> _inbox = [], _signalled = [], _requests = [];
@@ -99,7 +99,8 @@ internal sealed class ReferenceScheduler(
     private readonly List<List<ReferenceChunk>> _inFlight = [];
     private List<ReferenceChunk> _plan = [];
     private StepLoad _load;
-    private double _time;   // seconds that the step may take
+    private double _time, _batchTime; // seconds that the step may take, and may take with batch work in it
+    private bool _hasOnline;          // decodes
     private long _tpot = long.MaxValue, _tpotBefore = long.MaxValue; // shortest of this step's decodes, the last one's
     private int _blocks, _arrivals;
     private readonly List<double> _means = [0]; // tokens of the outputs that ended, after each
@@ -229,6 +230,8 @@ internal sealed class ReferenceScheduler(
     {
         _load = default;
         _time = double.PositiveInfinity;
+        _batchTime = IsFcfs ? double.PositiveInfinity : (options.TtftObjective?.TotalSeconds ?? 0.5) / 10;
+        _hasOnline = false;
         (_tpotBefore, _tpot) = (_tpot, long.MaxValue);
         int held = int.MaxValue; // nobody of this class or a lower one is computed: the last of it is about to give way
         while (held == int.MaxValue && FirstWaiting is { } first && Victim is { } last
@@ -244,6 +247,7 @@ internal sealed class ReferenceScheduler(
         {
             if (s.Stage != SequenceStage.Decoding || s.Key.Class >= held) continue;
             if (!CanSample(s) || _load.Tokens == MaxTokens) continue;
+            if (IsBatch(s) && _hasOnline && seconds(WithDecode(s.Length)) > _batchTime) continue;
             while (s.Stage == SequenceStage.Decoding && Free < BlocksForNext(s))
             {
                 bool mayTake = Victim is { InFlight: 0 } victim
@@ -283,7 +287,7 @@ internal sealed class ReferenceScheduler(
             int end = waits ? next.Target - 1 : next.Target;
             int most = Math.Min(end - next.Computed, left);
             if (most <= 0) continue;
-            int count = Chunk(next.Computed, most);
+            int count = Chunk(next, most);
             isSpent = count < most;
             Shortened += isSpent ? 1 : 0;
             left -= count;
@@ -293,15 +297,22 @@ internal sealed class ReferenceScheduler(
 
     private int MaxTokens => Math.Min(options.MaxBatchedTokens, model.MaxBatchedTokens);
 
-    /// <summary>The longest chunk with which the step stays within its time; a block's worth of the first
-    /// prompt.</summary>
-    private int Chunk(int from, int most)
+    /// <summary>The longest chunk with which the step stays within its time; a block's worth of the first prompt,
+    /// unless it is batch work beside online streams.</summary>
+    private int Chunk(ReferenceSequence s, int most)
     {
-        if (double.IsPositiveInfinity(_time)) return most;
+        double time = IsBatch(s) ? Math.Min(_time, _batchTime) : _time;
+        if (double.IsPositiveInfinity(time)) return most;
         int count = most;
-        while (count > 0 && seconds(With(from, count)) > _time) count--;
-        return _load.PrefillTokens > 0 ? count : Math.Max(count, Math.Min(most, Math.Min(model.BlockSize, MaxTokens)));
+        while (count > 0 && seconds(With(s.Computed, count)) > time) count--;
+        if (_load.PrefillTokens > 0 || (IsBatch(s) && _hasOnline)) return count;
+        return Math.Max(count, Math.Min(most, Math.Min(model.BlockSize, MaxTokens)));
     }
+
+    private static bool IsBatch(ReferenceSequence s) => s.Request.Asked.Class == RequestClass.Batch;
+
+    private StepLoad WithDecode(int context) =>
+        _load with { Decodes = _load.Decodes + 1, DecodeContext = _load.DecodeContext + context };
 
     private StepLoad With(int from, int count) => _load with
     {
@@ -314,15 +325,23 @@ internal sealed class ReferenceScheduler(
     /// when that was due where it was late, and one TPOT for each token since.</summary>
     private void Promise(ReferenceSequence s, long now)
     {
+        if (IsFcfs) return;
         long tpot = s.Request.Stream.TpotTicks, ttft = s.Request.Stream.TtftTicks;
-        if (tpot == 0 || IsFcfs) return;
-        _tpot = Math.Min(_tpot, tpot);
         RequestTimings clock = s.Request.Stream.Timings;
         long first = clock.FirstToken > 0 ? clock.FirstToken : now;
+        if (!IsBatch(s))
+        {
+            // Batch work may make it nearly as slow as the slowest of a hundred are without.
+            double left = (0.95 * slowOnline() * (s.Output + s.Promised)) - Seconds(now - first);
+            _batchTime = _hasOnline ? Math.Min(_batchTime, left) : left;
+            _hasOnline = true;
+        }
+        if (tpot == 0) return;
+        _tpot = Math.Min(_tpot, tpot);
         if (ttft > 0) first = Math.Min(first, clock.Arrival + ttft);
-        long left = Math.Max(first + ((s.Output + s.Promised) * tpot) - now, tpot); // who is late shortens no step
-        if (ttft > 0) left = Math.Min(left, Math.Max(tpot, ttft / 4)); // who comes new waits for it
-        _time = Math.Min(_time, 0.9 * left / Stopwatch.Frequency);
+        long due = Math.Max(first + ((s.Output + s.Promised) * tpot) - now, tpot); // who is late shortens no step
+        if (ttft > 0) due = Math.Min(due, Math.Max(tpot, ttft / 4)); // who comes new waits for it
+        _time = Math.Min(_time, 0.9 * due / Stopwatch.Frequency);
     }
 
     /// <summary>By class, then the tenant that got least, the one that has waited longest where two got the same; of
@@ -456,8 +475,7 @@ internal sealed class ReferenceScheduler(
         bool samples = end == s.Length && s.Request.Limit > 0;
         _plan.Add(new ReferenceChunk(s, s.Computed, count, samples));
         _load = s.Stage == SequenceStage.Decoding
-            ? _load with { Decodes = _load.Decodes + 1, DecodeContext = _load.DecodeContext + end }
-            : With(s.Computed, count);
+            ? WithDecode(end) : With(s.Computed, count);
         // A generated token counts as two of a prompt; what is computed again counts nothing.
         int prompt = Math.Max(0, Math.Min(end, s.Request.Prompt) - Math.Max(s.Computed, s.Charged));
         s.Request.Share.Served += (prompt + (samples ? 2 : 0)) / s.Request.Share.Weight;
