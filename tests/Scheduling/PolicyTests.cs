@@ -176,7 +176,8 @@ public sealed class PolicyTests(ITestOutputHelper output)
         Assert.InRange(batch / (alone * (1 - busy)), 0.8, 2);
     }
 
-    /// <summary>Ten minutes of a machine whose steps take 8 ms, 0.4 for a token of a prompt and 0.7 for a decode.</summary>
+    /// <summary>Ten minutes of a machine whose steps take 8 ms, 0.4 for a token of a prompt and 0.7 for a
+    /// decode.</summary>
     /// <returns>The 99th percentile of TPOT of online requests, tokens of batch ones a second, and the part of the
     /// time in which steps had online requests.</returns>
     private static (double Tpot, double Batch, double Busy) Serve(double load, int backlog)
