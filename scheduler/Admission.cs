@@ -17,12 +17,17 @@ internal sealed class Admission(
     /// over 5 minutes at least.</summary>
     private const double WhileBurning = 40;
 
+    /// <summary>Times at which the blocks that will be needed are counted, from now until all who run should have
+    /// ended.</summary>
+    private const int Horizons = 8;
+
     /// <summary>Who sends requests.</summary>
     public Tenants Tenants => tenants;
 
     /// <summary>When first tokens come.</summary>
     public Forecast Forecast { get; } = new(tenants);
 
+    private double _output; // mean tokens of the outputs that ended, 0 for not known
     private int _context = 256; // tokens of those who decode
     private PaddedLong _queued; // submitted and neither scheduled nor ended
     private long _retryTicks = Stopwatch.Frequency;
@@ -154,6 +159,7 @@ internal sealed class Admission(
     public void Publish(Ending ending, LiveSequences live, long now)
     {
         Volatile.Write(ref _retryTicks, (long)(ending.MeanRequestTicks / maxRunning));
+        _output = ending.MeanOutput;
         long online = 0, batch = 0; // prompt tokens under way
         for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
         {
@@ -234,8 +240,10 @@ internal sealed class Admission(
         // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up
         // again.
         int blocks = Sequence.BlocksFor(s.Target, model.BlockSize);
-        int needed = running == 0 ? blocks : blocks + 1 + (running / model.BlockSize);
-        return free >= needed || (running > 0 && free >= LeastFree(s, needed, live));
+        if (running == 0) return free >= blocks;
+        int needed = blocks + 1 + (running / model.BlockSize);
+        if (free < needed && free < LeastFree(s, needed, live)) return false;
+        return _output == 0 || free >= PeakGrowth(s, live);
     }
 
     /// <summary>Whether one more who decodes leaves those who run their time for each token.</summary>
@@ -259,6 +267,39 @@ internal sealed class Admission(
     private double Tpot => options.Policy == SchedulingPolicy.Fcfs ? double.PositiveInfinity
         : budget.LeastTpot is { } ticks ? (double)ticks / Stopwatch.Frequency
         : options.TpotObjective?.TotalSeconds ?? double.PositiveInfinity;
+
+    /// <summary>Free blocks that those who run and one more will need at most at a time, if outputs get as long as they
+    /// did lately: what ends meanwhile gives its blocks to the others.</summary>
+    private long PeakGrowth(Sequence s, LiveSequences live)
+    {
+        Span<long> growth = stackalloc long[Horizons];
+        growth.Clear();
+        AddGrowth(growth, s);
+        for (Sequence? next = live.Decoding.First; next is not null; next = next.Next) AddGrowth(growth, next);
+        for (Sequence? next = live.Prefilling.First; next is not null; next = next.Next) AddGrowth(growth, next);
+        long peak = 0;
+        foreach (long of in growth) peak = Math.Max(peak, of);
+        return peak;
+    }
+
+    /// <summary>Adds the blocks that a sequence will have more than now, at some times until all should have ended;
+    /// less than now once it has.</summary>
+    private void AddGrowth(Span<long> growth, Sequence s)
+    {
+        int n = s.Forks ? s.Stream.N : 1, output = s.Output.Count + s.Promised;
+        int shared = s.Prompt.Length / model.BlockSize; // by the choices of a request, from the first on
+        double left = Math.Min(s.Stream.Limit - output, Math.Max(_output - output, model.BlockSize));
+        for (int i = 0; i < Horizons; i++)
+        {
+            double before = i * _output / Horizons, then = Math.Min(left, (i + 1) * _output / Horizons);
+            if (left <= before) growth[i] -= s.Index == 0 ? s.BlockCount : Math.Max(0, s.BlockCount - shared);
+            else
+            {
+                int blocks = Sequence.BlocksFor(s.Length + (int)then, model.BlockSize);
+                growth[i] += shared + ((long)n * (blocks - shared)) - s.BlockCount;
+            }
+        }
+    }
 
     /// <summary>Free blocks that a sequence needs to start, less those it shares with running ones. Counted again after
     /// some steps alone, so that waiting costs a step nothing.</summary>

@@ -4,14 +4,21 @@ namespace Native.Scheduling;
 /// alone.</summary>
 internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Tenants tenants)
 {
+    private const int Enough = 16; // outputs that a mean is taken of
+
     private readonly IndexedHeap<TokenStream> _deadlines = new();
     private long _visits;
+    private int _outputs; // that ended, as far as that matters
+    private double _meanOutput;
 
     /// <summary>Mean time from arrival to end of the requests that ended lately, in Stopwatch ticks.</summary>
     public double MeanRequestTicks { get; private set; }
 
     /// <summary>Mean time from the first step to the end, likewise.</summary>
     public double MeanServiceTicks { get; private set; }
+
+    /// <summary>Mean length of the outputs that ended lately, in tokens; 0 before enough have.</summary>
+    public double MeanOutput => _outputs < Enough ? 0 : _meanOutput;
 
     /// <summary>Requests that ended without a first step, since somebody set it to 0.</summary>
     public int NeverScheduled { get; set; }
@@ -94,6 +101,11 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Tenants 
     private void FinishOutput(Sequence s, FinishReason reason, long now, bool lastIsStopToken = false)
     {
         TokenStream stream = s.Stream;
+        if (s.Output.Count > 0)
+        {
+            _outputs = Math.Min(_outputs + 1, Enough);
+            _meanOutput += (s.Output.Count - _meanOutput) / _outputs;
+        }
         stream.Gravest = reason > stream.Gravest ? reason : stream.Gravest;
         if (--stream.Unfinished == 0)
         {

@@ -151,6 +151,9 @@ public sealed class Engine : IDisposable
 
     internal Scheduler Scheduler => _scheduler;
 
+    /// <summary>What steps take, as far as is known. The engine thread's.</summary>
+    internal StepTimeModel Times => _times;
+
     /// <summary>Adds a sentence for everything in <paramref name="request"/> that
     /// <see cref="Submit(GenerationRequest, out TokenStream?)"/> would call
     /// <see cref="SubmitOutcome.Invalid"/>.</summary>

@@ -19,7 +19,7 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
     /// <summary>A prompt may take this many times as long as alone before it counts as late.</summary>
     public const double Stretch = 2;
 
-    private const int OrderBits = 40, DueBits = 54;
+    private const int OrderBits = 40, DueBits = 54, ClassStart = OrderBits + DueBits + 32;
 
     /// <summary>The key of a sequence; the smallest is served first.</summary>
     /// <param name="stream">Its request.</param>
@@ -38,7 +38,10 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
 
     /// <summary>Whether a key is of a class after another's.</summary>
     public static bool IsLowerClass(UInt128 key, UInt128 than) =>
-        (int)(key >> (OrderBits + DueBits + 32)) > (int)(than >> (OrderBits + DueBits + 32));
+        (int)(key >> ClassStart) > (int)(than >> ClassStart);
+
+    /// <summary>The smallest key of the class of a key.</summary>
+    public static UInt128 FirstOfClass(UInt128 key) => key >> ClassStart << ClassStart;
 
     private static double SecondsOf(long ticks) => (double)ticks / Stopwatch.Frequency;
 }

@@ -66,6 +66,9 @@ internal sealed class Scheduler
 
     public BlockPool Pool => _live.Pool;
 
+    /// <summary>How much a step may compute.</summary>
+    public StepBudget Budget => _budget;
+
     public bool HasWork => _live.Any;
 
     /// <summary>Whether prompts are left to compute.</summary>
@@ -118,12 +121,11 @@ internal sealed class Scheduler
         plan.Begin(now);
         _budget.Begin();
         Plan = plan;
-        Displace();
         bool preempted = false;
-        UInt128 blocked = UInt128.MaxValue; // the key of the one that waits for blocks; nobody behind it is planned
+        UInt128 blocked = Displace(); // the key of the one that waits for blocks; nobody behind it is planned
 
         Sequence? next = _live.Decoding.First;
-        while (next is { } s && plan.Tokens < _budget.Decodes)
+        while (next is { } s && s.Key < blocked && plan.Tokens < _budget.Decodes)
         {
             _visits++;
             if (!CanSample(plan, s) || !_budget.HasTime(s, plan.Load))
@@ -182,12 +184,18 @@ internal sealed class Scheduler
     }
 
     /// <summary>Takes blocks and places from running sequences of a lower class, the last first, until the first of
-    /// those who wait can start.</summary>
-    private void Displace()
+    /// those who wait can start. Where a step in flight has the last one, no step has that class until it is
+    /// through.</summary>
+    /// <returns>Nobody from this key on is planned.</returns>
+    private UInt128 Displace()
     {
-        while (_live.FirstWaiting is { } head && _live.Victim is { InFlight: 0 } victim
+        while (_live.FirstWaiting is { } head && _live.Victim is { } victim
             && Ordering.IsLowerClass(victim.Key, head.Key) && !_admission.Admits(head, _live, default))
+        {
+            if (victim.InFlight > 0) return Ordering.FirstOfClass(victim.Key);
             Preempt(victim);
+        }
+        return UInt128.MaxValue;
     }
 
     /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>
@@ -200,7 +208,6 @@ internal sealed class Scheduler
         {
             if (_live.Victim is not { InFlight: 0 } victim) return false;
             if (victim == s && (!plan.IsEmpty || _live.Running == 1)) return false;
-            if (victim.Key < s.Key && !s.IsProtected) return false;
             Preempt(victim);
             preempted = true;
             if (victim == s) return false;

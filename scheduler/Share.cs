@@ -40,6 +40,10 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     /// <summary>Requests queued. Any thread.</summary>
     public long QueuedRequests => Math.Max(0, Volatile.Read(ref _queuedRequests));
 
+    /// <summary>When it last came to the line, counted: of those that got the same, the first to come is served
+    /// first.</summary>
+    public ulong Since { get; set; }
+
     /// <summary>Whether it got tokens since it was put into its heap.</summary>
     public bool IsStale => HeapKey != Key;
 
@@ -50,7 +54,7 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     private UInt128 HeapKey { get; set; }
 
     // Doubles of one sign stand in the order of their bits.
-    private UInt128 Key => BitConverter.DoubleToUInt64Bits(_served);
+    private UInt128 Key => ((UInt128)BitConverter.DoubleToUInt64Bits(_served) << 64) | Since;
 
     /// <summary>Takes what it got for its place in the heap, which it is not in.</summary>
     public void Refresh() => HeapKey = Key;

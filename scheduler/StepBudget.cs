@@ -36,7 +36,6 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     private readonly double _batchAlone = options.TtftObjective is { } ttft ? 0.1 * ttft.TotalSeconds : BatchAlone;
     private double _left, _leftForBatch; // seconds
     private bool _hasOnline;
-    private double _slowOnline; // seconds a token: 99 of 100 online requests are faster without batch work
     private long _least = long.MaxValue, _leastBefore = long.MaxValue; // TPOT of this step's decodes, the last one's
 
     /// <summary>Decodes, one token each.</summary>
@@ -50,6 +49,9 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
 
     /// <summary>The shortest time for a token that those who decode were promised; null where none was.</summary>
     public long? LeastTpot => Math.Min(_least, _leastBefore) is var ticks and < long.MaxValue ? ticks : null;
+
+    /// <summary>Seconds a token: 99 of 100 online requests are faster without batch work; 0 before one ended.</summary>
+    public double SlowOnline { get; private set; }
 
     /// <summary>Whether the step's time is taken.</summary>
     public bool IsSpent { get; private set; }
@@ -67,10 +69,11 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// <summary>A step has a decode of this sequence.</summary>
     public void Add(Sequence s, long now)
     {
+        if (options.Policy == SchedulingPolicy.Fcfs) return;
         TokenStream stream = s.Stream;
         if (stream.Class == RequestClass.Online) LeaveToBatch(s, now);
         long tpot = stream.TpotTicks;
-        if (tpot == 0 || options.Policy == SchedulingPolicy.Fcfs) return;
+        if (tpot == 0) return;
         _least = Math.Min(_least, tpot);
         // A first token that came early is no lead to lend: readers are promised an even stream.
         long first = stream.Clock.FirstToken > 0 ? stream.Clock.FirstToken : now;
@@ -88,8 +91,8 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     public void ObserveOnline(double secondsPerToken)
     {
         if (!(secondsPerToken > 0)) return;
-        if (_slowOnline == 0) _slowOnline = secondsPerToken;
-        else _slowOnline *= secondsPerToken > _slowOnline ? Math.Exp(0.1) : Math.Exp(-0.1 / 99);
+        if (SlowOnline == 0) SlowOnline = secondsPerToken;
+        else SlowOnline *= secondsPerToken > SlowOnline ? Math.Exp(0.1) : Math.Exp(-0.1 / 99);
     }
 
     /// <summary>Whether a step has time for a decode besides: online ones always, batch ones where online ones hardly
@@ -125,7 +128,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
         if (!_hasOnline) _leftForBatch = double.PositiveInfinity;
         _hasOnline = true;
         long first = s.Stream.Clock.FirstToken > 0 ? s.Stream.Clock.FirstToken : now;
-        double due = PartOfSlowest * _slowOnline * (s.Output.Count + s.Promised);
+        double due = PartOfSlowest * SlowOnline * (s.Output.Count + s.Promised);
         _leftForBatch = Math.Min(_leftForBatch, due - ((double)(now - first) / Stopwatch.Frequency));
     }
 }

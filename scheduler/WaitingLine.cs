@@ -1,7 +1,7 @@
 namespace Native.Scheduling;
 
-/// <summary>Those that wait: by class, then the tenant that got least, then by key. The engine thread's
-/// alone.</summary>
+/// <summary>Those that wait: by class, then the tenant that got least (of two that got the same, the one that came to
+/// the line first), then by key. The engine thread's alone.</summary>
 /// <remarks>
 /// Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): a tenant's counter
 /// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts, and the tenant
@@ -18,6 +18,7 @@ internal sealed class WaitingLine(Tenants tenants)
         [.. Enum.GetValues<RequestClass>().Select(_ => new IndexedHeap<Share>())];
 
     private long _visits;
+    private ulong _arrivals; // of shares
 
     /// <summary>Sequences that wait.</summary>
     public int Count { get; private set; }
@@ -59,6 +60,7 @@ internal sealed class WaitingLine(Tenants tenants)
         IndexedHeap<Share> shares = _shares[(int)share.Class];
         if (Least(shares) is { } least) tenants.SetFloor(share.Class, least.Served);
         share.Served = Math.Max(share.Served, tenants.Floor(share.Class));
+        share.Since = _arrivals++;
         share.Refresh();
         shares.Add(share);
     }

@@ -37,11 +37,16 @@ internal sealed class EngineHarness : IDisposable
 
     public Reading Submit(GenerationRequest request)
     {
+        Assert.Equal(SubmitOutcome.Accepted, TrySubmit(request, out Reading? reading));
+        return reading!;
+    }
+
+    public SubmitOutcome TrySubmit(GenerationRequest request, out Reading? reading)
+    {
         SubmitOutcome outcome = Engine.Submit(request, out TokenStream? stream);
-        Assert.Equal(SubmitOutcome.Accepted, outcome);
-        Reading reading = new(request.Ids.ToArray(), request.Sampling, stream!);
-        _readings.Add(reading);
-        return reading;
+        reading = stream is null ? null : new(request.Ids.ToArray(), request.Sampling, stream);
+        if (reading is not null) _readings.Add(reading);
+        return outcome;
     }
 
     public bool Turn()

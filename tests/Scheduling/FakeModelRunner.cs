@@ -71,11 +71,18 @@ internal sealed class FakeModelRunner : IModelRunner
     /// collected.</remarks>
     public ExecuteHook? OnExecute { get; set; }
 
+    /// <summary>Called before a step is launched; where it throws, nothing is launched.</summary>
+    public Action? OnLaunch { get; set; }
+
+    /// <summary>Called before a step is collected; where it throws, all that are in flight are dropped.</summary>
+    public Action? OnCollect { get; set; }
+
     /// <summary>What a batch contradicted; the engine catches exceptions, so they are kept here.</summary>
     public List<string> Violations { get; } = [];
 
     public void Launch(in Batch batch)
     {
+        OnLaunch?.Invoke();
         if (_launched.Count == Info.StepsInFlight) throw new InvalidOperationException("too many steps in flight");
         if (_launched.Count > 0) Overlapped++;
         if (Info.StepsInFlight > 1)
@@ -93,6 +100,15 @@ internal sealed class FakeModelRunner : IModelRunner
 
     public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
     {
+        try
+        {
+            OnCollect?.Invoke();
+        }
+        catch
+        {
+            _launched.Clear();
+            throw;
+        }
         if (Info.StepsInFlight == 1)
         {
             Expect(sampled.Length == _rows && alternatives.Length == _alternativeCount, "room for exactly what was asked for");

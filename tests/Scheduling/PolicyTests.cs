@@ -41,9 +41,22 @@ public sealed class PolicyTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void AnOnlineRequest_TakesThePlaceOfABatchOne_WhichEndsAllTheSame()
+    public void FirstComeFirstServed_TellsNoClassesApart()
     {
-        using EngineHarness harness = new(options: Slo with { MaxRunning = 2 });
+        using EngineHarness harness = new(options: Slo with { Policy = SchedulingPolicy.Fcfs });
+        Reading online = harness.Submit(Request(7, outputs: 30));
+        Reading batch = harness.Submit(Request(6, RequestClass.Batch, outputs: 29));
+        while (!batch.IsComplete) harness.Turn();
+        Assert.False(online.IsComplete);
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    [Theory, InlineData(1), InlineData(2)]
+    public void AnOnlineRequest_TakesThePlaceOfABatchOne_WhichEndsAllTheSame(int stepsInFlight)
+    {
+        FakeModelRunner runner = new(stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner, Slo with { MaxRunning = 2 });
         Reading a = harness.Submit(Request(6, RequestClass.Batch, outputs: 30));
         Reading b = harness.Submit(Request(7, RequestClass.Batch, outputs: 30));
         harness.Turns(4);

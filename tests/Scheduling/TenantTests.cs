@@ -33,6 +33,15 @@ public sealed class TenantTests
         Assert.All(flood, reading => Assert.True(reading.IsComplete));
     }
 
+    [Fact]
+    public void OfTenantsThatGotTheSame_TheFirstToCome_IsServedFirst()
+    {
+        using EngineHarness harness = new(options: Slo);
+        Reading[] readings = [.. Enumerable.Range(0, 6).Select(i => harness.Submit(Of($"tenant {i}", seed: i)))];
+        harness.RunToEnd();
+        Assert.Equal(readings, readings.OrderBy(reading => reading.Stream.Timings.Finished));
+    }
+
     [Theory]
     [InlineData(1), InlineData(3), InlineData(0.5)]
     public void TokensGo_ByWeight(double weight)
