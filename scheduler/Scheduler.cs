@@ -266,6 +266,20 @@ internal sealed class Scheduler
             if (s.Forks) _ending.FinishAll(s.Stream, FinishReason.Error, now);
             else _ending.Finish(s, FinishReason.Error, now);
         }
+        foreach (BlockCopy copy in plan.Copies) TakeBack(copy.Destination);
+    }
+
+    /// <summary>Lets a sequence start anew that has a block which was not copied. It was let in and had no time for a
+    /// token yet, or the step would have ended it.</summary>
+    private void TakeBack(int block)
+    {
+        for (Sequence? s = _live.Prefilling.First; s is not null; s = s.Next)
+        {
+            if (s.InFlight > 0 || !s.BlockTable.AsSpan(0, s.BlockCount).Contains(block)) continue;
+            s.Landed = s.CachedBlocks * _blockSize; // what is in the others is kept
+            _live.Preempt(s);
+            return;
+        }
     }
 
     /// <summary>Ends everyone.</summary>

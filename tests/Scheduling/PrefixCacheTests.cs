@@ -138,6 +138,37 @@ public sealed class PrefixCacheTests
         harness.AssertClean();
     }
 
+    [Theory, InlineData(1), InlineData(2)]
+    public void WhoseBlockWasToBeCopied_InAStepThatFailed_StartsAnew(int stepsInFlight)
+    {
+        FakeModelRunner runner = new(blockSize: 4, stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner, new EngineOptions());
+        GenerationRequest batch = new()
+        {
+            Ids = EngineHarness.Prompt(10, 1),
+            Sampling = EngineHarness.Greedy(3),
+            Class = RequestClass.Batch,
+        };
+        harness.Submit(batch);
+        harness.RunToEnd();
+        Reading online = harness.Submit(EngineHarness.Prompt(6, 2), EngineHarness.Greedy(20));
+        harness.Turns(3);
+        Reading again = harness.Submit(batch);
+        runner.OnLaunch = () =>
+        {
+            runner.OnLaunch = null;
+            throw new InvalidOperationException("one launch");
+        };
+        harness.Turn();
+        // It is let in, and no token of it is computed beside the online stream.
+        Assert.Equal(1, harness.Engine.Scheduler.Plan.Copies.Length);
+        Assert.Equal(1, harness.Engine.Scheduler.Plan.Chunks.Length);
+        harness.RunToEnd();
+        Assert.Equal(FinishReason.Error, online.Finish());
+        again.AssertOracle(128);
+        harness.AssertClean();
+    }
+
     [Fact]
     public void WhoLostItsBlocks_FindsThemAgain()
     {
