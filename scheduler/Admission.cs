@@ -66,12 +66,14 @@ internal sealed class Admission(
     {
         refusal = default;
         Share share = tenants.ShareOf(prefix.Tenant, request.Class);
-        if (request.Class == RequestClass.Batch && options.Budgets?.IsAnyBurning(RequestClass.Online.Name()) == true)
+        bool objectives = options.Policy == SchedulingPolicy.Slo;
+        if (objectives && request.Class == RequestClass.Batch
+            && options.Budgets?.IsAnyBurning(RequestClass.Online.Name()) == true)
         {
             refusal = new Refusal(TimeSpan.Zero, Spread(WhileBurning));
             return SubmitOutcome.Shed;
         }
-        if (options.Policy == SchedulingPolicy.Slo && IsLate(request, now, share, prefix.TokensAhead, out refusal))
+        if (objectives && IsLate(request, now, share, prefix.TokensAhead, out refusal))
             return SubmitOutcome.WouldBeLate;
         if (Interlocked.Increment(ref _queued.Value) > options.MaxQueued
             || !tenants.TryQueue(share, request.Ids.Length, prefix.TokensAhead, options.MaxQueuedTokens))
@@ -120,7 +122,7 @@ internal sealed class Admission(
         double before = (double)(now - (request.ArrivalTimestamp ?? now)) / Stopwatch.Frequency; // parsing, encoding
         double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds - before
             : double.PositiveInfinity;
-        double alone = times.Predict(default(StepLoad).PlusPrefill(request.Ids.Length - tokens, tokens));
+        double alone = Forecast.Alone(tokens);
         bool isHealthy = options.Budgets?.IsHealthy(request.Class.Name(), request.Tenant) == true;
         double most = isHealthy ? Math.Max(due, (0.5 * due) + alone) : Margin * due;
         // One that has passed is taken: it ends the request as any other does.

@@ -57,6 +57,9 @@ internal sealed class Forecast(Tenants tenants)
         return Math.Max(prompts, place) + (own * seen.Error);
     }
 
+    /// <summary>Seconds that so many tokens of a prompt take where nobody else is there. Any thread.</summary>
+    public double Alone(int tokens) => _shown.Read().Pace.Alone(tokens);
+
     /// <summary>A step is through. The engine thread's.</summary>
     /// <param name="seconds">What it took.</param>
     /// <param name="load">What it computed.</param>

@@ -27,7 +27,7 @@ internal enum SequenceStage : byte
 internal sealed class LiveSequences
 {
     private readonly SequenceQueue _leaving = new(SequenceStage.Leaving);
-    private readonly WaitingLine _waiting;
+    private readonly WaitingLine _waiting = new();
     private readonly int[] _freePlaces; // a stack
     private readonly int[] _runningOf = new int[Enum.GetValues<RequestClass>().Length];
     private int _freePlaceCount;
@@ -35,10 +35,8 @@ internal sealed class LiveSequences
     /// <param name="pool">The blocks.</param>
     /// <param name="maxRunning">Places.</param>
     /// <param name="blockSize">Tokens of a block.</param>
-    /// <param name="tenants">Whose they are.</param>
-    public LiveSequences(BlockPool pool, int maxRunning, int blockSize, Tenants tenants)
+    public LiveSequences(BlockPool pool, int maxRunning, int blockSize)
     {
-        _waiting = new WaitingLine(tenants);
         Pool = pool;
         if (pool.Cache is { } cache) Prefixes = new Prefixes(pool, cache, blockSize);
         _freePlaces = new int[maxRunning];

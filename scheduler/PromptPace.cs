@@ -27,6 +27,9 @@ internal readonly record struct PromptPace
     /// <summary>And at most.</summary>
     public required int MostTokens { get; init; }
 
+    /// <summary>Seconds of a prompt's tokens where nothing else is computed, as far as a straight line tells.</summary>
+    public double Alone(int tokens) => Math.Max(0, DecodeStep - (Decodes * PerDecode)) + (tokens * Prompt);
+
     /// <summary>Seconds for each token of prompts beside so many decodes.</summary>
     public double PerToken(double decodes)
     {

@@ -7,9 +7,9 @@ namespace Native.Scheduling;
 /// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's
 /// alone.</summary>
 /// <remarks>
-/// There is one line, in the order of the sequences' keys (<see cref="Ordering"/>), in three stretches: who decodes,
-/// who prefills, who waits. The first of each is served first, the last with blocks gives them up first. Hence the
-/// first of those with blocks is computed in every step. Where the key is the arrival, nobody overtakes, and whoever
+/// Who decodes and who prefills stands in the order of the sequences' keys (<see cref="Ordering"/>), who waits by
+/// class and tenant before that (<see cref="WaitingLine"/>). The first of each is served first, the last with blocks gives
+/// them up first. Hence the first of those with blocks is computed in every step. Where the key is the arrival, nobody overtakes, and whoever
 /// waits becomes the first after at most the sum, over those before it, of ceil(length / budget) + tokens generated
 /// steps. A waiting sequence takes blocks and places from running ones of a lower class alone. A preempted sequence
 /// goes back to its place in the line, and is computed again from its first token on: prompt and output so far, then

@@ -29,7 +29,6 @@ internal sealed class Tenants
 
     // The engine thread's.
     private readonly Queue<(Tenant Tenant, long Since)> _idle = new();
-    private readonly double[] _floors = new double[Classes];
     private readonly Share?[][] _active = new Share?[Classes][];
     private readonly int[] _activeCounts = new int[Classes];
 
@@ -104,13 +103,6 @@ internal sealed class Tenants
         Share?[] list = Volatile.Read(ref _active[(int)of]);
         return list.AsSpan(0, Math.Min(Volatile.Read(ref _activeCounts[(int)of]), list.Length));
     }
-
-    /// <summary>What the least served of those that wait has got, or the last that waited: who comes new begins there,
-    /// so that nobody saves up. Any thread.</summary>
-    public double Floor(RequestClass of) => Volatile.Read(ref _floors[(int)of]);
-
-    /// <summary>Tells the floor. The engine thread's.</summary>
-    public void SetFloor(RequestClass of, double served) => Volatile.Write(ref _floors[(int)of], served);
 
     /// <summary>The engine has one more request of a share. The engine thread's.</summary>
     public void Begin(Share share)

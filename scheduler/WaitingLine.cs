@@ -8,7 +8,7 @@ namespace Native.Scheduling;
 /// with the least is served next. One that comes to the line begins no lower than the least of those in it, so that
 /// nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
 /// </remarks>
-internal sealed class WaitingLine(Tenants tenants)
+internal sealed class WaitingLine
 {
     /// <summary>What a generated token counts beside one of a prompt: the paper's weight, and about what it takes on a
     /// CPU.</summary>
@@ -16,6 +16,9 @@ internal sealed class WaitingLine(Tenants tenants)
 
     private readonly IndexedHeap<Share>[] _shares =
         [.. Enum.GetValues<RequestClass>().Select(_ => new IndexedHeap<Share>())];
+
+    // By class, what the least served of those that wait has got, or the last that waited: who comes new begins there.
+    private readonly double[] _floors = new double[Enum.GetValues<RequestClass>().Length];
 
     private long _visits;
     private ulong _arrivals; // of shares
@@ -58,8 +61,9 @@ internal sealed class WaitingLine(Tenants tenants)
         Count++;
         if (share.Waiting.Count > 1) return;
         IndexedHeap<Share> shares = _shares[(int)share.Class];
-        if (Least(shares) is { } least) tenants.SetFloor(share.Class, least.Served);
-        share.Served = Math.Max(share.Served, tenants.Floor(share.Class));
+        ref double floor = ref _floors[(int)share.Class];
+        floor = Least(shares)?.Served ?? floor;
+        share.Served = Math.Max(share.Served, floor);
         share.Since = _arrivals++;
         share.Refresh();
         shares.Add(share);
@@ -75,7 +79,7 @@ internal sealed class WaitingLine(Tenants tenants)
         if (share.Waiting.Count > 0) return;
         IndexedHeap<Share> shares = _shares[(int)share.Class];
         shares.Remove(share);
-        tenants.SetFloor(share.Class, (Least(shares) ?? share).Served);
+        _floors[(int)share.Class] = (Least(shares) ?? share).Served;
     }
 
     private static Share? Least(IndexedHeap<Share> shares)

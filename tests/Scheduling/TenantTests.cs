@@ -300,6 +300,22 @@ public sealed class TenantTests
         }
     }
 
+    [Fact]
+    public void FirstComeFirstServed_TakesBatchWork_WhateverBurns()
+    {
+        BudgetLedger ledger = new(new SloSpec([Objectives.Availability(99m)]), new ManualClock());
+        using EngineHarness harness = new(options: Slo with { Policy = SchedulingPolicy.Fcfs, Budgets = ledger });
+        for (int i = 0; i < 400; i++)
+        {
+            ledger.Count(0, good: 10, bad: 10);
+            harness.Clock.Now += 10 * Stopwatch.Frequency;
+            ledger.Advance(harness.Clock.Now);
+        }
+        Assert.True(ledger.IsAnyBurning("online"));
+        harness.Submit(Of("a", seed: 1) with { Class = RequestClass.Batch });
+        harness.RunToEnd();
+    }
+
     private static GenerationRequest Of(string tenant, int seed, int length = 10, int outputs = 4) => new()
     {
         Ids = EngineHarness.Prompt(length, seed),
