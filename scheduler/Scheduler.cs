@@ -7,17 +7,17 @@ namespace Native.Scheduling;
 /// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's
 /// alone.</summary>
 /// <remarks>
-/// Who decodes and who prefills stands in the order of the sequences' keys (<see cref="Ordering"/>), who waits by
-/// class and tenant before that (<see cref="WaitingLine"/>). The first of each is served first, the last with blocks gives
-/// them up first. Hence the first of those with blocks is computed in every step. Where the key is the arrival, nobody overtakes, and whoever
-/// waits becomes the first after at most the sum, over those before it, of ceil(length / budget) + tokens generated
-/// steps. A waiting sequence takes blocks and places from running ones of a lower class alone. A preempted sequence
-/// goes back to its place in the line, and is computed again from its first token on: prompt and output so far, then
-/// the next token drawn with the same (seed, position), so its bits are the same. After <see
-/// cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all who run can ever need is free;
-/// the others give way before it, so it is never preempted again. That is the bound. Steps may be planned while earlier
-/// ones are in flight: a sequence then goes on from a token that is promised, not known, unless the next row needs to
-/// know it; and a sequence that ends keeps its blocks until the last step that has it is through.
+/// Who decodes and who prefills stands in the order of the sequences' keys (<see cref="Ordering"/>), who waits by class
+/// and tenant before that (<see cref="WaitingLine"/>). The first of each is served first, the last with blocks gives
+/// them up first. Hence the first of those with blocks is computed in every step. Where the key is the arrival, nobody
+/// overtakes, and whoever waits becomes the first after at most the sum, over those before it, of ceil(length / budget)
+/// + tokens generated steps. A waiting sequence takes blocks and places from running ones of a lower class alone. A
+/// preempted sequence goes back to its place in the line, and is computed again from its first token on: prompt and
+/// output so far, then the next token drawn with the same (seed, position), so its bits are the same. After
+/// <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all who run can ever need is
+/// free; the others give way before it, so it is never preempted again. That is the bound. Steps may be planned while
+/// earlier ones are in flight: a sequence then goes on from a token that is promised, not known, unless the next row
+/// needs to know it; and a sequence that ends keeps its blocks until the last step that has it is through.
 /// </remarks>
 internal sealed class Scheduler
 {

@@ -1,4 +1,5 @@
 using BenchmarkDotNet.Attributes;
+using Native.Bench.Common;
 using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Cpu.Machine;
@@ -83,22 +84,8 @@ public unsafe class AttentionBenchmarks
         _step = new CpuStep();
         int blocks = (Case.Depth + BlockSize - 1) / BlockSize;
         int[] order = [.. Enumerable.Range(0, blocks).Reverse()];
-        BatchBuffers buffers = new(new ModelInfo
-        {
-            Name = "attention",
-            Architecture = "",
-            Backend = "",
-            ParameterCount = 0,
-            WeightBytes = 0,
-            KvCacheBytes = 0,
-            KvCacheType = Case.Cache,
-            VocabularySize = 1,
-            MaxModelLength = Case.Depth,
-            BlockSize = BlockSize,
-            BlockCount = blocks,
-            MaxBatchedTokens = Case.Rows,
-            MaxSequences = 1,
-        });
+        BatchBuffers buffers = new(NoModel.Info(
+            "attention", vocabulary: 1, Case.Depth, BlockSize, blocks, Case.Rows, sequences: 1, Case.Cache));
         buffers.Begin();
         buffers.AddSequence(new int[Case.Rows], Case.Depth - Case.Rows, order, place: 0);
         _step.Load(buffers.Batch);

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Bench.Common;
 using Native.Kernels;
 using Native.Kernels.Sampling;
 using Native.Scheduling;
@@ -101,22 +102,9 @@ internal sealed class NativeEngine(SimulatedMachine machine, Objective objective
         _waste.Observe(tokens, blocks * machine.BlockSize);
     }
 
-    private static ModelInfo Model(SimulatedMachine machine) => new()
-    {
-        Name = "simulated",
-        Architecture = "none",
-        Backend = "none",
-        ParameterCount = 0,
-        WeightBytes = 0,
-        KvCacheBytes = 0,
-        KvCacheType = DType.F16,
-        VocabularySize = 32_000,
-        MaxModelLength = machine.MaxModelLength,
-        BlockSize = machine.BlockSize,
-        BlockCount = machine.Blocks,
-        MaxBatchedTokens = Math.Max(machine.MaxBatchedTokens, machine.MaxRunning),
-        MaxSequences = machine.MaxRunning,
-    };
+    private static ModelInfo Model(SimulatedMachine machine) => NoModel.Info(
+        "simulated", vocabulary: 32_000, machine.MaxModelLength, machine.BlockSize, machine.Blocks,
+        Math.Max(machine.MaxBatchedTokens, machine.MaxRunning), machine.MaxRunning);
 
     /// <summary>The simulation's time as the engine reads it.</summary>
     private sealed class EngineClock(StepClock clock) : TimeProvider

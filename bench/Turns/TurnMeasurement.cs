@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Bench.Common;
 using Native.Kernels;
 using Native.Scheduling;
 
@@ -101,22 +102,8 @@ internal static class TurnMeasurement
             : throw new InvalidOperationException($"the engine answered {outcome}");
     }
 
-    private static ModelInfo Model(int running, int length, int blocks) => new()
-    {
-        Name = "idle",
-        Architecture = "none",
-        Backend = "none",
-        ParameterCount = 0,
-        WeightBytes = 0,
-        KvCacheBytes = 0,
-        KvCacheType = DType.F16,
-        VocabularySize = 32,
-        MaxModelLength = length,
-        BlockSize = 16,
-        BlockCount = blocks * running,
-        MaxBatchedTokens = Math.Max(2048, running),
-        MaxSequences = running,
-    };
+    private static ModelInfo Model(int running, int length, int blocks) => NoModel.Info(
+        "idle", vocabulary: 32, length, blockSize: 16, blocks * running, Math.Max(2048, running), running);
 
     /// <summary>Time that passes when it is told to.</summary>
     private sealed class ManualClock : TimeProvider

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text;
 using System.Text.RegularExpressions;
 using Native.Scheduling;
 using Native.Scheduling.Slo;
@@ -48,22 +47,7 @@ internal sealed partial class SloFile
 
     /// <summary>Reads a file.</summary>
     /// <exception cref="ConfigFileException">It is not there, can't be read, or says what can't be.</exception>
-    public static SloSpec Read(string path)
-    {
-        byte[] bytes = new byte[MaxBytes + 1];
-        int length;
-        try
-        {
-            using FileStream stream = File.OpenRead(path);
-            length = stream.ReadAtLeast(bytes, bytes.Length, throwOnEndOfStream: false);
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)
-        {
-            throw new ConfigFileException([$"{path} can't be read: {e.Message}"]);
-        }
-        if (length > MaxBytes) throw new ConfigFileException([$"{path} has more than {MaxBytes} bytes."]);
-        return Parse(path, Encoding.UTF8.GetString(bytes, 0, length).TrimStart('\uFEFF'));
-    }
+    public static SloSpec Read(string path) => Parse(path, ConfigFile.ReadText(path, MaxBytes));
 
     /// <summary>Reads a text.</summary>
     /// <param name="path">What it is called in messages.</param>

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text;
 using Native.Scheduling;
 using Native.Server.Serving;
 using YamlDotNet.Core;
@@ -34,19 +33,7 @@ internal static class TenantFile
 
     /// <summary>Reads a file.</summary>
     /// <exception cref="ConfigFileException">It is not there, can't be read, or says what can't be.</exception>
-    public static IReadOnlyList<TenantEntry> Read(string path)
-    {
-        try
-        {
-            if (new FileInfo(path).Length > MaxBytes)
-                throw new ConfigFileException([$"{path} has more than {MaxBytes} bytes."]);
-            return Parse(path, File.ReadAllText(path, Encoding.UTF8));
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)
-        {
-            throw new ConfigFileException([$"{path} can't be read: {e.Message}"]);
-        }
-    }
+    public static IReadOnlyList<TenantEntry> Read(string path) => Parse(path, ConfigFile.ReadText(path, MaxBytes));
 
     /// <summary>Reads a text.</summary>
     /// <param name="path">What it is called in messages.</param>

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Bench.Common;
 using Native.Kernels;
 using Native.Kernels.Sampling;
 
@@ -30,22 +31,8 @@ public abstract class World
 
     private sealed class OneToken : IModelRunner
     {
-        public ModelInfo Info { get; } = new()
-        {
-            Name = "one",
-            Architecture = "none",
-            Backend = "none",
-            ParameterCount = 0,
-            WeightBytes = 0,
-            KvCacheBytes = 0,
-            KvCacheType = DType.F32,
-            VocabularySize = 8,
-            MaxModelLength = 64,
-            BlockSize = 4,
-            BlockCount = 64,
-            MaxBatchedTokens = 64,
-            MaxSequences = 4,
-        };
+        public ModelInfo Info { get; } = NoModel.Info(
+            "one", vocabulary: 8, length: 64, blockSize: 4, blocks: 64, tokens: 64, sequences: 4);
 
         public void Launch(in Batch batch)
         {
