@@ -157,7 +157,7 @@ internal static partial class CommandLine
         new("Scheduling", "--enable-kv-cache-events", "true|false",
             "Whether routers may follow, by gRPC's SubscribeKvEvents, which blocks of tokens are cached here. Whoever "
                 + "may call the server then sees the tokens of others' prompts and answers, but for those with a "
-                + "cache_salt. Default: false.",
+                + "cache_salt or of a tenant. Default: false.",
             (o, v) => o with { CacheEvents = Choice(v, "true", "false") == "true" }),
         new("Scheduling", "--seed", "N",
             "Where the seeds of requests without one come from: with the same seed a server answers the same requests "
