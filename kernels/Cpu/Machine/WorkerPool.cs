@@ -9,8 +9,9 @@ namespace Native.Kernels.Cpu.Machine;
 /// <remarks>
 /// A loop allocates nothing and takes no lock. Its description is in fields, ranges are handed out by an atomic add,
 /// and a generation number starts it. Workers watch that number, first spinning, then asleep on a futex (elsewhere a
-/// semaphore). Workers other than the caller are pinned to the process's processors if the system allows it and there
-/// is a worker for every core. Fewer workers are not pinned, because several processes would all take the same cores.
+/// semaphore), and the caller likewise how many are not through. Workers other than the caller are pinned to the
+/// process's processors if the system allows it and there is a worker for every core. Fewer workers are not pinned,
+/// because several processes would all take the same cores.
 /// The caller is never pinned. One thread at a time may call <see cref="For"/>, and not from inside a loop's body.
 /// </remarks>
 internal sealed unsafe class WorkerPool : IDisposable
@@ -110,11 +111,7 @@ internal sealed unsafe class WorkerPool : IDisposable
         Wake();
 
         Work(0);
-        for (int spins = 0; Volatile.Read(ref _control->Pending) != 0; spins++)
-        {
-            if (_spins && spins < 100_000) X86Pause();
-            else Thread.Yield();
-        }
+        WaitForOthers();
         _running = false;
         if (_fault is { } fault)
         {
@@ -144,7 +141,9 @@ internal sealed unsafe class WorkerPool : IDisposable
             WaitForGenerationAfter(seen);
             if (_stopping) return;
             Work(worker);
-            Interlocked.Decrement(ref _control->Pending); // the next loop begins only after this
+            // The next loop begins only after this, or the last one's wake.
+            if (Interlocked.Decrement(ref _control->Pending) == 0 && Volatile.Read(ref _control->CallerSleeps) != 0)
+                Futex.WakeAll(&_control->Pending);
         }
     }
 
@@ -172,21 +171,48 @@ internal sealed unsafe class WorkerPool : IDisposable
         }
     }
 
+    /// <summary>Waits until every worker is through. A caller that spun for longer would keep its
+    /// processor from a worker that lost its own, to the compiler's thread for instance: steps took 3 to 6 times as
+    /// long then.</summary>
+    private void WaitForOthers()
+    {
+        int* pending = &_control->Pending;
+        if (Spin(pending, 0, isAwaited: true)) return;
+        if (_semaphore is null)
+        {
+            // A full fence between this and the look at what is pending, as the last worker has one between its
+            // decrement and its look for a sleeper (Dekker).
+            Interlocked.Exchange(ref _control->CallerSleeps, 1);
+            for (int left; (left = Volatile.Read(ref *pending)) != 0;) Futex.Wait(pending, left);
+            Volatile.Write(ref _control->CallerSleeps, 0);
+        }
+        else
+        {
+            while (Volatile.Read(ref *pending) != 0) Thread.Yield();
+        }
+    }
+
+    /// <summary>Watches a number for a while until it is, or is no longer, this value. False where it is not so by
+    /// then.</summary>
+    private bool Spin(int* number, int value, bool isAwaited)
+    {
+        if (!_spins) return false;
+        long end = Stopwatch.GetTimestamp() + SpinTicks;
+        do
+        {
+            for (int i = 0; i < 64; i++)
+            {
+                if (Volatile.Read(ref *number) == value == isAwaited) return true;
+                X86Pause();
+            }
+        }
+        while (Stopwatch.GetTimestamp() < end);
+        return false;
+    }
+
     private void WaitForGenerationAfter(int seen)
     {
-        if (_spins)
-        {
-            long end = Stopwatch.GetTimestamp() + SpinTicks;
-            do
-            {
-                for (int i = 0; i < 64; i++)
-                {
-                    if (Volatile.Read(ref _control->Generation) != seen) return;
-                    X86Pause();
-                }
-            }
-            while (Stopwatch.GetTimestamp() < end);
-        }
+        if (Spin(&_control->Generation, seen, isAwaited: false)) return;
         // If this increment comes too late for the starter to see it, the wait below sees the new generation.
         Interlocked.Increment(ref _control->Sleepers);
         while (Volatile.Read(ref _control->Generation) == seen)
@@ -220,6 +246,7 @@ internal sealed unsafe class WorkerPool : IDisposable
     {
         [FieldOffset(0)] public int Generation;
         [FieldOffset(128)] public int Pending;
+        [FieldOffset(132)] public int CallerSleeps; // written by the caller alone, and rarely
         [FieldOffset(256)] public int Sleepers;
     }
 

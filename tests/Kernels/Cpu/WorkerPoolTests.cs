@@ -25,6 +25,25 @@ public sealed unsafe class WorkerPoolTests
         }
     }
 
+    [Theory, InlineData(2), InlineData(4)]
+    public void For_SleepsUntilASlowWorkerIsThrough(int threads)
+    {
+        using var pool = new WorkerPool(threads);
+        int* hits = stackalloc int[64];
+        for (int round = 0; round < 50; round++)
+        {
+            new Span<int>(hits, 64).Clear();
+            pool.ForShares(64, 1, &Count, hits);
+            for (int i = 0; i < 64; i++) Assert.Equal(1, hits[i]);
+        }
+
+        static void Count(void* hits, int first, int last, int worker)
+        {
+            if (worker == 1) Thread.Sleep(1);
+            Interlocked.Increment(ref ((int*)hits)[first]);
+        }
+    }
+
     [Fact]
     public void For_NamesItsWorkers()
     {
