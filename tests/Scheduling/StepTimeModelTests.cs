@@ -71,6 +71,16 @@ public sealed class StepTimeModelTests
         for (int k = 0; k < Machine.Length; k++) Assert.InRange(found[k] / Machine[k], 0.9, 1.1);
     }
 
+    [Theory, InlineData(3), InlineData(6), InlineData(20)]
+    public void Predict_IsBackThreeStepsAfterAPause(int steps)
+    {
+        StepTimeModel model = Learned(1000, _ => 1);
+        StepLoad load = Shapes[7];
+        for (int i = 0; i < steps; i++) model.Observe(load, 5 * Seconds(load, Machine));
+        for (int i = 0; i < 3; i++) model.Observe(load, Seconds(load, Machine));
+        Assert.InRange(model.Predict(load) / Seconds(load, Machine), 0.8, 1.25);
+    }
+
     [Theory, InlineData(1.5), InlineData(1 / 1.5), InlineData(4)]
     public void Predict_FollowsAMachineThatChangesSpeed_WithinThirtySteps(double factor)
     {
