@@ -7,12 +7,6 @@ namespace Native.Scheduling;
 internal sealed class Admission(
     ModelInfo model, EngineOptions options, int maxRunning, Tenants tenants, StepBudget budget, StepTimeModel times)
 {
-    /// <summary>Part of the time until a first token is due that the forecast may take. Simulated bursts at 3 times the
-    /// capacity, steps that scatter by 20 %: the slowest of a hundred came at 0.89, 1.00 and 1.03 of its objective with
-    /// 0.75, 0.85 and 0.9, and 7.3, 7.2 and 7.1 requests a second were in time. Without scatter 99 % are in time up to
-    /// 1.7, 2.0 and 2.3 requests a second.</summary>
-    private const double Margin = 0.85;
-
     /// <summary>Seconds after which work that was not taken for a budget's sake may ask again: burn rates are looked at
     /// over 5 minutes at least.</summary>
     private const double WhileBurning = 40;
@@ -61,7 +55,8 @@ internal sealed class Admission(
     /// <param name="request">The request.</param>
     /// <param name="now">When.</param>
     /// <param name="prefix">Whose it is, and what of it is to be computed.</param>
-    /// <param name="refusal">When to try again, where it is not taken.</param>
+    /// <param name="refusal">When to try again, where it is not taken; where it is, when its first token will probably
+    /// come, if that was asked.</param>
     public SubmitOutcome Enter(GenerationRequest request, long now, in PromptPrefix prefix, out Refusal refusal)
     {
         refusal = default;
@@ -124,21 +119,24 @@ internal sealed class Admission(
             : double.PositiveInfinity;
         double alone = Forecast.Alone(tokens);
         bool isHealthy = options.Budgets?.IsHealthy(request.Class.Name(), request.Tenant) == true;
-        double most = isHealthy ? Math.Max(due, (0.5 * due) + alone) : Margin * due;
+        double margin = Forecast.Margin;
+        double most = isHealthy ? Math.Max(due, (0.5 * due) + alone) : margin * due;
         // One that has passed is taken: it ends the request as any other does.
         if (request.Deadline is { } deadline && deadline > now)
         {
             double left = (double)(deadline - now) / Stopwatch.Frequency;
             due = Math.Min(due, left);
-            most = Math.Min(most, Margin * left);
+            most = Math.Min(most, margin * left);
         }
         if (double.IsPositiveInfinity(due)) return false;
         double first = Forecast.FirstToken(
             share, request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, out bool isNext);
+        refusal = new Refusal(TimeSpan.FromSeconds(before + first), TimeSpan.Zero);
         if (first <= most || isNext) return false;
         // A time to wait until the forecast is short enough, or for one that is late even alone, until nobody is there.
-        refusal = new Refusal(TimeSpan.FromSeconds(before + first), Spread(first - Math.Max(alone, most)))
+        refusal = refusal with
         {
+            RetryAfter = Spread(first - Math.Max(alone, most)),
             Alone = TimeSpan.FromSeconds(alone),
         };
         return true;
@@ -262,7 +260,7 @@ internal sealed class Admission(
 
     /// <summary>Whether a step of so many decodes takes no longer than a token may.</summary>
     private bool HaveTime(int count, double context, double tpot) =>
-        times.Predict(new StepLoad(0, 0, 0, count, count * context)) <= StepBudget.Margin * tpot;
+        times.Predict(new StepLoad(0, 0, 0, count, count * context)) <= budget.Margin * tpot;
 
     /// <summary>Seconds for a token that those who decode were promised, the shortest; where nobody decodes, that who
     /// asks for none is promised; infinite where nothing is.</summary>

@@ -2,7 +2,7 @@ namespace Native.Scheduling;
 
 /// <summary>How sequences end: by their reader, their deadline, their last token or a fault. The engine thread's
 /// alone.</summary>
-internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Tenants tenants)
+internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admission admission)
 {
     private const int Enough = 16; // outputs that a mean is taken of
 
@@ -113,10 +113,12 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Tenants 
             if (stream.Clock.FirstScheduled == 0)
             {
                 NeverScheduled++;
-                tenants.Dequeue(stream.Share, stream.Prompt.Length, stream.TokensAhead);
+                admission.Tenants.Dequeue(stream.Share, stream.Prompt.Length, stream.TokensAhead);
             }
             else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
-            tenants.End(stream.Share, now);
+            admission.Tenants.End(stream.Share, now);
+            if (stream.Clock.FirstToken == 0 && reason == FinishReason.Deadline)
+                admission.Forecast.Observe(stream, now);
             stream.Clock.Finished = now; // before the end is published: the reader may look right after
             MeanRequestTicks += (now - stream.Clock.Arrival - MeanRequestTicks) * 0.1;
             metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit)

@@ -217,7 +217,11 @@ public sealed class Engine : IDisposable
         TokenStream created;
         try
         {
-            created = new TokenStream(this, request, now, limit, Info.BlockSize, prefix);
+            created = new TokenStream(this, request, now, limit, Info.BlockSize, prefix)
+            {
+                Foreseen = refusal.FirstToken,
+            };
+            refusal = default;
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {

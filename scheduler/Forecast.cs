@@ -22,16 +22,25 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
 /// takes what the model of steps says beside as many decodes as there will be: each prompt that is through decodes and
 /// leaves less of every step to those behind it. That is multiplied by how wrong it was lately. Where every place is
 /// taken, as many requests must end as wait.
+/// <para>Forecasts are right on average; how far first tokens scatter around them is learned as well, and leaves them a
+/// margin (<see cref="Margin"/>).</para>
 /// </remarks>
 internal sealed class Forecast(Tenants tenants)
 {
     private const double HalfLife = 2; // seconds of steps
 
-    private readonly SeqLock<ForecastState> _shown = new(new ForecastState { Capacity = 1, Pace = PromptPace.Unknown });
+    /// <summary>Of the forecasts that decide, the part that may come true too late: with those that come well before
+    /// their time, 99 of 100 first tokens are in time then.</summary>
+    private const double LatePart = 0.02;
+    private const double UnknownMargin = 0.85, LeastMargin = 0.5;
+
+    private readonly SeqLock<ForecastState> _shown =
+        new(new ForecastState { Capacity = 1, Error = 1, Margin = UnknownMargin, Pace = PromptPace.Unknown });
 
     // The engine thread's: decayed sums of what steps with prompts took, and of what they were said to take.
     private double _seconds = 1, _foreseen = 1;
     private PromptPace _pace = PromptPace.Unknown;
+    private double _late = -Math.Log(UnknownMargin); // times over the forecast that 2 of 100 exceed, as a logarithm
 
     /// <summary>Seconds until the first token of a request that comes now. Any thread.</summary>
     /// <param name="share">Whose it is.</param>
@@ -57,6 +66,10 @@ internal sealed class Forecast(Tenants tenants)
         return Math.Max(prompts, place) + (own * seen.Error);
     }
 
+    /// <summary>Part of the time until a first token is due that a forecast may take, so that 98 of 100 such first
+    /// tokens are in time; 0.5 to 1. Any thread.</summary>
+    public double Margin => _shown.Read().Margin;
+
     /// <summary>Seconds that so many tokens of a prompt take where nobody else is there. Any thread.</summary>
     public double Alone(int tokens) => _shown.Read().Pace.Alone(tokens);
 
@@ -72,11 +85,29 @@ internal sealed class Forecast(Tenants tenants)
         _foreseen = (_foreseen * keep) + (load.PrefillTokens * _pace.PerToken(load.Decodes));
     }
 
+    /// <summary>A request's first token has come, or its deadline without one. The engine thread's.</summary>
+    /// <remarks>Forecasts far below the objective decide nothing and are not counted. Robbins and Monro 1951: the
+    /// margin falls 49 times as far as it rises, so it rests where 2 of 100 come later than it allows.</remarks>
+    public void Observe(TokenStream stream, long now)
+    {
+        double foreseen = stream.Foreseen.TotalSeconds * Stopwatch.Frequency, since = now - stream.Clock.Arrival;
+        double due = Math.Min(
+            stream.TtftTicks > 0 ? stream.TtftTicks : long.MaxValue, stream.Deadline - stream.Clock.Arrival);
+        if (foreseen <= 0.5 * due) return;
+        double times = since / foreseen;
+        _late += 0.1 * (Math.Log(times) > _late ? 1 - LatePart : -LatePart);
+        _late = Math.Clamp(_late, 0, -Math.Log(LeastMargin));
+    }
+
     /// <summary>Shows the door what there is. The engine thread's.</summary>
     public void Publish(in ForecastState state)
     {
         _pace = state.Pace;
-        _shown.Write(state with { Error = Math.Clamp(_seconds / Math.Max(_foreseen, 1e-9), 0.25, 8) });
+        _shown.Write(state with
+        {
+            Error = Math.Clamp(_seconds / Math.Max(_foreseen, 1e-9), 0.25, 8),
+            Margin = Math.Exp(-_late),
+        });
     }
 
     /// <summary>Prompt tokens queued that are computed before a request.</summary>

@@ -23,6 +23,9 @@ internal readonly record struct ForecastState
     /// <summary>What prompts took, divided by what they were said to take. The forecast's own.</summary>
     public double Error { get; init; }
 
+    /// <summary>Part of the time until a first token is due that a forecast may take. The forecast's own.</summary>
+    public double Margin { get; init; }
+
     /// <summary>How fast prompts are computed.</summary>
     public required PromptPace Pace { get; init; }
 }

@@ -50,7 +50,7 @@ internal sealed class Scheduler
         _live = live;
         _admission = admission;
         _metrics = metrics;
-        _ending = new Ending(live, metrics, admission.Tenants);
+        _ending = new Ending(live, metrics, admission);
         _budget = budget;
         _order = order;
         _endIds = [.. endIds];
@@ -475,7 +475,11 @@ internal sealed class Scheduler
             clock.LongestGap = Math.Max(clock.LongestGap, now - s.LastTokenTimestamp);
         }
         s.LastTokenTimestamp = now;
-        if (clock.FirstToken == 0) clock.FirstToken = now;
+        if (clock.FirstToken == 0)
+        {
+            clock.FirstToken = now;
+            _admission.Forecast.Observe(stream, now);
+        }
         clock.LastToken = now;
         clock.OutputTokens++;
 
@@ -483,7 +487,12 @@ internal sealed class Scheduler
             || stream.Sampling.StopTokenIds.AsSpan().Contains(next.Token);
         bool isLast = stops || s.Output.Count == stream.Limit;
         if (isLast && s.Output.Count > 1 && stream.Class == RequestClass.Online)
-            _budget.ObserveOnline(s.OnlineSeconds / (s.Output.Count - 1));
+        {
+            int tokens = s.Output.Count - 1; // after the first
+            _budget.ObserveOnline(s.OnlineSeconds / tokens);
+            if (stream.TpotTicks > 0 && s.Preemptions == 0)
+                _budget.ObserveTpot((double)(now - clock.FirstToken) / tokens / stream.TpotTicks);
+        }
         if (stops) _ending.Finish(s, FinishReason.Stop, now, lastIsStopToken: true);
         else if (!TryAccept(s, next.Token)) _ending.Finish(s, FinishReason.Error, now);
         else if (s.Output.Count == stream.Limit) _ending.Finish(s, FinishReason.Length, now);

@@ -131,6 +131,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     /// <summary>Prompt tokens that had to be computed, as far as was known at the door.</summary>
     internal int TokensAhead { get; }
 
+    /// <summary>When its first token was to come, from the arrival; zero where nobody asked.</summary>
+    internal TimeSpan Foreseen { get; init; }
+
     internal SamplingParams Sampling { get; }
 
     internal long Deadline { get; }

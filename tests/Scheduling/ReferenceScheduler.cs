@@ -87,9 +87,10 @@ internal sealed record ReferenceChunk(ReferenceSequence Sequence, int Start, int
 /// <summary>The scheduler's rules once more, as plain lists that are sorted and searched anew for every
 /// decision.</summary>
 /// <remarks>It covers everything but the prefix cache, constraints and NaN. What is learned of times is taken as it is:
-/// what a step takes, how slow online requests are, and when a first token came.</remarks>
+/// what a step takes, how slow online requests are, how much of a promised time is planned for, and when a first token
+/// came.</remarks>
 internal sealed class ReferenceScheduler(
-    ModelInfo model, EngineOptions options, long start, Func<StepLoad, double> seconds, Func<double> slowOnline)
+    ModelInfo model, EngineOptions options, long start, StepTimeModel times, StepBudget budget)
 {
     private readonly List<ReferenceSequence> _sequences = []; // all that wait, run or leave
     private readonly List<ReferenceRequest> _inbox = [], _signalled = [], _requests = [];
@@ -174,7 +175,8 @@ internal sealed class ReferenceScheduler(
     {
         GenerationRequest asked = request.Asked;
         bool forks = asked.Sampling.N > 1 && request.Prompt > 1;
-        double alone = seconds(new StepLoad(request.Prompt, request.Prompt * (request.Prompt + 1) / 2.0, 1, 0, 0));
+        StepLoad whole = new(request.Prompt, request.Prompt * (request.Prompt + 1) / 2.0, 1, 0, 0);
+        double alone = times.Predict(whole);
         double due = Seconds(request.Stream.Timings.Arrival - start)
             + Math.Max(Seconds(request.Stream.TtftTicks), 2 * alone);
         for (int i = 0; i < asked.Sampling.N; i++)
@@ -247,7 +249,7 @@ internal sealed class ReferenceScheduler(
         {
             if (s.Stage != SequenceStage.Decoding || s.Key.Class >= held) continue;
             if (!CanSample(s) || _load.Tokens == MaxTokens) continue;
-            if (IsBatch(s) && _hasOnline && seconds(WithDecode(s.Length)) > _batchTime) continue;
+            if (IsBatch(s) && _hasOnline && times.Predict(WithDecode(s.Length)) > _batchTime) continue;
             while (s.Stage == SequenceStage.Decoding && Free < BlocksForNext(s))
             {
                 bool mayTake = Victim is { InFlight: 0 } victim
@@ -304,7 +306,7 @@ internal sealed class ReferenceScheduler(
         double time = IsBatch(s) ? Math.Min(_time, _batchTime) : _time;
         if (double.IsPositiveInfinity(time)) return most;
         int count = most;
-        while (count > 0 && seconds(With(s.Computed, count)) > time) count--;
+        while (count > 0 && times.Predict(With(s.Computed, count)) > time) count--;
         if (_load.PrefillTokens > 0 || (IsBatch(s) && _hasOnline)) return count;
         return Math.Max(count, Math.Min(most, Math.Min(model.BlockSize, MaxTokens)));
     }
@@ -332,7 +334,7 @@ internal sealed class ReferenceScheduler(
         if (!IsBatch(s))
         {
             // Batch work may make it nearly as slow as the slowest of a hundred are without.
-            double left = (0.95 * slowOnline() * (s.Output + s.Promised)) - Seconds(now - first);
+            double left = (0.95 * budget.SlowOnline * (s.Output + s.Promised)) - Seconds(now - first);
             _batchTime = _hasOnline ? Math.Min(_batchTime, left) : left;
             _hasOnline = true;
         }
@@ -341,7 +343,7 @@ internal sealed class ReferenceScheduler(
         if (ttft > 0) first = Math.Min(first, clock.Arrival + ttft);
         long due = Math.Max(first + ((s.Output + s.Promised) * tpot) - now, tpot); // who is late shortens no step
         if (ttft > 0) due = Math.Min(due, Math.Max(tpot, ttft / 4)); // who comes new waits for it
-        _time = Math.Min(_time, 0.9 * due / Stopwatch.Frequency);
+        _time = Math.Min(_time, budget.Margin * due / Stopwatch.Frequency);
     }
 
     /// <summary>By class, then the tenant that got least, the one that has waited longest where two got the same; of
@@ -372,7 +374,8 @@ internal sealed class ReferenceScheduler(
         {
             int count = running + 1;
             double context = _load.Decodes == 0 ? s.Length : Math.Max(s.Length, _load.DecodeContext / _load.Decodes);
-            if (seconds(new StepLoad(0, 0, 0, count, count * context)) > 0.9 * ((double)tpot / Stopwatch.Frequency))
+            double most = budget.Margin * ((double)tpot / Stopwatch.Frequency);
+            if (times.Predict(new StepLoad(0, 0, 0, count, count * context)) > most)
                 return false;
         }
         bool isProtected = s.Preemptions >= options.MaxPreemptions;

@@ -56,7 +56,7 @@ public sealed class ReferenceTests(ITestOutputHelper output)
     {
         private readonly ReferenceScheduler _reference = new(
             harness.Runner.Info, harness.Engine.Options, harness.Engine.Heartbeat,
-            load => harness.Engine.Times.Predict(load), () => harness.Engine.Scheduler.Budget.SlowOnline);
+            harness.Engine.Times, harness.Engine.Scheduler.Budget);
 
         private readonly List<(Reading Reading, ReferenceRequest Request)> _requests = [];
         private readonly Dictionary<TokenStream, ReferenceRequest> _byStream = [];
