@@ -170,9 +170,9 @@ internal sealed class Admission(
         int running = live.RunningOf(RequestClass.Online);
         Forecast.Publish(new ForecastState
         {
-            Online = new ClassState(online, running),
-            All = new ClassState(online + batch, live.Running),
-            Capacity = Math.Max(1, Capacity()),
+            Online = new ClassState(online, running, Startable(live, ending.MeanBlocks, RequestClass.Online)),
+            All = new ClassState(online + batch, live.Running, Startable(live, ending.MeanBlocks, RequestClass.Batch)),
+            Capacity = Capacity(ending.MeanBlocks),
             MeanService = ServiceTicks(ending, live, now) / Stopwatch.Frequency,
             Pace = PaceOf(live),
         });
@@ -208,12 +208,15 @@ internal sealed class Admission(
         return 2 * ages / live.Decoding.Count;
     }
 
-    /// <summary>Sequences that can decode together and each have its time for a token.</summary>
-    private int Capacity()
+    /// <summary>Sequences that can decode together, each with its time for a token and its blocks; at least
+    /// 1.</summary>
+    /// <param name="meanBlocks">What one has of its own; 0 where that is not known.</param>
+    private int Capacity(double meanBlocks)
     {
-        double tpot = Tpot;
-        if (double.IsPositiveInfinity(tpot)) return maxRunning;
         int least = 1, most = maxRunning;
+        if (meanBlocks > 0) most = (int)Math.Clamp(model.BlockCount / meanBlocks, 1, maxRunning);
+        double tpot = Tpot;
+        if (double.IsPositiveInfinity(tpot)) return most;
         while (least < most)
         {
             int count = most - ((most - least) / 2);
@@ -221,6 +224,26 @@ internal sealed class Admission(
             else most = count - 1;
         }
         return least;
+    }
+
+    /// <summary>Sequences of a class that have blocks to start now, if they get as long as others lately: those of a
+    /// lower class give theirs up. Infinite where there are enough for all who wait.</summary>
+    private double Startable(LiveSequences live, double meanBlocks, RequestClass of)
+    {
+        double whole = meanBlocks + (0.5 * _output / model.BlockSize); // one that has ended
+        double free = live.Pool.FreeCount;
+        if (meanBlocks == 0 || free >= (live.Running + Queued + 1) * whole) return double.PositiveInfinity;
+        Span<long> growth = stackalloc long[Horizons];
+        growth.Clear();
+        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
+        {
+            for (Sequence? s = queue.First; s is not null; s = s.Next)
+            {
+                if (s.Stream.Class <= of) AddGrowth(growth, s);
+                else free += s.BlockCount;
+            }
+        }
+        return (free - Peak(growth)) / whole;
     }
 
     /// <summary>How often a sequence may lose its blocks.</summary>
@@ -277,8 +300,13 @@ internal sealed class Admission(
         AddGrowth(growth, s);
         for (Sequence? next = live.Decoding.First; next is not null; next = next.Next) AddGrowth(growth, next);
         for (Sequence? next = live.Prefilling.First; next is not null; next = next.Next) AddGrowth(growth, next);
+        return Peak(growth);
+    }
+
+    private static long Peak(ReadOnlySpan<long> growth)
+    {
         long peak = 0;
-        foreach (long of in growth) peak = Math.Max(peak, of);
+        foreach (long then in growth) peak = Math.Max(peak, then);
         return peak;
     }
 

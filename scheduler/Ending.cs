@@ -2,14 +2,14 @@ namespace Native.Scheduling;
 
 /// <summary>How sequences end: by their reader, their deadline, their last token or a fault. The engine thread's
 /// alone.</summary>
-internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admission admission)
+internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admission admission, int blockSize)
 {
     private const int Enough = 16; // outputs that a mean is taken of
 
     private readonly IndexedHeap<TokenStream> _deadlines = new();
     private long _visits;
     private int _outputs; // that ended, as far as that matters
-    private double _meanOutput;
+    private double _meanOutput, _meanBlocks;
 
     /// <summary>Mean time from arrival to end of the requests that ended lately, in Stopwatch ticks.</summary>
     public double MeanRequestTicks { get; private set; }
@@ -19,6 +19,10 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admissio
 
     /// <summary>Mean length of the outputs that ended lately, in tokens; 0 before enough have.</summary>
     public double MeanOutput => _outputs < Enough ? 0 : _meanOutput;
+
+    /// <summary>Mean blocks that a sequence had halfway through its output, less those it shared; 0 before enough have
+    /// ended.</summary>
+    public double MeanBlocks => _outputs < Enough ? 0 : _meanBlocks;
 
     /// <summary>Requests that ended without a first step, since somebody set it to 0.</summary>
     public int NeverScheduled { get; set; }
@@ -86,8 +90,10 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admissio
     public void Finish(Sequence s, FinishReason reason, long now, bool lastIsStopToken = false)
     {
         s.IsDistrusted |= reason == FinishReason.Error;
+        int blocks = s.BlockCount - (s.Stream.Clock.CachedTokens / blockSize);
         live.Leave(s);
         FinishOutput(s, reason, now, lastIsStopToken);
+        _meanBlocks += (blocks - (0.5 * s.Output.Count / blockSize) - _meanBlocks) / Math.Max(1, _outputs);
     }
 
     /// <summary>Ends everyone.</summary>

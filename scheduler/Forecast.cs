@@ -20,8 +20,8 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
 /// and those queued that are due earlier: its tenant's own, by the prompts' lengths, because a long prompt lets short
 /// ones pass (<see cref="Ordering"/>), and of other tenants what their shares give them meanwhile. A token of prompt
 /// takes what the model of steps says beside as many decodes as there will be: each prompt that is through decodes and
-/// leaves less of every step to those behind it. That is multiplied by how wrong it was lately. Where every place is
-/// taken, as many requests must end as wait.
+/// leaves less of every step to those behind it. That is multiplied by how wrong it was lately. Where no
+/// place or block is left, as many requests must end as wait.
 /// <para>Forecasts are right on average; how far first tokens scatter around them is learned as well, and leaves them a
 /// margin (<see cref="Margin"/>).</para>
 /// </remarks>
@@ -32,7 +32,7 @@ internal sealed class Forecast(Tenants tenants)
     /// <summary>Of the forecasts that decide, the part that may come true too late: with those that come well before
     /// their time, 99 of 100 first tokens are in time then.</summary>
     private const double LatePart = 0.02;
-    private const double UnknownMargin = 0.85, LeastMargin = 0.5;
+    private const double UnknownMargin = 0.85, LeastMargin = 0.1;
 
     private readonly SeqLock<ForecastState> _shown =
         new(new ForecastState { Capacity = 1, Error = 1, Margin = UnknownMargin, Pace = PromptPace.Unknown });
@@ -58,7 +58,8 @@ internal sealed class Forecast(Tenants tenants)
         double queued = QueuedBefore(share, (int)Math.Min(alike, int.MaxValue), tokens, out double requests);
         double decodes = Math.Min(before.Running + requests, seen.Capacity); // when its turn has come
         double prompts = (before.UnderWay + queued) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
-        double missing = requests + 1 - Math.Max(0, seen.Capacity - before.Running);
+        double room = Math.Min(Math.Max(0, seen.Capacity - before.Running), before.Startable);
+        double missing = requests + 1 - room;
         double place = missing <= 0 ? 0 : missing * seen.MeanService / seen.Capacity;
         isNext = requests == 0 && before.Running == 0;
         // The step that has the last of it takes what any step does.
@@ -67,7 +68,7 @@ internal sealed class Forecast(Tenants tenants)
     }
 
     /// <summary>Part of the time until a first token is due that a forecast may take, so that 98 of 100 such first
-    /// tokens are in time; 0.5 to 1. Any thread.</summary>
+    /// tokens are in time; 0.1 to 1. Any thread.</summary>
     public double Margin => _shown.Read().Margin;
 
     /// <summary>Seconds that so many tokens of a prompt take where nobody else is there. Any thread.</summary>
@@ -86,14 +87,14 @@ internal sealed class Forecast(Tenants tenants)
     }
 
     /// <summary>A request's first token has come, or its deadline without one. The engine thread's.</summary>
-    /// <remarks>Forecasts far below the objective decide nothing and are not counted. Robbins and Monro 1951: the
+    /// <remarks>Forecasts far below what is let in decide nothing and are not counted. Robbins and Monro 1951: the
     /// margin falls 49 times as far as it rises, so it rests where 2 of 100 come later than it allows.</remarks>
     public void Observe(TokenStream stream, long now)
     {
         double foreseen = stream.Foreseen.TotalSeconds * Stopwatch.Frequency, since = now - stream.Clock.Arrival;
         double due = Math.Min(
             stream.TtftTicks > 0 ? stream.TtftTicks : long.MaxValue, stream.Deadline - stream.Clock.Arrival);
-        if (foreseen <= 0.5 * due) return;
+        if (foreseen <= 0.5 * Math.Exp(-_late) * due) return;
         double times = since / foreseen;
         _late += 0.1 * (Math.Log(times) > _late ? 1 - LatePart : -LatePart);
         _late = Math.Clamp(_late, 0, -Math.Log(LeastMargin));

@@ -50,7 +50,7 @@ internal sealed class Scheduler
         _live = live;
         _admission = admission;
         _metrics = metrics;
-        _ending = new Ending(live, metrics, admission);
+        _ending = new Ending(live, metrics, admission, blockSize);
         _budget = budget;
         _order = order;
         _endIds = [.. endIds];
