@@ -168,10 +168,13 @@ internal sealed class Admission(
             else batch += left;
         }
         int running = live.RunningOf(RequestClass.Online);
+        PreemptedState again = live.PreemptedOf(RequestClass.Online), later = live.PreemptedOf(RequestClass.Batch);
         Forecast.Publish(new ForecastState
         {
-            Online = new ClassState(online, running, Startable(live, ending.MeanBlocks, RequestClass.Online)),
-            All = new ClassState(online + batch, live.Running, Startable(live, ending.MeanBlocks, RequestClass.Batch)),
+            Online = new ClassState(online + again.Tokens, running, again.Count,
+                Startable(live, ending.MeanBlocks, RequestClass.Online)),
+            All = new ClassState(online + batch + again.Tokens + later.Tokens, live.Running, again.Count + later.Count,
+                Startable(live, ending.MeanBlocks, RequestClass.Batch)),
             Capacity = Capacity(ending.MeanBlocks),
             MeanService = ServiceTicks(ending, live, now) / Stopwatch.Frequency,
             Pace = PaceOf(live),

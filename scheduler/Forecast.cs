@@ -33,6 +33,7 @@ internal sealed class Forecast(Tenants tenants)
     /// their time, 99 of 100 first tokens are in time then.</summary>
     private const double LatePart = 0.02;
     private const double UnknownMargin = 0.85, LeastMargin = 0.1;
+    private const double Forgets = 60; // seconds of steps, after which half of what made the margin small is forgotten
 
     private readonly SeqLock<ForecastState> _shown =
         new(new ForecastState { Capacity = 1, Error = 1, Margin = UnknownMargin, Pace = PromptPace.Unknown });
@@ -41,6 +42,7 @@ internal sealed class Forecast(Tenants tenants)
     private double _seconds = 1, _foreseen = 1;
     private PromptPace _pace = PromptPace.Unknown;
     private double _late = -Math.Log(UnknownMargin); // times over the forecast that 2 of 100 exceed, as a logarithm
+    private long _fell; // when the margin last did
 
     /// <summary>Seconds until the first token of a request that comes now. Any thread.</summary>
     /// <param name="share">Whose it is.</param>
@@ -59,7 +61,7 @@ internal sealed class Forecast(Tenants tenants)
         double decodes = Math.Min(before.Running + requests, seen.Capacity); // when its turn has come
         double prompts = (before.UnderWay + queued) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
         double room = Math.Min(Math.Max(0, seen.Capacity - before.Running), before.Startable);
-        double missing = requests + 1 - room;
+        double missing = before.Preempted + requests + 1 - room;
         double place = missing <= 0 ? 0 : missing * seen.MeanService / seen.Capacity;
         isNext = requests == 0 && before.Running == 0;
         // The step that has the last of it takes what any step does.
@@ -80,6 +82,8 @@ internal sealed class Forecast(Tenants tenants)
     /// <param name="waits">Whether prompts are left to compute.</param>
     public void Observe(double seconds, in StepLoad load, bool waits)
     {
+        double unknown = -Math.Log(UnknownMargin);
+        if (_late > unknown) _late = unknown + ((_late - unknown) * double.Exp2(-seconds / Forgets));
         if (load.PrefillTokens == 0 && !waits) return;
         double keep = double.Exp2(-seconds / HalfLife);
         _seconds = (_seconds * keep) + seconds;
@@ -88,16 +92,19 @@ internal sealed class Forecast(Tenants tenants)
 
     /// <summary>A request's first token has come, or its deadline without one. The engine thread's.</summary>
     /// <remarks>Forecasts far below what is let in decide nothing and are not counted. Robbins and Monro 1951: the
-    /// margin falls 49 times as far as it rises, so it rests where 2 of 100 come later than it allows.</remarks>
+    /// margin falls 49 times as far as it rises, so it rests where 2 of 100 come later than it allows. Those let in
+    /// before it fell say nothing of what it is now: one pause of the machine makes many late, and counts once (as a
+    /// round trip's losses do for TCP).</remarks>
     public void Observe(TokenStream stream, long now)
     {
         double foreseen = stream.Foreseen.TotalSeconds * Stopwatch.Frequency, since = now - stream.Clock.Arrival;
         double due = Math.Min(
             stream.TtftTicks > 0 ? stream.TtftTicks : long.MaxValue, stream.Deadline - stream.Clock.Arrival);
         if (foreseen <= 0.5 * Math.Exp(-_late) * due) return;
-        double times = since / foreseen;
-        _late += 0.1 * (Math.Log(times) > _late ? 1 - LatePart : -LatePart);
-        _late = Math.Clamp(_late, 0, -Math.Log(LeastMargin));
+        bool isLate = Math.Log(since / foreseen) > _late;
+        if (isLate && stream.Clock.Arrival < _fell) return;
+        if (isLate) _fell = now;
+        _late = Math.Clamp(_late + (0.1 * (isLate ? 1 - LatePart : -LatePart)), 0, -Math.Log(LeastMargin));
     }
 
     /// <summary>Shows the door what there is. The engine thread's.</summary>

@@ -21,6 +21,11 @@ internal enum SequenceStage : byte
     Leaving,
 }
 
+/// <summary>Sequences that wait to be computed again.</summary>
+/// <param name="Count">How many.</param>
+/// <param name="Tokens">All they have.</param>
+internal readonly record struct PreemptedState(int Count, long Tokens);
+
 /// <summary>All sequences that are not over, each in exactly one stage, with the blocks and places they hold. The
 /// engine thread's alone.</summary>
 /// <remarks>Blocks and places of a sequence that ends are free once no launched step has it any more.</remarks>
@@ -30,6 +35,7 @@ internal sealed class LiveSequences
     private readonly WaitingLine _waiting = new();
     private readonly int[] _freePlaces; // a stack
     private readonly int[] _runningOf = new int[Enum.GetValues<RequestClass>().Length];
+    private readonly PreemptedState[] _preemptedOf = new PreemptedState[Enum.GetValues<RequestClass>().Length];
     private int _freePlaceCount;
 
     /// <param name="pool">The blocks.</param>
@@ -69,6 +75,9 @@ internal sealed class LiveSequences
     /// <summary>Of <see cref="Running"/>, those of a class.</summary>
     public int RunningOf(RequestClass of) => _runningOf[(int)of];
 
+    /// <summary>Sequences of a class that lost their blocks and wait to be computed again.</summary>
+    public PreemptedState PreemptedOf(RequestClass of) => _preemptedOf[(int)of];
+
     /// <summary>Places taken; a prompt that will fork counts as all its choices.</summary>
     public int ReservedPlaces { get; private set; }
 
@@ -102,8 +111,7 @@ internal sealed class LiveSequences
     /// <summary>From waiting to prefilling, with places.</summary>
     public void Admit(Sequence s)
     {
-        _waiting.Remove(s);
-        s.Stage = SequenceStage.None;
+        Unwait(s);
         Place(s, s.Forks ? s.Stream.N : 1);
         Prefilling.Insert(s);
     }
@@ -122,6 +130,7 @@ internal sealed class LiveSequences
         QueueOf(s).Remove(s);
         Release(s);
         Wait(s);
+        Count(s, 1);
     }
 
     /// <summary>Takes a forking sequence out of prefilling; its choices, itself among them, are placed one by
@@ -144,8 +153,7 @@ internal sealed class LiveSequences
     {
         if (s.Stage == SequenceStage.Waiting)
         {
-            _waiting.Remove(s);
-            s.Stage = SequenceStage.None;
+            Unwait(s);
             return;
         }
         QueueOf(s).Remove(s);
@@ -189,6 +197,20 @@ internal sealed class LiveSequences
         foreach (Sequence s in Waiting)
             if (s.BlockCount > 0) return $"a waiting sequence holds {s.BlockCount} blocks";
         return Pool.CheckIntegrity(Decoding, Prefilling, _leaving);
+    }
+
+    private void Unwait(Sequence s)
+    {
+        _waiting.Remove(s);
+        s.Stage = SequenceStage.None;
+        if (s.IsPreempted) Count(s, -1);
+    }
+
+    private void Count(Sequence s, int sign)
+    {
+        s.IsPreempted = sign > 0;
+        ref PreemptedState of = ref _preemptedOf[(int)s.Stream.Class];
+        of = new PreemptedState(of.Count + sign, of.Tokens + (sign * s.Length));
     }
 
     private static Sequence? LastUnprotected(SequenceQueue queue)

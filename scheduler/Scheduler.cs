@@ -490,8 +490,9 @@ internal sealed class Scheduler
         {
             int tokens = s.Output.Count - 1; // after the first
             _budget.ObserveOnline(s.OnlineSeconds / tokens);
+            double tpot = (double)(now - clock.FirstToken) / tokens;
             if (stream.TpotTicks > 0 && s.Preemptions == 0)
-                _budget.ObserveTpot((double)(now - clock.FirstToken) / tokens / stream.TpotTicks);
+                _budget.ObserveTpot(tpot / stream.TpotTicks, clock.FirstToken, now);
         }
         if (stops) _ending.Finish(s, FinishReason.Stop, now, lastIsStopToken: true);
         else if (!TryAccept(s, next.Token)) _ending.Finish(s, FinishReason.Error, now);

@@ -88,6 +88,9 @@ internal sealed class Sequence : IHeapEntry
     /// takes them.</summary>
     public bool IsProtected { get; set; }
 
+    /// <summary>Whether it waits to be computed again.</summary>
+    public bool IsPreempted { get; set; }
+
     /// <summary>True while this sequence computes the prompt for all choices of its request; they fork when one prompt
     /// token is left.</summary>
     public bool Forks { get; set; }

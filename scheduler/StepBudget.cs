@@ -37,6 +37,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     private readonly double _batchAlone = options.TtftObjective is { } ttft ? 0.1 * ttft.TotalSeconds : BatchAlone;
     private double _left, _leftForBatch; // seconds
     private bool _hasOnline;
+    private long _fell; // when the margin last did
     private long _least = long.MaxValue, _leastBefore = long.MaxValue; // TPOT of this step's decodes, the last one's
 
     /// <summary>Decodes, one token each.</summary>
@@ -91,10 +92,13 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
 
     /// <summary>A choice of an online request whose tokens had due times has ended.</summary>
     /// <param name="part">What a token after its first took, of the time it was promised.</param>
+    /// <param name="began">When its first token came.</param>
+    /// <param name="now">When it ended.</param>
     /// <remarks>As <see cref="Forecast.Observe(TokenStream, long)"/> learns the forecast's.</remarks>
-    public void ObserveTpot(double part)
+    public void ObserveTpot(double part, long began, long now)
     {
-        if (part < 0.8) return; // it had time to spare
+        if (part < 0.8 || (part > 1 && began < _fell)) return; // it had time to spare
+        if (part > 1) _fell = now;
         Margin = Math.Clamp(Margin * Math.Exp(0.1 * (part > 1 ? LatePart - 1 : LatePart)), LeastMargin, MostMargin);
     }
 
