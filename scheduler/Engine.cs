@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Threading.Tasks.Sources;
 using Native.Kernels;
 
 namespace Native.Scheduling;
@@ -100,6 +101,9 @@ public sealed class Engine : IDisposable
         _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);
         _plans = [.. Enumerable.Range(0, Math.Max(1, info.StepsInFlight)).Select(_ => new StepPlan(_maxRunning))];
         _inbox = new Inbox<TokenStream>(options.MaxQueued);
+        // The first result that comes before its reader waits makes a delegate for all later ones: here, not in a step.
+        ManualResetValueTaskSourceCore<bool> early = default;
+        early.SetResult(true);
         if (!startThread) return;
         _thread = new Thread(Run) { Name = "native-engine", IsBackground = true };
         _thread.Start();
