@@ -25,6 +25,7 @@ internal sealed class Admission(
     private int _context = 256; // tokens of those who decode
     private PaddedLong _queued; // submitted and neither scheduled nor ended
     private long _retryTicks = Stopwatch.Frequency;
+    private long _visits;
 
     /// <summary>Requests submitted that have not had their first step. Any thread.</summary>
     public int Queued => (int)Volatile.Read(ref _queued.Value);
@@ -151,6 +152,9 @@ internal sealed class Admission(
         if (requests > 0) Interlocked.Add(ref _queued.Value, -requests);
     }
 
+    /// <summary>Sequences looked at to count blocks. The engine thread's.</summary>
+    public long Visits => _visits;
+
     /// <summary>Tells the door how long requests take: in that time as many end as run together. The engine
     /// thread.</summary>
     /// <param name="ending">What is known of those who ended.</param>
@@ -160,6 +164,7 @@ internal sealed class Admission(
     {
         Volatile.Write(ref _retryTicks, (long)(ending.MeanRequestTicks / maxRunning));
         _output = ending.MeanOutput;
+        if (options.Policy == SchedulingPolicy.Fcfs) return; // refuses nobody for being late
         long online = 0, batch = 0; // prompt tokens under way
         for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
         {
@@ -234,19 +239,10 @@ internal sealed class Admission(
     private double Startable(LiveSequences live, double meanBlocks, RequestClass of)
     {
         double whole = meanBlocks + (0.5 * _output / model.BlockSize); // one that has ended
-        double free = live.Pool.FreeCount;
+        int free = live.Pool.FreeCount;
         if (meanBlocks == 0 || free >= (live.Running + Queued + 1) * whole) return double.PositiveInfinity;
-        Span<long> growth = stackalloc long[Horizons];
-        growth.Clear();
-        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
-        {
-            for (Sequence? s = queue.First; s is not null; s = s.Next)
-            {
-                if (s.Stream.Class <= of) AddGrowth(growth, s);
-                else free += s.BlockCount;
-            }
-        }
-        return (free - Peak(growth)) / whole;
+        long growth = PeakGrowth(live, of, null, out long given);
+        return (free + given - growth) / whole;
     }
 
     /// <summary>How often a sequence may lose its blocks.</summary>
@@ -269,7 +265,7 @@ internal sealed class Admission(
         if (running == 0) return free >= blocks;
         int needed = blocks + 1 + (running / model.BlockSize);
         if (free < needed && free < LeastFree(s, needed, live)) return false;
-        return _output == 0 || free >= PeakGrowth(s, live);
+        return _output == 0 || free >= PeakGrowth(live, RequestClass.Batch, s, out _);
     }
 
     /// <summary>Whether one more who decodes leaves those who run their time for each token.</summary>
@@ -294,20 +290,27 @@ internal sealed class Admission(
         : budget.LeastTpot is { } ticks ? (double)ticks / Stopwatch.Frequency
         : options.TpotObjective?.TotalSeconds ?? double.PositiveInfinity;
 
-    /// <summary>Free blocks that those who run and one more will need at most at a time, if outputs get as long as they
-    /// did lately: what ends meanwhile gives its blocks to the others.</summary>
-    private long PeakGrowth(Sequence s, LiveSequences live)
+    /// <summary>Free blocks that those who run, and one who starts, will need at most at a time, if outputs get as long
+    /// as they did lately: what ends meanwhile gives its blocks to the others.</summary>
+    /// <param name="live">Those who run.</param>
+    /// <param name="of">The lowest class that counts.</param>
+    /// <param name="starts">Who starts; null for nobody.</param>
+    /// <param name="given">Blocks of lower classes.</param>
+    private long PeakGrowth(LiveSequences live, RequestClass of, Sequence? starts, out long given)
     {
         Span<long> growth = stackalloc long[Horizons];
         growth.Clear();
-        AddGrowth(growth, s);
-        for (Sequence? next = live.Decoding.First; next is not null; next = next.Next) AddGrowth(growth, next);
-        for (Sequence? next = live.Prefilling.First; next is not null; next = next.Next) AddGrowth(growth, next);
-        return Peak(growth);
-    }
-
-    private static long Peak(ReadOnlySpan<long> growth)
-    {
+        given = 0;
+        if (starts is not null) AddGrowth(growth, starts);
+        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
+        {
+            for (Sequence? s = queue.First; s is not null; s = s.Next)
+            {
+                if (s.Stream.Class <= of) AddGrowth(growth, s);
+                else given += s.BlockCount;
+            }
+        }
+        _visits += live.Running;
         long peak = 0;
         foreach (long then in growth) peak = Math.Max(peak, then);
         return peak;

@@ -78,7 +78,7 @@ internal sealed class Scheduler
     public Ending Ending => _ending;
 
     /// <summary>Sequences, deadlines and heap entries looked at so far: what the turns cost beside the model.</summary>
-    public long Visits => _visits + _ending.Visits + _live.Visits;
+    public long Visits => _visits + _ending.Visits + _live.Visits + _admission.Visits;
 
     /// <summary>Requests that had their first step, or ended without one, since last asked.</summary>
     public int TakeDequeued()
