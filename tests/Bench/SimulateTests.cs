@@ -171,6 +171,14 @@ public sealed class SimulateTests
         Assert.InRange(result.Goodput, noise < 0.1 ? 6.3 : 5, 10); // requests a second, and not by serving nobody
     }
 
+    /// <summary>Blocks of 16 tokens, prompts of 256: of the slots taken, those that no token is in.</summary>
+    [Theory, InlineData(3), InlineData(7)]
+    public void OfTheCache_LessThanFourPercentIsWasted(double rate)
+    {
+        List<TrafficRequest> requests = TrafficDraw.Of(new TrafficPlan("gamma", 300, rate, 3));
+        Assert.InRange(new NativeEngine(Usual, new Objective(1, 0.06)).Run(requests, 300).KvWaste, 0.001, 0.04);
+    }
+
     /// <summary>Nobody is refused for being late.</summary>
     private static readonly Objective Unhurried = new(1e6, 1e3);
 
