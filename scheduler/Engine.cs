@@ -238,6 +238,7 @@ public sealed class Engine : IDisposable
             refusal = new Refusal(TimeSpan.Zero, RetryAfter);
             return SubmitOutcome.QueueFull;
         }
+        Tenants.Keep(prefix.Tenant);
         Unpark();
         // The fence in Unpark orders our enqueue before this load, as the thread's last look into the inbox comes after
         // its store: either it finds the request, or we see that it won't.

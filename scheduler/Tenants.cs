@@ -53,15 +53,22 @@ internal sealed class Tenants
     /// <summary>Tenants known.</summary>
     public int Count => _byName.Count;
 
-    /// <summary>The tenant of that name. Any thread.</summary>
+    /// <summary>The tenant of that name; a new one is not known before it is kept. Any thread.</summary>
     public Tenant Of(string name)
     {
         if (_byName.TryGetValue(name, out Tenant? known)) return known;
-        if (Volatile.Read(ref _unnamed) >= MostUnnamed) return _rest;
-        Tenant created = new(new TenantSpec { Name = name }, isNamed: false);
-        Tenant tenant = _byName.GetOrAdd(name, created);
-        if (tenant == created) Interlocked.Increment(ref _unnamed);
-        return tenant;
+        if (!_apart || Volatile.Read(ref _unnamed) >= MostUnnamed) return _rest;
+        return new Tenant(new TenantSpec { Name = name }, isNamed: false);
+    }
+
+    /// <summary>A request of a tenant was queued: the next one finds it. Who is refused leaves nothing here. Any
+    /// thread.</summary>
+    /// <remarks>Of two first requests at the same instant one is alone with its tenant, which is forgotten with
+    /// it.</remarks>
+    public void Keep(Tenant tenant)
+    {
+        if (tenant.IsNamed || _byName.ContainsKey(tenant.Name)) return;
+        if (_byName.TryAdd(tenant.Name, tenant)) Interlocked.Increment(ref _unnamed);
     }
 
     /// <summary>By whose account a tenant's requests of a class wait: all by one where the arrival alone decides. Any

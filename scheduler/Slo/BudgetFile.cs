@@ -33,6 +33,8 @@ public sealed class BudgetFile : IDisposable
     private long _writtenAnew; // bytes it had then
     private int _used;
 
+    private static readonly string[] Devices = ["/dev/", "/proc/", "/sys/"];
+
     private BudgetFile(string path, BudgetLedger ledger)
     {
         _path = path;
@@ -49,6 +51,12 @@ public sealed class BudgetFile : IDisposable
     /// <exception cref="UnauthorizedAccessException">It may not be read or written.</exception>
     public static BudgetFile Open(string path, BudgetLedger ledger, ICollection<string> warnings)
     {
+        // A new file takes the old one's name: that must not be a link's, nor a device's.
+        FileInfo info = new(path);
+        if (info.LinkTarget is not null) path = info.ResolveLinkTarget(returnFinalTarget: true)!.FullName;
+        string full = Path.GetFullPath(path);
+        if (Devices.Any(full.StartsWith) && !full.StartsWith("/dev/shm/", StringComparison.Ordinal))
+            throw new IOException($"{path} is a device, not a file.");
         BudgetFile file = new(path, ledger);
         byte[] bytes = ReadAll(path);
         if (bytes.Length > 0) file.Load(bytes, warnings);

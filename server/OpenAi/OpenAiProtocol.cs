@@ -55,6 +55,7 @@ internal sealed class OpenAiProtocol : IProtocol
         (ServedModel model, Call call) = await RequestBody.ReadAsync(http.Request, Read, ct);
         long? deadline = ClientDeadline.Of(name => http.Request.Headers[name], arrival, call.Parameters.Stream);
         string tenant = Caller.Of(http);
+        if (call.Requests.Count > 1) CheckQuota(model, tenant, call.Requests.Count);
         List<Generation> generations = [];
         try
         {
@@ -73,6 +74,16 @@ internal sealed class OpenAiProtocol : IProtocol
             ServedModel served = host.Require(body.String("model"));
             return (served, read(body, served, ct));
         }
+    }
+
+    /// <summary>Refuses a list of prompts that its sender may never send: trying again would not help.</summary>
+    private static void CheckQuota(ServedModel model, string tenant, int prompts)
+    {
+        double? most = model.Engine.Options.Tenants.FirstOrDefault(spec => spec.Name == tenant)?.RequestsPerMinute;
+        if (prompts > most)
+            throw RequestException.Invalid(
+                $"'prompt' has {prompts} prompts, but tenant '{RequestException.Quoted(tenant)}' may send {most:0.###} "
+                    + "requests a minute.", "prompt");
     }
 
     private static Task ListModelsAsync(HttpContext http, ModelHost host)

@@ -87,6 +87,32 @@ public sealed class BudgetFileTests : IDisposable
     }
 
     [Fact]
+    public void ALinksTarget_IsWritten_AndTheLinkStays()
+    {
+        if (OperatingSystem.IsWindows()) Assert.Skip("links need a privilege there");
+        string link = Path + ".link";
+        File.CreateSymbolicLink(link, Path);
+        BudgetLedger ledger = Ledger();
+        using (BudgetFile file = BudgetFile.Open(link, ledger, []))
+        {
+            ledger.Count(0, 3, 1);
+            file.Save();
+        }
+        Assert.NotNull(new FileInfo(link).LinkTarget);
+        BudgetLedger again = Ledger();
+        using BudgetFile reopened = BudgetFile.Open(Path, again, []);
+        Assert.Equal(new BudgetCounts(3, 1), again.Read(0, BudgetWindow.FiveMinutes));
+    }
+
+    [Theory, InlineData("/dev/null"), InlineData("/proc/self/status")]
+    public void ADevice_IsRefused_AndLeftAsItIs(string path)
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Skip("these are Linux's");
+        Assert.Contains("device", Assert.Throws<IOException>(() => BudgetFile.Open(path, Ledger(), [])).Message);
+        Assert.False(File.Exists(path + ".new"));
+    }
+
+    [Fact]
     public void AnObjectiveThatChanged_BeginsAnew_AndOthersGoOn()
     {
         SloObjective changed = Objectives.Of(SliKind.Ttft, 1), gone = Objectives.Of(SliKind.E2e, 1);

@@ -24,6 +24,22 @@ public sealed class TenantTests
     }
 
     [Fact]
+    public void NamesOfRefusedRequests_AreNotKept()
+    {
+        using EngineHarness harness = new(options: Slo with { MaxQueued = 2 });
+        for (int i = 0; i < 2; i++) harness.Submit(Of("a", seed: i));
+        int known = harness.Engine.Tenants.Count;
+        for (int i = 0; i < 100; i++)
+            Assert.Equal(SubmitOutcome.QueueFull, harness.Engine.Submit(Of($"refused {i}", seed: i), out _));
+        Assert.Equal(known, harness.Engine.Tenants.Count);
+        harness.RunToEnd();
+        harness.Submit(Of("b", seed: 9));
+        Assert.Equal(known + 1, harness.Engine.Tenants.Count);
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    [Fact]
     public void FirstComeFirstServed_TellsNoTenantsApart()
     {
         using EngineHarness harness = new(options: Slo with { Policy = SchedulingPolicy.Fcfs });
@@ -219,7 +235,7 @@ public sealed class TenantTests
         Assert.InRange(harness.Engine.Tenants.Count, 600, 800);
 
         Tenants tenants = new(Slo with { Tenants = [new TenantSpec { Name = "named" }] });
-        for (int i = 0; i < Tenants.MostUnnamed; i++) tenants.Of($"{i}");
+        for (int i = 0; i < Tenants.MostUnnamed; i++) tenants.Keep(tenants.Of($"{i}"));
         Assert.Same(tenants.Of("one more"), tenants.Of("another"));
         Assert.NotSame(tenants.Of("one more"), tenants.Of("named"));
     }

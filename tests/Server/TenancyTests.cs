@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using System.Runtime.CompilerServices;
+using System.Text;
 using Grpc.Core;
 using Native.Scheduling;
 using Native.Server;
@@ -124,6 +125,23 @@ public sealed class TenancyTests
     }
 
     [Fact]
+    public async Task MorePromptsThanItMayEverSend_AreABadRequest_AndCostNothing()
+    {
+        TenantEntry a = Entry("a", "key-a") with { Spec = new TenantSpec { Name = "a", RequestsPerMinute = 2 } };
+        await using RunningServer server = await RunningServer.StartAsync(new ServerOptions { Tenants = [a] });
+        using HttpRequestMessage three = new(HttpMethod.Post, "/v1/completions")
+        {
+            Content = new StringContent(
+                "{\"prompt\":[\"a\",\"b\",\"c\"],\"max_tokens\":1}", Encoding.UTF8, "application/json"),
+        };
+        three.Headers.Authorization = new("Bearer", "key-a");
+        using HttpResponseMessage refused = await server.Http.SendAsync(three, Token);
+        Assert.Equal(HttpStatusCode.BadRequest, refused.StatusCode);
+        Assert.Contains("3 prompts, but tenant 'a' may send 2", await refused.Content.ReadAsStringAsync(Token));
+        for (int i = 0; i < 2; i++) Assert.Equal(HttpStatusCode.OK, (await Post(server, "key-a")).StatusCode);
+    }
+
+    [Fact]
     public void WhatContradictsItself_IsNamed()
     {
         List<string> errors = [];
@@ -145,5 +163,5 @@ public sealed class TenancyTests
         return server.Http.SendAsync(request, Token);
     }
 
-    private static StringContent Json() => new(Prompt, System.Text.Encoding.UTF8, "application/json");
+    private static StringContent Json() => new(Prompt, Encoding.UTF8, "application/json");
 }
