@@ -96,7 +96,8 @@ internal static partial class CommandLine
             (o, v) => o with { TrustsFairnessHeader = Choice(v, "true", "false") == "true" }),
         new("Network", "--shutdown-timeout", "SECONDS",
             "How long running requests may take to end after SIGTERM or Ctrl-C; a second signal cuts them "
-            + $"off. Default: {Defaults.ShutdownTimeout.TotalSeconds:0}, Kubernetes' grace period.",
+            + $"off. Readers get 5 more for their last bytes. Default: {Defaults.ShutdownTimeout.TotalSeconds:0}, "
+            + "together Kubernetes' grace period.",
             (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
         new("Compute", "--backend", string.Join('|', BackendFactory.Names),

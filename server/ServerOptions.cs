@@ -110,9 +110,9 @@ public sealed record ServerOptions
     /// <summary>Also expose vLLM's metric names.</summary>
     public bool VllmMetrics { get; init; }
 
-    /// <summary>How long running requests may take to end after SIGTERM. Default 30 seconds, Kubernetes' grace
-    /// period.</summary>
-    public TimeSpan ShutdownTimeout { get; init; } = TimeSpan.FromSeconds(30);
+    /// <summary>How long running requests may take to end after SIGTERM. Default 25 seconds: readers get their last
+    /// bytes in 5 more, and Kubernetes' grace period is 30.</summary>
+    public TimeSpan ShutdownTimeout { get; init; } = TimeSpan.FromSeconds(25);
 
     /// <summary>How long an answer waits for a client that takes none of it. A minute, as proxies have it: no honest
     /// reader pauses that long with full buffers.</summary>
