@@ -138,9 +138,8 @@ internal static partial class CommandLine
             (o, v) => o with { MaxQueuedTokens = Int(v) }),
         new("Scheduling", "--scheduling-policy", "slo|fcfs",
             "Whose turn it is. slo: by class, priority and due time; steps are as long as the due times of running "
-                + "streams allow, and a request that would be late is refused at once, with a time to try again, unless "
-                + "nobody is before it. fcfs: "
-                + "first come, first served. Default: slo.",
+                + "streams allow, and a request that would be late is refused at once, with a time to try again, "
+                + "unless nobody is before it. fcfs: first come, first served. Default: slo.",
             (o, v) => o with
             {
                 Policy = Choice(v, "slo", "fcfs") == "slo" ? SchedulingPolicy.Slo : SchedulingPolicy.Fcfs,
