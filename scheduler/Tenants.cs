@@ -57,7 +57,7 @@ internal sealed class Tenants
     public Tenant Of(string name)
     {
         if (_byName.TryGetValue(name, out Tenant? known)) return known;
-        if (!_apart || Volatile.Read(ref _unnamed) >= MostUnnamed) return _rest;
+        if (Volatile.Read(ref _unnamed) >= MostUnnamed) return _rest;
         return new Tenant(new TenantSpec { Name = name }, isNamed: false);
     }
 
@@ -67,7 +67,8 @@ internal sealed class Tenants
     /// it.</remarks>
     public void Keep(Tenant tenant)
     {
-        if (tenant.IsNamed || _byName.ContainsKey(tenant.Name)) return;
+        // Where all wait by one account, nobody is ever listed to be forgotten.
+        if (!_apart || tenant.IsNamed || _byName.ContainsKey(tenant.Name)) return;
         if (_byName.TryAdd(tenant.Name, tenant)) Interlocked.Increment(ref _unnamed);
     }
 
