@@ -141,7 +141,8 @@ public sealed class CommandLineTests
         string help = string.Join(' ', output.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries));
         Assert.All([$"Default: {defaults.Port}.", $"Default: {defaults.GrpcPort}.", $"Default: {defaults.MaxRunning}.", $"Default: {defaults.MaxBatchedTokens}.",
             $"Default: {defaults.MaxQueued}.", $"Default: {defaults.BlockSize}.", $"Default: {defaults.Host}, so",
-            $"Default: {defaults.ShutdownTimeout.TotalSeconds:0}, together Kubernetes", "Default: warning.", "which is f16."],
+            $"Default: {defaults.ShutdownTimeout.TotalSeconds:0}, together Kubernetes",
+            "Default: warning.", "which is f16."],
             expected => Assert.Contains(expected, help));
     }
 

@@ -172,7 +172,8 @@ internal sealed unsafe class WorkerPool : IDisposable
     }
 
     /// <summary>Waits until every worker is through. A caller that spun for longer would keep its processor from
-    /// a worker that lost its own, to the compiler's thread for instance: steps took 3 to 6 times as long then.</summary>
+    /// a worker that lost its own, to the compiler's thread for instance: steps took 3 to 6 times as long
+    /// then.</summary>
     private void WaitForOthers()
     {
         int* pending = &_control->Pending;
