@@ -61,7 +61,7 @@ internal sealed class Admission(
     public SubmitOutcome Enter(GenerationRequest request, long now, in PromptPrefix prefix, out Refusal refusal)
     {
         refusal = default;
-        Share share = tenants.ShareOf(prefix.Tenant, request.Class);
+        Share share = prefix.Tenant.ShareOf(request.Class);
         bool objectives = options.Policy == SchedulingPolicy.Slo;
         if (objectives && request.Class == RequestClass.Batch
             && options.Budgets?.IsAnyBurning(RequestClass.Online.Name()) == true)
@@ -92,10 +92,9 @@ internal sealed class Admission(
     /// thread.</summary>
     public void Withdraw(GenerationRequest request, in PromptPrefix prefix)
     {
-        Share share = tenants.ShareOf(prefix.Tenant, request.Class);
+        Share share = prefix.Tenant.ShareOf(request.Class);
         tenants.Dequeue(share, request.Ids.Length, prefix.TokensAhead);
-        prefix.Tenant.Requests?.Return(1);
-        prefix.Tenant.Tokens?.Return(request.Ids.Length);
+        prefix.Tenant.GiveBack(request.Ids.Length);
         Exit(1);
     }
 

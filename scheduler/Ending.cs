@@ -120,6 +120,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admissio
             {
                 NeverScheduled++;
                 admission.Tenants.Dequeue(stream.Share, stream.Prompt.Length, stream.TokensAhead);
+                stream.Share.Tenant.GiveBack(stream.Prompt.Length);
             }
             else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
             admission.Tenants.End(stream.Share, now);
@@ -130,7 +131,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admissio
             metrics.WriteFinished(new FinishedRequest(stream.Timings, stream.Gravest, stream.N, stream.Limit)
             {
                 Class = stream.Class,
-                Tenant = stream.Tenant.Name,
+                Tenant = stream.Share.Tenant.Name,
             });
         }
         s.Output.Publish(reason, lastIsStopToken);

@@ -95,7 +95,9 @@ public sealed class Engine : IDisposable
             ? new(info.BlockCount, info.BlockSize, _clock.GetUtcNow().ToUnixTimeMilliseconds() * 1000) : null;
         PrefixCache? cache = _cache =
             options.PrefixCaching ? new PrefixCache(info.BlockCount, info.BlockSize, CacheEvents) : null;
-        LiveSequences live = new(new BlockPool(info.BlockCount, cache), _maxRunning, info.BlockSize);
+        LiveSequences live = new(
+            new BlockPool(info.BlockCount, cache), new WaitingLine(apart: options.Policy == SchedulingPolicy.Slo),
+            _maxRunning, info.BlockSize);
         Ordering order = new(options, tokens => times.Predict(default(StepLoad).PlusPrefill(0, tokens)), _heartbeat);
         _scheduler = new Scheduler(live, _admission, Metrics, budget, order, _endIds, info.BlockSize, options.Seed);
         _batch = new BatchBuilder(info, maxBatchedTokens, _maxRunning, _endIds);

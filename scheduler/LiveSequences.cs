@@ -32,18 +32,20 @@ internal readonly record struct PreemptedState(int Count, long Tokens);
 internal sealed class LiveSequences
 {
     private readonly SequenceQueue _leaving = new(SequenceStage.Leaving);
-    private readonly WaitingLine _waiting = new();
+    private readonly WaitingLine _waiting;
     private readonly int[] _freePlaces; // a stack
     private readonly int[] _runningOf = new int[Enum.GetValues<RequestClass>().Length];
     private readonly PreemptedState[] _preemptedOf = new PreemptedState[Enum.GetValues<RequestClass>().Length];
     private int _freePlaceCount;
 
     /// <param name="pool">The blocks.</param>
+    /// <param name="waiting">Where those wait that have no blocks; empty.</param>
     /// <param name="maxRunning">Places.</param>
     /// <param name="blockSize">Tokens of a block.</param>
-    public LiveSequences(BlockPool pool, int maxRunning, int blockSize)
+    public LiveSequences(BlockPool pool, WaitingLine waiting, int maxRunning, int blockSize)
     {
         Pool = pool;
+        _waiting = waiting;
         if (pool.Cache is { } cache) Prefixes = new Prefixes(pool, cache, blockSize);
         _freePlaces = new int[maxRunning];
         FreeAllPlaces();

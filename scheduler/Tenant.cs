@@ -74,6 +74,16 @@ internal sealed class Tenant
     /// <summary>Tokens that it may have; null for any.</summary>
     public RateLimit? Tokens { get; }
 
+    /// <summary>Gives back a request and its prompt's tokens that were taken and not had. Any thread.</summary>
+    public void GiveBack(int tokens)
+    {
+        Requests?.Return(1);
+        Tokens?.Return(tokens);
+    }
+
     /// <summary>Its share of each class.</summary>
     public Share[] Shares { get; }
+
+    /// <summary>Its share of a class.</summary>
+    public Share ShareOf(RequestClass of) => Shares[(int)of];
 }

@@ -23,7 +23,6 @@ internal sealed class Tenants
     private readonly ConcurrentDictionary<string, Tenant> _byName = new(StringComparer.Ordinal);
     private readonly Tenant _rest = new(new TenantSpec { Name = "" }, isNamed: true);
     private readonly Tenant[] _named;
-    private readonly bool _apart;
     private int _unnamed;
     private PaddedLong _queuedPrompts; // tokens of queued prompts, cached or not
 
@@ -36,7 +35,6 @@ internal sealed class Tenants
 
     public Tenants(EngineOptions options)
     {
-        _apart = options.Policy != SchedulingPolicy.Fcfs;
         _named = [.. options.Tenants.Select(spec => new Tenant(spec, isNamed: true))];
         foreach (Tenant tenant in _named) _byName[tenant.Name] = tenant;
         _byName.TryAdd(_rest.Name, _rest);
@@ -67,14 +65,9 @@ internal sealed class Tenants
     /// it.</remarks>
     public void Keep(Tenant tenant)
     {
-        // Where all wait by one account, nobody is ever listed to be forgotten.
-        if (!_apart || tenant.IsNamed || _byName.ContainsKey(tenant.Name)) return;
+        if (tenant.IsNamed || _byName.ContainsKey(tenant.Name)) return;
         if (_byName.TryAdd(tenant.Name, tenant)) Interlocked.Increment(ref _unnamed);
     }
-
-    /// <summary>By whose account a tenant's requests of a class wait: all by one where the arrival alone decides. Any
-    /// thread.</summary>
-    public Share ShareOf(Tenant tenant, RequestClass of) => _apart ? tenant.Shares[(int)of] : _rest.Shares[0];
 
     /// <summary>Tokens of the prompts that are queued, of all. Any thread.</summary>
     public long QueuedTokens => Volatile.Read(ref _queuedPrompts.Value);

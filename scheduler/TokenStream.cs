@@ -50,8 +50,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         Engine engine, GenerationRequest request, long now, int limit, int blockSize, in PromptPrefix prefix)
     {
         _engine = engine;
-        Tenant = prefix.Tenant;
-        Share = engine.Tenants.ShareOf(Tenant, request.Class);
+        Share = prefix.Tenant.ShareOf(request.Class);
         Class = request.Class;
         Priority = request.Priority;
         TtftTicks = Ticks(request.TtftObjective ?? engine.Options.TtftObjective);
@@ -141,10 +140,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     /// <inheritdoc cref="GenerationRequest.Class"/>
     internal RequestClass Class { get; }
 
-    /// <summary>Who sent it.</summary>
-    internal Tenant Tenant { get; }
-
-    /// <summary>By whose account it waits.</summary>
+    /// <summary>Whose it is, and of which class.</summary>
     internal Share Share { get; }
 
     /// <inheritdoc cref="GenerationRequest.Priority"/>

@@ -1,14 +1,15 @@
 namespace Native.Scheduling;
 
 /// <summary>Those that wait: by class, then the tenant that got least (of two that got the same, the one that came to
-/// the line first), then by key. The engine thread's alone.</summary>
+/// the line first), then by key; or by key alone. The engine thread's alone.</summary>
 /// <remarks>
 /// Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): a tenant's counter
 /// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts, and the tenant
 /// with the least is served next. One that comes to the line begins no lower than the least of those in it, so that
 /// nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
 /// </remarks>
-internal sealed class WaitingLine
+/// <param name="apart">Whether classes and tenants are told apart.</param>
+internal sealed class WaitingLine(bool apart)
 {
     /// <summary>What a generated token counts beside one of a prompt: the paper's weight, and about what it takes on a
     /// CPU.</summary>
@@ -19,6 +20,9 @@ internal sealed class WaitingLine
 
     // By class, what the least served of those that wait has got, or the last that waited: who comes new begins there.
     private readonly double[] _floors = new double[Enum.GetValues<RequestClass>().Length];
+
+    private readonly Share? _together =
+        apart ? null : new Tenant(new TenantSpec { Name = "" }, isNamed: true).ShareOf(RequestClass.Online);
 
     private long _visits;
     private ulong _arrivals; // of shares
@@ -54,7 +58,7 @@ internal sealed class WaitingLine
 
     public void Add(Sequence s)
     {
-        Share share = s.Stream.Share;
+        Share share = _together ?? s.Stream.Share;
         long before = share.Waiting.Visits;
         share.Waiting.Add(s);
         _visits += share.Waiting.Visits - before;
@@ -71,7 +75,7 @@ internal sealed class WaitingLine
 
     public void Remove(Sequence s)
     {
-        Share share = s.Stream.Share;
+        Share share = _together ?? s.Stream.Share;
         long before = share.Waiting.Visits;
         share.Waiting.Remove(s);
         _visits += share.Waiting.Visits - before;

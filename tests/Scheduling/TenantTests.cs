@@ -49,6 +49,43 @@ public sealed class TenantTests
         Assert.All(flood, reading => Assert.True(reading.IsComplete));
     }
 
+    [Theory]
+    [InlineData(SchedulingPolicy.Slo), InlineData(SchedulingPolicy.Fcfs)]
+    public void WhoseARequestWas_IsKnown_WhateverThePolicy(SchedulingPolicy policy)
+    {
+        TenantSpec[] named = [new() { Name = "a", TokensPerMinute = 14 }, new() { Name = "b" }];
+        using EngineHarness harness = new(options: Slo with { Policy = policy, Tenants = named });
+        harness.Submit(Of("a", seed: 1)); // 10 of the prompt and 4 generated
+        harness.Submit(Of("unlisted", seed: 2));
+        Assert.Equal([1, 0], harness.Engine.ReadTenants().Select(tenant => tenant.Queued));
+        harness.RunToEnd();
+        List<string> finished = [];
+        while (harness.Engine.Metrics.TryReadFinished(out FinishedRequest request)) finished.Add(request.Tenant);
+        Assert.Equal(["a", "unlisted"], finished);
+        Assert.Equal([14, 0], harness.Engine.ReadTenants().Select(tenant => tenant.Tokens));
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3), out _));
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void WhatNoStepTook_DoesNotCount()
+    {
+        TenantSpec spec = new() { Name = "a", RequestsPerMinute = 2, TokensPerMinute = 24 };
+        using EngineHarness harness = new(options: Slo with { Tenants = [spec] });
+        for (int i = 0; i < 5; i++)
+        {
+            harness.Submit(Of("a", seed: 1)).Stream.Dispose(); // the reader has left
+            harness.Submit(Of("a", seed: 2) with { Deadline = harness.Clock.Now }); // nobody waits any more
+            Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3), out _));
+            harness.RunToEnd();
+        }
+        harness.Submit(Of("a", seed: 4));
+        harness.Submit(Of("a", seed: 5));
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 6), out _));
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
     [Fact]
     public void OfTenantsThatGotTheSame_TheFirstToCome_IsServedFirst()
     {
