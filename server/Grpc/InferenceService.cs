@@ -15,24 +15,14 @@ namespace Native.Server.Grpc;
 internal sealed class InferenceService(
     ModelHost host, RequestEvents events, EngineOptions limits, KvEventStream kvEvents) : Inference.InferenceBase
 {
-    public override async Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responses,
-        ServerCallContext context)
-    {
-        long arrival = Stopwatch.GetTimestamp();
-        ServedModel model = host.Require(request.Model);
-        using RequestId id = Enter(request.RequestId, context);
-        await Stream(model, id, MessageReader.Read(request, model), arrival, responses, context);
-    }
+    public override Task Generate(
+        GenerateRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context) =>
+        Stream(request.Model, request.RequestId, model => MessageReader.Read(request, model), responses, context);
 
-    public override async Task Chat(ChatRequest request, IServerStreamWriter<GenerateResponse> responses,
-        ServerCallContext context)
-    {
-        long arrival = Stopwatch.GetTimestamp();
-        ServedModel model = host.Require(request.Model);
-        using RequestId id = Enter(request.RequestId, context);
-        await Stream(
-            model, id, MessageReader.Read(request, model, context.CancellationToken), arrival, responses, context);
-    }
+    public override Task Chat(
+        ChatRequest request, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context) =>
+        Stream(request.Model, request.RequestId,
+            model => MessageReader.Read(request, model, context.CancellationToken), responses, context);
 
     /// <summary>Characters that Tokenize takes: an answer needs about a hundred bytes for each.</summary>
     private const int MaxTokenizedLength = 1 << 20;
@@ -114,10 +104,17 @@ internal sealed class InferenceService(
     };
 
     private async Task Stream(
-        ServedModel model, RequestId id, TextRequest request, long arrival,
+        string modelName, string requestId, Func<ServedModel, TextRequest> read,
         IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
+        long arrival = Stopwatch.GetTimestamp();
         CancellationToken ct = context.CancellationToken;
+        using RequestId id = Enter(requestId, context);
+        (ServedModel model, TextRequest request) = await events.ReadAsync(() =>
+        {
+            ServedModel served = host.Require(modelName);
+            return ValueTask.FromResult((served, read(served)));
+        });
         SamplingParams sampling = request.Tokens.Sampling;
         Serving.ServiceLevel headers = Serving.ServiceLevel.OfHeaders(name => context.RequestHeaders.GetValue(name));
         string tenant = Caller.Of(context.GetHttpContext());

@@ -46,9 +46,17 @@ internal readonly struct Fields(JsonElement element, string path = "")
 
     public int? Int(string name) => Any(name) is { } value ? Int(value, PathOf(name)) : null;
 
-    public float? Float(string name) =>
-        Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.Number ? (float)value.GetDouble()
-            : throw Wrong(PathOf(name), "a number", value);
+    public double? Double(string name) => Number(name)?.GetDouble();
+
+    /// <summary>A number of 32 bits, rounded.</summary>
+    public float? Float(string name)
+    {
+        if (Number(name) is not { } value) return null;
+        float rounded = (float)value.GetDouble();
+        return float.IsFinite(rounded) ? rounded : throw RequestException.Invalid(
+            $"'{PathOf(name)}' is {RequestException.Quoted(value.GetRawText())}; it must be a number that a float of "
+                + "32 bits holds.", PathOf(name));
+    }
 
     /// <summary>A number of tokens. What 32 bits don't hold is as many as they hold: no context is as long.</summary>
     public int? Tokens(string name) =>
@@ -116,6 +124,10 @@ internal readonly struct Fields(JsonElement element, string path = "")
         if (count > most)
             throw RequestException.Invalid($"'{path}' has {count} entries; at most {most} are allowed.", path);
     }
+
+    private JsonElement? Number(string name) =>
+        Any(name) is not { } value ? null : value.ValueKind == JsonValueKind.Number ? value
+            : throw Wrong(PathOf(name), "a number", value);
 
     private static int Int(JsonElement value, string path)
     {

@@ -52,10 +52,10 @@ internal sealed class OpenAiProtocol : IProtocol
         CancellationToken ct = http.RequestAborted;
         using RequestId id = RequestIdHeader.Enter(http, host);
         ServiceLevel headers = ServiceLevel.OfHeaders(name => http.Request.Headers[name]);
-        (ServedModel model, Call call) = await RequestBody.ReadAsync(http.Request, Read, ct);
-        long? deadline = ClientDeadline.Of(name => http.Request.Headers[name], arrival, call.Parameters.Stream);
         string tenant = Caller.Of(http);
-        if (call.Requests.Count > 1) CheckQuota(model, tenant, call.Requests.Count);
+        (ServedModel model, Call call) =
+            await events.ReadAsync(async () => await RequestBody.ReadAsync(http.Request, Read, ct));
+        long? deadline = ClientDeadline.Of(name => http.Request.Headers[name], arrival, call.Parameters.Stream);
         List<Generation> generations = [];
         try
         {
@@ -72,7 +72,9 @@ internal sealed class OpenAiProtocol : IProtocol
         {
             Fields body = Fields.Of(json, "");
             ServedModel served = host.Require(body.String("model"));
-            return (served, read(body, served, ct));
+            Call wanted = read(body, served, ct);
+            if (wanted.Requests.Count > 1) CheckQuota(served, tenant, wanted.Requests.Count);
+            return (served, wanted);
         }
     }
 

@@ -133,7 +133,7 @@ internal sealed record Parameters
         };
 
         TimeSpan? Time(string name) =>
-            slo?.Float(name) is { } value ? ServiceLevel.Milliseconds(value, $"slo.{name}") : null;
+            slo?.Double(name) is { } value ? ServiceLevel.Milliseconds(value, $"slo.{name}") : null;
     }
 
     private static List<TokenBias> ReadBiases(Fields body, int most)

@@ -96,7 +96,11 @@ internal sealed class Generation : IDisposable
     /// <exception cref="RequestException">The engine refuses it.</exception>
     public static Generation Start(ServedModel model, TextRequest request, RequestEvents? events = null)
     {
-        CheckStops(request.Stop);
+        if (WrongStop(request.Stop) is { } wrong)
+        {
+            events?.Refused(SubmitOutcome.Invalid);
+            throw wrong;
+        }
         SubmitOutcome outcome = model.Engine.Submit(request.Tokens, out TokenStream? stream, out Refusal refusal);
         if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, request, events?.FirstToken);
         events?.Refused(outcome);
@@ -176,14 +180,13 @@ internal sealed class Generation : IDisposable
         };
     }
 
-    private static void CheckStops(IReadOnlyList<string> stops)
+    private static RequestException? WrongStop(IReadOnlyList<string> stops)
     {
         if (stops.Count > MaxStops)
-            throw RequestException.Invalid($"stop has {stops.Count} texts; at most {MaxStops} are allowed.", "stop");
-        foreach (string stop in stops)
-            if (stop.Length is 0 or > MaxStopLength)
-                throw RequestException.Invalid(
-                    $"A stop text has {stop.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
+            return RequestException.Invalid($"stop has {stops.Count} texts; at most {MaxStops} are allowed.", "stop");
+        return stops.FirstOrDefault(stop => stop.Length is 0 or > MaxStopLength) is not { } wrong ? null
+            : RequestException.Invalid(
+                $"A stop text has {wrong.Length} characters; it must have 1 to {MaxStopLength}.", "stop");
     }
 
     private static RequestException ExceptionOf(ServedModel model, GenerationRequest request, string promptField,

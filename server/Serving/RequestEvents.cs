@@ -1,3 +1,4 @@
+using Native.Kernels.Text;
 using Native.Scheduling;
 
 namespace Native.Server.Serving;
@@ -6,5 +7,24 @@ namespace Native.Server.Serving;
 /// What a request tells whoever counts, where the engine does not know it. Called on the requests' threads.
 /// </summary>
 /// <param name="FirstToken">The first token is on its way to the client, this long after the request arrived.</param>
-/// <param name="Refused">The engine did not take a request.</param>
-internal sealed record RequestEvents(Action<TimeSpan> FirstToken, Action<SubmitOutcome> Refused);
+/// <param name="Refused">The engine did not take a request, or it was wrong and never came there.</param>
+internal sealed record RequestEvents(Action<TimeSpan> FirstToken, Action<SubmitOutcome> Refused)
+{
+    /// <summary>Reads a request for tokens. One that is wrong is counted as invalid, and its error passes.</summary>
+    public async ValueTask<T> ReadAsync<T>(Func<ValueTask<T>> read)
+    {
+        try
+        {
+            return await read();
+        }
+        catch (Exception e) when (e is TextEncodingException or RequestException
+        {
+            Failure: Failure.InvalidArgument or Failure.TooLarge or Failure.NotJson or Failure.Unsupported
+                or Failure.NotFound,
+        })
+        {
+            Refused(SubmitOutcome.Invalid);
+            throw;
+        }
+    }
+}

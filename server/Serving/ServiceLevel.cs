@@ -35,7 +35,7 @@ internal sealed record ServiceLevel
     /// <summary>A number of milliseconds above 0.</summary>
     /// <exception cref="RequestException">It is not.</exception>
     public static TimeSpan Milliseconds(double value, string name) =>
-        value is > 0 and <= MostMilliseconds ? TimeSpan.FromMilliseconds(value)
+        value is > 0 and <= MostMilliseconds ? OfMilliseconds(value)
             : throw RequestException.Invalid(
                 string.Create(CultureInfo.InvariantCulture,
                     $"'{name}' is {value}; it must be above 0 and at most {MostMilliseconds} milliseconds."), name);
@@ -67,8 +67,12 @@ internal sealed record ServiceLevel
         {
             if (double.TryParse(header(name), NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
                 && value is > 0 and <= MostMilliseconds)
-                return TimeSpan.FromMilliseconds(value);
+                return OfMilliseconds(value);
         }
         return null;
     }
+
+    /// <summary>A tick at least: no time at all would be no objective.</summary>
+    private static TimeSpan OfMilliseconds(double value) =>
+        TimeSpan.FromTicks(Math.Max(1, (long)(value * TimeSpan.TicksPerMillisecond)));
 }

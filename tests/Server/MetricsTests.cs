@@ -1,5 +1,7 @@
 using System.Globalization;
 using System.Text.RegularExpressions;
+using Grpc.Core;
+using Native.V1;
 
 namespace Native.Tests.Server;
 
@@ -47,6 +49,37 @@ public sealed partial class MetricsTests
         Assert.Contains("native_gc_pause_seconds_count", values.Keys);
         Assert.Contains("native_preemptions_total", values.Keys);
         Assert.DoesNotContain(values.Keys, name => name.StartsWith("vllm:", StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [InlineData("{\"prompt\":"), InlineData("{\"prompt\":\"A\",\"model\":\"other\"}"), InlineData("{\"prompt\":{}}")]
+    [InlineData("{\"prompt\":\"A\",\"stop\":[\"\",\"a\",\"b\"]}", false), InlineData("{\"prompt\":\"A\",\"top_p\":7}")]
+    [InlineData("{\"prompt\":\"A\",\"max_tokens\":1}", false)]
+    public async Task WhatIsWrong_IsCountedAsInvalid_WhoeverFindsIt(string body, bool wrong = true)
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        using (HttpResponseMessage answer = await server.Post("/v1/completions", body))
+            Assert.Equal(wrong, !answer.IsSuccessStatusCode);
+        await server.MetricsWith($"native_requests_total{{outcome=\"invalid\"}} {(wrong ? 1 : 0)}");
+    }
+
+    [Fact]
+    public async Task WhatIsWrongInGrpc_IsCountedAsInvalid()
+    {
+        await using RunningServer server = await RunningServer.StartAsync();
+        GenerateRequest[] wrong =
+        [
+            new() { Text = "A", Model = "other" }, new(), new() { Text = "A", Sampling = new() { TopP = 7 } },
+            new() { Text = "A", Sampling = new() { Stop = { new string('x', 5000) } } },
+        ];
+        foreach (GenerateRequest request in wrong)
+        {
+            using AsyncServerStreamingCall<GenerateResponse> call =
+                server.Inference.Generate(request, cancellationToken: TestContext.Current.CancellationToken);
+            await Assert.ThrowsAsync<RpcException>(
+                () => call.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
+        }
+        await server.MetricsWith($"native_requests_total{{outcome=\"invalid\"}} {wrong.Length}");
     }
 
     [Fact]

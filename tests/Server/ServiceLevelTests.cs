@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using System.Text;
+using System.Text.RegularExpressions;
 using Grpc.Core;
 using Native.Scheduling;
 using Native.V1;
@@ -90,17 +91,26 @@ public sealed class ServiceLevelTests
     [Theory]
     [InlineData("\"slo\":{\"ttft_ms\":0}", "slo.ttft_ms")]
     [InlineData("\"slo\":{\"tpot_ms\":1e12}", "slo.tpot_ms")]
+    [InlineData("\"slo\":{\"tpot_ms\":1e308}", "slo.tpot_ms", "1E+308")]
+    [InlineData("\"slo\":{\"ttft_ms\":-1e-300}", "slo.ttft_ms", "-1E-300")]
+    [InlineData("\"temperature\":1e308", "temperature", "1e308")]
     [InlineData("\"slo\":{\"class\":\"first\"}", "slo.class")]
     [InlineData("\"slo\":7", "slo")]
     [InlineData("\"priority\":1.5", "priority")]
     [InlineData("\"priority\":\"high\"", "priority")]
-    public async Task WhatIsNoServiceLevel_IsRefusedByName(string value, string param)
+    public async Task WhatIsNoServiceLevel_IsRefusedByName(string value, string param, string quoted = "")
     {
         await using RunningServer server = await RunningServer.StartAsync();
         using HttpResponseMessage response = await Ask(server, "{\"prompt\":\"y\"," + value + "}", null, value);
         Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
-        Assert.Contains($"\"param\":\"{param}\"", await response.Content.ReadAsStringAsync(Token));
+        string body = await response.Content.ReadAsStringAsync(Token);
+        Assert.Contains($"\"param\":\"{param}\"", body);
+        Assert.Contains(quoted, Regex.Unescape(body));
     }
+
+    [Theory, InlineData(1e-300), InlineData(double.Epsilon)]
+    public void TheShortestTime_IsATick(double milliseconds) =>
+        Assert.Equal(1, ServiceLevel.Milliseconds(milliseconds, "slo.ttft_ms").Ticks);
 
     [Fact]
     public async Task AllOfIt_IsTaken()
