@@ -267,6 +267,36 @@ internal sealed class Admission(
         return _output == 0 || free >= PeakGrowth(live, RequestClass.Batch, s, out _);
     }
 
+    /// <summary>Whether a waiting sequence would have a place, and time for its tokens, if those of lower classes gave
+    /// way: where not, nobody gives way in vain. Blocks are not counted: those who run will ask for them soon. The
+    /// engine thread.</summary>
+    public bool CouldAdmit(Sequence s, LiveSequences live)
+    {
+        int stay = live.Running, places = live.ReservedPlaces;
+        _visits += stay;
+        long tpot = s.Stream.TpotTicks > 0 ? s.Stream.TpotTicks : long.MaxValue;
+        foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
+        {
+            for (Sequence? other = queue.First; other is not null; other = other.Next)
+            {
+                if (!IsGivenFor(s.Stream.Class, other))
+                {
+                    if (queue == live.Decoding && other.Stream.TpotTicks > 0)
+                        tpot = Math.Min(tpot, other.Stream.TpotTicks);
+                    continue;
+                }
+                stay--;
+                places -= other.ReservedPlaces;
+            }
+        }
+        if (places + (s.Forks ? s.Stream.N : 1) > maxRunning) return false;
+        if (stay == 0) return true;
+        return tpot == long.MaxValue || HaveTime(stay + 1, s.Length, (double)tpot / Stopwatch.Frequency);
+    }
+
+    /// <summary>Whether a running sequence gives up what it has where one of a class needs it.</summary>
+    private static bool IsGivenFor(RequestClass of, Sequence s) => s.Stream.Class > of && !s.IsProtected;
+
     /// <summary>Whether one more who decodes leaves those who run their time for each token.</summary>
     private bool KeepsSchedules(Sequence s, LiveSequences live, in StepLoad load)
     {
@@ -294,7 +324,7 @@ internal sealed class Admission(
     /// <param name="live">Those who run.</param>
     /// <param name="of">The lowest class that counts.</param>
     /// <param name="starts">Who starts; null for nobody.</param>
-    /// <param name="given">Blocks of lower classes.</param>
+    /// <param name="given">Blocks that those of lower classes give up.</param>
     private long PeakGrowth(LiveSequences live, RequestClass of, Sequence? starts, out long given)
     {
         Span<long> growth = stackalloc long[Horizons];
@@ -305,8 +335,8 @@ internal sealed class Admission(
         {
             for (Sequence? s = queue.First; s is not null; s = s.Next)
             {
-                if (s.Stream.Class <= of) AddGrowth(growth, s);
-                else given += s.BlockCount;
+                if (IsGivenFor(of, s)) given += s.BlockCount;
+                else AddGrowth(growth, s);
             }
         }
         _visits += live.Running;

@@ -189,9 +189,12 @@ internal sealed class Scheduler
     /// <returns>Nobody from this key on is planned.</returns>
     private UInt128 Displace()
     {
+        bool helps = false;
         while (_live.FirstWaiting is { } head && _live.Victim is { } victim
             && Ordering.IsLowerClass(victim.Key, head.Key) && !_admission.Admits(head, _live, default))
         {
+            helps = helps || _admission.CouldAdmit(head, _live);
+            if (!helps) break;
             if (victim.InFlight > 0) return Ordering.FirstOfClass(victim.Key);
             Preempt(victim);
         }

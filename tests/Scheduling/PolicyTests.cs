@@ -72,6 +72,27 @@ public sealed class PolicyTests(ITestOutputHelper output)
         harness.AssertClean();
     }
 
+    [Theory, InlineData(1), InlineData(2)]
+    public void BatchWork_GivesNoPlaceUp_ThatDoesNotHelp(int stepsInFlight)
+    {
+        FakeModelRunner runner = new(stepsInFlight: stepsInFlight);
+        using EngineHarness harness = new(runner, Slo with { MaxRunning = 4 });
+        Reading a = harness.Submit(Request(6, RequestClass.Batch, outputs: 60));
+        Reading online = harness.Submit(Request(7, outputs: 30));
+        harness.Turns(4);
+        GenerationRequest four = Request(5, outputs: 4);
+        Reading wide = harness.Submit(four with { Sampling = four.Sampling with { N = 4 } });
+        while (!online.IsComplete)
+        {
+            Assert.Equal(0, harness.Engine.Metrics.Preemptions); // there would be three places
+            harness.Turn();
+        }
+        harness.RunToEnd();
+        Assert.Equal(1, harness.Engine.Metrics.Preemptions);
+        foreach (Reading reading in (Reading[])[a, online, wide]) reading.AssertOracle(128);
+        harness.AssertClean();
+    }
+
     [Fact]
     public void ABatchRequest_TakesNoPlace_FromAnOnlineOne()
     {

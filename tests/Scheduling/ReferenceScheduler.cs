@@ -237,7 +237,7 @@ internal sealed class ReferenceScheduler(
         (_tpotBefore, _tpot) = (_tpot, long.MaxValue);
         int held = int.MaxValue; // nobody of this class or a lower one is computed: the last of it is about to give way
         while (held == int.MaxValue && FirstWaiting is { } first && Victim is { } last
-            && last.Key.Class > first.Key.Class && !MayStart(first))
+            && last.Key.Class > first.Key.Class && !MayStart(first) && CouldStart(first))
         {
             if (last.InFlight == 0) Preempt(last);
             else held = last.Key.Class;
@@ -383,6 +383,21 @@ internal sealed class ReferenceScheduler(
         if (Free < blocks + 1 + (running / model.BlockSize)) return false;
         return _known < 16 || Enumerable.Range(0, 8).All(eighth => Free >= _sequences
             .Where(other => other.IsRunning || other == s).Sum(other => GrowthBy(other, eighth)));
+    }
+
+    /// <summary>Whether it could start with all of lower classes gone that may go.</summary>
+    private bool CouldStart(ReferenceSequence s)
+    {
+        ILookup<bool, ReferenceSequence> go = _sequences.Where(other => other.IsRunning).ToLookup(
+            other => other.Key.Class > s.Key.Class && other.Preemptions < options.MaxPreemptions);
+        int places = s.Forks ? s.Request.Asked.Sampling.N : 1;
+        if (Places - go[true].Sum(other => other.Places) + places > options.MaxRunning) return false;
+        if (!go[false].Any()) return true;
+        long tpot = go[false].Where(other => other.Stage == SequenceStage.Decoding).Append(s)
+            .Select(other => other.Request.Stream.TpotTicks).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
+        int count = go[false].Count() + 1;
+        return tpot == 0 || times.Predict(new StepLoad(0, 0, 0, count, (double)count * s.Length))
+            <= budget.Margin * ((double)tpot / Stopwatch.Frequency);
     }
 
     /// <summary>Blocks that a sequence has more than now, or less, by the end of that eighth of a mean
