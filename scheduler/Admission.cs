@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Native.Kernels;
+using Native.Scheduling.Slo;
 
 namespace Native.Scheduling;
 
@@ -51,8 +52,8 @@ internal sealed class Admission(
         return prompt + (long)Math.Max(limit - 1, 0) > slots ? SubmitOutcome.NeverFits : SubmitOutcome.Accepted;
     }
 
-    /// <summary>Takes a place in the queue where there is one, the request would be in time, its tenant may have more,
-    /// and no budget speaks against it. Any thread.</summary>
+    /// <summary>Takes a place in the queue where there is one, the request would be in time, and no budget speaks
+    /// against it. Any thread.</summary>
     /// <param name="request">The request.</param>
     /// <param name="now">When.</param>
     /// <param name="prefix">Whose it is, and what of it is to be computed.</param>
@@ -78,32 +79,39 @@ internal sealed class Admission(
             refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
             return SubmitOutcome.QueueFull;
         }
-        if (!TryTakeQuota(prefix.Tenant, request.Ids.Length, now, out double wait))
-        {
-            tenants.Dequeue(share, request.Ids.Length, prefix.TokensAhead);
-            Exit(1);
-            refusal = new Refusal(TimeSpan.Zero, Spread(wait));
-            return SubmitOutcome.OverQuota;
-        }
         return SubmitOutcome.Accepted;
     }
 
-    /// <summary>Gives back what <see cref="Enter"/> took, where the request could not be queued after all. Any
+    /// <summary>Gives back the place that <see cref="Enter"/> took, where the request is not queued after all. Any
     /// thread.</summary>
-    public void Withdraw(GenerationRequest request, in PromptPrefix prefix)
+    public void Withdraw(TokenStream stream) => Withdraw(stream.Share, stream.Prompt.Length, stream.TokensAhead);
+
+    /// <inheritdoc cref="Withdraw(TokenStream)"/>
+    /// <param name="share">By whose account it was taken.</param>
+    /// <param name="length">The prompt's tokens.</param>
+    /// <param name="tokens">Of these, those that were to be computed.</param>
+    public void Withdraw(Share share, int length, int tokens)
     {
-        Share share = prefix.Tenant.ShareOf(request.Class);
-        tenants.Dequeue(share, request.Ids.Length, prefix.TokensAhead);
-        prefix.Tenant.GiveBack(request.Ids.Length);
+        tenants.Dequeue(share, length, tokens);
         Exit(1);
     }
 
-    private static bool TryTakeQuota(Tenant tenant, int tokens, long now, out double wait)
+    /// <summary>Takes of a tenant's quota what requests need. Any thread.</summary>
+    /// <param name="tenant">Whose.</param>
+    /// <param name="count">How many requests.</param>
+    /// <param name="tokens">Their prompts' tokens.</param>
+    /// <param name="now">When.</param>
+    /// <param name="refusal">When to try again, where there is too little.</param>
+    public bool TryTakeQuota(Tenant tenant, int count, int tokens, long now, out Refusal refusal)
     {
-        wait = 0;
-        if (tenant.Requests is { } requests && !requests.TryTake(1, now, out wait)) return false;
-        if (tenant.Tokens is not { } limit || limit.TryTake(tokens, now, out wait)) return true;
-        tenant.Requests?.Return(1);
+        refusal = default;
+        double wait = 0;
+        if (tenant.Requests?.TryTake(count, now, out wait) != false)
+        {
+            if (tenant.Tokens?.TryTake(tokens, now, out wait) != false) return true;
+            tenant.Requests?.Return(count);
+        }
+        refusal = new Refusal(TimeSpan.Zero, Spread(wait));
         return false;
     }
 
@@ -113,7 +121,7 @@ internal sealed class Admission(
     private bool IsLate(GenerationRequest request, long now, Share share, int tokens, out Refusal refusal)
     {
         refusal = default;
-        TimeSpan? objective = request.TtftObjective ?? options.TtftObjective;
+        TimeSpan? objective = request.TtftObjective ?? options.ObjectiveOf(SliKind.Ttft, request.Class, request.Tenant);
         double before = (double)(now - (request.ArrivalTimestamp ?? now)) / Stopwatch.Frequency; // parsing, encoding
         double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds - before
             : double.PositiveInfinity;
@@ -317,7 +325,7 @@ internal sealed class Admission(
     /// asks for none is promised; infinite where nothing is.</summary>
     private double Tpot => options.Policy == SchedulingPolicy.Fcfs ? double.PositiveInfinity
         : budget.LeastTpot is { } ticks ? (double)ticks / Stopwatch.Frequency
-        : options.TpotObjective?.TotalSeconds ?? double.PositiveInfinity;
+        : options.ObjectiveOf(SliKind.Tpot, RequestClass.Online)?.TotalSeconds ?? double.PositiveInfinity;
 
     /// <summary>Free blocks that those who run, and one who starts, will need at most at a time, if outputs get as long
     /// as they did lately: what ends meanwhile gives its blocks to the others.</summary>

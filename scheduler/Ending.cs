@@ -120,7 +120,8 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admissio
             {
                 NeverScheduled++;
                 admission.Tenants.Dequeue(stream.Share, stream.Prompt.Length, stream.TokensAhead);
-                stream.Share.Tenant.GiveBack(stream.Prompt.Length);
+                bool served = stream.Gravest is FinishReason.Stop or FinishReason.Length;
+                if (!served) stream.Share.Tenant.GiveBack(1, stream.Prompt.Length);
             }
             else MeanServiceTicks += (now - stream.Clock.FirstScheduled - MeanServiceTicks) * 0.1;
             admission.Tenants.End(stream.Share, now);

@@ -199,54 +199,124 @@ public sealed class Engine : IDisposable
     /// <see cref="SubmitOutcome.Shed"/>.</param>
     public SubmitOutcome Submit(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
     {
-        SubmitOutcome outcome = Enter(request, out stream, out refusal);
-        // Refused though it could have been served: bad for every objective that speaks of it.
-        if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate or SubmitOutcome.Shed)
-            _options.Budgets?.Refuse(request.Class.Name(), request.Tenant);
+        SubmitOutcome outcome = Submit([request], out TokenStream[] streams, out _, out refusal);
+        stream = streams.FirstOrDefault();
         return outcome;
     }
 
-    private SubmitOutcome Enter(GenerationRequest request, out TokenStream? stream, out Refusal refusal)
+    /// <summary>Queues requests of one tenant: all of them or none. Any thread; does not block.</summary>
+    /// <param name="requests">At least one. Together they take of the tenant's quota what a single one that long
+    /// would.</param>
+    /// <param name="streams">A stream for each, where the outcome is <see cref="SubmitOutcome.Accepted"/>; else
+    /// none.</param>
+    /// <param name="refused">Which of them the outcome is of, where it is another.</param>
+    /// <param name="refusal">When to try again, likewise.</param>
+    public SubmitOutcome Submit(
+        IReadOnlyList<GenerationRequest> requests, out TokenStream[] streams, out int refused, out Refusal refusal)
     {
-        stream = null;
+        SubmitOutcome outcome = Enter(requests, out streams, out refused, out refusal);
+        if (outcome == SubmitOutcome.Accepted) return outcome;
+        streams = [];
+        // Refused though they could have been served: bad for every objective that speaks of them.
+        if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate)
+            foreach (GenerationRequest request in requests)
+                _options.Budgets?.Refuse(request.Class.Name(), request.Tenant);
+        return outcome;
+    }
+
+    private SubmitOutcome Enter(
+        IReadOnlyList<GenerationRequest> requests, out TokenStream[] streams, out int refused, out Refusal refusal)
+    {
         refusal = default;
-        if (IsDraining) return SubmitOutcome.Draining;
-        List<string> errors = [];
-        Validate(request, errors);
-        if (errors.Count > 0) return SubmitOutcome.Invalid;
-        SubmitOutcome outcome = _admission.Check(request, out int limit);
+        SubmitOutcome outcome = Check(requests, out refused);
+        streams = outcome == SubmitOutcome.Accepted ? new TokenStream[requests.Count] : [];
         if (outcome != SubmitOutcome.Accepted) return outcome;
         long now = _clock.GetTimestamp();
-        PromptPrefix prefix = PromptPrefix.Of(request, Tenants, _cache, Info.BlockSize);
-        outcome = _admission.Enter(request, now, prefix, out refusal);
-        if (outcome != SubmitOutcome.Accepted) return outcome;
-        TokenStream created;
+        Tenant tenant = Tenants.Of(requests[0].Tenant);
+        int tokens = requests.Sum(request => request.Ids.Length), entered = 0;
+        if (!_admission.TryTakeQuota(tenant, requests.Count, tokens, now, out refusal)) return SubmitOutcome.OverQuota;
         try
         {
-            created = new TokenStream(this, request, now, limit, Info.BlockSize, prefix)
+            for (; entered < streams.Length; entered++)
+            {
+                refused = entered;
+                outcome = Enter(requests[entered], tenant, now, out streams[entered], out refusal);
+                if (outcome != SubmitOutcome.Accepted) return outcome;
+            }
+        }
+        finally
+        {
+            if (entered < streams.Length)
+            {
+                foreach (TokenStream stream in streams.AsSpan(0, entered)) _admission.Withdraw(stream);
+                tenant.GiveBack(requests.Count, tokens);
+            }
+        }
+        return Enqueue(streams, tenant, ref refusal);
+    }
+
+    /// <summary>Whether requests can ever be served.</summary>
+    private SubmitOutcome Check(IReadOnlyList<GenerationRequest> requests, out int refused)
+    {
+        refused = 0;
+        if (IsDraining) return SubmitOutcome.Draining;
+        List<string> errors = [];
+        for (; refused < requests.Count; refused++)
+        {
+            Validate(requests[refused], errors);
+            if (errors.Count > 0) return SubmitOutcome.Invalid;
+            SubmitOutcome outcome = _admission.Check(requests[refused], out _);
+            if (outcome != SubmitOutcome.Accepted) return outcome;
+        }
+        refused = 0;
+        return SubmitOutcome.Accepted;
+    }
+
+    /// <summary>A place in the queue, and a stream that is not in it yet.</summary>
+    private SubmitOutcome Enter(
+        GenerationRequest request, Tenant tenant, long now, out TokenStream stream, out Refusal refusal)
+    {
+        stream = null!;
+        _admission.Check(request, out int limit);
+        PromptPrefix prefix = PromptPrefix.Of(request, tenant, _cache, Info.BlockSize);
+        SubmitOutcome outcome = _admission.Enter(request, now, prefix, out refusal);
+        if (outcome != SubmitOutcome.Accepted) return outcome;
+        try
+        {
+            stream = new TokenStream(this, request, now, limit, Info.BlockSize, prefix)
             {
                 Foreseen = refusal.FirstToken,
             };
             refusal = default;
+            return outcome;
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {
-            _admission.Withdraw(request, prefix);
+            _admission.Withdraw(prefix.Tenant.ShareOf(request.Class), request.Ids.Length, prefix.TokensAhead);
             throw;
         }
-        if (!_inbox.TryEnqueue(created)) // as many cells as may be queued, but one may not have been handed back yet
+    }
+
+    private SubmitOutcome Enqueue(TokenStream[] streams, Tenant tenant, ref Refusal refusal)
+    {
+        for (int i = 0; i < streams.Length; i++)
         {
-            _admission.Withdraw(request, prefix);
+            // as many cells as may be queued, but one may not have been handed back yet
+            if (_inbox.TryEnqueue(streams[i])) continue;
+            foreach (TokenStream stream in streams.AsSpan(i))
+            {
+                _admission.Withdraw(stream);
+                tenant.GiveBack(1, stream.Prompt.Length);
+            }
+            foreach (TokenStream stream in streams.AsSpan(0, i)) stream.Dispose();
             refusal = new Refusal(TimeSpan.Zero, RetryAfter);
             return SubmitOutcome.QueueFull;
         }
-        Tenants.Keep(prefix.Tenant);
+        Tenants.Keep(tenant);
         Unpark();
         // The fence in Unpark orders our enqueue before this load, as the thread's last look into the inbox comes after
-        // its store: either it finds the request, or we see that it won't.
-        if (Volatile.Read(ref _stopped) != 0) return SubmitOutcome.Draining;
-        stream = created;
-        return SubmitOutcome.Accepted;
+        // its store: either it finds the requests, or we see that it won't.
+        return Volatile.Read(ref _stopped) != 0 ? SubmitOutcome.Draining : SubmitOutcome.Accepted;
     }
 
     /// <summary>Takes nothing new, lets what is queued or running end, and aborts what has not ended after

@@ -48,8 +48,8 @@ public sealed record EngineOptions
     /// <summary>Whose turn it is (<c>--scheduling-policy</c>). Default by due times.</summary>
     public SchedulingPolicy Policy { get; init; } = SchedulingPolicy.Slo;
 
-    /// <summary>The time to the first token that requests are promised which ask for none; null promises
-    /// nothing.</summary>
+    /// <summary>The time to the first token that requests are promised which ask for none, and of which no objective of
+    /// <see cref="Budgets"/> speaks; null promises nothing.</summary>
     public TimeSpan? TtftObjective { get; init; }
 
     /// <summary>The time for each later token, likewise. Token i is due i times this after the first token,
@@ -65,6 +65,13 @@ public sealed record EngineOptions
 
     /// <summary>From this and the request's number come the seeds of requests that bring none.</summary>
     public ulong Seed { get; init; }
+
+    /// <summary>What is promised to a request that asks for nothing.</summary>
+    /// <param name="sli">A first token's time, or that of each later one.</param>
+    /// <param name="of">Its class.</param>
+    /// <param name="tenant">Who sends it.</param>
+    internal TimeSpan? ObjectiveOf(SliKind sli, RequestClass of, string tenant = "") =>
+        Budgets?.Promised(sli, of.Name(), tenant) ?? (sli == SliKind.Ttft ? TtftObjective : TpotObjective);
 
     /// <summary>Adds one sentence to <paramref name="errors"/> for every wrong value.</summary>
     public void Validate(ICollection<string> errors)

@@ -227,10 +227,10 @@ public readonly record struct FinishedRequest(RequestTimings Timings, FinishReas
 
     internal SloEvent ToSloEvent() => new()
     {
-        Outcome = Reason switch
+        Outcome = Ended switch
         {
             FinishReason.Stop or FinishReason.Length => SloOutcome.Served,
-            FinishReason.Cancelled when !IsLate => SloOutcome.Withdrawn,
+            FinishReason.Cancelled => SloOutcome.Withdrawn,
             _ => SloOutcome.Broken,
         },
         Class = Class.Name(),
@@ -240,6 +240,11 @@ public readonly record struct FinishedRequest(RequestTimings Timings, FinishReas
         Itl = Timings.LongestGap == 0 ? null : Stopwatch.GetElapsedTime(0, Timings.LongestGap),
         E2e = Stopwatch.GetElapsedTime(Timings.Arrival, Timings.Finished),
     };
+
+    /// <summary>Why, as it is counted: a client whose deadline passes cancels too, and either word may come
+    /// first.</summary>
+    public FinishReason Ended =>
+        Reason == FinishReason.Cancelled && IsLate ? FinishReason.Deadline : Reason;
 
     /// <summary>Whether its deadline had passed, or all but passed, when it ended.</summary>
     private bool IsLate =>

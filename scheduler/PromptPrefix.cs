@@ -8,9 +8,8 @@ namespace Native.Scheduling;
 internal readonly record struct PromptPrefix(Tenant Tenant, UInt128 Root, ulong[] Chains, int TokensAhead)
 {
     /// <summary>Looks a request's prompt up. Any thread.</summary>
-    public static PromptPrefix Of(GenerationRequest request, Tenants tenants, PrefixCache? cache, int blockSize)
+    public static PromptPrefix Of(GenerationRequest request, Tenant tenant, PrefixCache? cache, int blockSize)
     {
-        Tenant tenant = tenants.Of(request.Tenant);
         if (cache is null) return new PromptPrefix(tenant, UInt128.Zero, [], request.Ids.Length);
         // The name it came with: beyond those that can be told apart, tenants share a share and no blocks.
         UInt128 root = PrefixCache.RootOf(request.CacheSalt, request.Tenant);

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Scheduling.Slo;
 
 namespace Native.Scheduling;
 
@@ -34,7 +35,9 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// objective for the first token, where there is one.</summary>
     private const double BatchAlone = 0.05;
 
-    private readonly double _batchAlone = options.TtftObjective is { } ttft ? 0.1 * ttft.TotalSeconds : BatchAlone;
+    private readonly double _batchAlone =
+        options.ObjectiveOf(SliKind.Ttft, RequestClass.Online) is { } ttft ? 0.1 * ttft.TotalSeconds : BatchAlone;
+
     private double _left, _leftForBatch; // seconds
     private bool _hasOnline;
     private long _fell; // when the margin last did

@@ -74,10 +74,10 @@ internal sealed class Tenant
     /// <summary>Tokens that it may have; null for any.</summary>
     public RateLimit? Tokens { get; }
 
-    /// <summary>Gives back a request and its prompt's tokens that were taken and not had. Any thread.</summary>
-    public void GiveBack(int tokens)
+    /// <summary>Gives back requests and their prompts' tokens that were taken and not had. Any thread.</summary>
+    public void GiveBack(int requests, int tokens)
     {
-        Requests?.Return(1);
+        Requests?.Return(requests);
         Tokens?.Return(tokens);
     }
 

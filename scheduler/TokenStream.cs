@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Threading.Tasks.Sources;
 using Native.Kernels.Sampling;
+using Native.Scheduling.Slo;
 
 namespace Native.Scheduling;
 
@@ -53,8 +54,10 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         Share = prefix.Tenant.ShareOf(request.Class);
         Class = request.Class;
         Priority = request.Priority;
-        TtftTicks = Ticks(request.TtftObjective ?? engine.Options.TtftObjective);
-        TpotTicks = Ticks(request.TpotObjective ?? engine.Options.TpotObjective);
+        TtftTicks = Ticks(
+            request.TtftObjective ?? engine.Options.ObjectiveOf(SliKind.Ttft, request.Class, request.Tenant));
+        TpotTicks = Ticks(
+            request.TpotObjective ?? engine.Options.ObjectiveOf(SliKind.Tpot, request.Class, request.Tenant));
         Prompt = request.Ids.ToArray();
         CacheRoot = prefix.Root;
         PromptChains = prefix.Chains;

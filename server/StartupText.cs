@@ -3,7 +3,9 @@ using System.Globalization;
 using System.Net;
 using Native.Kernels;
 using Native.Kernels.Models;
+using Native.Scheduling.Slo;
 using Native.Server.Hub;
+using Native.Server.Metrics;
 using Native.Server.Serving;
 
 namespace Native.Server;
@@ -53,6 +55,8 @@ internal static class StartupText
     {
         if (options.UseSuggestedSampling)
             foreach (string warning in suggested.Warnings) yield return warning;
+        if (options.Slo is { } spec)
+            foreach (string warning in Warnings(spec)) yield return warning;
         if (info.MaxModelLength > config.ContextLength)
         {
             yield return $"--max-model-len is {info.MaxModelLength}, but the model was made for "
@@ -62,6 +66,20 @@ internal static class StartupText
         {
             yield return $"the context has {info.MaxModelLength} of the model's {config.ContextLength} tokens: a KV "
                 + $"cache of {Size(info.KvCacheBytes)} holds no more (--kv-cache-memory)";
+        }
+    }
+
+    /// <summary>Objectives for which Prometheus can have no exact rule.</summary>
+    private static IEnumerable<string> Warnings(SloSpec spec)
+    {
+        foreach (SloObjective objective in spec.Objectives)
+        {
+            if (MetricTable.HistogramOf(objective.Sli) is not { } histogram) continue;
+            double seconds = objective.Threshold!.Value.TotalSeconds;
+            if (!histogram.Buckets.Contains(seconds))
+                yield return string.Create(CultureInfo.InvariantCulture,
+                    $"--slo: {objective.Name}'s threshold of {seconds} s is no bucket of {histogram.Name}: it is kept "
+                    + $"here, but no dashboard can show it, and tools slo compile writes no rules for it");
         }
     }
 

@@ -67,7 +67,7 @@ internal sealed class ModelSession : IDisposable
     public Generation Start(int[] ids, SamplingParams sampling, IReadOnlyList<string>? stops = null)
     {
         GenerationRequest tokens = new() { Ids = ids, Sampling = sampling };
-        return Told(() => Generation.Start(Model, new TextRequest { Tokens = tokens, Stop = stops ?? [] }));
+        return Told(() => Generation.Start(Model, [new TextRequest { Tokens = tokens, Stop = stops ?? [] }])[0]);
     }
 
     /// <summary>Continues a prompt. Each piece of text goes to <paramref name="write"/> once it is certain;

@@ -98,7 +98,7 @@ public sealed class BudgetFile : IDisposable
     {
         if (!File.Exists(path) && !Directory.Exists(path)) return [];
         using FileStream stream = new(path, FileMode.Open, FileAccess.ReadWrite, FileShare.None);
-        if (stream.Length > MaxBytes) throw Foreign(path);
+        if (!stream.CanSeek || stream.Length > MaxBytes) throw Foreign(path); // a pipe, or far too much
         byte[] bytes = new byte[stream.Length];
         stream.ReadExactly(bytes);
         return bytes;

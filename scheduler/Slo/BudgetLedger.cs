@@ -131,6 +131,20 @@ public sealed class BudgetLedger
         return false;
     }
 
+    /// <summary>The shortest time that an objective promises such requests and that admission may act on; null where
+    /// none does. Any thread.</summary>
+    public TimeSpan? Promised(SliKind sli, string requestClass, string tenant)
+    {
+        TimeSpan? least = null;
+        for (int i = 0; i < _budgets.Length; i++)
+        {
+            SloObjective objective = _budgets[i].Objective;
+            if (objective.Sli == sli && Controls(i, requestClass, tenant) && !(objective.Threshold >= least))
+                least = objective.Threshold;
+        }
+        return least;
+    }
+
     private bool Controls(int i, string requestClass, string tenant) =>
         _budgets[i].Objective.Role == SloRole.Control && SloEvent.Matches(_budgets[i].Objective, requestClass, tenant);
 

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Text.RegularExpressions;
 using Google.Protobuf;
 using Grpc.Core;
 using Native.Scheduling;
@@ -12,7 +13,7 @@ using SamplingParams = Native.Scheduling.SamplingParams;
 namespace Native.Server.Grpc;
 
 /// <summary>The service of <c>native.v1</c>; the messages' own comments tell what they mean.</summary>
-internal sealed class InferenceService(
+internal sealed partial class InferenceService(
     ModelHost host, RequestEvents events, EngineOptions limits, KvEventStream kvEvents) : Inference.InferenceBase
 {
     public override Task Generate(
@@ -119,7 +120,7 @@ internal sealed class InferenceService(
         Serving.ServiceLevel headers = Serving.ServiceLevel.OfHeaders(name => context.RequestHeaders.GetValue(name));
         string tenant = Caller.Of(context.GetHttpContext());
         using Generation generation =
-            Generation.Start(model, request.At(arrival, tenant, headers, DeadlineOf(context)), events);
+            Generation.Start(model, [request.At(arrival, tenant, headers, DeadlineOf(context))], events)[0];
         int[] tokens = new int[sampling.N];
         bool opened = false;
         while (await generation.WaitAsync(ct))
@@ -218,10 +219,16 @@ internal sealed class InferenceService(
     /// <summary>The call's deadline by the clock that the engine reads.</summary>
     private static long? DeadlineOf(ServerCallContext context)
     {
-        if (context.Deadline == DateTime.MaxValue) return null;
+        // The framework takes a time of less than a tick for none.
+        if (context.Deadline == DateTime.MaxValue)
+            return ShortestTimeout().IsMatch(context.GetHttpContext().Request.Headers["grpc-timeout"].ToString())
+                ? Stopwatch.GetTimestamp() : null;
         double left = (context.Deadline - DateTime.UtcNow).TotalSeconds;
         return Stopwatch.GetTimestamp() + (long)(Math.Clamp(left, 0, 1e6) * Stopwatch.Frequency);
     }
+
+    [GeneratedRegex("^(0{1,8}[HMSmun]|[0-9]{1,2}n)$")]
+    private static partial Regex ShortestTimeout();
 
     private static double Seconds(long from, long to) =>
         from == 0 || to == 0 ? 0 : Stopwatch.GetElapsedTime(from, to).TotalSeconds;

@@ -175,7 +175,8 @@ internal static class MetricTable
     public static readonly OutcomeRow Outcomes = new(
         new("native_requests_total",
             "Requests by outcome: stop, length, cancelled, deadline, aborted, error; "
-            + "refused ones as queue_full, would_be_late, draining, invalid.", "outcome"), OutcomeOf,
+            + "refused ones as queue_full, would_be_late, over_quota, shed, draining, invalid.", "outcome"),
+        OutcomeOf,
         new("vllm:request_success_total", "Finished requests by reason.", "finished_reason"), VllmReasonOf);
 
     public static readonly SumRow CachedTokens = new(
@@ -195,7 +196,7 @@ internal static class MetricTable
             new("vllm:generation_tokens_total", "Tokens generated."),
             engine => engine.GeneratedTokens),
         Counter(
-            new("native_preemptions_total", "Times a sequence lost its KV blocks to an older one."),
+            new("native_preemptions_total", "Times a sequence lost its KV blocks to another, to be computed again."),
             new("vllm:num_preemptions_total", "Preemptions."),
             engine => engine.Preemptions),
         Counter(new("native_steps_total", "Steps executed."), null, engine => engine.Steps),

@@ -97,9 +97,9 @@ internal sealed class RequestMetrics
 
     private void Observe(in FinishedRequest request, string[] vllm)
     {
-        string outcome = MetricTable.Outcomes.NativeWord(request.Reason);
+        string outcome = MetricTable.Outcomes.NativeWord(request.Ended);
         CountOf(outcome).Inc();
-        Vllm?.Counter(MetricTable.Outcomes.Vllm, [.. vllm, MetricTable.Outcomes.VllmWord(request.Reason)]).Inc();
+        Vllm?.Counter(MetricTable.Outcomes.Vllm, [.. vllm, MetricTable.Outcomes.VllmWord(request.Ended)]).Inc();
         Native.Counter(MetricTable.CachedTokens.Native, []).Inc(MetricTable.CachedTokens.Read(request));
         Vllm?.Counter(MetricTable.CachedTokens.Vllm, vllm).Inc(MetricTable.CachedTokens.Read(request));
         foreach (RequestRow row in MetricTable.Requests)

@@ -52,15 +52,14 @@ internal sealed class OpenAiProtocol : IProtocol
         CancellationToken ct = http.RequestAborted;
         using RequestId id = RequestIdHeader.Enter(http, host);
         ServiceLevel headers = ServiceLevel.OfHeaders(name => http.Request.Headers[name]);
-        string tenant = Caller.Of(http);
         (ServedModel model, Call call) =
             await events.ReadAsync(async () => await RequestBody.ReadAsync(http.Request, Read, ct));
+        string tenant = Caller.Of(http);
         long? deadline = ClientDeadline.Of(name => http.Request.Headers[name], arrival, call.Parameters.Stream);
-        List<Generation> generations = [];
+        Generation[] generations = Generation.Start(
+            model, [.. call.Requests.Select(request => request.At(arrival, tenant, headers, deadline))], events);
         try
         {
-            foreach (TextRequest request in call.Requests)
-                generations.Add(Generation.Start(model, request.At(arrival, tenant, headers, deadline), events));
             await new Answer(http, model, call, id, generations).SendAsync(ct);
         }
         finally
@@ -72,20 +71,8 @@ internal sealed class OpenAiProtocol : IProtocol
         {
             Fields body = Fields.Of(json, "");
             ServedModel served = host.Require(body.String("model"));
-            Call wanted = read(body, served, ct);
-            if (wanted.Requests.Count > 1) CheckQuota(served, tenant, wanted.Requests.Count);
-            return (served, wanted);
+            return (served, read(body, served, ct));
         }
-    }
-
-    /// <summary>Refuses a list of prompts that its sender may never send: trying again would not help.</summary>
-    private static void CheckQuota(ServedModel model, string tenant, int prompts)
-    {
-        double? most = model.Engine.Options.Tenants.FirstOrDefault(spec => spec.Name == tenant)?.RequestsPerMinute;
-        if (prompts > most)
-            throw RequestException.Invalid(
-                $"'prompt' has {prompts} prompts, but tenant '{RequestException.Quoted(tenant)}' may send {most:0.###} "
-                    + "requests a minute.", "prompt");
     }
 
     private static Task ListModelsAsync(HttpContext http, ModelHost host)

@@ -89,22 +89,29 @@ internal sealed class Generation : IDisposable
     /// <summary>As <see cref="TokenStream.PromptAlternatives"/>.</summary>
     public ReadOnlySpan<TokenLogprob> PromptAlternatives(int position) => _stream.PromptAlternatives(position);
 
-    /// <summary>Hands a prompt to the engine.</summary>
+    /// <summary>Hands prompts of one sender to the engine, all of them or none.</summary>
     /// <param name="model">Whose engine.</param>
-    /// <param name="request">What is wanted.</param>
-    /// <param name="events">Who hears of its first token or refusal, if anybody.</param>
-    /// <exception cref="RequestException">The engine refuses it.</exception>
-    public static Generation Start(ServedModel model, TextRequest request, RequestEvents? events = null)
+    /// <param name="requests">What is wanted.</param>
+    /// <param name="events">Who hears of their first tokens or refusal, if anybody.</param>
+    /// <exception cref="RequestException">The engine refuses them.</exception>
+    public static Generation[] Start(
+        ServedModel model, IReadOnlyList<TextRequest> requests, RequestEvents? events = null)
     {
-        if (WrongStop(request.Stop) is { } wrong)
+        SubmitOutcome outcome = SubmitOutcome.Invalid;
+        RequestException? wrong =
+            requests.Select(request => WrongStop(request.Stop)).FirstOrDefault(found => found is not null);
+        if (wrong is null)
         {
-            events?.Refused(SubmitOutcome.Invalid);
-            throw wrong;
+            outcome = model.Engine.Submit([.. requests.Select(request => request.Tokens)],
+                out TokenStream[] streams, out int refused, out Refusal refusal);
+            if (outcome == SubmitOutcome.Accepted)
+                return [.. streams.Zip(requests, (stream, request) =>
+                    new Generation(stream, model, request, events?.FirstToken))];
+            TextRequest first = requests[refused];
+            wrong = ExceptionOf(model, first.Tokens, first.PromptField, outcome, refusal);
         }
-        SubmitOutcome outcome = model.Engine.Submit(request.Tokens, out TokenStream? stream, out Refusal refusal);
-        if (outcome == SubmitOutcome.Accepted) return new Generation(stream!, model, request, events?.FirstToken);
-        events?.Refused(outcome);
-        throw ExceptionOf(model, request.Tokens, request.PromptField, outcome, refusal);
+        foreach (TextRequest _ in requests) events?.Refused(outcome);
+        throw wrong;
     }
 
     /// <summary>Waits until <see cref="TryRead"/> has something. False once every choice has ended and the engine is
@@ -203,8 +210,9 @@ internal sealed class Generation : IDisposable
             case SubmitOutcome.WouldBeLate:
                 return new RequestException(Failure.QueueFull,
                     string.Create(CultureInfo.InvariantCulture,
-                        $"The first token would come in about {refusal.FirstToken.TotalSeconds:F2} s, after it is due "
-                            + $"(the prompt alone takes about {refusal.Alone.TotalSeconds:F2} s); try again later."),
+                        $"The first token is expected in about {refusal.FirstToken.TotalSeconds:F2} s, too late to "
+                            + $"promise its time (the prompt alone takes about {refusal.Alone.TotalSeconds:F2} s); "
+                            + $"try again later."),
                     code: "would_be_late")
                 {
                     RetryAfter = refusal.RetryAfter,

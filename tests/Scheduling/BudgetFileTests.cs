@@ -104,6 +104,16 @@ public sealed class BudgetFileTests : IDisposable
         Assert.Equal(new BudgetCounts(3, 1), again.Read(0, BudgetWindow.FiveMinutes));
     }
 
+    [Fact]
+    public void APipe_IsRefusedByName()
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Skip("mkfifo is Unix's");
+        using global::System.Diagnostics.Process made = global::System.Diagnostics.Process.Start("mkfifo", Path);
+        made.WaitForExit();
+        Assert.Contains(Path, Assert.Throws<InvalidDataException>(() => BudgetFile.Open(Path, Ledger(), [])).Message);
+        Assert.True(File.Exists(Path));
+    }
+
     [Theory, InlineData("/dev/null"), InlineData("/proc/self/status")]
     public void ADevice_IsRefused_AndLeftAsItIs(string path)
     {

@@ -321,6 +321,54 @@ public sealed class BudgetLedgerTests
             (ledger.ReadSinceStart(0), ledger.ReadSinceStart(1)));
     }
 
+    /// <summary>The file of objectives is a promise: the door acts on it, for those it speaks of.</summary>
+    [Theory]
+    [InlineData(SloRole.Control, null, "", 500, 500), InlineData(SloRole.Watch, null, "", 500, 9000)]
+    [InlineData(SloRole.Control, "batch", "", 500, 9000), InlineData(SloRole.Control, "acme", "acme", 500, 500)]
+    [InlineData(SloRole.Control, "acme", "other", 500, 9000)]
+    public void AnObjectivesThreshold_IsWhatIsPromised(SloRole role, string? of, string tenant, int threshold, int due)
+    {
+        SloObjective objective = Objectives.Of(SliKind.Ttft, threshold / 1000.0) with
+        {
+            Role = role,
+            Class = of == "batch" ? of : null,
+            Tenant = of == "batch" ? null : of,
+        };
+        SloObjective looser = objective with { Name = "looser", Threshold = TimeSpan.FromSeconds(3) };
+        EngineOptions options = new()
+        {
+            Budgets = new BudgetLedger(new SloSpec([looser, objective])),
+            TtftObjective = TimeSpan.FromSeconds(9),
+        };
+        using EngineHarness harness = new(options: options);
+        GenerationRequest request = new()
+        {
+            Ids = EngineHarness.Prompt(5),
+            Sampling = EngineHarness.Greedy(2),
+            Tenant = tenant,
+        };
+        Assert.Equal(due * Stopwatch.Frequency / 1000, harness.Submit(request).Stream.TtftTicks);
+        TimeSpan own = TimeSpan.FromSeconds(7);
+        Assert.Equal(7 * Stopwatch.Frequency, harness.Submit(request with { TtftObjective = own }).Stream.TtftTicks);
+        Assert.Null(options.ObjectiveOf(SliKind.Tpot, RequestClass.Online, tenant));
+        harness.RunToEnd();
+    }
+
+    [Theory, InlineData(-1, FinishReason.Deadline), InlineData(10, FinishReason.Deadline)]
+    [InlineData(1000, FinishReason.Cancelled)]
+    public void WhoCancelsAsTheDeadlinePasses_WasLate(int milliseconds, FinishReason ended)
+    {
+        long end = 100 * Stopwatch.Frequency;
+        RequestTimings timings = new()
+        {
+            Arrival = Stopwatch.Frequency,
+            Finished = end,
+            Deadline = end + (milliseconds * Stopwatch.Frequency / 1000),
+        };
+        Assert.Equal(ended, new FinishedRequest(timings, FinishReason.Cancelled, 1, 5).Ended);
+        Assert.Equal(FinishReason.Error, new FinishedRequest(timings, FinishReason.Error, 1, 5).Ended);
+    }
+
     [Fact]
     public void ARefusalByPrediction_IsBad_AndBestEffortIsJudgedByItsEnd()
     {

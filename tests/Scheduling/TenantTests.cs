@@ -68,6 +68,42 @@ public sealed class TenantTests
     }
 
     [Fact]
+    public void AList_IsQueuedWhole_OrNotAtAll()
+    {
+        TenantSpec spec = new() { Name = "a", TokensPerMinute = 24 };
+        using EngineHarness harness = new(options: Slo with { Tenants = [spec], MaxQueued = 3 });
+        GenerationRequest[] five = [.. Enumerable.Range(0, 5).Select(i => Of("a", seed: i, outputs: 1))];
+        Engine engine = harness.Engine;
+        Assert.Equal(SubmitOutcome.QueueFull, engine.Submit(five, out TokenStream[] streams, out int refused, out _));
+        Assert.Equal((3, 0, 0L), (refused, engine.Queued, engine.QueuedTokens));
+        Assert.Empty(streams);
+        GenerationRequest tooLong = Of("a", seed: 9, length: 500);
+        Assert.Equal(SubmitOutcome.TooLong, engine.Submit([five[0], tooLong], out _, out refused, out _));
+        Assert.Equal((1, 0), (refused, engine.Queued));
+
+        // 30 tokens are more than a minute's 24, and taken once all of those are there.
+        Assert.Equal(SubmitOutcome.Accepted, engine.Submit(five[..3], out streams, out _, out _));
+        Assert.Equal(3, streams.Length);
+        harness.RunToEnd();
+        foreach (TokenStream stream in streams) Assert.NotEqual(0, stream.Timings.Finished);
+        Assert.Equal(SubmitOutcome.OverQuota, engine.Submit(five[..1], out _, out _, out _));
+        harness.AssertClean();
+    }
+
+    [Fact]
+    public void APromptThatGeneratesNothing_Counts()
+    {
+        TenantSpec spec = new() { Name = "a", RequestsPerMinute = 2 };
+        using EngineHarness harness = new(options: Slo with { Tenants = [spec] });
+        for (int i = 0; i < 2; i++)
+        {
+            harness.Submit(Of("a", seed: i, outputs: 0));
+            harness.RunToEnd();
+        }
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3, outputs: 0), out _));
+    }
+
+    [Fact]
     public void WhatNoStepTook_DoesNotCount()
     {
         TenantSpec spec = new() { Name = "a", RequestsPerMinute = 2, TokensPerMinute = 24 };
@@ -322,7 +358,7 @@ public sealed class TenantTests
     public void ABurningBudget_ClosesTheDoorToBatchWork_AndAHealthyOneOpensItFurther()
     {
         BudgetLedger ledger = new(
-            new SloSpec([Objectives.Availability(99m) with { Class = "online" }]), new ManualClock());
+            new SloSpec([Objectives.Availability(99m)]), new ManualClock());
         TimedEngine timed = new(Slo with { MaxBatchedTokens = 64, Budgets = ledger });
         using EngineHarness harness = timed.Harness;
         for (int i = 0; i < 8; i++) harness.Submit(Of("a", seed: i, length: 100, outputs: 1));
@@ -339,7 +375,10 @@ public sealed class TenantTests
             ledger.Advance(harness.Clock.Now);
         }
         Assert.True(ledger.IsAnyBurning("online"));
+        BudgetCounts before = ledger.ReadSinceStart(0);
         Assert.Equal(SubmitOutcome.Shed, harness.Engine.Submit(batch, out _, out Refusal shed));
+        ledger.Advance(harness.Clock.Now + Stopwatch.Frequency);
+        Assert.Equal(before, ledger.ReadSinceStart(0)); // or batch work would keep the budget burning that sheds it
         Assert.InRange(shed.RetryAfter.TotalSeconds, 10, 60);
         Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(Close(), out _));
         harness.RunToEnd();

@@ -87,7 +87,7 @@ public sealed class CallTests : IDisposable
     public async Task APiece_CarriesItsTextAsContent()
     {
         TextRequest request = MessageReader.Read(new GenerateRequest { Text = "y" }, _model);
-        using Generation generation = Generation.Start(_model, request);
+        using Generation generation = Generation.Start(_model, [request])[0];
         List<(Channel Channel, string Text)> parts = [];
         while (await generation.WaitAsync(TestContext.Current.CancellationToken))
         {

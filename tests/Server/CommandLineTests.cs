@@ -2,6 +2,7 @@ using System.Globalization;
 using Native.Kernels;
 using Native.Kernels.Models;
 using Native.Server;
+using Native.Scheduling.Slo;
 
 namespace Native.Tests.Server;
 
@@ -187,6 +188,17 @@ public sealed class CommandLineTests
         Assert.Empty(Of(new ServerOptions { MaxModelLength = 100 }, 100));
         Assert.Contains("made for 256 tokens", Of(new ServerOptions { MaxModelLength = 512 }, 512).Single());
         Assert.Contains("128 of the model's 256 tokens", Of(new ServerOptions(), 128).Single());
+        SloObjective tpot = new()
+        {
+            Name = "pace",
+            Sli = SliKind.Tpot,
+            Threshold = TimeSpan.FromSeconds(0.06),
+            Percent = 99,
+        };
+        ServerOptions slo = new() { Slo = new SloSpec([tpot]) };
+        Assert.Contains("pace's threshold of 0.06 s is no bucket", Of(slo, 256).Single());
+        tpot = tpot with { Threshold = TimeSpan.FromSeconds(0.05) };
+        Assert.Empty(Of(slo with { Slo = new SloSpec([tpot]) }, 256));
         SuggestedSampling odd = SuggestedSampling.None with { Warnings = ["top_p is 0"] };
         Assert.Equal(["top_p is 0"], Of(new ServerOptions(), 256, odd));
         Assert.Empty(Of(new ServerOptions { UseSuggestedSampling = false }, 256, odd));

@@ -125,20 +125,31 @@ public sealed class TenancyTests
     }
 
     [Fact]
-    public async Task MorePromptsThanItMayEverSend_AreABadRequest_AndCostNothing()
+    public async Task AListOfPrompts_TakesItsQuotaAtOnce_OrNone()
     {
-        TenantEntry a = Entry("a", "key-a") with { Spec = new TenantSpec { Name = "a", RequestsPerMinute = 2 } };
+        TenantEntry a = Entry("a", "key-a") with { Spec = new TenantSpec { Name = "a", RequestsPerMinute = 4 } };
         await using RunningServer server = await RunningServer.StartAsync(new ServerOptions { Tenants = [a] });
-        using HttpRequestMessage three = new(HttpMethod.Post, "/v1/completions")
+        Assert.Equal(HttpStatusCode.OK, await PostList("\"a\""));
+        for (int i = 0; i < 4; i++)
         {
-            Content = new StringContent(
-                "{\"prompt\":[\"a\",\"b\",\"c\"],\"max_tokens\":1}", Encoding.UTF8, "application/json"),
-        };
-        three.Headers.Authorization = new("Bearer", "key-a");
-        using HttpResponseMessage refused = await server.Http.SendAsync(three, Token);
-        Assert.Equal(HttpStatusCode.BadRequest, refused.StatusCode);
-        Assert.Contains("3 prompts, but tenant 'a' may send 2", await refused.Content.ReadAsStringAsync(Token));
-        for (int i = 0; i < 2; i++) Assert.Equal(HttpStatusCode.OK, (await Post(server, "key-a")).StatusCode);
+            Assert.Equal(HttpStatusCode.TooManyRequests, await PostList("\"a\",\"b\",\"c\",\"d\",\"e\""));
+            string tooLong = new('x', 5000);
+            Assert.Equal(HttpStatusCode.BadRequest, await PostList($"\"a\",\"{tooLong}\""));
+        }
+        Assert.Equal(HttpStatusCode.OK, await PostList("\"a\",\"b\",\"c\"")); // the three that were left
+        Assert.Equal(HttpStatusCode.TooManyRequests, await PostList("\"a\""));
+        string metrics = await server.MetricsWith("native_requests_total{outcome=\"over_quota\"} 21");
+        Assert.Contains("native_requests_total{outcome=\"cancelled\"} 0", metrics);
+
+        async Task<HttpStatusCode> PostList(string prompts)
+        {
+            using HttpRequestMessage request = new(HttpMethod.Post, "/v1/completions");
+            request.Content = new StringContent(
+                $"{{\"prompt\":[{prompts}],\"max_tokens\":1}}", Encoding.UTF8, "application/json");
+            request.Headers.Authorization = new("Bearer", "key-a");
+            using HttpResponseMessage answer = await server.Http.SendAsync(request, Token);
+            return answer.StatusCode;
+        }
     }
 
     [Fact]
