@@ -40,7 +40,9 @@ internal static class StartupText
                 : "open     reachable from other machines, with the key");
         output.WriteLine();
         output.WriteLine("try");
-        string key = !server.Options.AsksForKey ? "" : " -H 'Authorization: Bearer '\"$NATIVE_API_KEY\"";
+        // A key of a tenant is nothing that this process was told by a variable.
+        string variable = server.Options.ApiKey is null ? "OPENAI_API_KEY" : "NATIVE_API_KEY";
+        string key = !server.Options.AsksForKey ? "" : $" -H 'Authorization: Bearer '\"${variable}\"";
         output.WriteLine(model.Template is null
             ? $"  curl -N {http}v1/completions -H 'Content-Type: application/json'{key} -d '{{\"prompt\":\"Once upon "
                 + $"a time\",\"max_tokens\":64,\"stream\":true}}'"

@@ -12,9 +12,15 @@ internal sealed class GrpcClient : IServingClient
     private readonly Inference.InferenceClient _inference;
     private readonly string _model;
     private readonly bool _ignoreEos;
+    private readonly Metadata _headers = [];
 
-    public GrpcClient(Uri url, string? model, bool ignoreEos)
+    /// <param name="url">The server.</param>
+    /// <param name="model">The model to ask for; null for the server's first.</param>
+    /// <param name="ignoreEos">Whether outputs go on past end tokens.</param>
+    /// <param name="headers">Metadata of every call.</param>
+    public GrpcClient(Uri url, string? model, bool ignoreEos, IReadOnlyDictionary<string, string> headers)
     {
+        foreach ((string name, string value) in headers) _headers.Add(name, value);
         (_model, _ignoreEos) = (model ?? "", ignoreEos);
         _channel = GrpcChannel.ForAddress(url, new GrpcChannelOptions
         {
@@ -44,7 +50,8 @@ internal sealed class GrpcClient : IServingClient
         else request.Text = prompt.Text;
         try
         {
-            using AsyncServerStreamingCall<GenerateResponse> call = _inference.Generate(request, cancellationToken: ct);
+            using AsyncServerStreamingCall<GenerateResponse> call =
+                _inference.Generate(request, _headers, cancellationToken: ct);
             Usage? usage = null;
             while (await call.ResponseStream.MoveNext(ct))
             {

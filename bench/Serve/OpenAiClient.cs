@@ -7,7 +7,15 @@ using Native.Tools;
 namespace Native.Bench.Serve;
 
 /// <summary>Asks any server that speaks OpenAI's HTTP API, by completions or chats, with streamed answers.</summary>
-internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignoreEos) : IServingClient
+/// <param name="url">The server.</param>
+/// <param name="chat">Chats, or else completions.</param>
+/// <param name="model">The model to ask for; null for the server's first.</param>
+/// <param name="ignoreEos">Whether outputs go on past end tokens.</param>
+/// <param name="headers">Headers of every request; null for none.</param>
+/// <param name="extra">Members of every body, besides the usual; null for none.</param>
+internal sealed class OpenAiClient(
+    Uri url, bool chat, string? model, bool ignoreEos, IReadOnlyDictionary<string, string>? headers = null,
+    JsonElement? extra = null) : IServingClient
 {
     private const int MaxErrorLength = 300;
 
@@ -37,7 +45,10 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
         if (_model is not null) return;
         try
         {
-            using JsonDocument list = JsonDocument.Parse(await _http.GetByteArrayAsync("v1/models", ct));
+            using HttpRequestMessage request = WithHeaders(new HttpRequestMessage(HttpMethod.Get, "v1/models"));
+            using HttpResponseMessage response = await _http.SendAsync(request, ct);
+            response.EnsureSuccessStatusCode();
+            using JsonDocument list = JsonDocument.Parse(await response.Content.ReadAsByteArrayAsync(ct));
             _model = list.RootElement.GetProperty("data")[0].GetProperty("id").GetString();
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException
@@ -50,10 +61,11 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
 
     public async Task<TokenCounts> SendAsync(Prompt prompt, Action onPiece, CancellationToken ct)
     {
-        using HttpRequestMessage request = new(HttpMethod.Post, chat ? "v1/chat/completions" : "v1/completions")
-        {
-            Content = Body(prompt),
-        };
+        using HttpRequestMessage request = WithHeaders(
+            new HttpRequestMessage(HttpMethod.Post, chat ? "v1/chat/completions" : "v1/completions")
+            {
+                Content = Body(prompt),
+            });
         using HttpResponseMessage response =
             await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
         if (!response.IsSuccessStatusCode)
@@ -144,11 +156,20 @@ internal sealed class OpenAiClient(Uri url, bool chat, string? model, bool ignor
             json.WriteBoolean("include_usage", true);
             json.WriteEndObject();
             if (ignoreEos) json.WriteBoolean("ignore_eos", true); // not OpenAI's: a strict server refuses it
+            if (extra is { } more)
+                foreach (JsonProperty member in more.EnumerateObject()) member.WriteTo(json);
             json.WriteEndObject();
         }
         ByteArrayContent content = new(buffer.ToArray());
         content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
         return content;
+    }
+
+    private HttpRequestMessage WithHeaders(HttpRequestMessage request)
+    {
+        foreach ((string name, string value) in headers ?? new Dictionary<string, string>())
+            request.Headers.TryAddWithoutValidation(name, value);
+        return request;
     }
 
     private static int? Count(JsonElement usage, string name) =>

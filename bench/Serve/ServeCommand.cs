@@ -31,6 +31,20 @@ internal sealed class ServeCommand : ToolCommand
         HelpName = "NAME",
         Description = "The model to ask for. Default: the server's first.",
     };
+    private readonly Option<string[]> _headers = new("--header")
+    {
+        HelpName = "NAME=VALUE",
+        Description =
+            "A header of every request, or metadata of every call; may be given again. The key in OPENAI_API_KEY goes "
+                + "as authorization where no other is given.",
+        AllowMultipleArgumentsPerToken = true,
+    };
+    private readonly Option<string?> _extraBody = new("--extra-body")
+    {
+        HelpName = "JSON",
+        Description =
+            "Members of every body besides the usual, e.g. {\"slo\":{\"class\":\"batch\"}}. Not for gRPC.",
+    };
     private readonly Option<int?> _numPrompts = new("--num-prompts")
     {
         HelpName = "N",
@@ -186,7 +200,7 @@ internal sealed class ServeCommand : ToolCommand
             _url, _api, _model, _numPrompts, _requestRate, _burstiness, _maxConcurrency, _rampUp, _rampUpStart,
             _rampUpEnd, _sweep, _svg, _dataset, _file, _secondMultiplier, _blockTokens, _inputLength, _outputLength,
             _rangeRatio, _tokenizer, _ignoreEos, _seed, _numWarmups, _goodput, _metrics, _percentiles, _saveResult,
-            _requestTimeout, _maxDuration,
+            _requestTimeout, _maxDuration, _headers, _extraBody,
         ];
         foreach (Option option in options) Add(option);
     }
@@ -205,11 +219,8 @@ internal sealed class ServeCommand : ToolCommand
             warmups = arguments.GetValue(_numWarmups) ?? 1;
         List<Prompt> prompts = ReadPrompts(arguments, trace, warmups, count * loads.Count, seed);
 
-        bool ignoreEos = arguments.GetValue(_ignoreEos);
         string? model = arguments.GetValue(_model);
-        using IServingClient client =
-            api == "grpc" ? new GrpcClient(url, model, ignoreEos)
-                : new OpenAiClient(url, chat: api == "openai-chat", model, ignoreEos);
+        using IServingClient client = Client(arguments, url, model);
         LoadGenerator generator = Generator(arguments, client);
 
         List<ServingRun> runs =
@@ -257,6 +268,53 @@ internal sealed class ServeCommand : ToolCommand
         if (arguments.GetValue(_svg) is { } picture)
             await File.WriteAllTextAsync(picture, LatencyChart.Svg(runs, percentiles));
         return runs.All(run => run.Result.Completed > 0) ? Cli.Success : Cli.Failed;
+    }
+
+    private IServingClient Client(ParseResult arguments, Uri url, string? model)
+    {
+        string api = arguments.GetRequiredValue(_api);
+        bool ignoreEos = arguments.GetValue(_ignoreEos);
+        JsonElement? extra = ExtraBody(arguments.GetValue(_extraBody));
+        if (api == "grpc" && extra is not null) throw new UsageException("--extra-body is not for --api grpc.");
+        IReadOnlyDictionary<string, string> headers = Headers(
+            arguments.GetValue(_headers) ?? [], Environment.GetEnvironmentVariable("OPENAI_API_KEY"));
+        return api == "grpc" ? new GrpcClient(url, model, ignoreEos, headers)
+            : new OpenAiClient(url, chat: api == "openai-chat", model, ignoreEos, headers, extra);
+    }
+
+    /// <summary>Names and values of headers; the last of a name counts.</summary>
+    /// <param name="given">Each NAME=VALUE.</param>
+    /// <param name="key">An API key for the case that they have none; null or empty for none.</param>
+    /// <exception cref="UsageException">One is something else.</exception>
+    internal static Dictionary<string, string> Headers(IReadOnlyList<string> given, string? key)
+    {
+        Dictionary<string, string> headers = new(StringComparer.OrdinalIgnoreCase);
+        if (!string.IsNullOrEmpty(key)) headers["authorization"] = $"Bearer {key}";
+        foreach (string header in given)
+        {
+            int equals = header.IndexOf('=', StringComparison.Ordinal);
+            string name = header[..Math.Max(equals, 0)];
+            bool isName = name.Length > 0 && name.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.');
+            if (!isName || header.Any(char.IsControl))
+                throw new UsageException($"--header is '{header}'; it must be like x-name=value.");
+            headers[name.ToLowerInvariant()] = header[(equals + 1)..];
+        }
+        return headers;
+    }
+
+    private static JsonElement? ExtraBody(string? json)
+    {
+        if (json is null) return null;
+        try
+        {
+            using JsonDocument body = JsonDocument.Parse(json);
+            if (body.RootElement.ValueKind == JsonValueKind.Object) return body.RootElement.Clone();
+        }
+        catch (JsonException)
+        {
+            // told below
+        }
+        throw new UsageException($"--extra-body is '{json}'; it must be a JSON object.");
     }
 
     private LoadGenerator Generator(ParseResult arguments, IServingClient client) => new(client, TimeProvider.System)

@@ -111,7 +111,7 @@ internal sealed class SimulateCommand : ToolCommand
                 + "A step takes what the fitted model says. Prints goodput, tails and violations of each.",
             "simulate --load gamma --times-capacity 0.8,1.2,1.5",
             "simulate --load chat --duration 3600 --length-scale 0.25 --svg chat.svg",
-            "simulate --load flood --find-capacity 0.99 --policy native decode-first",
+            "simulate --load gamma --find-capacity 0.99 --policy native decode-first",
             "simulate --load long --rate 0.5 --write-trace long.jsonl")
     {
         _load.AcceptOnlyFromAmong(TrafficPlan.Loads);
@@ -199,6 +199,10 @@ internal sealed class SimulateCommand : ToolCommand
         Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"highest rate at which {attainment:0.##%} of all requests are in time\n"));
         Terminal.Out.Write(SimulationReport.Capacities(found));
+        if (found.Exists(policy => policy.Item2 == 0))
+            Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"\nnone: not even at {capacity / 100:0.####} requests/s, a hundredth of what the machine serves; some "
+                    + $"prompts may take too long alone (--length-scale shortens them)"));
     }
 
     private TrafficPlan Plan(ParseResult arguments) => new(arguments.GetRequiredValue(_load),

@@ -14,7 +14,8 @@ internal static class SimulationReport
     public static string Capacities(IReadOnlyList<(string Policy, double Rate)> capacities) => MarkdownTable.Of(
     [
         new Column<(string Policy, double Rate)>("policy", 12, Right: false, row => row.Policy),
-        new Column<(string Policy, double Rate)>("requests/s", 10, Right: true, row => Rate(row.Rate)),
+        new Column<(string Policy, double Rate)>("requests/s", 10, Right: true,
+            row => row.Rate > 0 ? Rate(row.Rate) : "none"),
     ], capacities);
 
     /// <summary>Goodput, and the 99th percentiles of TTFT and TPOT, against the rate.</summary>

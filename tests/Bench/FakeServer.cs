@@ -46,6 +46,9 @@ internal sealed class FakeServer : IAsyncDisposable
     /// <summary>The bodies that came.</summary>
     public List<JsonElement> Bodies { get; } = [];
 
+    /// <summary>The headers that came with them.</summary>
+    public List<IHeaderDictionary> Headers { get; } = [];
+
     /// <summary>Requests that were under way at once, at most.</summary>
     public int PeakRunning { get; private set; }
 
@@ -84,6 +87,7 @@ internal sealed class FakeServer : IAsyncDisposable
             PeakRunning = Math.Max(PeakRunning, ++_running);
             Log.Add((Stopwatch.GetTimestamp(), written));
             Bodies.Add(body);
+            Headers.Add(new HeaderDictionary(http.Request.Headers.ToDictionary()));
             answer = _answers(_requests++);
         }
         try

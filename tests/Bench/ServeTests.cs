@@ -32,6 +32,29 @@ public sealed class ServeTests
     }
 
     [Fact]
+    public async Task HeadersAndMembers_GoWithEveryRequest()
+    {
+        await using FakeServer server = await FakeServer.StartAsync();
+        await Serve(server.Url, "--num-prompts", "2", "--header", "X-Team=a=b", "authorization=Bearer k",
+            "--extra-body", "{\"slo\":{\"class\":\"batch\"}}");
+        Assert.All(server.Headers, headers => Assert.Equal(("a=b", "Bearer k"),
+            (headers["x-team"].ToString(), headers.Authorization.ToString())));
+        Assert.All(server.Bodies, body =>
+            Assert.Equal("batch", body.GetProperty("slo").GetProperty("class").GetString()));
+        string[][] wrong = [["--header", "no value"], ["--extra-body", "[1]"], ["--extra-body", "{"],
+            ["--extra-body", "{}", "--api", "grpc"], ["--header", "a=\n"]];
+        foreach (string[] options in wrong)
+        {
+            (int exit, _, string error) = await Run(["serve", "--url", server.Url.ToString(), .. options]);
+            Assert.Equal(2, exit);
+            Assert.Contains(options[0], error);
+        }
+        Assert.Equal("Bearer sk", ServeCommand.Headers([], "sk")["authorization"]);
+        Assert.Equal("Bearer own", ServeCommand.Headers(["Authorization=Bearer own"], "sk")["authorization"]);
+        Assert.Empty(ServeCommand.Headers([], ""));
+    }
+
+    [Fact]
     public async Task WhereTheServerTellsNoUsage_PiecesAreCounted()
     {
         await using FakeServer server = await FakeServer.StartAsync(_ => new FakeAnswer { Tokens = 5, TellsUsage = false });
