@@ -20,11 +20,11 @@ internal sealed partial class SloFile
             sli: ttft              # ttft, tpot, itl, e2e or availability
             threshold: 500ms       # the longest time that is good; not for availability
             objective: 99          # percent that is to be good
-            window: 30d            # 7d to 30d
+            window: 30d            # 7d to 30d; this is the default
           - name: answered
             sli: availability
             objective: 99.9
-            role: watch            # admission does not act on it; default control
+            role: watch            # people are told, and nothing is refused for it; default control
         min_events: 100            # a window with fewer is judged by a binomial bound; this is the default
         """;
 
