@@ -111,7 +111,7 @@ internal static class Faults
         new("Engine.IsDraining", FaultKind.Unordered,
             "Volatile.Read(ref _draining)",
             "Who sees it late is as one who came early."),
-        new("Engine.Enter", FaultKind.Unordered,
+        new("Engine.Enqueue", FaultKind.Unordered,
             "Volatile.Read(ref _stopped)",
             "The fence in Unpark comes before it."),
         new("Engine.Drain", FaultKind.Unordered,
