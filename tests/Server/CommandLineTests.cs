@@ -1,8 +1,8 @@
 using System.Globalization;
 using Native.Kernels;
 using Native.Kernels.Models;
-using Native.Server;
 using Native.Scheduling.Slo;
+using Native.Server;
 
 namespace Native.Tests.Server;
 
