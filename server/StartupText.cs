@@ -3,7 +3,6 @@ using System.Globalization;
 using System.Net;
 using Native.Kernels;
 using Native.Kernels.Models;
-using Native.Scheduling.Slo;
 using Native.Server.Hub;
 using Native.Server.Metrics;
 using Native.Server.Serving;
@@ -58,7 +57,9 @@ internal static class StartupText
         if (options.UseSuggestedSampling)
             foreach (string warning in suggested.Warnings) yield return warning;
         if (options.Slo is { } spec)
-            foreach (string warning in Warnings(spec)) yield return warning;
+            foreach (string wrong in spec.Objectives.Select(MetricTable.NoBucketOf).OfType<string>())
+                yield return $"--slo: {wrong}: it is kept here, but no dashboard can show it, and tools slo compile "
+                    + "writes no rules for it";
         if (info.MaxModelLength > config.ContextLength)
         {
             yield return $"--max-model-len is {info.MaxModelLength}, but the model was made for "
@@ -68,20 +69,6 @@ internal static class StartupText
         {
             yield return $"the context has {info.MaxModelLength} of the model's {config.ContextLength} tokens: a KV "
                 + $"cache of {Size(info.KvCacheBytes)} holds no more (--kv-cache-memory)";
-        }
-    }
-
-    /// <summary>Objectives for which Prometheus can have no exact rule.</summary>
-    private static IEnumerable<string> Warnings(SloSpec spec)
-    {
-        foreach (SloObjective objective in spec.Objectives)
-        {
-            if (MetricTable.HistogramOf(objective.Sli) is not { } histogram) continue;
-            double seconds = objective.Threshold!.Value.TotalSeconds;
-            if (!histogram.Buckets.Contains(seconds))
-                yield return string.Create(CultureInfo.InvariantCulture,
-                    $"--slo: {objective.Name}'s threshold of {seconds} s is no bucket of {histogram.Name}: it is kept "
-                    + $"here, but no dashboard can show it, and tools slo compile writes no rules for it");
         }
     }
 

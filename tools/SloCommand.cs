@@ -31,12 +31,11 @@ internal sealed class SloCommand : Command
         SloSpec spec = SloFile.Read(path);
         foreach (SloObjective objective in spec.Objectives)
         {
-            if (MetricTable.HistogramOf(objective.Sli) is not { } histogram) continue;
-            double seconds = objective.Threshold!.Value.TotalSeconds;
-            if (histogram.Buckets.Contains(seconds)) continue;
-            throw new CommandException(string.Create(CultureInfo.InvariantCulture,
-                $"{path}: {objective.Name}'s threshold of {seconds} s is no bucket of {histogram.Name}, so no "
-                + $"dashboard could show it; its buckets are {string.Join(", ", histogram.Buckets.Select(Seconds))}."));
+            if (MetricTable.NoBucketOf(objective) is not { } wrong) continue;
+            double[] buckets = MetricTable.HistogramOf(objective.Sli)!.Value.Buckets;
+            throw new CommandException(
+                $"{path}: {wrong}, so no dashboard could show it; its buckets are "
+                    + $"{string.Join(", ", buckets.Select(Seconds))}.");
         }
         return spec;
     }

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using Native.Kernels;
 using Native.Scheduling;
 using Native.Scheduling.Slo;
@@ -363,6 +364,16 @@ internal static class MetricTable
         SliKind.E2e => (Whole.Native!.Name, Whole.NativeBuckets),
         _ => null,
     };
+
+    /// <summary>That an objective's threshold is no bucket of its histogram, so that no rule or dashboard can count
+    /// what is within; null where it is one.</summary>
+    public static string? NoBucketOf(SloObjective objective)
+    {
+        if (HistogramOf(objective.Sli) is not { } histogram) return null;
+        double seconds = objective.Threshold!.Value.TotalSeconds;
+        return histogram.Buckets.Contains(seconds) ? null : string.Create(CultureInfo.InvariantCulture,
+            $"{objective.Name}'s threshold of {seconds} s is no bucket of {histogram.Name}");
+    }
 
     /// <summary>Outcomes of a request that the engine did not take.</summary>
     public static string OutcomeOf(SubmitOutcome outcome) => outcome switch
