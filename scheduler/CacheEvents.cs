@@ -76,7 +76,8 @@ public sealed class CacheEvents
         _blockHashes = new ulong[blockCount];
         _blockParents = new ulong[blockCount];
         _blockTokens = new int[(long)blockCount * blockSize];
-        First = _next.Value = first;
+        First = first;
+        _next.Value = first;
     }
 
     /// <summary>The first event's number.</summary>
@@ -103,7 +104,8 @@ public sealed class CacheEvents
         read = default;
         if (Volatile.Read(ref _numbers[place]) != number) return false;
         CacheEventKind kind = _kinds[place];
-        int[] tokens = kind == CacheEventKind.Stored ? Copy(_tokens, place) : [];
+        int[] tokens = kind != CacheEventKind.Stored ? []
+            : _tokens.AsSpan(place * _blockSize, _blockSize).ToArray();
         read = new CacheEvent(kind, _hashes[place], _hasParents[place] ? _parents[place] : null, tokens);
         Volatile.ReadBarrier(); // the copy is complete before the number is looked at again
         return Volatile.Read(ref _numbers[place]) == number;
@@ -120,7 +122,7 @@ public sealed class CacheEvents
             bool present = _present[block];
             read = !present ? default : new CacheEvent(
                 CacheEventKind.Stored, _blockHashes[block], _blockHasParents[block] ? _blockParents[block] : null,
-                Copy(_blockTokens, block));
+                _blockTokens.AsSpan(block * _blockSize, _blockSize).ToArray());
             Volatile.ReadBarrier();
             if ((version & 1) == 0 && Volatile.Read(ref _versions[block]) == version) return present;
             spin.SpinOnce();
@@ -199,6 +201,4 @@ public sealed class CacheEvents
     }
 
     private void EndBlock(int block) => Volatile.Write(ref _versions[block], _versions[block] + 1);
-
-    private int[] Copy(int[] tokens, int index) => tokens.AsSpan(index * _blockSize, _blockSize).ToArray();
 }

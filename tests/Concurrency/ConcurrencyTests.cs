@@ -24,6 +24,13 @@ public sealed class ConcurrencyTests
         ["SeqLock.cs"] = [nameof(Scenarios.SeqLockIsReadWhole)],
         ["ObjectiveBudget.cs"] =
             [nameof(Scenarios.BudgetSumsAreOfOneTime), nameof(Scenarios.BudgetForgetsAtOnce)],
+        ["CacheEvents.cs"] =
+            [
+                nameof(Scenarios.CacheEventsAreReadWhole), nameof(Scenarios.CacheContentIsCaughtUp),
+                nameof(Scenarios.CacheContentIsForgottenAtOnce),
+            ],
+        ["Share.cs"] = [nameof(Scenarios.SharesAddUp)],
+        ["RateLimit.cs"] = [nameof(Scenarios.RatesAddUp)],
         ["TokenStream.cs"] =
             [
                 nameof(Scenarios.ReaderIsWoken), nameof(Scenarios.NewsIsHeardInTheNextTurn),
@@ -65,6 +72,7 @@ public sealed class ConcurrencyTests
     [Theory]
     [InlineData("Inbox.cs"), InlineData("SignalStack.cs"), InlineData("TokenLog.cs"), InlineData("SpscRing.cs")]
     [InlineData("SeqLock.cs"), InlineData("TokenStream.cs"), InlineData("Engine.cs"), InlineData("ObjectiveBudget.cs")]
+    [InlineData("CacheEvents.cs"), InlineData("Share.cs"), InlineData("RateLimit.cs")]
     public void AFault_IsFound_WhereverItIsPlanted(string file)
     {
         string begin = Path.GetFileNameWithoutExtension(file) + ".";

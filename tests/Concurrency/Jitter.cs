@@ -34,6 +34,12 @@ public static class JitterVolatile
         return Volatile.Read(ref variable);
     }
 
+    public static double Read(ref double variable)
+    {
+        Jitter.LoseTime();
+        return Volatile.Read(ref variable);
+    }
+
     public static T Read<T>(ref T variable)
         where T : class?
     {
@@ -53,11 +59,29 @@ public static class JitterVolatile
         Volatile.Write(ref variable, value);
     }
 
+    public static void Write(ref double variable, double value)
+    {
+        Jitter.LoseTime();
+        Volatile.Write(ref variable, value);
+    }
+
     public static void Write<T>(ref T variable, T value)
         where T : class?
     {
         Jitter.LoseTime();
         Volatile.Write(ref variable, value);
+    }
+
+    public static void ReadBarrier()
+    {
+        Jitter.LoseTime();
+        Volatile.ReadBarrier();
+    }
+
+    public static void WriteBarrier()
+    {
+        Jitter.LoseTime();
+        Volatile.WriteBarrier();
     }
 }
 
@@ -80,6 +104,18 @@ public static class JitterInterlocked
     {
         Jitter.LoseTime();
         return Interlocked.CompareExchange(ref variable, value, comparand);
+    }
+
+    public static long Add(ref long variable, long added)
+    {
+        Jitter.LoseTime();
+        return Interlocked.Add(ref variable, added);
+    }
+
+    public static long Increment(ref long variable)
+    {
+        Jitter.LoseTime();
+        return Interlocked.Increment(ref variable);
     }
 
     public static long Or(ref long variable, long bits)

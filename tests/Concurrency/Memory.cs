@@ -91,6 +91,18 @@ internal static class Memory
         if (s_thread is { } me) Fence(me);
     }
 
+    /// <summary>What the thread read before has happened before what it does from here on.</summary>
+    public static void ReadFence()
+    {
+        if (s_thread is { } me) me.Seen.Join(me.Pending);
+    }
+
+    /// <summary>What the thread has seen goes with what it writes from here on.</summary>
+    public static void WriteFence()
+    {
+        if (s_thread is { } me) me.Fenced = me.Seen.Copy();
+    }
+
     private static void Fence(ThreadView me)
     {
         me.Seen.Join(me.Pending);

@@ -29,7 +29,7 @@ internal sealed class ModelledSources
     private static readonly string[] Modelled =
         [
             "Inbox.cs", "SignalStack.cs", "TokenLog.cs", "SpscRing.cs", "SeqLock.cs", "TokenStream.cs", "Engine.cs",
-            "ObjectiveBudget.cs", "Scenarios.cs",
+            "ObjectiveBudget.cs", "CacheEvents.cs", "Share.cs", "RateLimit.cs", "Scenarios.cs",
         ];
 
     private const string Usings = """
@@ -49,6 +49,7 @@ internal sealed class ModelledSources
         using AutoResetEvent = Native.Tests.Concurrency.ModelEvent;
         using Thread = Native.Tests.Concurrency.ModelThread;
         using SpinWait = Native.Tests.Concurrency.ModelSpin;
+        using Native.Tests.Concurrency;
 
         """;
 

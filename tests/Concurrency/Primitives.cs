@@ -10,6 +10,18 @@ public static class ModelVolatile
 
     public static void Write<T>(ref Shared<T> variable, T value, int site) =>
         Memory.Write(variable.History, value, release: Execution.FaultAt(site) is null);
+
+    public static void ReadBarrier(int site)
+    {
+        Execution.Current.Point();
+        if (Execution.FaultAt(site) is null) Memory.ReadFence();
+    }
+
+    public static void WriteBarrier(int site)
+    {
+        Execution.Current.Point();
+        if (Execution.FaultAt(site) is null) Memory.WriteFence();
+    }
 }
 
 /// <summary>Takes the place of <see cref="Interlocked"/>.</summary>
@@ -27,6 +39,11 @@ public static class ModelInterlocked
     public static T CompareExchange<T>(ref Shared<T> variable, T value, T comparand, int site) =>
         (T)Memory.Update(variable.History,
             old => (value, EqualityComparer<T>.Default.Equals((T)old!, comparand)), Execution.FaultAt(site))!;
+
+    public static long Add(ref Shared<long> variable, long added, int site) =>
+        (long)Memory.Update(variable.History, old => ((long)old! + added, true), Execution.FaultAt(site))! + added;
+
+    public static long Increment(ref Shared<long> variable, int site) => Add(ref variable, 1, site);
 
     public static long Or(ref Shared<long> variable, long bits, int site) =>
         (long)Memory.Update(variable.History, old => ((long)old! | bits, true), Execution.FaultAt(site))!;
@@ -88,12 +105,42 @@ public struct ModelSpin
     public readonly void SpinOnce(int sleep1Threshold = -1) => Execution.Current.Yield();
 }
 
-/// <summary>Takes the place of <see cref="Array"/>'s Resize.</summary>
+/// <summary>Takes the place of <see cref="Array"/>'s methods.</summary>
 public static class ModelArray
 {
+    public static void Fill<T>(Shared<T>[] array, T value)
+    {
+        for (int i = 0; i < array.Length; i++) array[i] = new Shared<T>(value);
+    }
+
     public static T[] Resized<T>(T[] array, int length)
     {
         Array.Resize(ref array, length);
         return array;
     }
+}
+
+/// <summary>Takes the place of a <see cref="Span{T}"/> of variables that are read or written plainly, one after the
+/// other.</summary>
+public readonly struct SharedSpan<T>(Shared<T>[] array, int start, int length)
+{
+    public T[] ToArray()
+    {
+        T[] copy = new T[length];
+        for (int i = 0; i < length; i++) copy[i] = array[start + i].Get();
+        return copy;
+    }
+
+    internal void Set(ReadOnlySpan<T> values)
+    {
+        for (int i = 0; i < values.Length; i++) array[start + i].Set(values[i]);
+    }
+}
+
+/// <summary>Takes the place of <see cref="MemoryExtensions"/> for shared variables.</summary>
+public static class SharedSpans
+{
+    public static SharedSpan<T> AsSpan<T>(this Shared<T>[] array, int start, int length) => new(array, start, length);
+
+    public static void CopyTo<T>(this ReadOnlySpan<T> values, SharedSpan<T> to) => to.Set(values);
 }

@@ -216,6 +216,119 @@ internal static class Scenarios
         world.Check(budget.Read(BudgetWindow.FiveMinutes) == new BudgetCounts(5, 5), "what came last is counted");
     }
 
+    /// <summary>A reader of the cache's events gets each as it was written, or is told that the ring has forgotten
+    /// it.</summary>
+    public static void CacheEventsAreReadWhole(World world)
+    {
+        CacheEvents events = new(blockCount: 2, blockSize: 2, first: 5, least: 2);
+        world.Start(() =>
+        {
+            events.Stored(0, 1, null, [1, 1]);
+            events.Stored(1, 2, 1, [2, 2]);
+            events.Removed(0);
+            events.Stored(0, 3, 2, [3, 3]);
+        });
+        for (long next = 5; next < 9; next++)
+        {
+            while (next >= events.Next) world.Yield();
+            if (events.TryRead(next, out CacheEvent read)) CheckEvent(world, next, read);
+            else world.Check(events.Next >= next + events.Capacity, "only what had to make room is forgotten");
+        }
+        world.JoinAll();
+        for (long last = 7; last < 9; last++)
+        {
+            world.Check(events.TryRead(last, out CacheEvent read), "the last are there");
+            CheckEvent(world, last, read);
+        }
+        world.Check(!events.TryRead(6, out _), "what made room is gone");
+    }
+
+    /// <summary>Who reads the cache's content, and then the events from the number on that he noted before, knows what
+    /// is there.</summary>
+    public static void CacheContentIsCaughtUp(World world)
+    {
+        CacheEvents events = new(blockCount: 2, blockSize: 2, first: 5, least: 8);
+        events.Stored(0, 1, null, [1, 1]);
+        world.Start(() =>
+        {
+            events.Stored(1, 2, 1, [2, 2]);
+            events.Removed(0);
+            events.Stored(0, 3, 2, [3, 3]);
+        });
+        long next = events.Next;
+        HashSet<ulong> known = ReadContent(world, events);
+        for (; next < 9; next++)
+        {
+            while (next >= events.Next) world.Yield();
+            world.Check(events.TryRead(next, out CacheEvent read), "the ring has room for all");
+            if (read.Kind == CacheEventKind.Stored) known.Add(read.Hash);
+            else known.Remove(read.Hash);
+        }
+        world.Check(known.SetEquals([2, 3]), "who has caught up knows what is there");
+        world.JoinAll();
+        world.Check(ReadContent(world, events).SetEquals([2, 3]), "it is there");
+    }
+
+    /// <summary>A reader that has seen that the cache was cleared finds nothing of before.</summary>
+    public static void CacheContentIsForgottenAtOnce(World world)
+    {
+        CacheEvents events = new(blockCount: 2, blockSize: 2, first: 5, least: 4);
+        events.Stored(1, 1, null, [1, 1]);
+        world.Start(() =>
+        {
+            events.Removed(0); // it was never told
+            events.Cleared();
+        });
+        long next = events.Next;
+        HashSet<ulong> known = ReadContent(world, events);
+        world.Check(next == 6 || known.Count == 0, "the content is not older than the number");
+        while (events.Next < 7) world.Yield();
+        world.Check(ReadContent(world, events).Count == 0, "nothing is there");
+        world.Check(events.TryRead(6, out CacheEvent read) && read.Kind == CacheEventKind.Cleared, "it was cleared");
+        world.JoinAll();
+        world.Check(events.Next == 7, "a block that was not told is not taken back");
+    }
+
+    /// <summary>What threads count up and down together adds up.</summary>
+    public static void SharesAddUp(World world)
+    {
+        Share share = new Tenant(new TenantSpec { Name = "a" }, isNamed: true).Shares[0];
+        for (int i = 0; i < 2; i++)
+        {
+            world.Start(() =>
+            {
+                share.Queue(9, 8);
+                share.Queue(2, 1);
+                share.Dequeue(2, 1);
+            });
+        }
+        share.Charge(3, 0);
+        world.Check(share.QueuedTokens is 0 or 1 or 2 or 8 or 9 or 10 or 16 or 17 or 18, "a count is a sum");
+        world.JoinAll();
+        world.Check((share.QueuedTokens, share.QueuedRequests) == (16, 2), "what was not taken back is counted");
+        world.Check((share.QueuedUpTo(7), share.QueuedUpTo(8)) == (0, 16), "by length as well");
+        world.Check((share.Tokens, share.Served) == (3, 3 / share.Weight), "it got what it was charged");
+    }
+
+    /// <summary>Of what is there for one of two, one gets it; what is given back and spent beside adds up.</summary>
+    public static void RatesAddUp(World world)
+    {
+        RateLimit limit = new(perMinute: 60);
+        bool[] taken = new bool[2];
+        for (int i = 0; i < 2; i++)
+        {
+            int taker = i;
+            world.Start(() => taken[taker] = limit.TryTake(40, 0, out _));
+        }
+        world.JoinAll();
+        world.Check(taken[0] != taken[1], "one of two gets it");
+        world.Start(() => limit.Return(40));
+        world.Start(() => limit.Spend(15, 0));
+        limit.Spend(5, 0);
+        world.JoinAll();
+        world.Check(limit.TryTake(40, 0, out _) && !limit.TryTake(1, 0, out _), "what is left is there, and no more");
+    }
+
     /// <summary>A reader that sleeps is woken by whoever publishes.</summary>
     public static void ReaderIsWoken(World world)
     {
@@ -370,6 +483,32 @@ internal static class Scenarios
         Percent = 99,
         Window = TimeSpan.FromDays(7),
     }, 1000);
+
+    /// <summary>What the cache holds, by the hashes.</summary>
+    private static HashSet<ulong> ReadContent(World world, CacheEvents events)
+    {
+        HashSet<ulong> known = [];
+        for (int block = 0; block < events.BlockCount; block++)
+        {
+            if (!events.TryReadBlock(block, out CacheEvent read)) continue;
+            CheckStored(world, read);
+            known.Add(read.Hash);
+        }
+        return known;
+    }
+
+    private static void CheckEvent(World world, long number, CacheEvent read)
+    {
+        ulong hash = number switch { 5 => 1, 6 => 2, 7 => 1, _ => 3 };
+        world.Check(read.Hash == hash && (read.Kind == CacheEventKind.Removed) == (number == 7), "it is that event");
+        if (read.Kind == CacheEventKind.Stored) CheckStored(world, read);
+    }
+
+    private static void CheckStored(World world, CacheEvent read)
+    {
+        ulong? parent = read.Hash == 1 ? null : read.Hash - 1;
+        world.Check(read.Parent == parent && read.Tokens.All(token => token == (int)read.Hash), "it is of one block");
+    }
 
     private static TokenStream? Submit(World world, Engine engine, int tokens = 1, int choices = 1)
     {

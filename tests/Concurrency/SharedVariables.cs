@@ -13,6 +13,9 @@ internal static class SharedVariables
         [
             "Cell.Item", "TokenStream.NextSignalled", "TokenLog._tokens", "TokenLog._logprobs",
             "SpscRing._items", "SeqLock._value", "News.Value",
+            "CacheEvents._kinds", "CacheEvents._hashes", "CacheEvents._parents", "CacheEvents._hasParents",
+            "CacheEvents._tokens", "CacheEvents._present", "CacheEvents._blockHasParents", "CacheEvents._blockHashes",
+            "CacheEvents._blockParents", "CacheEvents._blockTokens",
         ];
 
     /// <summary>The fields, by their symbols as declared. An array among them stands for its elements, but for those of

@@ -15,7 +15,7 @@ internal sealed class SourceRewriter(CSharpCompilation compilation, HashSet<ISym
     {
         ["Volatile"] = [FaultKind.Unordered],
         ["Interlocked"] = [FaultKind.Unordered, FaultKind.Torn],
-        ["MemoryBarrier"] = [FaultKind.Unordered],
+        ["Barrier"] = [FaultKind.Unordered],
     };
 
     private readonly List<Site> _sites = [];
@@ -62,7 +62,7 @@ internal sealed class SourceRewriter(CSharpCompilation compilation, HashSet<ISym
         if (SharedVariables.IsAtomic(node) && (first is null || IsVariable(first.Expression)))
         {
             var called = (MemberAccessExpressionSyntax)node.Expression;
-            string kinds = first is null ? "MemoryBarrier" : called.Expression.ToString();
+            string kinds = first is null ? "Barrier" : called.Expression.ToString();
             var changed = (InvocationExpressionSyntax)base.VisitInvocationExpression(node)!;
             return changed.AddArgumentListArguments(Argument(Place(node, node, Kinds[kinds])));
         }
@@ -72,7 +72,10 @@ internal sealed class SourceRewriter(CSharpCompilation compilation, HashSet<ISym
             return ParseExpression($"{first.Expression}.Set(Native.Tests.Concurrency.ModelArray.Resized("
                 + $"{first.Expression}.Get(), {size}))").WithTriviaFrom(node);
         }
-        return base.VisitInvocationExpression(node);
+        return node.Expression.ToString() == "Array.Fill"
+            && SharedVariables.FieldOf(first!.Expression, _model) is { } filled && variables.Contains(filled)
+            ? ParseExpression($"Native.Tests.Concurrency.ModelArray.Fill{node.ArgumentList}").WithTriviaFrom(node)
+            : base.VisitInvocationExpression(node);
     }
 
     public override SyntaxNode? VisitIfStatement(IfStatementSyntax node)
