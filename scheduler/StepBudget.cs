@@ -35,8 +35,17 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// objective for the first token, where there is one.</summary>
     private const double BatchAlone = 0.05;
 
+    /// <summary>Part of the usual objective for the first token that a step with a piece of a very long prompt may
+    /// take: who arrives waits for its end (Medha, Agrawal et al. 2024). The piece takes this many times as long as a
+    /// step without work at least, or steps would cost more than the prompt.</summary>
+    private const double PartBesideLong = 0.05, LongSteps = 5;
+
     private readonly double _batchAlone =
         options.ObjectiveOf(SliKind.Ttft, RequestClass.Online) is { } ttft ? 0.1 * ttft.TotalSeconds : BatchAlone;
+
+    /// <summary>What is usually promised for the first token, in seconds; infinite for nothing.</summary>
+    private readonly double _ttft = options.Policy == SchedulingPolicy.Slo
+        && options.ObjectiveOf(SliKind.Ttft, RequestClass.Online) is { } due ? due.TotalSeconds : double.PositiveInfinity;
 
     private double _left, _leftForBatch; // seconds
     private bool _hasOnline;
@@ -135,11 +144,19 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     {
         bool batch = s.Stream.Class == RequestClass.Batch;
         double left = batch ? Math.Min(_left, _leftForBatch) : _left;
+        if (IsVeryLong(s)) left = Math.Min(left, Math.Max(PartBesideLong * _ttft, LongSteps * times.Predict(default)));
         if (double.IsPositiveInfinity(left)) return count;
         int fits = times.LargestPrefill(load, s.NumComputedTokens, count, left);
         if (load.PrefillTokens == 0 && !(batch && _hasOnline)) fits = Math.Max(fits, Math.Min(count, leastChunk));
         IsSpent = fits < count;
         return fits;
+    }
+
+    /// <summary>Whether a prompt takes longer alone than first tokens usually may.</summary>
+    private bool IsVeryLong(Sequence s)
+    {
+        int start = s.Stream.Clock.CachedTokens, count = s.Target - start;
+        return count > maxTokens && times.Predict(default(StepLoad).PlusPrefill(start, count)) > _ttft;
     }
 
     /// <summary>What an online stream leaves of the step to batch work: as much as keeps it as fast as the slowest of a

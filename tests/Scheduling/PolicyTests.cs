@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Native.Bench.Common;
 using Native.Scheduling;
 
 namespace Native.Tests.Scheduling;
@@ -197,37 +198,101 @@ public sealed class PolicyTests(ITestOutputHelper output)
         Assert.InRange(batch / (alone * (1 - busy)), 0.8, 2);
     }
 
-    /// <summary>Ten minutes of a machine whose steps take 8 ms, 0.4 for a prompt's token, 0.7 for a decode.</summary>
-    /// <returns>The 99th percentile of TPOT of online requests, tokens of batch ones a second, and the part of the
-    /// time in which steps had online requests.</returns>
-    private static (double Tpot, double Batch, double Busy) Serve(double load, int backlog)
+    /// <summary>Prompts of 8,000 tokens, which take longer than a first token may, come every minute among short
+    /// ones.</summary>
+    [Theory, InlineData(0.5, 1.2), InlineData(1, 1.1), InlineData(2, 1.1), InlineData(3, 1.1), InlineData(5, 1.1)]
+    public void AVeryLongPrompt_HardlyDelaysShortOnes(double load, double most)
     {
-        FakeModelRunner runner = new(blockCount: 4000, maxModelLength: 1000);
-        using EngineHarness harness = new(runner, Slo with
+        double[] Seconds(bool beside) => [.. Enumerable.Range(0, 4).SelectMany(seed => ServeShort(load, beside, seed))];
+        double alone = Statistics.Percentile(Seconds(beside: false), 99);
+        double beside = Statistics.Percentile(Seconds(beside: true), 99);
+        output.WriteLine($"load {load}: p99 TTFT {alone * 1e3:F0} and {beside * 1e3:F0} ms");
+        Assert.InRange(beside / alone, 0.9, most);
+    }
+
+    /// <summary>Ten minutes of <see cref="Machine"/> with short prompts at random, and with very long ones or
+    /// without.</summary>
+    /// <returns>Seconds until the first token of the short ones.</returns>
+    private static List<double> ServeShort(double load, bool beside, int seed)
+    {
+        using EngineHarness harness = Machine(maxModelLength: 10_000);
+        Random random = new(seed);
+        double next = 0, nextLong = beside ? 20 : Duration;
+        List<TokenStream> live = [];
+        List<double> seconds = [];
+        while (Now() < Duration)
+        {
+            for (; next <= Now(); next += Gap(random, load)) Submit(Short(random));
+            for (; nextLong <= Now(); nextLong += 60) Submit(Request(8000, outputs: 10, seed: (int)nextLong));
+            if (!harness.Engine.Turn())
+                harness.Clock.Now = (long)(Math.Min(Math.Min(next, nextLong), Duration) * Stopwatch.Frequency) + 1;
+            live.RemoveAll(stream => stream.Unfinished == 0 && Count(stream.Timings));
+        }
+        return seconds;
+
+        void Submit(GenerationRequest request)
+        {
+            harness.Engine.Submit(request with { BestEffort = true }, out TokenStream? stream);
+            live.Add(stream!);
+        }
+
+        bool Count(RequestTimings t)
+        {
+            if (t.PromptTokens < 1000) seconds.Add(Stopwatch.GetElapsedTime(t.Arrival, t.FirstToken).TotalSeconds);
+            return true;
+        }
+
+        double Now() => (double)harness.Clock.Now / Stopwatch.Frequency;
+    }
+
+    private const double Duration = 600; // seconds
+
+    /// <summary>A machine whose steps take 8 ms, 0.4 for a prompt's token, 0.7 for a decode. A first token is promised
+    /// in 1 s, others in 60 ms.</summary>
+    private static EngineHarness Machine(int maxModelLength, Action<StepPlan, double>? onStep = null)
+    {
+        FakeModelRunner runner = new(blockCount: 4000, maxModelLength: maxModelLength);
+        EngineHarness harness = new(runner, Slo with
         {
             MaxRunning = 64,
             MaxBatchedTokens = 512,
             TtftObjective = TimeSpan.FromSeconds(1),
             TpotObjective = TimeSpan.FromMilliseconds(60),
         });
-        double busy = 0;
         runner.OnExecute = (in Native.Kernels.Batch batch) =>
         {
             StepPlan plan = harness.Engine.Scheduler.Plan;
             double seconds = 8e-3 + (plan.Load.PrefillTokens * 0.4e-3) + (plan.Load.Decodes * 0.7e-3);
             harness.Clock.Now += (long)(seconds * Stopwatch.Frequency);
-            if (plan.OnlineLoad.Tokens > 0) busy += seconds;
+            onStep?.Invoke(plan, seconds);
         };
+        return harness;
+    }
+
+    /// <summary>Seconds between two requests that take 1.3 s alone.</summary>
+    private static double Gap(Random random, double load) => -Math.Log(1 - random.NextDouble()) * 1.3 / load;
+
+    private static GenerationRequest Short(Random random) =>
+        Request(random.Next(60, 200), outputs: random.Next(40, 100), seed: random.Next());
+
+    /// <summary>Ten minutes of <see cref="Machine"/>.</summary>
+    /// <returns>The 99th percentile of TPOT of online requests, tokens of batch ones a second, and the part of the
+    /// time in which steps had online requests.</returns>
+    private static (double Tpot, double Batch, double Busy) Serve(double load, int backlog)
+    {
+        double busy = 0;
+        using EngineHarness harness = Machine(maxModelLength: 1000, (plan, seconds) =>
+        {
+            if (plan.OnlineLoad.Tokens > 0) busy += seconds;
+        });
         Random random = new(5);
-        const double Duration = 600, Service = 1.3; // seconds that a request takes alone
         double next = load > 0 ? 0 : Duration;
         List<TokenStream> live = [];
         List<double> tpots = [];
         long batchTokens = 0;
         while (Now() < Duration)
         {
-            for (; next <= Now(); next += -Math.Log(1 - random.NextDouble()) * Service / load)
-                Submit(Request(random.Next(60, 200), outputs: random.Next(40, 100), seed: random.Next()));
+            for (; next <= Now(); next += Gap(random, load)) Submit(Short(random));
             while (live.Count(stream => stream.Class == RequestClass.Batch) < backlog)
                 Submit(Request(150, RequestClass.Batch, outputs: 60, seed: random.Next()));
             if (!harness.Engine.Turn()) harness.Clock.Now = (long)(Math.Min(next, Duration) * Stopwatch.Frequency) + 1;
