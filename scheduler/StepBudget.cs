@@ -45,7 +45,8 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
 
     /// <summary>What is usually promised for the first token, in seconds; infinite for nothing.</summary>
     private readonly double _ttft = options.Policy == SchedulingPolicy.Slo
-        && options.ObjectiveOf(SliKind.Ttft, RequestClass.Online) is { } due ? due.TotalSeconds : double.PositiveInfinity;
+        && options.ObjectiveOf(SliKind.Ttft, RequestClass.Online) is { } due
+            ? due.TotalSeconds : double.PositiveInfinity;
 
     private double _left, _leftForBatch; // seconds
     private bool _hasOnline;
