@@ -125,7 +125,7 @@ internal sealed class Admission(
         double before = (double)(now - (request.ArrivalTimestamp ?? now)) / Stopwatch.Frequency; // parsing, encoding
         double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds - before
             : double.PositiveInfinity;
-        double alone = Forecast.Alone(tokens);
+        double alone = Forecast.Alone(request.Ids.Length, tokens);
         bool isHealthy = options.Budgets?.IsHealthy(request.Class.Name(), request.Tenant) == true;
         double margin = Forecast.Margin;
         double most = isHealthy ? Math.Max(due, (0.5 * due) + alone) : margin * due;
@@ -172,10 +172,12 @@ internal sealed class Admission(
         Volatile.Write(ref _retryTicks, (long)(ending.MeanRequestTicks / maxRunning));
         _output = ending.MeanOutput;
         if (options.Policy == SchedulingPolicy.Fcfs) return; // refuses nobody for being late
-        long online = 0, batch = 0; // prompt tokens under way
+        PromptPace pace = PaceOf(live);
+        double online = 0, batch = 0; // prompt tokens under way
         for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
         {
-            int left = s.Length - s.NumComputedTokens;
+            int start = s.NumComputedTokens;
+            double left = s.Length - start + (pace.Attention(start, s.Length - start) / pace.Prompt);
             if (s.Stream.Class == RequestClass.Online) online += left;
             else batch += left;
         }
@@ -189,18 +191,18 @@ internal sealed class Admission(
                 Startable(live, ending.MeanBlocks, RequestClass.Batch)),
             Capacity = Capacity(ending.MeanBlocks),
             MeanService = ServiceTicks(ending, live, now) / Stopwatch.Frequency,
-            Pace = PaceOf(live),
+            Pace = pace,
         });
     }
 
     /// <summary>How fast prompts are computed now, and beside more decodes.</summary>
     private PromptPace PaceOf(LiveSequences live)
     {
-        const int Prompt = 256;
+        const int Prompt = PromptPace.ShortPrompt;
         int decodes = live.Decoding.Count;
         if (live.Decoding.First is { } first) _context = first.Length;
         StepLoad load = new(0, 0, 0, decodes, decodes * _context);
-        double step = times.Predict(load);
+        double step = times.Predict(load), one = times.Predict(load.PlusPrefill(0, 1));
         return new PromptPace
         {
             Step = Tpot,
@@ -208,6 +210,7 @@ internal sealed class Admission(
             DecodeStep = step,
             PerDecode = times.Predict(load.PlusDecode(_context)) - step,
             Prompt = Math.Max((times.Predict(load.PlusPrefill(0, Prompt)) - step) / Prompt, 1e-9),
+            Key = Math.Max(0, (times.Predict(load.PlusPrefill(Prompt, 1)) - one) / Prompt),
             LeastTokens = Math.Min(budget.LeastChunk, budget.MaxTokens),
             MostTokens = budget.MaxTokens,
         };

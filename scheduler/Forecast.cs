@@ -65,7 +65,7 @@ internal sealed class Forecast(Tenants tenants)
         double place = missing <= 0 ? 0 : missing * seen.MeanService / seen.Capacity;
         isNext = requests == 0 && before.Running == 0;
         // The step that has the last of it takes what any step does.
-        double own = pace.DecodeStep + (tokens * pace.PerToken(decodes));
+        double own = pace.DecodeStep + (tokens * pace.PerToken(decodes)) + pace.Attention(length - tokens, tokens);
         return Math.Max(prompts, place) + (own * seen.Error);
     }
 
@@ -73,8 +73,10 @@ internal sealed class Forecast(Tenants tenants)
     /// tokens are in time; 0.1 to 1. Any thread.</summary>
     public double Margin => _shown.Read().Margin;
 
-    /// <summary>Seconds that so many tokens of a prompt take where nobody else is there. Any thread.</summary>
-    public double Alone(int tokens) => _shown.Read().Pace.Alone(tokens);
+    /// <summary>Seconds that a prompt takes where nobody else is there. Any thread.</summary>
+    /// <param name="length">Its tokens.</param>
+    /// <param name="tokens">Of these, those that are to be computed.</param>
+    public double Alone(int length, int tokens) => _shown.Read().Pace.Alone(length - tokens, tokens);
 
     /// <summary>A step is through. The engine thread's.</summary>
     /// <param name="seconds">What it took.</param>
@@ -87,7 +89,8 @@ internal sealed class Forecast(Tenants tenants)
         if (load.PrefillTokens == 0 && !waits) return;
         double keep = double.Exp2(-seconds / HalfLife);
         _seconds = (_seconds * keep) + seconds;
-        _foreseen = (_foreseen * keep) + (load.PrefillTokens * _pace.PerToken(load.Decodes));
+        _foreseen = (_foreseen * keep) + (load.PrefillTokens * _pace.PerToken(load.Decodes))
+            + _pace.Attention(load.PrefillAttention, load.PrefillTokens);
     }
 
     /// <summary>A request's first token has come, or its deadline without one. The engine thread's.</summary>

@@ -18,8 +18,11 @@ internal readonly record struct PromptPace
     /// <summary>Seconds that one more makes of it.</summary>
     public double PerDecode { get; init; }
 
-    /// <summary>Seconds that a token of a prompt adds.</summary>
+    /// <summary>Seconds that a token of a short prompt adds.</summary>
     public required double Prompt { get; init; }
+
+    /// <summary>Seconds that a key adds which a token of a prompt attends to.</summary>
+    public double Key { get; init; }
 
     /// <summary>Prompt tokens of a step at least.</summary>
     public int LeastTokens { get; init; }
@@ -27,8 +30,24 @@ internal readonly record struct PromptPace
     /// <summary>And at most.</summary>
     public required int MostTokens { get; init; }
 
-    /// <summary>Seconds of a prompt's tokens where nothing else is computed, as far as a straight line tells.</summary>
-    public double Alone(int tokens) => Math.Max(0, DecodeStep - (Decodes * PerDecode)) + (tokens * Prompt);
+    /// <summary>Seconds of a prompt's tokens where nothing else is computed.</summary>
+    /// <param name="start">Tokens that are there already.</param>
+    /// <param name="count">Those to be computed.</param>
+    public double Alone(int start, int count)
+    {
+        double step = Math.Max(0, DecodeStep - (Decodes * PerDecode)), steps = Math.Ceiling((double)count / MostTokens);
+        return (steps * step) + (count * Prompt) + Attention(start, count);
+    }
+
+    /// <summary>Seconds of a prompt's attention beyond what the tokens of a short one have in
+    /// <see cref="Prompt"/>.</summary>
+    public double Attention(int start, int count) => Attention((double)count * (start + (count / 2.0)), count);
+
+    /// <summary>The same for tokens that attend to so many keys together.</summary>
+    public double Attention(double keys, int tokens) => Key * Math.Max(0, keys - (tokens * ShortPrompt / 2.0));
+
+    /// <summary>Tokens of a short prompt.</summary>
+    public const int ShortPrompt = 256;
 
     /// <summary>Seconds for each token of prompts beside so many decodes.</summary>
     public double PerToken(double decodes)

@@ -155,6 +155,28 @@ public sealed class PolicyTests(ITestOutputHelper output)
         harness.AssertClean();
     }
 
+    /// <summary>A token at the end of a long prompt attends to more keys than one of a short prompt.</summary>
+    [Theory, InlineData(2000), InlineData(4000), InlineData(8000)]
+    public void ALongPrompt_IsForecastWithItsAttention(int length)
+    {
+        const double key = 4e-7; // seconds
+        using EngineHarness harness = Machine(maxModelLength: 10_000, secondsOfKey: key);
+        Random random = new(3);
+        for (int i = 0; i < 60; i++)
+        {
+            harness.Submit(Request(random.Next(60, 3000), seed: i) with { BestEffort = true });
+            harness.RunToEnd();
+        }
+        harness.Submit(Request(500, outputs: 20)); // it must not be the next
+        harness.Turns(2);
+        GenerationRequest lengthy = Request(length) with { TtftObjective = TimeSpan.FromMilliseconds(100) };
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(lengthy, out _, out Refusal refusal));
+        double truth = (length * 0.4e-3) + (key * length * length / 2.0) + (8e-3 * Math.Ceiling(length / 512.0));
+        Assert.InRange(refusal.Alone.TotalSeconds / truth, 0.9, 1.1);
+        Assert.InRange(refusal.FirstToken.TotalSeconds / truth, 0.9, 1.4);
+        harness.RunToEnd();
+    }
+
     [Fact]
     public void FirstComeFirstServed_RefusesNobodyForBeingLate()
     {
@@ -249,7 +271,8 @@ public sealed class PolicyTests(ITestOutputHelper output)
 
     /// <summary>A machine whose steps take 8 ms, 0.4 for a prompt's token, 0.7 for a decode. A first token is promised
     /// in 1 s, others in 60 ms.</summary>
-    private static EngineHarness Machine(int maxModelLength, Action<StepPlan, double>? onStep = null)
+    private static EngineHarness Machine(
+        int maxModelLength, Action<StepPlan, double>? onStep = null, double secondsOfKey = 0)
     {
         FakeModelRunner runner = new(blockCount: 4000, maxModelLength: maxModelLength);
         EngineHarness harness = new(runner, Slo with
@@ -262,7 +285,8 @@ public sealed class PolicyTests(ITestOutputHelper output)
         runner.OnExecute = (in Native.Kernels.Batch batch) =>
         {
             StepPlan plan = harness.Engine.Scheduler.Plan;
-            double seconds = 8e-3 + (plan.Load.PrefillTokens * 0.4e-3) + (plan.Load.Decodes * 0.7e-3);
+            double seconds = 8e-3 + (plan.Load.PrefillTokens * 0.4e-3) + (plan.Load.Decodes * 0.7e-3)
+                + (plan.Load.PrefillAttention * secondsOfKey);
             harness.Clock.Now += (long)(seconds * Stopwatch.Frequency);
             onStep?.Invoke(plan, seconds);
         };
