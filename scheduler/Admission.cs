@@ -105,13 +105,16 @@ internal sealed class Admission(
     public bool TryTakeQuota(Tenant tenant, int count, int tokens, long now, out Refusal refusal)
     {
         refusal = default;
+        string quota = $"requests: {tenant.Requests?.PerMinute}";
         double wait = 0;
         if (tenant.Requests?.TryTake(count, now, out wait) != false)
         {
             if (tenant.Tokens?.TryTake(tokens, now, out wait) != false) return true;
             tenant.Requests?.Return(count);
+            quota = $"tokens: {tenant.Tokens!.PerMinute}";
         }
-        refusal = new Refusal(TimeSpan.Zero, Spread(wait));
+        tenant.CountRefused(count);
+        refusal = new Refusal(TimeSpan.Zero, Spread(wait)) { Quota = quota };
         return false;
     }
 

@@ -11,6 +11,10 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
 {
     /// <summary>What the prompt takes where nobody else is there; zero where that was not asked.</summary>
     public TimeSpan Alone { get; init; }
+
+    /// <summary>The quota of a minute that a tenant has used up: <c>requests: 600</c> or <c>tokens: 200000</c>; null
+    /// where it was not that.</summary>
+    public string? Quota { get; init; }
 }
 
 /// <summary>Says at the door when a request's first token would come. The engine's thread publishes what it sees, any

@@ -1,8 +1,8 @@
 namespace Native.Scheduling;
 
 /// <summary>What stands before requests of a class: those of it and of the classes before it.</summary>
-/// <param name="UnderWay">Prompt tokens of those who have begun that are not computed, as many of a short prompt as take
-/// that long, and all tokens of those who are computed again.</param>
+/// <param name="UnderWay">Prompt tokens of those who have begun that are not computed, as many of a short prompt as
+/// take that long, and all tokens of those who are computed again.</param>
 /// <param name="Running">Sequences that run.</param>
 /// <param name="Preempted">Sequences that have begun and wait for blocks.</param>
 /// <param name="Startable">Sequences that have blocks to start now; below zero where those who run will need more than

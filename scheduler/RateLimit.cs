@@ -5,12 +5,15 @@ namespace Native.Scheduling;
 /// <summary>So many a minute, of which a minute's worth may come at once. Any thread; no lock.</summary>
 /// <remarks>The generic cell rate algorithm (ITU-T I.371): one number, the time by which all that was taken would have
 /// come evenly.</remarks>
-internal sealed class RateLimit(double perMinute)
+internal sealed class RateLimit(int perMinute)
 {
     private const long Burst = 60; // seconds
 
-    private readonly double _ticksEach = 60 * Stopwatch.Frequency / perMinute;
+    private readonly double _ticksEach = 60.0 * Stopwatch.Frequency / perMinute;
     private PaddedLong _even;
+
+    /// <summary>How many a minute.</summary>
+    public int PerMinute => perMinute;
 
     /// <summary>Takes some, where they are there. More than a minute's worth is there once all of a minute's
     /// is.</summary>

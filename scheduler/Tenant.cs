@@ -36,6 +36,8 @@ public sealed record TenantSpec
 /// <summary>A tenant while its requests are served.</summary>
 internal sealed class Tenant
 {
+    private long _refused;
+
     /// <param name="spec">What it may have.</param>
     /// <param name="isNamed">Whether the options name it: it is never forgotten.</param>
     public Tenant(TenantSpec spec, bool isNamed)
@@ -73,6 +75,12 @@ internal sealed class Tenant
 
     /// <summary>Tokens that it may have; null for any.</summary>
     public RateLimit? Tokens { get; }
+
+    /// <summary>Requests refused since the start because they were beyond its quota. Any thread.</summary>
+    public long Refused => Volatile.Read(ref _refused);
+
+    /// <summary>Requests were refused. Any thread.</summary>
+    public void CountRefused(int count) => Interlocked.Add(ref _refused, count);
 
     /// <summary>Gives back requests and their prompts' tokens that were taken and not had. Any thread.</summary>
     public void GiveBack(int requests, int tokens)

@@ -8,7 +8,8 @@ namespace Native.Scheduling;
 /// <param name="Name">What it is called.</param>
 /// <param name="Tokens">Prompt tokens computed, and tokens generated.</param>
 /// <param name="Queued">Requests waiting for their first step.</param>
-public readonly record struct TenantState(string Name, long Tokens, long Queued);
+/// <param name="Refused">Requests beyond its quota.</param>
+public readonly record struct TenantState(string Name, long Tokens, long Queued, long Refused);
 
 /// <summary>All tenants: those the options name, and those that came.</summary>
 /// <remarks>Names may come from a header, so one that nobody configured is forgotten a minute after its last request,
@@ -45,7 +46,8 @@ internal sealed class Tenants
     public TenantState[] Read() =>
     [
         .. _named.Select(tenant => new TenantState(
-            tenant.Name, tenant.Shares.Sum(share => share.Tokens), tenant.Shares.Sum(share => share.QueuedRequests))),
+            tenant.Name, tenant.Shares.Sum(share => share.Tokens), tenant.Shares.Sum(share => share.QueuedRequests),
+            tenant.Refused)),
     ];
 
     /// <summary>Tenants known.</summary>

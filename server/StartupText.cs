@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Net;
 using Native.Kernels;
 using Native.Kernels.Models;
+using Native.Scheduling.Slo;
 using Native.Server.Hub;
 using Native.Server.Metrics;
 using Native.Server.Serving;
@@ -58,8 +59,15 @@ internal static class StartupText
             foreach (string warning in suggested.Warnings) yield return warning;
         if (options.Slo is { } spec)
             foreach (string wrong in spec.Objectives.Select(MetricTable.NoBucketOf).OfType<string>())
-                yield return $"--slo: {wrong}: it is kept here, but no dashboard can show it, and tools slo compile "
-                    + "writes no rules for it";
+                yield return $"--slo: {wrong}: it is kept and counted, but the dashboard of tools slo compile can't "
+                    + "show the histogram beside it";
+        foreach (SloObjective objective in options.Slo?.Objectives ?? [])
+        {
+            if (objective.Tenant is { } tenant && options.AsksForKey && !options.TrustsFairnessHeader
+                && options.Tenants.All(entry => entry.Spec.Name != tenant))
+                yield return $"--slo: {objective.Name} speaks of the tenant '{tenant}', whom --tenants does not name: "
+                    + "no request counts for it";
+        }
         if (info.MaxModelLength > config.ContextLength)
         {
             yield return $"--max-model-len is {info.MaxModelLength}, but the model was made for "

@@ -139,7 +139,12 @@ internal static class Cli
                     command.Description = command.Description!.Split(". ", 2)[0].TrimEnd('.') + '.';
             inner.Invoke(result);
             TextWriter output = result.InvocationConfiguration.Output;
-            string[] examples = result.CommandResult.Command is ToolCommand tool ? tool.Examples : ofRoot;
+            string[] examples = result.CommandResult.Command switch
+            {
+                ToolCommand tool => tool.Examples,
+                RootCommand => ofRoot,
+                var group => [.. group.Subcommands.OfType<ToolCommand>().SelectMany(tool => tool.Examples)],
+            };
             output.WriteLine("Examples:");
             foreach (string example in examples)
                 output.WriteLine($"  dotnet run -c Release --project {project} -- {example}");

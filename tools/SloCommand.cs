@@ -23,19 +23,18 @@ internal sealed class SloCommand : Command
         Description = "The objectives, in YAML. An example:\n\n" + SloFile.Example,
     };
 
-    /// <summary>Reads objectives that rules can be written for.</summary>
+    /// <summary>Reads objectives, and warns of thresholds that their histograms can't show.</summary>
     /// <exception cref="ConfigFileException">The file says what can't be.</exception>
-    /// <exception cref="CommandException">A threshold is no bucket of the histogram that shows it.</exception>
-    public static SloSpec Read(string path)
+    public static SloSpec Read(Terminal terminal, string path)
     {
         SloSpec spec = SloFile.Read(path);
         foreach (SloObjective objective in spec.Objectives)
         {
             if (MetricTable.NoBucketOf(objective) is not { } wrong) continue;
             double[] buckets = MetricTable.HistogramOf(objective.Sli)!.Value.Buckets;
-            throw new CommandException(
-                $"{path}: {wrong}, so no dashboard could show it; its buckets are "
-                    + $"{string.Join(", ", buckets.Select(Seconds))}.");
+            terminal.Error.WriteLine(
+                $"native: warning: {path}: {wrong}, so the dashboard can't show the histogram beside it; its buckets "
+                    + $"are {string.Join(", ", buckets.Select(Seconds))}.");
         }
         return spec;
     }
@@ -56,14 +55,24 @@ internal sealed class SloCheckCommand : ToolCommand
 
     protected override Task<int> RunAsync(ParseResult arguments)
     {
-        foreach (SloObjective objective in SloCommand.Read(arguments.GetRequiredValue(_spec)).Objectives)
+        foreach (SloObjective objective in SloCommand.Read(Terminal, arguments.GetRequiredValue(_spec)).Objectives)
         {
             decimal bad = 100 - objective.Percent;
             Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"{objective.Name}: {bad} % of the requests of {objective.Window.TotalDays} days may be bad"));
+                $"{objective.Name}: {bad} % of {Whose(objective)} of {objective.Window.TotalDays} days may be bad"
+                    + $"; {Good(objective)}{(objective.Role == SloRole.Watch ? "; only watched" : "")}"));
         }
         return Task.FromResult(Cli.Success);
     }
+
+    private static string Whose(SloObjective objective) =>
+        $"the {(objective.Class is { } of ? $"{of} " : "")}requests"
+            + (objective.Tenant is { } tenant ? $" of tenant '{tenant}'" : "");
+
+    private static string Good(SloObjective objective) => objective.Threshold is { } most
+        ? string.Create(CultureInfo.InvariantCulture,
+            $"good is {objective.Sli.ToString().ToLowerInvariant()} within {most.TotalSeconds} s")
+        : "good is an answer";
 }
 
 /// <summary><c>slo compile</c>: rules, their tests and a dashboard.</summary>
@@ -98,7 +107,7 @@ internal sealed class SloCompileCommand : ToolCommand
 
     protected override Task<int> RunAsync(ParseResult arguments)
     {
-        SloSpec spec = SloCommand.Read(arguments.GetRequiredValue(_spec));
+        SloSpec spec = SloCommand.Read(Terminal, arguments.GetRequiredValue(_spec));
         string folder = arguments.GetRequiredValue(_out);
         bool force = arguments.GetValue(_force);
         (string Name, string Text)[] files =

@@ -48,7 +48,9 @@ internal static class SloDashboard
         WritePanel(json, row, 1, $"{name}: burn rate", "none",
             ("{{window}}", $"max by (window) (native_slo_burn_rate{slo})"));
         (string, string) counted = ("as counted", $"1 - slo:sli_error:ratio_rate5m{{sloth_slo=\"{name}\"}}");
-        if (MetricTable.HistogramOf(objective.Sli) is not { } histogram)
+        // A histogram is of all requests.
+        if (MetricTable.HistogramOf(objective.Sli) is not { } histogram || objective.Class is not null
+            || objective.Tenant is not null || MetricTable.NoBucketOf(objective) is not null)
         {
             WritePanel(json, row, 2, $"{name}: good requests", "percentunit", counted);
             return;

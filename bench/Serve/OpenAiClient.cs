@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Http.Headers;
 using System.Text;
 using System.Text.Encodings.Web;
@@ -54,8 +55,13 @@ internal sealed class OpenAiClient(
         catch (Exception e) when (e is JsonException or InvalidOperationException or KeyNotFoundException
             or IndexOutOfRangeException or HttpRequestException)
         {
-            throw new CommandException(
-                $"{_http.BaseAddress}v1/models does not tell a model ({e.Message}); name one with --model");
+            throw new CommandException((e as HttpRequestException)?.StatusCode switch
+            {
+                HttpStatusCode.Unauthorized => $"{_http.BaseAddress} asks for a key: set OPENAI_API_KEY",
+                HttpStatusCode.BadRequest => $"{_http.BaseAddress}v1/models is no OpenAI API ({e.Message}); "
+                    + "--api grpc speaks to Native's gRPC port",
+                _ => $"{_http.BaseAddress}v1/models does not tell a model ({e.Message}); name one with --model",
+            });
         }
     }
 

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 using Native.Bench.Common;
 using Native.Bench.Serve;
@@ -22,9 +23,10 @@ internal sealed class SimulateCommand : ToolCommand
     };
     private readonly Option<string[]> _policies = new("--policy")
     {
-        HelpName = "NAME",
+        HelpName = string.Join('|', Simulation.Policies) + ",...",
         Description = "Which policies; native is the real engine. Default: all.",
         AllowMultipleArgumentsPerToken = true,
+        CustomParser = ParsePolicies,
     };
     private readonly Option<double[]> _duration = NumberOptions.Reals(
         "--duration", "S", "Seconds in which requests come.", 1, 7 * 86400, 600);
@@ -115,7 +117,6 @@ internal sealed class SimulateCommand : ToolCommand
             "simulate --load long --rate 0.5 --write-trace long.jsonl")
     {
         _load.AcceptOnlyFromAmong(TrafficPlan.Loads);
-        _policies.AcceptOnlyFromAmong(Simulation.Policies);
         _kvTokens.Within(64, 1 << 28);
         _maxRunning.Within(1, 4096);
         _maxBatchedTokens.Within(1, 1 << 20);
@@ -203,6 +204,15 @@ internal sealed class SimulateCommand : ToolCommand
             Terminal.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
                 $"\nnone: not even at {capacity / 100:0.####} requests/s, a hundredth of what the machine serves; some "
                     + $"prompts may take too long alone (--length-scale shortens them)"));
+    }
+
+    private static string[] ParsePolicies(ArgumentResult result)
+    {
+        string[] names = [.. result.Tokens.SelectMany(token => token.Value.Split(',', StringSplitOptions.TrimEntries))];
+        foreach (string name in names)
+            if (!Simulation.Policies.Contains(name))
+                result.AddError($"--policy has '{name}'; there are {string.Join(", ", Simulation.Policies)}.");
+        return names;
     }
 
     private TrafficPlan Plan(ParseResult arguments) => new(arguments.GetRequiredValue(_load),

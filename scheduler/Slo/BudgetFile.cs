@@ -58,7 +58,16 @@ public sealed class BudgetFile : IDisposable
         if (Devices.Any(full.StartsWith) && !full.StartsWith("/dev/shm/", StringComparison.Ordinal))
             throw new IOException($"{path} is a device, not a file.");
         BudgetFile file = new(path, ledger);
-        byte[] bytes = ReadAll(path);
+        byte[] bytes;
+        try
+        {
+            bytes = ReadAll(path);
+        }
+        catch (IOException e)
+        {
+            throw new IOException($"the error budgets in {path} can't be opened, perhaps by another server's doing: "
+                + e.Message, e);
+        }
         if (bytes.Length > 0) file.Load(bytes, warnings);
         file.WriteAnew();
         return file;

@@ -16,6 +16,9 @@ internal sealed class GrpcGuard(ILogger<GrpcGuard> log) : Interceptor
     /// <summary>Trailer that tells clients when to retry, in milliseconds (gRFC A6).</summary>
     private const string PushbackTrailer = "grpc-retry-pushback-ms";
 
+    /// <summary>Trailer with the code that HTTP's errors have.</summary>
+    private const string CodeTrailer = "error-code";
+
     /// <summary>Longest message in a header, in characters.</summary>
     public const int MaxMessage = 500;
 
@@ -56,6 +59,7 @@ internal sealed class GrpcGuard(ILogger<GrpcGuard> log) : Interceptor
                 trailers.Add(PushbackTrailer,
                     Math.Max(1, Math.Ceiling(wait.TotalMilliseconds)).ToString(CultureInfo.InvariantCulture));
             if (e.Dropped is { } reason) trailers.Add(DroppedReason.Header, reason);
+            if (e.Code is { } code) trailers.Add(CodeTrailer, code);
             throw new RpcException(new Status(status, e.Message), trailers);
         }
         catch (TextEncodingException e)

@@ -255,6 +255,11 @@ internal static class MetricTable
             OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Tokens, t.Name))]),
             IsCounter: true),
         new(
+            new("native_tenant_over_quota_total", "Their requests refused for being beyond the quota.", "tenant"),
+            null,
+            OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Refused, t.Name))]),
+            IsCounter: true),
+        new(
             new("native_tenant_requests_waiting", "Their requests waiting for their first step.", "tenant"),
             null,
             OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Queued, t.Name))])),
@@ -365,8 +370,8 @@ internal static class MetricTable
         _ => null,
     };
 
-    /// <summary>That an objective's threshold is no bucket of its histogram, so that no rule or dashboard can count
-    /// what is within; null where it is one.</summary>
+    /// <summary>That an objective's threshold is no bucket of its histogram, so that a dashboard can't show what the
+    /// histogram has within it; null where it is one.</summary>
     public static string? NoBucketOf(SloObjective objective)
     {
         if (HistogramOf(objective.Sli) is not { } histogram) return null;

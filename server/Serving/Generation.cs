@@ -219,8 +219,8 @@ internal sealed class Generation : IDisposable
                 };
             case SubmitOutcome.OverQuota:
                 return new RequestException(Failure.QueueFull,
-                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has had its requests or tokens of a minute; "
-                        + "try again later.", code: "rate_limit_exceeded")
+                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has used up its quota of a minute "
+                        + $"({refusal.Quota}); try again later.", code: "rate_limit_exceeded")
                 {
                     RetryAfter = refusal.RetryAfter,
                 };

@@ -51,7 +51,7 @@ internal static class TenantFile
         {
             string place =
                 string.Create(CultureInfo.InvariantCulture, $"{path}, line {e.Start.Line}, column {e.Start.Column}");
-            throw new ConfigFileException([$"{place}: {e.InnerException?.Message ?? e.Message}"]);
+            throw new ConfigFileException([$"{place}: {Mistake(e)}"]);
         }
         if (root?.Tenants is not { } items)
             throw new ConfigFileException([$"{path} has no tenants; a file begins with 'tenants:'."]);
@@ -88,6 +88,26 @@ internal static class TenantFile
             if (same.Count() > 1) mistakes.Add($"{path}: there are {same.Count()} tenants of the name '{same.Key}'.");
         return mistakes.Count == 0 ? entries : throw new ConfigFileException(mistakes);
     }
+
+    /// <summary>What is wrong, in the words of the file.</summary>
+    private static string Mistake(YamlException e)
+    {
+        string message = e.InnerException?.Message ?? e.Message;
+        const string property = "Property '";
+        if (message.StartsWith(property, StringComparison.Ordinal) && message.Contains("not found"))
+        {
+            string key = message[property.Length..message.IndexOf('\'', property.Length)];
+            return $"'{key}' is no key here; a file has tenants, and a tenant {Keys}.";
+        }
+        // A value that does not fit is told by .NET's types.
+        bool isValue = e.InnerException is FormatException or OverflowException or InvalidCastException
+            || message.Contains("System.");
+        return isValue
+            ? $"the value does not fit its key; a tenant has {Keys}." : message;
+    }
+
+    private const string Keys = "name (a text), api_keys (a list of texts), weight (a number), requests_per_minute and "
+        + "tokens_per_minute (whole numbers)";
 
     private sealed class Root
     {

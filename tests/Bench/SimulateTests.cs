@@ -237,7 +237,7 @@ public sealed class SimulateTests
     public async Task FindCapacity_FindsARateThatKeepsIt()
     {
         (int exit, string output, string error) = await Run("simulate", "--load", "poisson", "--duration", "100",
-            "--find-capacity", "0.9", "--policy", "orca", "fcfs");
+            "--find-capacity", "0.9", "--policy", "orca,fcfs");
         Assert.True(exit == 0, error);
         string[][] rows = Cells(output)[2..];
         Assert.Equal(["orca", "fcfs"], rows.Select(row => row[0]));

@@ -1,8 +1,10 @@
 using System.Globalization;
 using Native.Kernels;
 using Native.Kernels.Models;
+using Native.Scheduling;
 using Native.Scheduling.Slo;
 using Native.Server;
+using Native.Server.Tenancy;
 
 namespace Native.Tests.Server;
 
@@ -197,6 +199,11 @@ public sealed class CommandLineTests
         };
         ServerOptions slo = new() { Slo = new SloSpec([tpot]) };
         Assert.Contains("pace's threshold of 0.06 s is no bucket", Of(slo, 256).Single());
+        SloSpec ofTenant = new([tpot with { Tenant = "b", Threshold = TimeSpan.FromSeconds(0.05) }]);
+        TenantEntry a = new(new TenantSpec { Name = "a" }, ["key-a"]);
+        Assert.Empty(Of(new ServerOptions { Slo = ofTenant }, 256)); // a header may name any
+        Assert.Contains("pace speaks of the tenant 'b', whom --tenants does not name",
+            Of(new ServerOptions { Slo = ofTenant, Tenants = [a] }, 256).Single());
         tpot = tpot with { Threshold = TimeSpan.FromSeconds(0.05) };
         Assert.Empty(Of(slo with { Slo = new SloSpec([tpot]) }, 256));
         SuggestedSampling odd = SuggestedSampling.None with { Warnings = ["top_p is 0"] };

@@ -41,8 +41,10 @@ public sealed class TenancyTests
     [InlineData("", "t.yml has no tenants; a file begins with 'tenants:'.")]
     [InlineData("tenants:", "has no tenants")]
     [InlineData("tenants: [", "t.yml, line 2, column 1")]
-    [InlineData("tenants:\n- nam: a", "t.yml, line 2, column 3: Property 'nam' not found")]
-    [InlineData("tenants:\n- name: a\n  weight: much", "t.yml, line 3, column 11")]
+    [InlineData("tenants:\n- nam: a", "t.yml, line 2, column 3: 'nam' is no key here; a file has tenants")]
+    [InlineData("tenants:\n- name: a\n  api_key: secret", "t.yml, line 3, column 3: 'api_key' is no key here")]
+    [InlineData("tenants:\n- name: a\n  api_keys: secret", "t.yml, line 3, column 13: the value does not fit its key")]
+    [InlineData("tenants:\n- name: a\n  weight: much", "t.yml, line 3, column 11: the value does not fit its key")]
     [InlineData("tenants:\n- name: a\n  name: b", "t.yml, line 3, column 3")]
     [InlineData("tenants:\n- weight: 1", "tenant 1 has no name")]
     [InlineData("tenants:\n-", "tenant 1 has no name")]
@@ -112,7 +114,7 @@ public sealed class TenancyTests
         Assert.InRange(refused.Headers.RetryAfter!.Delta!.Value.TotalSeconds, 50, 91);
         string body = await refused.Content.ReadAsStringAsync(Token);
         Assert.Contains("\"code\":\"rate_limit_exceeded\"", body);
-        Assert.Contains("Tenant 'a'", body);
+        Assert.Contains("Tenant 'a' has used up its quota of a minute (requests: 1)", body);
         Metadata grpc = new() { { "authorization", "Bearer key-a" } };
         using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(
             new GenerateRequest { Text = "y" }, grpc, cancellationToken: Token);
@@ -120,8 +122,11 @@ public sealed class TenancyTests
         Assert.Equal(StatusCode.ResourceExhausted, e.StatusCode);
         string pushback = e.Trailers.Single(trailer => trailer.Key == "grpc-retry-pushback-ms").Value;
         Assert.InRange(double.Parse(pushback, CultureInfo.InvariantCulture), 50_000, 91_000);
+        Assert.Equal("rate_limit_exceeded", e.Trailers.GetValue("error-code"));
         Assert.Equal(HttpStatusCode.OK, (await Post(server, "key-b")).StatusCode);
         await server.MetricsWith("native_requests_total{outcome=\"over_quota\"} 2");
+        await server.MetricsWith("native_tenant_over_quota_total{tenant=\"a\"} 2");
+        await server.MetricsWith("native_tenant_over_quota_total{tenant=\"b\"} 0");
     }
 
     [Fact]
