@@ -70,10 +70,10 @@ internal sealed class Admission(
             refusal = new Refusal(TimeSpan.Zero, Spread(WhileBurning));
             return SubmitOutcome.Shed;
         }
-        if (objectives && IsLate(request, now, share, prefix.TokensAhead, out refusal))
-            return SubmitOutcome.WouldBeLate;
+        QueuedPrompt prompt = QueuedOf(request, prefix.TokensAhead);
+        if (objectives && IsLate(request, now, share, prompt, out refusal)) return SubmitOutcome.WouldBeLate;
         if (Interlocked.Increment(ref _queued.Value) > options.MaxQueued
-            || !tenants.TryQueue(share, request.Ids.Length, prefix.TokensAhead, options.MaxQueuedTokens))
+            || !tenants.TryQueue(share, prompt, options.MaxQueuedTokens))
         {
             Exit(1);
             refusal = new Refusal(TimeSpan.Zero, Spread(RetryAfter.TotalSeconds));
@@ -84,15 +84,14 @@ internal sealed class Admission(
 
     /// <summary>Gives back the place that <see cref="Enter"/> took, where the request is not queued after all. Any
     /// thread.</summary>
-    public void Withdraw(TokenStream stream) => Withdraw(stream.Share, stream.Prompt.Length, stream.TokensAhead);
+    public void Withdraw(TokenStream stream) => Withdraw(stream.Share, stream.Queued);
 
     /// <inheritdoc cref="Withdraw(TokenStream)"/>
     /// <param name="share">By whose account it was taken.</param>
-    /// <param name="length">The prompt's tokens.</param>
-    /// <param name="tokens">Of these, those that were to be computed.</param>
-    public void Withdraw(Share share, int length, int tokens)
+    /// <param name="prompt">The prompt.</param>
+    public void Withdraw(Share share, QueuedPrompt prompt)
     {
-        tenants.Dequeue(share, length, tokens);
+        tenants.Dequeue(share, prompt);
         Exit(1);
     }
 
@@ -114,21 +113,23 @@ internal sealed class Admission(
             quota = $"tokens: {tenant.Tokens!.PerMinute}";
         }
         tenant.CountRefused(count);
-        refusal = new Refusal(TimeSpan.Zero, Spread(wait)) { Quota = quota };
+        // When the quota is there again is known, however long that takes.
+        double spread = Math.Min(0.5 * wait, 30) * Random.Shared.NextDouble();
+        refusal = new Refusal(TimeSpan.Zero, TimeSpan.FromSeconds(Math.Max(0.1, wait + spread))) { Quota = quota };
         return false;
     }
 
     /// <summary>Whether the first token would come after the objective or the deadline.</summary>
     /// <remarks>A budget is there to be spent: while it is healthy, who may come just in time is taken, and so is a
     /// prompt that takes too long alone, where it need not wait for long.</remarks>
-    private bool IsLate(GenerationRequest request, long now, Share share, int tokens, out Refusal refusal)
+    private bool IsLate(GenerationRequest request, long now, Share share, QueuedPrompt prompt, out Refusal refusal)
     {
         refusal = default;
-        TimeSpan? objective = request.TtftObjective ?? options.ObjectiveOf(SliKind.Ttft, request.Class, request.Tenant);
+        TimeSpan? objective = ObjectiveOf(request);
         double before = (double)(now - (request.ArrivalTimestamp ?? now)) / Stopwatch.Frequency; // parsing, encoding
         double due = objective is { } ttft && !request.BestEffort ? ttft.TotalSeconds - before
             : double.PositiveInfinity;
-        double alone = Forecast.Alone(request.Ids.Length, tokens);
+        double alone = Forecast.Alone(prompt.Length, prompt.Tokens);
         bool isHealthy = options.Budgets?.IsHealthy(request.Class.Name(), request.Tenant) == true;
         double margin = Forecast.Margin;
         double most = isHealthy ? Math.Max(due, (0.5 * due) + alone) : margin * due;
@@ -141,7 +142,7 @@ internal sealed class Admission(
         }
         if (double.IsPositiveInfinity(due)) return false;
         double first = Forecast.FirstToken(
-            share, request.Ids.Length, tokens, objective?.TotalSeconds ?? 0, out bool isNext);
+            share, prompt, request.Sampling.N, objective?.TotalSeconds ?? 0, out bool isNext);
         refusal = new Refusal(TimeSpan.FromSeconds(before + first), TimeSpan.Zero);
         if (first <= most || isNext) return false;
         // A time to wait until the forecast is short enough, or for one that is late even alone, until nobody is there.
@@ -152,6 +153,14 @@ internal sealed class Admission(
         };
         return true;
     }
+
+    /// <summary>A request's prompt as it is queued.</summary>
+    public QueuedPrompt QueuedOf(GenerationRequest request, int tokens) =>
+        new(QueuedPrompt.RankOf(request.Priority, ObjectiveOf(request) is not null || request.Deadline is not null),
+            request.Ids.Length, tokens);
+
+    private TimeSpan? ObjectiveOf(GenerationRequest request) =>
+        request.TtftObjective ?? options.ObjectiveOf(SliKind.Ttft, request.Class, request.Tenant);
 
     private static TimeSpan Spread(double seconds) =>
         TimeSpan.FromSeconds(Math.Clamp(seconds, 0.1, 60) * (1 + (0.5 * Random.Shared.NextDouble())));
@@ -288,15 +297,15 @@ internal sealed class Admission(
     {
         int stay = live.Running, places = live.ReservedPlaces;
         _visits += stay;
-        long tpot = s.Stream.TpotTicks > 0 ? s.Stream.TpotTicks : long.MaxValue;
+        long tpot = budget.TpotOf(s) is > 0 and var own ? own : long.MaxValue;
         foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
         {
             for (Sequence? other = queue.First; other is not null; other = other.Next)
             {
                 if (!IsGivenFor(s.Stream.Class, other))
                 {
-                    if (queue == live.Decoding && other.Stream.TpotTicks > 0)
-                        tpot = Math.Min(tpot, other.Stream.TpotTicks);
+                    if (queue == live.Decoding && budget.TpotOf(other) is > 0 and var promised)
+                        tpot = Math.Min(tpot, promised);
                     continue;
                 }
                 stay--;
@@ -315,7 +324,7 @@ internal sealed class Admission(
     private bool KeepsSchedules(Sequence s, LiveSequences live, in StepLoad load)
     {
         if (options.Policy == SchedulingPolicy.Fcfs) return true;
-        long own = s.Stream.TpotTicks > 0 ? s.Stream.TpotTicks : long.MaxValue;
+        long own = budget.TpotOf(s) is > 0 and var promised ? promised : long.MaxValue;
         long ticks = Math.Min(own, budget.LeastTpot ?? long.MaxValue);
         if (ticks == long.MaxValue) return true;
         int count = live.Running + 1;

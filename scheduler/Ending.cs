@@ -119,7 +119,7 @@ internal sealed class Ending(LiveSequences live, EngineMetrics metrics, Admissio
             if (stream.Clock.FirstScheduled == 0)
             {
                 NeverScheduled++;
-                admission.Tenants.Dequeue(stream.Share, stream.Prompt.Length, stream.TokensAhead);
+                admission.Tenants.Dequeue(stream.Share, stream.Queued);
                 bool served = stream.Gravest is FinishReason.Stop or FinishReason.Length;
                 if (!served) stream.Share.Tenant.GiveBack(1, stream.Prompt.Length);
             }

@@ -292,10 +292,13 @@ public sealed class Engine : IDisposable
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {
-            _admission.Withdraw(prefix.Tenant.ShareOf(request.Class), request.Ids.Length, prefix.TokensAhead);
+            _admission.Withdraw(prefix.Tenant.ShareOf(request.Class), QueuedOf(request, prefix.TokensAhead));
             throw;
         }
     }
+
+    /// <summary>A request's prompt as it is queued.</summary>
+    internal QueuedPrompt QueuedOf(GenerationRequest request, int tokens) => _admission.QueuedOf(request, tokens);
 
     private SubmitOutcome Enqueue(TokenStream[] streams, Tenant tenant, ref Refusal refusal)
     {

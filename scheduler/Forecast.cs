@@ -50,26 +50,30 @@ internal sealed class Forecast(Tenants tenants)
 
     /// <summary>Seconds until the first token of a request that comes now. Any thread.</summary>
     /// <param name="share">Whose it is.</param>
-    /// <param name="length">Its prompt's tokens.</param>
-    /// <param name="tokens">Of these, those that are to be computed.</param>
+    /// <param name="prompt">Its prompt.</param>
+    /// <param name="n">Places it needs.</param>
     /// <param name="ttft">Its objective in seconds.</param>
     /// <param name="isNext">Whether nobody is before it.</param>
-    public double FirstToken(Share share, int length, int tokens, double ttft, out bool isNext)
+    public double FirstToken(Share share, QueuedPrompt prompt, int n, double ttft, out bool isNext)
     {
         ForecastState seen = _shown.Read();
         PromptPace pace = seen.Pace;
         ClassState before = share.Class == RequestClass.Online ? seen.Online : seen.All;
         // Those as long as may be due with it: up to its own length, or to where the objective alone decides.
-        double alike = Math.Max(length, ttft / (Ordering.Stretch * pace.PerToken(pace.Decodes)));
-        double queued = QueuedBefore(share, (int)Math.Min(alike, int.MaxValue), tokens, out double requests);
+        double alike = Math.Max(prompt.Length, ttft / (Ordering.Stretch * pace.PerToken(pace.Decodes)));
+        QueuedPrompt last = prompt with { Length = (int)Math.Min(alike, int.MaxValue) };
+        double queued = QueuedBefore(share, last, out double requests);
         double decodes = Math.Min(before.Running + requests, seen.Capacity); // when its turn has come
         double prompts = (before.UnderWay + queued) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
         double room = Math.Min(Math.Max(0, seen.Capacity - before.Running), before.Startable);
-        double missing = before.Preempted + requests + 1 - room;
-        double place = missing <= 0 ? 0 : missing * seen.MeanService / seen.Capacity;
+        double missing = before.Preempted + requests + n - room;
+        double ending = Math.Clamp(before.Running + requests, 1, seen.Capacity); // in a mean service
+        double place = missing <= 0 ? 0 : missing * seen.MeanService / ending;
         isNext = requests == 0 && before.Running == 0;
         // The step that has the last of it takes what any step does.
-        double own = pace.DecodeStep + (tokens * pace.PerToken(decodes)) + pace.Attention(length - tokens, tokens);
+        int tokens = prompt.Tokens;
+        double own = pace.DecodeStep + (tokens * pace.PerToken(decodes))
+            + pace.Attention(prompt.Length - tokens, tokens);
         return Math.Max(prompts, place) + (own * seen.Error);
     }
 
@@ -127,13 +131,12 @@ internal sealed class Forecast(Tenants tenants)
 
     /// <summary>Prompt tokens queued that are computed before a request.</summary>
     /// <param name="share">Whose it is.</param>
-    /// <param name="length">Its tenant's prompts longer than this come after it.</param>
-    /// <param name="tokens">What it needs itself.</param>
+    /// <param name="last">Its tenant's prompts of its rank that are longer come after it.</param>
     /// <param name="requests">How many requests these are.</param>
-    private double QueuedBefore(Share share, int length, int tokens, out double requests)
+    private double QueuedBefore(Share share, QueuedPrompt last, out double requests)
     {
-        double own = share.QueuedUpTo(length), before = own;
-        requests = share.QueuedRequests;
+        double own = share.QueuedBefore(last), before = own;
+        requests = share.RequestsUpTo(last.Rank);
         for (RequestClass of = 0; of < share.Class; of++)
         {
             foreach (Share? other in tenants.Active(of))
@@ -145,7 +148,7 @@ internal sealed class Forecast(Tenants tenants)
         ReadOnlySpan<Share?> others = tenants.Active(share.Class);
         double served = share.Served;
         if (share.QueuedRequests == 0) served = Math.Max(served, Least(others));
-        double until = served + ((own + tokens) / share.Weight); // others are served first until they have as much
+        double until = served + ((own + last.Tokens) / share.Weight); // others are served first until they have as much
         foreach (Share? other in others)
         {
             if (other is null || other == share) continue;

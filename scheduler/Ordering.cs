@@ -6,7 +6,8 @@ namespace Native.Scheduling;
 /// <remarks>
 /// A key is computed once. By <see cref="SchedulingPolicy.Fcfs"/> it is the arrival. By
 /// <see cref="SchedulingPolicy.Slo"/> it is class, then priority, then when the first token is due: at arrival plus the
-/// objective for the first token, or plus <see cref="Stretch"/> times what the prompt takes alone where that is more.
+/// objective for the first token, or plus <see cref="Stretch"/> times what the prompt takes alone where that is more;
+/// without an objective at arrival plus both, with <see cref="Unpromised"/> or the deadline for the objective.
 /// So a short prompt overtakes a long one that could bear it, a long one is overtaken for a time that grows with its
 /// own length only (Medha, Agrawal et al. 2024: slack relative to length), and nobody is overtaken for ever: whoever
 /// comes later is due later.
@@ -19,6 +20,10 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
     /// <summary>A prompt may take this many times as long as alone before it counts as late.</summary>
     public const double Stretch = 2;
 
+    /// <summary>Seconds in which a first token is due that was promised nothing: behind those that were promised less,
+    /// and before those that come later.</summary>
+    public const double Unpromised = 60;
+
     private const int OrderBits = 40, DueBits = 54, ClassStart = OrderBits + DueBits + 32;
 
     /// <summary>The key of a sequence; the smallest is served first.</summary>
@@ -29,8 +34,10 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
     {
         ulong order = (ulong)((number * SamplingParams.MaxN) + index) & ((1UL << OrderBits) - 1);
         if (options.Policy == SchedulingPolicy.Fcfs) return order;
-        double due = SecondsOf(stream.Clock.Arrival - start)
-            + Math.Max(SecondsOf(stream.TtftTicks), Stretch * secondsOfPrompt(stream.Prompt.Length));
+        double alone = Stretch * secondsOfPrompt(stream.Prompt.Length);
+        double due = SecondsOf(stream.Clock.Arrival - start) + (stream.TtftTicks > 0
+            ? Math.Max(SecondsOf(stream.TtftTicks), alone)
+            : Math.Min(Unpromised, SecondsOf(stream.Deadline - stream.Clock.Arrival)) + alone);
         ulong microseconds = (ulong)Math.Clamp(due * 1e6, 0, (1L << DueBits) - 1);
         UInt128 rank = ((UInt128)(int)stream.Class << 32) | unchecked((uint)(stream.Priority ^ int.MinValue));
         return (((rank << DueBits) | microseconds) << OrderBits) | order;

@@ -427,7 +427,7 @@ internal sealed class Scheduler
         }
         if (s.Stream.Clock.FirstScheduled != 0) return;
         s.Stream.Clock.FirstScheduled = now;
-        _admission.Tenants.Dequeue(s.Stream.Share, s.Prompt.Length, s.Stream.TokensAhead);
+        _admission.Tenants.Dequeue(s.Stream.Share, s.Stream.Queued);
         s.Stream.Clock.CachedTokens = taken;
         _metrics.PromptTokens += s.Prompt.Length;
         if (_live.Prefixes is not null) _metrics.PrefixQueryTokens += s.Prompt.Length;
@@ -494,7 +494,7 @@ internal sealed class Scheduler
             int tokens = s.Output.Count - 1; // after the first
             _budget.ObserveOnline(s.OnlineSeconds / tokens);
             double tpot = (double)(now - clock.FirstToken) / tokens;
-            if (stream.TpotTicks > 0 && s.Preemptions == 0)
+            if (_budget.TpotOf(s) > 0 && s.Preemptions == 0)
                 _budget.ObserveTpot(tpot / stream.TpotTicks, clock.FirstToken, now);
         }
         if (stops) _ending.Finish(s, FinishReason.Stop, now, lastIsStopToken: true);

@@ -1,13 +1,10 @@
-using System.Numerics;
-
 namespace Native.Scheduling;
 
 /// <summary>What one tenant has waiting in one class, and what it got.</summary>
 internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHeapEntry
 {
-    private const int Buckets = 32; // by powers of two of a prompt's length
-
-    private readonly long[] _queued = new long[Buckets]; // prompt tokens
+    private readonly long[] _queued = new long[QueuedPrompt.Places]; // prompt tokens
+    private readonly long[] _requests = new long[QueuedPrompt.Ranks];
     private long _queuedTokens, _queuedRequests;
     private double _served;
     private long _tokens;
@@ -70,27 +67,33 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     }
 
     /// <summary>A request is queued. Any thread.</summary>
-    /// <param name="length">Its prompt's tokens.</param>
-    /// <param name="tokens">Of these, those that are to be computed.</param>
-    public void Queue(int length, int tokens) => Count(length, tokens, 1);
+    public void Queue(QueuedPrompt prompt) => Count(prompt, prompt.Tokens, 1);
 
     /// <summary>A queued request has begun or ended. Any thread.</summary>
-    public void Dequeue(int length, int tokens) => Count(length, -tokens, -1);
+    public void Dequeue(QueuedPrompt prompt) => Count(prompt, -prompt.Tokens, -1);
 
-    /// <summary>Tokens queued of prompts about as long as this or shorter. Any thread.</summary>
-    public long QueuedUpTo(int length)
+    /// <summary>Tokens queued of prompts before one: of lower ranks, and of its own those about as long or shorter. Any
+    /// thread.</summary>
+    public long QueuedBefore(QueuedPrompt prompt)
     {
         long sum = 0;
-        for (int bucket = BucketOf(length); bucket >= 0; bucket--) sum += Volatile.Read(ref _queued[bucket]);
+        for (int place = prompt.Place; place >= 0; place--) sum += Volatile.Read(ref _queued[place]);
         return Math.Max(0, sum);
     }
 
-    private void Count(int length, int tokens, int requests)
+    /// <summary>Requests queued of a rank and lower ones. Any thread.</summary>
+    public long RequestsUpTo(int rank)
     {
-        Interlocked.Add(ref _queued[BucketOf(length)], tokens);
+        long sum = 0;
+        for (; rank >= 0; rank--) sum += Volatile.Read(ref _requests[rank]);
+        return Math.Max(0, sum);
+    }
+
+    private void Count(QueuedPrompt prompt, int tokens, int requests)
+    {
+        Interlocked.Add(ref _queued[prompt.Place], tokens);
+        Interlocked.Add(ref _requests[prompt.Rank], requests);
         Interlocked.Add(ref _queuedTokens, tokens);
         Interlocked.Add(ref _queuedRequests, requests);
     }
-
-    private static int BucketOf(int length) => BitOperations.Log2((uint)Math.Max(length, 1));
 }

@@ -35,6 +35,9 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// objective for the first token, where there is one.</summary>
     private const double BatchAlone = 0.05;
 
+    /// <summary>Streams that must be able to keep a time for a token together.</summary>
+    private const int Few = 4;
+
     /// <summary>Part of the usual objective for the first token that a step with a piece of a very long prompt may
     /// take: who arrives waits for its end (Medha, Agrawal et al. 2024). The piece takes this many times as long as a
     /// step without work at least, or steps would cost more than the prompt.</summary>
@@ -91,7 +94,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
         if (options.Policy == SchedulingPolicy.Fcfs) return;
         TokenStream stream = s.Stream;
         if (stream.Class == RequestClass.Online) LeaveToBatch(s, now);
-        long tpot = stream.TpotTicks;
+        long tpot = TpotOf(s);
         if (tpot == 0) return;
         _least = Math.Min(_least, tpot);
         // A first token that came early is no lead to lend: readers are promised an even stream.
@@ -101,6 +104,17 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
         long left = Math.Max(due - now, tpot);
         if (stream.TtftTicks > 0) left = Math.Min(left, Math.Max(tpot, (long)(PartOfTtft * stream.TtftTicks)));
         _left = Math.Min(_left, Margin * left / Stopwatch.Frequency);
+    }
+
+    /// <summary>The time for a token that a sequence was promised, in ticks; 0 for none. One that a few could not keep
+    /// together counts for none: who asks for what can't be had is late, and holds nobody up.</summary>
+    public long TpotOf(Sequence s)
+    {
+        long ticks = s.Stream.Limit > 1 ? s.Stream.TpotTicks : 0;
+        if (ticks == 0) return 0;
+        int few = Math.Min(Few, maxTokens);
+        double together = times.Predict(new StepLoad(0, 0, 0, few, (double)few * s.Length));
+        return together <= Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }
 
     /// <summary>A choice of an online request whose tokens had due times has ended.</summary>

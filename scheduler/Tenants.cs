@@ -77,26 +77,25 @@ internal sealed class Tenants
     /// <summary>A request is queued, unless the queued prompts are too long with it. One that comes to an empty queue
     /// is queued whatever its length: it would never be otherwise. Any thread.</summary>
     /// <param name="share">By whose account.</param>
-    /// <param name="length">Its prompt's tokens.</param>
-    /// <param name="tokens">Of these, those that are to be computed.</param>
+    /// <param name="prompt">Its prompt.</param>
     /// <param name="most">Tokens that may be queued; null for any number.</param>
-    public bool TryQueue(Share share, int length, int tokens, long? most)
+    public bool TryQueue(Share share, QueuedPrompt prompt, long? most)
     {
-        long queued = Interlocked.Add(ref _queuedPrompts.Value, length);
-        if (queued > most && queued > length)
+        long queued = Interlocked.Add(ref _queuedPrompts.Value, prompt.Length);
+        if (queued > most && queued > prompt.Length)
         {
-            Interlocked.Add(ref _queuedPrompts.Value, -length);
+            Interlocked.Add(ref _queuedPrompts.Value, -prompt.Length);
             return false;
         }
-        share.Queue(length, tokens);
+        share.Queue(prompt);
         return true;
     }
 
     /// <summary>A queued request has begun or ended. Any thread.</summary>
-    public void Dequeue(Share share, int length, int tokens)
+    public void Dequeue(Share share, QueuedPrompt prompt)
     {
-        Interlocked.Add(ref _queuedPrompts.Value, -length);
-        share.Dequeue(length, tokens);
+        Interlocked.Add(ref _queuedPrompts.Value, -prompt.Length);
+        share.Dequeue(prompt);
     }
 
     /// <summary>Those that have requests in the engine; an entry may be null, or missing for an instant. Any

@@ -61,9 +61,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         Prompt = request.Ids.ToArray();
         CacheRoot = prefix.Root;
         PromptChains = prefix.Chains;
-        TokensAhead = prefix.TokensAhead;
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
+        Queued = engine.QueuedOf(request, prefix.TokensAhead);
         Limit = limit;
         Clock = new RequestTimings
         {
@@ -130,8 +130,8 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     /// <summary>Hashes of the prompt's full blocks; none where nothing is cached.</summary>
     internal ulong[] PromptChains { get; }
 
-    /// <summary>Prompt tokens that had to be computed, as far as was known at the door.</summary>
-    internal int TokensAhead { get; }
+    /// <summary>Its prompt as it was queued.</summary>
+    internal QueuedPrompt Queued { get; }
 
     /// <summary>When its first token was to come, from the arrival; zero where nobody asked.</summary>
     internal TimeSpan Foreseen { get; init; }

@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Net;
 using Native.Kernels;
 using Native.Kernels.Models;
+using Native.Scheduling;
 using Native.Scheduling.Slo;
 using Native.Server.Hub;
 using Native.Server.Metrics;
@@ -61,6 +62,10 @@ internal static class StartupText
             foreach (string wrong in spec.Objectives.Select(MetricTable.NoBucketOf).OfType<string>())
                 yield return $"--slo: {wrong}: it is kept and counted, but the dashboard of tools slo compile can't "
                     + "show the histogram beside it";
+        if (options.Policy == SchedulingPolicy.Fcfs && (options.TtftObjective ?? options.TpotObjective) is not null)
+            yield return "--slo-ttft-ms and --slo-tpot-ms promise nothing with --scheduling-policy fcfs";
+        if (options.Policy == SchedulingPolicy.Fcfs && options.Tenants.Any(entry => entry.Spec.Weight != 1))
+            yield return "--tenants: weights are nothing with --scheduling-policy fcfs, which tells no tenants apart";
         foreach (SloObjective objective in options.Slo?.Objectives ?? [])
         {
             if (objective.Tenant is { } tenant && options.AsksForKey && !options.TrustsFairnessHeader

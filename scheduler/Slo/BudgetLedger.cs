@@ -125,8 +125,7 @@ public sealed class BudgetLedger
         for (int i = 0; i < _budgets.Length; i++)
         {
             SloObjective objective = _budgets[i].Objective;
-            bool speaks = objective.Class is null || objective.Class == requestClass;
-            if (speaks && objective.Role == SloRole.Control && Pages(i)) return true;
+            if (SloEvent.IsOf(objective, requestClass) && objective.Role == SloRole.Control && Pages(i)) return true;
         }
         return false;
     }

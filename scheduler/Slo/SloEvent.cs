@@ -39,8 +39,13 @@ public readonly record struct SloEvent
 
     /// <summary>Whether this objective is for such requests.</summary>
     internal static bool Matches(SloObjective objective, string requestClass, string tenant) =>
-        (objective.Class is null || objective.Class == requestClass)
+        IsOf(objective, requestClass)
         && (objective.Tenant is null || objective.Tenant == tenant);
+
+    /// <summary>Whether an objective is of a class. One without a class is of all but batch work, which promises
+    /// nothing unless it is named.</summary>
+    internal static bool IsOf(SloObjective objective, string requestClass) =>
+        objective.Class is { } of ? of == requestClass : requestClass != RequestClass.Batch.Name();
 
     /// <summary>True for good, false for bad, null where the objective does not speak of it.</summary>
     internal bool? Judge(SloObjective objective)

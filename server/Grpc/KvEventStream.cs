@@ -84,7 +84,9 @@ internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
 
     /// <summary>How many events lie between what a reader asks for and what comes, where it asks for any.</summary>
     private static long Lost(CacheEvents events, ulong? start) =>
-        start is { } first && first < (ulong)events.Next ? events.Next - (long)first : 0;
+        // A number below the first is another engine's: what that one lost nobody knows.
+        start is { } first && first >= (ulong)events.First && first < (ulong)events.Next
+            ? events.Next - (long)first : 0;
 
     /// <summary>Tells what is cached.</summary>
     /// <returns>The event to go on with.</returns>

@@ -297,16 +297,19 @@ internal static class Scenarios
         {
             world.Start(() =>
             {
-                share.Queue(9, 8);
-                share.Queue(2, 1);
-                share.Dequeue(2, 1);
+                share.Queue(new QueuedPrompt(1, 9, 8));
+                share.Queue(new QueuedPrompt(1, 2, 1));
+                share.Dequeue(new QueuedPrompt(1, 2, 1));
             });
         }
         share.Charge(3, 0);
         world.Check(share.QueuedTokens is 0 or 1 or 2 or 8 or 9 or 10 or 16 or 17 or 18, "a count is a sum");
         world.JoinAll();
         world.Check((share.QueuedTokens, share.QueuedRequests) == (16, 2), "what was not taken back is counted");
-        world.Check((share.QueuedUpTo(7), share.QueuedUpTo(8)) == (0, 16), "by length as well");
+        QueuedPrompt seven = new(1, 7, 0);
+        world.Check((share.QueuedBefore(seven), share.QueuedBefore(seven with { Length = 8 })) == (0, 16), "by length");
+        world.Check(share.QueuedBefore(seven with { Rank = 2 }) == 16, "and by rank");
+        world.Check((share.RequestsUpTo(0), share.RequestsUpTo(1)) == (0, 2), "so are requests");
         world.Check((share.Tokens, share.Served) == (3, 3 / share.Weight), "it got what it was charged");
     }
 

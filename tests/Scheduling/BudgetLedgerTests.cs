@@ -119,6 +119,9 @@ public sealed class BudgetLedgerTests
         Assert.Null((ended with { Class = "chat", Tenant = "other" }).Judge(objective));
         Assert.Null(ended.Judge(objective));
         Assert.False((ended with { Class = "chat", Tenant = "acme" }).Judge(Objectives.Availability()));
+        // Batch work promises nothing unless it is named: it would close the door to itself.
+        Assert.Null((ended with { Class = "batch" }).Judge(Objectives.Availability()));
+        Assert.False((ended with { Class = "batch" }).Judge(Objectives.Availability() with { Class = "batch" }));
     }
 
     [Fact]
@@ -382,7 +385,12 @@ public sealed class BudgetLedgerTests
             harness.RunToEnd();
         }
         Assert.Equal(new BudgetCounts(20, 0), ledger.ReadSinceStart(0));
-        harness.Submit(EngineHarness.Prompt(5, seed: 20));
+        harness.Submit(new GenerationRequest
+        {
+            Ids = EngineHarness.Prompt(5, seed: 20),
+            Sampling = EngineHarness.Greedy(2),
+            TtftObjective = TimeSpan.FromHours(1), // promised something, or the next would come before it
+        });
         GenerationRequest hurried = new()
         {
             Ids = EngineHarness.Prompt(5, seed: 21),

@@ -41,6 +41,56 @@ public sealed class PolicyTests(ITestOutputHelper output)
         Assert.Equal([urgent, early, late, batch], ended);
     }
 
+    /// <summary>A first token that was promised in 20 s is due before one that was promised nothing, and after one that
+    /// was promised nothing a minute ago.</summary>
+    [Fact]
+    public void WhoWasPromisedNothing_IsBehindThoseWhoWere_AndOvertakenForAMinuteAtMost()
+    {
+        using EngineHarness harness = Busy(Slo with { MaxRunning = 1 });
+        Reading plain = harness.Submit(Request(3));
+        Reading promised = harness.Submit(Request(4) with { TtftObjective = TimeSpan.FromSeconds(20) });
+        GenerationRequest hurried = Request(5);
+        Reading deadline = harness.Submit(
+            hurried with { Deadline = harness.Clock.Now + (10 * Stopwatch.Frequency), BestEffort = true });
+        harness.Clock.Now += 41 * Stopwatch.Frequency; // the deadline has passed
+        Reading later = harness.Submit(Request(4) with { TtftObjective = TimeSpan.FromSeconds(20), BestEffort = true });
+        List<Reading> ended = [];
+        harness.AfterTurn = () =>
+        {
+            foreach (Reading r in (Reading[])[plain, promised, deadline, later])
+                if (r.IsComplete && !ended.Contains(r)) ended.Add(r);
+        };
+        harness.RunToEnd();
+        Assert.Equal([deadline, promised, plain, later], ended);
+    }
+
+    /// <summary>Who asks for more than the machine can do is late itself, and holds nobody up.</summary>
+    [Theory, InlineData(false), InlineData(true)]
+    public void ATpotThatNobodyCanKeep_HoldsNobodyUp(bool waits)
+    {
+        using EngineHarness harness = Machine(maxModelLength: 1000);
+        for (int i = 0; i < 20; i++)
+        {
+            harness.Submit(Request(50, outputs: 5, seed: i)); // it learns what steps take
+            harness.RunToEnd();
+        }
+        TimeSpan none = TimeSpan.FromHours(1);
+        GenerationRequest greedy = Request(10, outputs: 400) with { TpotObjective = TimeSpan.FromMilliseconds(1) };
+        Reading running = harness.Submit(waits ? greedy with { TpotObjective = none } : greedy);
+        harness.Turns(3);
+        if (waits) harness.Submit(Request(20, outputs: 1) with { TpotObjective = TimeSpan.FromMilliseconds(1) });
+        Reading[] others = [.. Enumerable.Range(0, 4).Select(i =>
+            harness.Submit(Request(30 + i, outputs: 4) with { TpotObjective = none }))];
+        for (int turns = 0; others.Any(other => !other.IsComplete); turns++)
+        {
+            Assert.InRange(turns, 0, 30);
+            harness.Turn();
+        }
+        Assert.False(running.IsComplete);
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
     [Fact]
     public void FirstComeFirstServed_TellsNoClassesApart()
     {
@@ -153,6 +203,48 @@ public sealed class PolicyTests(ITestOutputHelper output)
         Assert.Equal(SubmitOutcome.Accepted, harness.Engine.Submit(hurried, out _, out _)); // nobody is before it
         harness.RunToEnd();
         harness.AssertClean();
+    }
+
+    /// <summary>Priority decides who is before whom in the line, so it does at the door.</summary>
+    [Fact]
+    public void TheDoor_KnowsWhoComesFirst()
+    {
+        TimedHarness timed = new(tokenMs: 1, Slo with { MaxBatchedTokens = 256, MaxRunning = 64 });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 8; i++) harness.Submit(Request(300, seed: i, priority: -1));
+        harness.Turns(3);
+        GenerationRequest hurried = Request(100, seed: 99) with { TtftObjective = TimeSpan.FromSeconds(1) };
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(hurried, out _));
+        Reading urgent = harness.Submit(hurried with { Priority = -2, TtftObjective = TimeSpan.FromSeconds(3) });
+        harness.RunToEnd();
+        for (int i = 0; i < 8; i++) harness.Submit(Request(300, seed: i)); // they were promised nothing
+        harness.Turns(1);
+        Reading promised = harness.Submit(hurried);
+        long start = harness.Clock.Now;
+        while (promised.Tokens().Length == 0) harness.Turn();
+        Assert.InRange((double)(harness.Clock.Now - start) / Stopwatch.Frequency, 0, 1);
+        harness.RunToEnd();
+        Assert.True(urgent.IsComplete);
+    }
+
+    /// <summary>Each choice of a request needs a place.</summary>
+    [Fact]
+    public void TheDoor_CountsAPlaceForEachChoice()
+    {
+        using EngineHarness harness = Machine(maxModelLength: 1000, maxRunning: 8);
+        for (int i = 0; i < 4; i++)
+        {
+            harness.Submit(Request(20, outputs: 300, seed: i) with { BestEffort = true });
+            harness.RunToEnd();
+        }
+        for (int i = 0; i < 6; i++) harness.Submit(Request(20, outputs: 300, seed: i) with { BestEffort = true });
+        harness.Turns(5);
+        GenerationRequest one = Request(9, outputs: 5);
+        harness.Submit(one);
+        harness.Turns(2);
+        GenerationRequest eight = one with { Sampling = one.Sampling with { N = 8 } };
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(eight, out _));
+        harness.RunToEnd();
     }
 
     /// <summary>A token at the end of a long prompt attends to more keys than one of a short prompt.</summary>
@@ -272,12 +364,12 @@ public sealed class PolicyTests(ITestOutputHelper output)
     /// <summary>A machine whose steps take 8 ms, 0.4 for a prompt's token, 0.7 for a decode. A first token is promised
     /// in 1 s, others in 60 ms.</summary>
     private static EngineHarness Machine(
-        int maxModelLength, Action<StepPlan, double>? onStep = null, double secondsOfKey = 0)
+        int maxModelLength, Action<StepPlan, double>? onStep = null, double secondsOfKey = 0, int maxRunning = 64)
     {
         FakeModelRunner runner = new(blockCount: 4000, maxModelLength: maxModelLength);
         EngineHarness harness = new(runner, Slo with
         {
-            MaxRunning = 64,
+            MaxRunning = maxRunning,
             MaxBatchedTokens = 512,
             TtftObjective = TimeSpan.FromSeconds(1),
             TpotObjective = TimeSpan.FromMilliseconds(60),

@@ -177,8 +177,10 @@ internal sealed class ReferenceScheduler(
         bool forks = asked.Sampling.N > 1 && request.Prompt > 1;
         StepLoad whole = new(request.Prompt, request.Prompt * (request.Prompt + 1) / 2.0, 1, 0, 0);
         double alone = times.Predict(whole);
-        double due = Seconds(request.Stream.Timings.Arrival - start)
-            + Math.Max(Seconds(request.Stream.TtftTicks), 2 * alone);
+        RequestTimings clock = request.Stream.Timings;
+        double due = Seconds(clock.Arrival - start) + (request.Stream.TtftTicks > 0
+            ? Math.Max(Seconds(request.Stream.TtftTicks), 2 * alone)
+            : Math.Min(60, Seconds(request.Stream.Deadline - clock.Arrival)) + (2 * alone));
         for (int i = 0; i < asked.Sampling.N; i++)
         {
             long order = (_requests.Count * 64L) + i;
@@ -328,7 +330,7 @@ internal sealed class ReferenceScheduler(
     private void Promise(ReferenceSequence s, long now)
     {
         if (IsFcfs) return;
-        long tpot = s.Request.Stream.TpotTicks, ttft = s.Request.Stream.TtftTicks;
+        long tpot = TpotOf(s), ttft = s.Request.Stream.TtftTicks;
         RequestTimings clock = s.Request.Stream.Timings;
         long first = clock.FirstToken > 0 ? clock.FirstToken : now;
         if (!IsBatch(s))
@@ -344,6 +346,14 @@ internal sealed class ReferenceScheduler(
         long due = Math.Max(first + ((s.Output + s.Promised) * tpot) - now, tpot); // who is late shortens no step
         if (ttft > 0) due = Math.Min(due, Math.Max(tpot, ttft / 4)); // who comes new waits for it
         _time = Math.Min(_time, budget.Margin * due / Stopwatch.Frequency);
+    }
+
+    /// <summary>What it was promised for a token after the first, where four could keep that together.</summary>
+    private long TpotOf(ReferenceSequence s)
+    {
+        long ticks = s.Request.Limit > 1 ? s.Request.Stream.TpotTicks : 0;
+        double four = times.Predict(new StepLoad(0, 0, 0, 4, 4.0 * s.Length));
+        return four <= budget.Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }
 
     /// <summary>By class, then the tenant that got least, the one that has waited longest where two got the same; of
@@ -368,7 +378,7 @@ internal sealed class ReferenceScheduler(
         if (Places + (s.Forks ? s.Request.Asked.Sampling.N : 1) > options.MaxRunning) return false;
         int running = _sequences.Count(other => other.IsRunning), blocks = BlocksFor(s.Target);
         if (running == 0) return Free >= blocks;
-        long own = s.Request.Stream.TpotTicks;
+        long own = TpotOf(s);
         long tpot = Math.Min(own > 0 ? own : long.MaxValue, Math.Min(_tpot, _tpotBefore));
         if (!IsFcfs && tpot < long.MaxValue)
         {
@@ -394,7 +404,7 @@ internal sealed class ReferenceScheduler(
         if (Places - go[true].Sum(other => other.Places) + places > options.MaxRunning) return false;
         if (!go[false].Any()) return true;
         long tpot = go[false].Where(other => other.Stage == SequenceStage.Decoding).Append(s)
-            .Select(other => other.Request.Stream.TpotTicks).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
+            .Select(TpotOf).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
         int count = go[false].Count() + 1;
         return tpot == 0 || times.Predict(new StepLoad(0, 0, 0, count, (double)count * s.Length))
             <= budget.Margin * ((double)tpot / Stopwatch.Frequency);

@@ -103,6 +103,21 @@ public sealed class TenantTests
         Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3, outputs: 0), out _));
     }
 
+    /// <summary>When the quota is there again is known, so it is told, however long that takes.</summary>
+    [Fact]
+    public void AQuotaThatIsGoneForHours_SaysSo()
+    {
+        TenantSpec spec = new() { Name = "a", TokensPerMinute = 1 };
+        using EngineHarness harness = new(options: Slo with { Tenants = [spec] });
+        harness.Submit(Of("a", seed: 1, outputs: 100));
+        harness.RunToEnd();
+        Assert.Equal(SubmitOutcome.OverQuota, harness.Engine.Submit(Of("a", seed: 3), out _, out Refusal refusal));
+        Assert.InRange(refusal.RetryAfter.TotalMinutes, 90, 120);
+        harness.Clock.Now += (long)(refusal.RetryAfter.TotalSeconds * Stopwatch.Frequency);
+        harness.Submit(Of("a", seed: 3));
+        harness.RunToEnd();
+    }
+
     [Fact]
     public void WhatNoStepTook_DoesNotCount()
     {
@@ -194,8 +209,22 @@ public sealed class TenantTests
         while (online.Tokens().Length == 0) harness.Turn();
         Assert.InRange((double)(harness.Clock.Now - start) / Stopwatch.Frequency, 0, 1);
         harness.Submit(urgent with { Class = RequestClass.Batch, TtftObjective = TimeSpan.FromSeconds(60) });
-        Assert.Equal(SubmitOutcome.WouldBeLate,
-            harness.Engine.Submit(urgent with { Class = RequestClass.Batch }, out _));
+        // Of batch work those come first that were promised something.
+        Reading promised = harness.Submit(urgent with { Class = RequestClass.Batch });
+        start = harness.Clock.Now;
+        while (promised.Tokens().Length == 0) harness.Turn();
+        Assert.InRange((double)(harness.Clock.Now - start) / Stopwatch.Frequency, 0, 1);
+        for (int i = 0; i < 20; i++)
+        {
+            GenerationRequest patient = Of("a", seed: 100 + i, length: 100);
+            harness.Submit(
+                patient with { Class = RequestClass.Batch, TtftObjective = TimeSpan.FromMinutes(1) });
+        }
+        Assert.Equal(SubmitOutcome.WouldBeLate, harness.Engine.Submit(urgent with
+        {
+            Class = RequestClass.Batch,
+            Ids = EngineHarness.Prompt(900, seed: 1),
+        }, out _));
         harness.RunToEnd();
     }
 
@@ -361,7 +390,9 @@ public sealed class TenantTests
             new SloSpec([Objectives.Availability(99m)]), new ManualClock());
         TimedEngine timed = new(Slo with { MaxBatchedTokens = 64, Budgets = ledger });
         using EngineHarness harness = timed.Harness;
-        for (int i = 0; i < 8; i++) harness.Submit(Of("a", seed: i, length: 100, outputs: 1));
+        TimeSpan patient = TimeSpan.FromMinutes(10);
+        for (int i = 0; i < 8; i++)
+            harness.Submit(Of("a", seed: i, length: 100, outputs: 1) with { TtftObjective = patient });
         harness.Turns(12);
         GenerationRequest batch = Of("a", seed: 20) with { Class = RequestClass.Batch };
         harness.Submit(batch);

@@ -199,6 +199,11 @@ public sealed class CommandLineTests
         };
         ServerOptions slo = new() { Slo = new SloSpec([tpot]) };
         Assert.Contains("pace's threshold of 0.06 s is no bucket", Of(slo, 256).Single());
+        ServerOptions fcfs = new() { Policy = SchedulingPolicy.Fcfs };
+        Assert.Empty(Of(fcfs, 256));
+        Assert.Contains("promise nothing", Of(fcfs with { TpotObjective = TimeSpan.FromSeconds(1) }, 256).Single());
+        TenantEntry heavy = new(new TenantSpec { Name = "a", Weight = 2 }, ["key-a"]);
+        Assert.Contains("weights are nothing", Of(fcfs with { Tenants = [heavy] }, 256).Single());
         SloSpec ofTenant = new([tpot with { Tenant = "b", Threshold = TimeSpan.FromSeconds(0.05) }]);
         TenantEntry a = new(new TenantSpec { Name = "a" }, ["key-a"]);
         Assert.Empty(Of(new ServerOptions { Slo = ofTenant }, 256)); // a header may name any

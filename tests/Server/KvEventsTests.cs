@@ -39,7 +39,7 @@ public sealed class KvEventsTests
         Assert.Equal(news.Events, same.Events);
         using AsyncServerStreamingCall<KvEventBatch> old = Subscribe(server, 3); // of a server before this one
         KvEventBatch anew = await Next(old);
-        Assert.True(anew.IsSnapshot && anew.Lost > 0);
+        Assert.Equal((true, 0ul), (anew.IsSnapshot, anew.Lost)); // nobody knows what that one lost
         Assert.Equal(4, anew.Events.Count);
     }
 
