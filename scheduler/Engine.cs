@@ -442,6 +442,7 @@ public sealed class Engine : IDisposable
             throw new InvalidOperationException("There is work, but the oldest sequence could not be scheduled.");
         }
         if (plan.Admitted) _batch.Reserve(_scheduler.Live);
+        _scheduler.UpdateGauges(); // a step may take seconds
         _batch.Build(plan);
         plan.Launched = _clock.GetTimestamp();
         plan.Number = ++_launches;

@@ -24,6 +24,20 @@ public sealed class EngineTests
     public static TheoryData<Stage> Stages => [.. Enum.GetValues<Stage>()];
 
     [Fact]
+    public void Gauges_TellOfTheStepUnderWay()
+    {
+        using EngineHarness harness = new(options: new EngineOptions { MaxRunning = 1, MaxBatchedTokens = 64 });
+        List<(long Running, long Waiting)> seen = [];
+        harness.Runner.OnExecute = (in Native.Kernels.Batch _) =>
+            seen.Add((harness.Engine.Metrics.Running, harness.Engine.Metrics.Waiting));
+        harness.Submit(EngineHarness.Prompt(5, seed: 1));
+        harness.Submit(EngineHarness.Prompt(5, seed: 2));
+        harness.Turn();
+        Assert.Equal((1, 1), seen[0]);
+        harness.RunToEnd();
+    }
+
+    [Fact]
     public void Step_PreemptsTheYoungest_WhenBlocksRunOut()
     {
         using EngineHarness harness = new(new FakeModelRunner(blockCount: 10, blockSize: 2, maxModelLength: 20));
