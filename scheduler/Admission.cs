@@ -142,7 +142,7 @@ internal sealed class Admission(
         }
         if (double.IsPositiveInfinity(due)) return false;
         double first = Forecast.FirstToken(
-            share, prompt, request.Sampling.N, objective?.TotalSeconds ?? 0, out bool isNext);
+            share, prompt, objective?.TotalSeconds ?? 0, out bool isNext);
         refusal = new Refusal(TimeSpan.FromSeconds(before + first), TimeSpan.Zero);
         if (first <= most || isNext) return false;
         // A time to wait until the forecast is short enough, or for one that is late even alone, until nobody is there.
@@ -276,7 +276,7 @@ internal sealed class Admission(
     /// <param name="load">What the step at hand computes already.</param>
     public bool Admits(Sequence s, LiveSequences live, in StepLoad load)
     {
-        if (live.ReservedPlaces + (s.Forks ? s.Stream.N : 1) > maxRunning) return false;
+        if (live.FreePlaces == 0) return false;
         int free = live.Pool.FreeCount, running = live.Running;
         if (running > 0 && !KeepsSchedules(s, live, load)) return false;
         // After its last preemption it waits until nothing can take its blocks again.
@@ -295,7 +295,7 @@ internal sealed class Admission(
     /// engine thread.</summary>
     public bool CouldAdmit(Sequence s, LiveSequences live)
     {
-        int stay = live.Running, places = live.ReservedPlaces;
+        int stay = live.Running, places = live.FreePlaces;
         _visits += stay;
         long tpot = budget.TpotOf(s) is > 0 and var own ? own : long.MaxValue;
         foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
@@ -309,10 +309,10 @@ internal sealed class Admission(
                     continue;
                 }
                 stay--;
-                places -= other.ReservedPlaces;
+                places++;
             }
         }
-        if (places + (s.Forks ? s.Stream.N : 1) > maxRunning) return false;
+        if (places == 0) return false;
         if (stay == 0) return true;
         return tpot == long.MaxValue || HaveTime(stay + 1, s.Length, (double)tpot / Stopwatch.Frequency);
     }

@@ -31,7 +31,7 @@ internal sealed class BatchBuilder(ModelInfo model, int maxTokens, int maxSequen
             for (Sequence? s = queue.First; s is not null; s = s.Next)
             {
                 SamplingParams p = s.Stream.Sampling;
-                int rows = s.ReservedPlaces;
+                int rows = s.Forks ? Math.Min(s.Stream.N, live.MaxRunning) : 1;
                 alternatives += (p.Logprobs ?? 0) * rows;
                 biases += (p.LogitBias.Count + (p.MinTokens > 0 ? _endIds.Length + p.StopTokenIds.Length : 0)) * rows;
                 long length = s.Prompt.Length + Math.Max(s.Stream.ReservedTokens, s.Output.Count);

@@ -51,10 +51,9 @@ internal sealed class Forecast(Tenants tenants)
     /// <summary>Seconds until the first token of a request that comes now. Any thread.</summary>
     /// <param name="share">Whose it is.</param>
     /// <param name="prompt">Its prompt.</param>
-    /// <param name="n">Places it needs.</param>
     /// <param name="ttft">Its objective in seconds.</param>
     /// <param name="isNext">Whether nobody is before it.</param>
-    public double FirstToken(Share share, QueuedPrompt prompt, int n, double ttft, out bool isNext)
+    public double FirstToken(Share share, QueuedPrompt prompt, double ttft, out bool isNext)
     {
         ForecastState seen = _shown.Read();
         PromptPace pace = seen.Pace;
@@ -66,7 +65,7 @@ internal sealed class Forecast(Tenants tenants)
         double decodes = Math.Min(before.Running + requests, seen.Capacity); // when its turn has come
         double prompts = (before.UnderWay + queued) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
         double room = Math.Min(Math.Max(0, seen.Capacity - before.Running), before.Startable);
-        double missing = before.Preempted + requests + n - room;
+        double missing = before.Preempted + requests + 1 - room;
         double ending = Math.Clamp(before.Running + requests, 1, seen.Capacity); // in a mean service
         double place = missing <= 0 ? 0 : missing * seen.MeanService / ending;
         isNext = requests == 0 && before.Running == 0;

@@ -80,8 +80,8 @@ internal sealed class LiveSequences
     /// <summary>Sequences of a class that lost their blocks and wait to be computed again.</summary>
     public PreemptedState PreemptedOf(RequestClass of) => _preemptedOf[(int)of];
 
-    /// <summary>Places taken; a prompt that will fork counts as all its choices.</summary>
-    public int ReservedPlaces { get; private set; }
+    /// <summary>Places that nobody has.</summary>
+    public int FreePlaces => _freePlaceCount;
 
     /// <summary>Places there are.</summary>
     public int MaxRunning => _freePlaces.Length;
@@ -114,7 +114,7 @@ internal sealed class LiveSequences
     public void Admit(Sequence s)
     {
         Unwait(s);
-        Place(s, s.Forks ? s.Stream.N : 1);
+        Place(s);
         Prefilling.Insert(s);
     }
 
@@ -146,8 +146,15 @@ internal sealed class LiveSequences
     /// <summary>Lets a forked choice decode.</summary>
     public void PlaceForked(Sequence s)
     {
-        Place(s, 1);
+        Place(s);
         Decoding.Insert(s);
+    }
+
+    /// <summary>A choice that finds no place waits for one, as if it had been preempted.</summary>
+    public void WaitForked(Sequence s)
+    {
+        Wait(s);
+        Count(s, 1);
     }
 
     /// <summary>The sequence is over: it gives up its blocks and place, now or with the last step in flight.</summary>
@@ -224,30 +231,25 @@ internal sealed class LiveSequences
 
     private SequenceQueue QueueOf(Sequence s) => s.Stage == SequenceStage.Decoding ? Decoding : Prefilling;
 
-    private void Place(Sequence s, int reserved)
+    private void Place(Sequence s)
     {
-        Debug.Assert(s.Place < 0 && ReservedPlaces + reserved <= MaxRunning, "as many places were counted");
+        Debug.Assert(s.Place < 0 && _freePlaceCount > 0, "as many places were counted");
         s.Place = _freePlaces[--_freePlaceCount];
-        s.ReservedPlaces = reserved;
         _runningOf[(int)s.Stream.Class]++;
-        ReservedPlaces += reserved;
     }
 
     private void FreePlace(Sequence s)
     {
         if (s.Place < 0) return;
         _freePlaces[_freePlaceCount++] = s.Place;
-        ReservedPlaces -= s.ReservedPlaces;
         _runningOf[(int)s.Stream.Class]--;
         s.Place = -1;
-        s.ReservedPlaces = 0;
     }
 
     private void FreeAllPlaces()
     {
         _freePlaceCount = _freePlaces.Length;
         for (int i = 0; i < _freePlaceCount; i++) _freePlaces[i] = _freePlaceCount - 1 - i;
-        ReservedPlaces = 0;
         Array.Clear(_runningOf);
     }
 }

@@ -519,7 +519,8 @@ internal sealed class Scheduler
     }
 
     /// <summary>Makes n decoding sequences of one whose prompt is computed but for its last token. They share its
-    /// blocks, a partly filled one until they write into it.</summary>
+    /// blocks, a partly filled one until they write into it. Those that find no place wait for one, and take the prompt
+    /// from the cache or compute it again: that one request needs many keeps nobody out meanwhile.</summary>
     private void Fork(Sequence parent)
     {
         parent.Forks = false;
@@ -527,6 +528,12 @@ internal sealed class Scheduler
         foreach (Sequence s in parent.Stream.Sequences)
         {
             if (s.Output.IsFinished) continue; // its reader stopped it already
+            if (_live.FreePlaces == 0)
+            {
+                s.Charged = parent.NumComputedTokens; // the prompt is paid
+                _live.WaitForked(s);
+                continue;
+            }
             if (s != parent)
             {
                 foreach (int block in parent.BlockTable.AsSpan(0, parent.BlockCount))

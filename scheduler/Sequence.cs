@@ -72,9 +72,6 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>Its own place among the running, see <see cref="Native.Kernels.Batch.Places"/>; -1 for none.</summary>
     public int Place { get; set; } = -1;
 
-    /// <summary>Places it keeps from others: all its choices' while it will fork.</summary>
-    public int ReservedPlaces { get; set; }
-
     /// <summary>What it may say; null for everything.</summary>
     public ITokenConstraint? Constraint { get; }
 
@@ -166,7 +163,7 @@ internal sealed class Sequence : IHeapEntry
     /// <summary>Leaves its blocks and place to a pool that is about to be reset.</summary>
     public void Abandon()
     {
-        BlockCount = CachedBlocks = NumComputedTokens = Landed = ReservedPlaces = 0;
+        BlockCount = CachedBlocks = NumComputedTokens = Landed = 0;
         Place = -1;
     }
 

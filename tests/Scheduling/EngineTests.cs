@@ -171,14 +171,14 @@ public sealed class EngineTests
     {
         using EngineHarness harness = new(options:
             new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 2, MaxBatchedTokens = 64 });
-        Reading first = harness.Submit(Prompt(5, 1));
+        Reading first = harness.Submit(Prompt(5, 1)), second = harness.Submit(Prompt(5, 4));
         Reading forked = harness.Submit(Prompt(5, 2), new SamplingParams { N = 2, Seed = 3, MaxTokens = 4, IgnoreEos = true });
         Reading last = harness.Submit(Prompt(5, 3));
         harness.Turn();
         harness.Runner.OnExecute = (in _) => throw new InvalidOperationException("the device is lost");
         harness.Turn();
         harness.Runner.OnExecute = null;
-        Assert.Equal(FinishReason.Error, first.Finish());
+        Assert.Equal((FinishReason.Error, FinishReason.Error), (first.Finish(), second.Finish()));
         Assert.Equal(FinishReason.None, forked.Finish());
         Assert.Equal("the device is lost", harness.Engine.LastFailure!.Message);
         harness.RunToEnd();

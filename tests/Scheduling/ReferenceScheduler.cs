@@ -375,7 +375,7 @@ internal sealed class ReferenceScheduler(
 
     private bool MayStart(ReferenceSequence s)
     {
-        if (Places + (s.Forks ? s.Request.Asked.Sampling.N : 1) > options.MaxRunning) return false;
+        if (Places == options.MaxRunning) return false;
         int running = _sequences.Count(other => other.IsRunning), blocks = BlocksFor(s.Target);
         if (running == 0) return Free >= blocks;
         long own = TpotOf(s);
@@ -400,8 +400,7 @@ internal sealed class ReferenceScheduler(
     {
         ILookup<bool, ReferenceSequence> go = _sequences.Where(other => other.IsRunning).ToLookup(
             other => other.Key.Class > s.Key.Class && other.Preemptions < options.MaxPreemptions);
-        int places = s.Forks ? s.Request.Asked.Sampling.N : 1;
-        if (Places - go[true].Sum(other => other.Places) + places > options.MaxRunning) return false;
+        if (Places - go[true].Sum(other => other.Places) == options.MaxRunning) return false;
         if (!go[false].Any()) return true;
         long tpot = go[false].Where(other => other.Stage == SequenceStage.Decoding).Append(s)
             .Select(TpotOf).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
@@ -493,7 +492,7 @@ internal sealed class ReferenceScheduler(
     {
         EndWait(s);
         s.Stage = SequenceStage.Prefilling;
-        s.Places = s.Forks ? s.Request.Asked.Sampling.N : 1;
+        s.Places = 1;
         while (s.Blocks.Count < BlocksFor(s.Target)) Take(s, _blocks++);
     }
 
@@ -561,6 +560,12 @@ internal sealed class ReferenceScheduler(
         parent.Places = 0;
         foreach (ReferenceSequence s in parent.Request.Choices.Where(s => s.Finish == FinishReason.None))
         {
+            if (Places == options.MaxRunning) // it waits for one, and computes the prompt again
+            {
+                s.Charged = parent.Computed;
+                Wait(s);
+                continue;
+            }
             if (s != parent)
             {
                 foreach (int block in parent.Blocks) Take(s, block);

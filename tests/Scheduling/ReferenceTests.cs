@@ -170,7 +170,7 @@ public sealed class ReferenceTests(ITestOutputHelper output)
                 foreach (ReferenceSequence s in request.Choices)
                     Assert.Equal(Tell(s), Tell(request.Stream.Sequences[s.Index]));
             Assert.Equal(_reference.Free, Scheduler.Pool.FreeCount);
-            Assert.Equal(_reference.Places, Scheduler.Live.ReservedPlaces);
+            Assert.Equal(_reference.Places, Scheduler.Live.MaxRunning - Scheduler.Live.FreePlaces);
             foreach (ReferenceRequest request in _reference.Requests)
                 if (!workload.IsFcfs) Assert.Equal(request.Share.Served, request.Stream.Share.Served);
             return stepped;
