@@ -42,10 +42,12 @@ public readonly record struct SloEvent
         IsOf(objective, requestClass)
         && (objective.Tenant is null || objective.Tenant == tenant);
 
+    private const string Batch = "batch"; // as the scheduler names the class
+
     /// <summary>Whether an objective is of a class. One without a class is of all but batch work, which promises
     /// nothing unless it is named.</summary>
     internal static bool IsOf(SloObjective objective, string requestClass) =>
-        objective.Class is { } of ? of == requestClass : requestClass != RequestClass.Batch.Name();
+        objective.Class is { } of ? of == requestClass : requestClass != Batch;
 
     /// <summary>True for good, false for bad, null where the objective does not speak of it.</summary>
     internal bool? Judge(SloObjective objective)
