@@ -56,13 +56,15 @@ internal sealed class Admission(
     /// against it. Any thread.</summary>
     /// <param name="request">The request.</param>
     /// <param name="now">When.</param>
-    /// <param name="prefix">Whose it is, and what of it is to be computed.</param>
+    /// <param name="tenant">Whose it is.</param>
+    /// <param name="prompt">Its prompt, see <see cref="QueuedOf"/>.</param>
     /// <param name="refusal">When to try again, where it is not taken; where it is, when its first token will probably
     /// come, if that was asked.</param>
-    public SubmitOutcome Enter(GenerationRequest request, long now, in PromptPrefix prefix, out Refusal refusal)
+    public SubmitOutcome Enter(
+        GenerationRequest request, long now, Tenant tenant, QueuedPrompt prompt, out Refusal refusal)
     {
         refusal = default;
-        Share share = prefix.Tenant.ShareOf(request.Class);
+        Share share = tenant.ShareOf(request.Class);
         bool objectives = options.Policy == SchedulingPolicy.Slo;
         if (objectives && request.Class == RequestClass.Batch
             && options.Budgets?.IsAnyBurning(RequestClass.Online.Name()) == true)
@@ -70,7 +72,6 @@ internal sealed class Admission(
             refusal = new Refusal(TimeSpan.Zero, Spread(WhileBurning));
             return SubmitOutcome.Shed;
         }
-        QueuedPrompt prompt = QueuedOf(request, prefix.TokensAhead);
         if (objectives && IsLate(request, now, share, prompt, out refusal)) return SubmitOutcome.WouldBeLate;
         if (Interlocked.Increment(ref _queued.Value) > options.MaxQueued
             || !tenants.TryQueue(share, prompt, options.MaxQueuedTokens))
@@ -104,18 +105,21 @@ internal sealed class Admission(
     public bool TryTakeQuota(Tenant tenant, int count, int tokens, long now, out Refusal refusal)
     {
         refusal = default;
-        string quota = $"requests: {tenant.Requests?.PerMinute}";
         double wait = 0;
+        bool isTokens = false;
         if (tenant.Requests?.TryTake(count, now, out wait) != false)
         {
             if (tenant.Tokens?.TryTake(tokens, now, out wait) != false) return true;
             tenant.Requests?.Return(count);
-            quota = $"tokens: {tenant.Tokens!.PerMinute}";
+            isTokens = true;
         }
         tenant.CountRefused(count);
         // When the quota is there again is known, however long that takes.
         double spread = Math.Min(0.5 * wait, 30) * Random.Shared.NextDouble();
-        refusal = new Refusal(TimeSpan.Zero, TimeSpan.FromSeconds(Math.Max(0.1, wait + spread))) { Quota = quota };
+        refusal = new Refusal(TimeSpan.Zero, TimeSpan.FromSeconds(Math.Max(0.1, wait + spread)))
+        {
+            Quota = isTokens ? $"tokens: {tenant.Tokens!.PerMinute}" : $"requests: {tenant.Requests!.PerMinute}",
+        };
         return false;
     }
 

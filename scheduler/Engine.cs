@@ -279,11 +279,12 @@ public sealed class Engine : IDisposable
         stream = null!;
         _admission.Check(request, out int limit);
         PromptPrefix prefix = PromptPrefix.Of(request, tenant, _cache, Info.BlockSize);
-        SubmitOutcome outcome = _admission.Enter(request, now, prefix, out refusal);
+        QueuedPrompt prompt = _admission.QueuedOf(request, prefix.TokensAhead);
+        SubmitOutcome outcome = _admission.Enter(request, now, tenant, prompt, out refusal);
         if (outcome != SubmitOutcome.Accepted) return outcome;
         try
         {
-            stream = new TokenStream(this, request, now, limit, Info.BlockSize, prefix)
+            stream = new TokenStream(this, request, now, limit, Info.BlockSize, prefix, prompt)
             {
                 Foreseen = refusal.FirstToken,
             };
@@ -292,13 +293,10 @@ public sealed class Engine : IDisposable
         }
         catch // no memory for its logs, or a constraint that can't be copied
         {
-            _admission.Withdraw(prefix.Tenant.ShareOf(request.Class), QueuedOf(request, prefix.TokensAhead));
+            _admission.Withdraw(tenant.ShareOf(request.Class), prompt);
             throw;
         }
     }
-
-    /// <summary>A request's prompt as it is queued.</summary>
-    internal QueuedPrompt QueuedOf(GenerationRequest request, int tokens) => _admission.QueuedOf(request, tokens);
 
     private SubmitOutcome Enqueue(TokenStream[] streams, Tenant tenant, ref Refusal refusal)
     {

@@ -20,8 +20,8 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
     /// <summary>A prompt may take this many times as long as alone before it counts as late.</summary>
     public const double Stretch = 2;
 
-    /// <summary>Seconds in which a first token is due that was promised nothing: behind those that were promised less,
-    /// and before those that come later.</summary>
+    /// <summary>Seconds in which a first token is due that was promised nothing: those with an objective go before it,
+    /// and none that comes this much later does.</summary>
     public const double Unpromised = 60;
 
     private const int OrderBits = 40, DueBits = 54, ClassStart = OrderBits + DueBits + 32;

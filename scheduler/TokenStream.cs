@@ -47,8 +47,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
     /// <param name="limit">Tokens each choice may have.</param>
     /// <param name="blockSize">Tokens of a block.</param>
     /// <param name="prefix">Whose it is, and what of its prompt may be cached.</param>
-    internal TokenStream(
-        Engine engine, GenerationRequest request, long now, int limit, int blockSize, in PromptPrefix prefix)
+    /// <param name="queued">Its prompt as it was queued.</param>
+    internal TokenStream(Engine engine, GenerationRequest request, long now, int limit, int blockSize,
+        in PromptPrefix prefix, QueuedPrompt queued)
     {
         _engine = engine;
         Share = prefix.Tenant.ShareOf(request.Class);
@@ -63,7 +64,7 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         PromptChains = prefix.Chains;
         Sampling = request.Sampling;
         Deadline = request.Deadline ?? long.MaxValue;
-        Queued = engine.QueuedOf(request, prefix.TokensAhead);
+        Queued = queued;
         Limit = limit;
         Clock = new RequestTimings
         {

@@ -146,7 +146,8 @@ internal static partial class CommandLine
             }),
         new("Scheduling", "--slo-ttft-ms", "MS",
             "When the first token of a request is due, from its arrival, where the request does not say "
-                + "(x-llm-d-slo-ttft-ms, or slo.ttft_ms). Default: never.",
+                + "(x-llm-d-slo-ttft-ms, or slo.ttft_ms). Default: nothing is promised, and "
+                + "such requests count as due in a minute.",
             (o, v) => o with { TtftObjective = Milliseconds(v) }),
         new("Scheduling", "--slo-tpot-ms", "MS",
             "How much later each further token is due (x-llm-d-slo-tpot-ms, or slo.tpot_ms). Default: never.",

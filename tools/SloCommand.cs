@@ -66,7 +66,7 @@ internal sealed class SloCheckCommand : ToolCommand
     }
 
     private static string Whose(SloObjective objective) =>
-        $"the {(objective.Class is { } of ? $"{of} " : "")}requests"
+        $"the {objective.Class ?? "online"} requests"
             + (objective.Tenant is { } tenant ? $" of tenant '{tenant}'" : "");
 
     private static string Good(SloObjective objective) => objective.Threshold is { } most

@@ -20,9 +20,9 @@ public sealed partial class SloCommandTests : IDisposable
         string spec = Write(SloFile.Example);
         (int exit, string output, string error) = await Run("slo", "check", spec);
         Assert.Equal((Cli.Success, ""), (exit, error));
-        Assert.Contains("first-token: 1 % of the requests of 30 days may be bad", output);
+        Assert.Contains("first-token: 1 % of the online requests of 30 days may be bad", output);
         Assert.Contains("may be bad; good is ttft within 0.5 s", output);
-        Assert.Contains("answered: 0.1 % of the requests of 30 days may be bad", output);
+        Assert.Contains("answered: 0.1 % of the online requests of 30 days may be bad", output);
         Assert.Contains("good is an answer; only watched", output);
         Write(SloFile.Example.Replace("sli:", "sly:"));
         (exit, output, error) = await Run("slo", "check", spec);
