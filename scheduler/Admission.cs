@@ -25,6 +25,7 @@ internal sealed class Admission(
     private double _output; // mean tokens of the outputs that ended, 0 for not known
     private int _context = 256; // tokens of those who decode
     private PaddedLong _queued; // submitted and neither scheduled nor ended
+    private readonly List<Share> _prefilling = new(2 * maxRunning); // those with prompts under way, when last counted
     private long _retryTicks = Stopwatch.Frequency;
     private long _visits;
 
@@ -189,26 +190,37 @@ internal sealed class Admission(
         _output = ending.MeanOutput;
         if (options.Policy == SchedulingPolicy.Fcfs) return; // refuses nobody for being late
         PromptPace pace = PaceOf(live);
-        double online = 0, batch = 0; // prompt tokens under way
-        for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
-        {
-            int start = s.NumComputedTokens;
-            double left = s.Length - start + (pace.Attention(start, s.Length - start) / pace.Prompt);
-            if (s.Stream.Class == RequestClass.Online) online += left;
-            else batch += left;
-        }
+        CountUnderWay(live, pace);
         int running = live.RunningOf(RequestClass.Online);
         PreemptedState again = live.PreemptedOf(RequestClass.Online), later = live.PreemptedOf(RequestClass.Batch);
         Forecast.Publish(new ForecastState
         {
-            Online = new ClassState(online + again.Tokens, running, again.Count,
+            Online = new ClassState(running, again.Count, again.Tokens, live.FloorOf(RequestClass.Online),
                 Startable(live, ending.MeanBlocks, RequestClass.Online)),
-            All = new ClassState(online + batch + again.Tokens + later.Tokens, live.Running, again.Count + later.Count,
-                Startable(live, ending.MeanBlocks, RequestClass.Batch)),
+            All = new ClassState(live.Running, again.Count + later.Count, again.Tokens + later.Tokens,
+                live.FloorOf(RequestClass.Batch), Startable(live, ending.MeanBlocks, RequestClass.Batch)),
             Capacity = Capacity(ending.MeanBlocks),
             MeanService = ServiceTicks(ending, live, now) / Stopwatch.Frequency,
             Pace = pace,
         });
+    }
+
+    /// <summary>Tells the door what is left of the prompts under way, by whose they are.</summary>
+    private void CountUnderWay(LiveSequences live, in PromptPace pace)
+    {
+        int before = _prefilling.Count;
+        for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
+        {
+            int start = s.NumComputedTokens, count = s.Length - start;
+            if (s.Stream.Share.UnderWaySoFar == 0) _prefilling.Add(s.Stream.Share);
+            s.Stream.Share.UnderWaySoFar += count + (pace.Attention(start, count) / pace.Prompt);
+        }
+        foreach (Share share in _prefilling)
+        {
+            share.UnderWay = share.UnderWaySoFar;
+            share.UnderWaySoFar = 0;
+        }
+        _prefilling.RemoveRange(0, before);
     }
 
     /// <summary>How fast prompts are computed now, and beside more decodes.</summary>

@@ -20,9 +20,9 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
 /// <summary>Says at the door when a request's first token would come. The engine's thread publishes what it sees, any
 /// thread asks; no lock, and no wait for a turn.</summary>
 /// <remarks>
-/// The first token comes when the prompts before this one are computed, then its own. Before it are those under way
-/// and those queued that are due earlier: its tenant's own, by the prompts' lengths, because a long prompt lets short
-/// ones pass (<see cref="Ordering"/>), and of other tenants what their shares give them meanwhile. A token of prompt
+/// The first token comes when the prompts before this one are computed, then its own. Before it are its tenant's own
+/// that are under way or due earlier, by the prompts' lengths, because a long prompt lets short ones pass
+/// (<see cref="Ordering"/>), and of other tenants what their shares give them meanwhile. A token of prompt
 /// takes what the model of steps says beside as many decodes as there will be: each prompt that is through decodes and
 /// leaves less of every step to those behind it. That is multiplied by how wrong it was lately. Where no
 /// place or block is left, as many requests must end as wait.
@@ -61,9 +61,9 @@ internal sealed class Forecast(Tenants tenants)
         // Those as long as may be due with it: up to its own length, or to where the objective alone decides.
         double alike = Math.Max(prompt.Length, ttft / (Ordering.Stretch * pace.PerToken(pace.Decodes)));
         QueuedPrompt last = prompt with { Length = (int)Math.Min(alike, int.MaxValue) };
-        double queued = QueuedBefore(share, last, out double requests);
+        double prompts = PromptsBefore(share, last, before.Floor, out double requests);
         double decodes = Math.Min(before.Running + requests, seen.Capacity); // when its turn has come
-        double prompts = (before.UnderWay + queued) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
+        double computed = (prompts + before.Again) * pace.PerToken((pace.Decodes + decodes) / 2) * seen.Error;
         double room = Math.Min(Math.Max(0, seen.Capacity - before.Running), before.Startable);
         double missing = before.Preempted + requests + 1 - room;
         double ending = Math.Clamp(before.Running + requests, 1, seen.Capacity); // in a mean service
@@ -73,7 +73,7 @@ internal sealed class Forecast(Tenants tenants)
         int tokens = prompt.Tokens;
         double own = pace.DecodeStep + (tokens * pace.PerToken(decodes))
             + pace.Attention(prompt.Length - tokens, tokens);
-        return Math.Max(prompts, place) + (own * seen.Error);
+        return Math.Max(computed, place) + (own * seen.Error);
     }
 
     /// <summary>Part of the time until a first token is due that a forecast may take, so that 98 of 100 such first
@@ -128,42 +128,34 @@ internal sealed class Forecast(Tenants tenants)
         });
     }
 
-    /// <summary>Prompt tokens queued that are computed before a request.</summary>
+    /// <summary>Prompt tokens that are computed before a request, of prompts queued and under way.</summary>
     /// <param name="share">Whose it is.</param>
     /// <param name="last">Its tenant's prompts of its rank that are longer come after it.</param>
-    /// <param name="requests">How many requests these are.</param>
-    private double QueuedBefore(Share share, QueuedPrompt last, out double requests)
+    /// <param name="floor">What a tenant that has nothing queued got at least.</param>
+    /// <param name="requests">How many of these are queued.</param>
+    private double PromptsBefore(Share share, QueuedPrompt last, double floor, out double requests)
     {
-        double own = share.QueuedBefore(last), before = own;
+        double own = share.QueuedBefore(last) + share.UnderWay, before = own;
         requests = share.RequestsUpTo(last.Rank);
         for (RequestClass of = 0; of < share.Class; of++)
         {
             foreach (Share? other in tenants.Active(of))
             {
-                before += other?.QueuedTokens ?? 0;
+                before += other is null ? 0 : other.QueuedTokens + other.UnderWay;
                 requests += other?.QueuedRequests ?? 0;
             }
         }
-        ReadOnlySpan<Share?> others = tenants.Active(share.Class);
-        double served = share.Served;
-        if (share.QueuedRequests == 0) served = Math.Max(served, Least(others));
+        double served = share.QueuedRequests > 0 ? share.Served : Math.Max(share.Served, floor);
         double until = served + ((own + last.Tokens) / share.Weight); // others are served first until they have as much
-        foreach (Share? other in others)
+        foreach (Share? other in tenants.Active(share.Class))
         {
             if (other is null || other == share) continue;
-            double queued = other.QueuedTokens, first = Math.Clamp(other.Weight * (until - other.Served), 0, queued);
+            double queued = other.QueuedTokens, all = queued + other.UnderWay;
+            double first = Math.Clamp(other.Weight * (until - other.Served), 0, all);
             before += first;
-            requests += other.QueuedRequests * (queued > 0 ? first / queued : other.Served < until ? 1 : 0);
+            double part = queued > 0 ? Math.Min(first / queued, 1) : other.Served < until ? 1 : 0;
+            requests += part * other.QueuedRequests;
         }
         return before;
-    }
-
-    /// <summary>What the least served of those that wait has got: who comes new begins there.</summary>
-    private static double Least(ReadOnlySpan<Share?> shares)
-    {
-        double least = double.PositiveInfinity;
-        foreach (Share? share in shares)
-            if (share is { QueuedRequests: > 0 }) least = Math.Min(least, share.Served);
-        return double.IsPositiveInfinity(least) ? 0 : least;
     }
 }

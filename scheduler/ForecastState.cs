@@ -1,13 +1,14 @@
 namespace Native.Scheduling;
 
 /// <summary>What stands before requests of a class: those of it and of the classes before it.</summary>
-/// <param name="UnderWay">Prompt tokens of those who have begun that are not computed, as many of a short prompt as
-/// take that long, and all tokens of those who are computed again.</param>
 /// <param name="Running">Sequences that run.</param>
 /// <param name="Preempted">Sequences that have begun and wait for blocks.</param>
+/// <param name="Again">All tokens of these.</param>
+/// <param name="Floor">What a tenant that has nothing queued is taken to have got at least, see
+/// <see cref="WaitingLine.FloorOf"/>.</param>
 /// <param name="Startable">Sequences that have blocks to start now; below zero where those who run will need more than
 /// there are, infinite where blocks are no matter.</param>
-internal readonly record struct ClassState(double UnderWay, int Running, int Preempted, double Startable);
+internal readonly record struct ClassState(int Running, int Preempted, long Again, double Floor, double Startable);
 
 /// <summary>What the engine's thread sees and the door goes by.</summary>
 internal readonly record struct ForecastState

@@ -65,6 +65,9 @@ internal sealed class LiveSequences
     /// <summary>The first of those that wait, see <see cref="WaitingLine"/>.</summary>
     public Sequence? FirstWaiting => _waiting.First;
 
+    /// <inheritdoc cref="WaitingLine.FloorOf"/>
+    public double FloorOf(RequestClass of) => _waiting.FloorOf(of);
+
     /// <summary>Those that wait, in no order. For checks.</summary>
     public IEnumerable<Sequence> Waiting => _waiting.All;
 
@@ -131,8 +134,8 @@ internal sealed class LiveSequences
         Debug.Assert(s.InFlight == 0, "blocks that a launched step writes into are not given away");
         QueueOf(s).Remove(s);
         Release(s);
-        Wait(s);
         Count(s, 1);
+        Wait(s);
     }
 
     /// <summary>Takes a forking sequence out of prefilling; its choices, itself among them, are placed one by
@@ -153,8 +156,8 @@ internal sealed class LiveSequences
     /// <summary>A choice that finds no place waits for one, as if it had been preempted.</summary>
     public void WaitForked(Sequence s)
     {
-        Wait(s);
         Count(s, 1);
+        Wait(s);
     }
 
     /// <summary>The sequence is over: it gives up its blocks and place, now or with the last step in flight.</summary>

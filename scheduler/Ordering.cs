@@ -2,7 +2,8 @@ using System.Diagnostics;
 
 namespace Native.Scheduling;
 
-/// <summary>Whose turn it is: gives every sequence the key that all lines and every choice of a victim go by.</summary>
+/// <summary>Whose turn it is: gives every sequence the key that a tenant's line and every choice of a victim go by, and
+/// tells which of two tenants' prompts is first.</summary>
 /// <remarks>
 /// A key is computed once. By <see cref="SchedulingPolicy.Fcfs"/> it is the arrival. By
 /// <see cref="SchedulingPolicy.Slo"/> it is class, then priority, then when the first token is due: at arrival plus the
@@ -41,6 +42,19 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
         ulong microseconds = (ulong)Math.Clamp(due * 1e6, 0, (1L << DueBits) - 1);
         UInt128 rank = ((UInt128)(int)stream.Class << 32) | unchecked((uint)(stream.Priority ^ int.MinValue));
         return (((rank << DueBits) | microseconds) << OrderBits) | order;
+    }
+
+    /// <summary>Whether a prompt is computed before another. Of one tenant the key says so, and of two classes. Of two
+    /// tenants it is the one whose tenant will have got less by its end.</summary>
+    /// <remarks>Virtual finish times (Demers et al. 1989, weighted fair queueing) over the tenants' virtual token
+    /// counters: a short prompt passes another tenant's long one whatever either asks for, two long ones don't share
+    /// steps until both are late, and whoever is passed is passed until the others got as much.</remarks>
+    public bool IsBefore(Sequence a, Sequence b)
+    {
+        Share one = a.Stream.Share, other = b.Stream.Share;
+        if (options.Policy == SchedulingPolicy.Fcfs || one == other || one.Class != other.Class) return a.Key < b.Key;
+        double first = one.ServedBy(a), second = other.ServedBy(b);
+        return first != second ? first < second : a.Key < b.Key;
     }
 
     /// <summary>Whether a key is of a class after another's.</summary>

@@ -7,17 +7,17 @@ namespace Native.Scheduling;
 /// <summary>Decides what each step computes (iteration-level scheduling, Yu et al. 2022, Orca). The engine thread's
 /// alone.</summary>
 /// <remarks>
-/// Who decodes and who prefills stands in the order of the sequences' keys (<see cref="Ordering"/>), who waits by class
-/// and tenant before that (<see cref="WaitingLine"/>). The first of each is served first, the last with blocks gives
-/// them up first. Hence the first of those with blocks is computed in every step. Where the key is the arrival, nobody
-/// overtakes, and whoever waits becomes the first after at most the sum, over those before it, of ceil(length / budget)
-/// + tokens generated steps. A waiting sequence takes blocks and places from running ones of a lower class alone. A
-/// preempted sequence goes back to its place in the line, and is computed again from its first token on: prompt and
-/// output so far, then the next token drawn with the same (seed, position), so its bits are the same. After
-/// <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all who run can ever need is
-/// free; the others give way before it, so it is never preempted again. That is the bound. Steps may be planned while
-/// earlier ones are in flight: a sequence then goes on from a token that is promised, not known, unless the next row
-/// needs to know it; and a sequence that ends keeps its blocks until the last step that has it is through.
+/// Who decodes stands in the order of the sequences' keys, the prompts of a tenant likewise, tenants share the steps
+/// (<see cref="Ordering"/>), and who waits stands by class and tenant before its key (<see cref="WaitingLine"/>). The
+/// last with blocks gives them up first. Where the key is the arrival, nobody overtakes: the first of those with blocks
+/// is computed in every step, and whoever waits becomes the first after at most the sum, over those before it, of
+/// ceil(length / budget) + tokens generated steps. A waiting sequence takes blocks and places from running ones of a
+/// lower class alone. A preempted sequence goes back to its place in the line, and is computed again from its first
+/// token on: prompt and output so far, then the next token drawn with the same (seed, position), so its bits are the
+/// same. After <see cref="EngineOptions.MaxPreemptions"/> of them it comes back only once what it and all who run can
+/// ever need is free; the others give way before it, so it is never preempted again. That is the bound. Steps may be
+/// planned while earlier ones are in flight: a sequence then goes on from a token that is promised, not known, unless
+/// the next row needs to know it; and a sequence that ends keeps its blocks until the last step that has it is through.
 /// </remarks>
 internal sealed class Scheduler
 {
@@ -33,6 +33,7 @@ internal sealed class Scheduler
     private int _dequeued;
     private long _requests;
     private long _visits;
+    private long _turn, _searches; // steps whose prompts were planned, and times the next was looked for
 
     /// <summary>Starts without sequences.</summary>
     /// <param name="live">The sequences' stages, blocks and places.</param>
@@ -151,7 +152,7 @@ internal sealed class Scheduler
         PlanPrompts(plan, blocked, admits: !preempted && blocked == UInt128.MaxValue, now);
     }
 
-    /// <summary>Gives what is left of a step to prompts, by key: those under way, and those that may start.</summary>
+    /// <summary>Gives what is left of a step to prompts: those under way, and those that may start.</summary>
     /// <param name="plan">The step.</param>
     /// <param name="blocked">Nobody from this key on is planned.</param>
     /// <param name="admits">Whether anybody may start.</param>
@@ -159,28 +160,40 @@ internal sealed class Scheduler
     private void PlanPrompts(StepPlan plan, UInt128 blocked, bool admits, long now)
     {
         int budget = _budget.Prefill(plan.Tokens);
-        Sequence? next = _live.Prefilling.First; // these have had their blocks since they were admitted
-        while (budget > 0)
+        _turn++;
+        while (budget > 0 && NextPrompt(blocked, admits ? _live.FirstWaiting : null) is { } s)
         {
-            Sequence? head = admits ? _live.FirstWaiting : null;
-            Sequence s;
-            if (head is not null && (next is null || head.Key < next.Key))
+            if (s.Stage == SequenceStage.Waiting)
             {
-                admits = _admission.Admits(head, _live, plan.Load); // no other starts before one that can't
+                admits = _admission.Admits(s, _live, plan.Load); // no other starts before one that can't
                 if (!admits) continue;
-                Admit(plan, head, now);
+                Admit(plan, s, now);
                 plan.Admitted = true;
-                s = head;
             }
-            else
-            {
-                if (next is null || next.Key >= blocked) return;
-                s = next;
-                next = s.Next;
-            }
+            s.Turn = _turn;
             budget -= SchedulePrompt(plan, s, budget);
             if (_budget.IsSpent) return;
         }
+    }
+
+    /// <summary>Of each tenant the first whose turn in this step is still to come, and of these the first.</summary>
+    /// <param name="blocked">Nobody under way from this key on is planned.</param>
+    /// <param name="head">The first of those that wait; null where nobody may start.</param>
+    private Sequence? NextPrompt(UInt128 blocked, Sequence? head)
+    {
+        Sequence? best = null;
+        _searches++;
+        for (Sequence? s = _live.Prefilling.First; s is not null && s.Key < blocked; s = s.Next)
+        {
+            _visits++;
+            Share share = s.Stream.Share;
+            if (s.Turn == _turn || share.Search == _searches) continue;
+            share.Search = _searches;
+            Sequence first = head?.Stream.Share == share && head.Key < s.Key ? head : s;
+            if (best is null || _order.IsBefore(first, best)) best = first;
+        }
+        if (head is null || head.Stream.Share.Search == _searches) return best;
+        return best is null || _order.IsBefore(head, best) ? head : best;
     }
 
     /// <summary>Takes blocks and places from running sequences of a lower class, the last first, until the first of

@@ -110,6 +110,13 @@ internal sealed class Sequence : IHeapEntry
     /// choice then samples from its own row), or when the prompt is only scored.</summary>
     public int Target => Forks || Stream.Limit == 0 ? Prompt.Length - 1 : Length;
 
+    /// <summary>Tokens to compute until its prompt is through, those that the cache probably has left out.</summary>
+    public int Left =>
+        Stage == SequenceStage.Waiting && !IsPreempted ? Stream.Queued.Tokens : Target - NumComputedTokens;
+
+    /// <summary>The last step whose prompts it was considered for, counted by the scheduler.</summary>
+    public long Turn { get; set; }
+
     /// <summary>Where it is in its life. <see cref="LiveSequences"/> sets it.</summary>
     public SequenceStage Stage { get; set; }
 

@@ -6,7 +6,7 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     private readonly long[] _queued = new long[QueuedPrompt.Places]; // prompt tokens
     private readonly long[] _requests = new long[QueuedPrompt.Ranks];
     private long _queuedTokens, _queuedRequests;
-    private double _served;
+    private double _served, _underWay;
     private long _tokens;
 
     public Tenant Tenant => tenant;
@@ -31,6 +31,20 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
         set => Volatile.Write(ref _served, value);
     }
 
+    /// <summary>The last search for the next prompt that met it, counted. The engine thread's.</summary>
+    public long Search { get; set; }
+
+    /// <summary>Prompt tokens under way that are not computed, as many of a short prompt as take that long. The
+    /// engine's thread writes, any reads.</summary>
+    public double UnderWay
+    {
+        get => Volatile.Read(ref _underWay);
+        set => Volatile.Write(ref _underWay, value);
+    }
+
+    /// <summary>The same while it is counted. The engine thread's.</summary>
+    public double UnderWaySoFar { get; set; }
+
     /// <summary>Prompt tokens queued. Any thread.</summary>
     public long QueuedTokens => Math.Max(0, Volatile.Read(ref _queuedTokens));
 
@@ -40,6 +54,9 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     /// <summary>When it last came to the line, counted: of those that got the same, the first to come is served
     /// first.</summary>
     public ulong Since { get; set; }
+
+    /// <summary>What it will have got when a prompt of it is through.</summary>
+    public double ServedBy(Sequence s) => _served + (s.Left / weight);
 
     /// <summary>Whether it got tokens since it was put into its heap.</summary>
     public bool IsStale => HeapKey != Key;
@@ -51,9 +68,10 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     private UInt128 HeapKey { get; set; }
 
     // Doubles of one sign stand in the order of their bits.
-    private UInt128 Key => ((UInt128)BitConverter.DoubleToUInt64Bits(_served) << 64) | Since;
+    private UInt128 Key => ((UInt128)BitConverter.DoubleToUInt64Bits(ServedBy(Waiting.First!)) << 64) | Since;
 
-    /// <summary>Takes what it got for its place in the heap, which it is not in.</summary>
+    /// <summary>Takes its place in the heap, which it is not in, from what it got and the first of those that
+    /// wait.</summary>
     public void Refresh() => HeapKey = Key;
 
     /// <summary>Tokens it got since the start: of prompts computed, and generated. Any thread.</summary>

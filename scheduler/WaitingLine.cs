@@ -1,12 +1,14 @@
 namespace Native.Scheduling;
 
-/// <summary>Those that wait: by class, then the tenant that got least (of two that got the same, the one that came to
-/// the line first), then by key; or by key alone. The engine thread's alone.</summary>
+/// <summary>Those that wait: by class, then of each tenant its first by key, and of these the one whose tenant will
+/// have got least when its prompt is through (of equals, whose tenant came to the line first); or by key alone. The
+/// engine thread's alone.</summary>
 /// <remarks>
 /// Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): a tenant's counter
-/// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts, and the tenant
-/// with the least is served next. One that comes to the line begins no lower than the least of those in it, so that
-/// nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
+/// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts. Its prompt is
+/// added, as the finish times of fair queueing are made (Demers et al. 1989), or a long one would hold up others' short
+/// ones. One that comes to the line begins no lower than the first in it, or than the last that left it where it is
+/// empty, so that nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
 /// </remarks>
 /// <param name="apart">Whether classes and tenants are told apart.</param>
 internal sealed class WaitingLine(bool apart)
@@ -18,8 +20,8 @@ internal sealed class WaitingLine(bool apart)
     private readonly IndexedHeap<Share>[] _shares =
         [.. Enum.GetValues<RequestClass>().Select(_ => new IndexedHeap<Share>())];
 
-    // By class, what the least served of those that wait has got, or the last that waited: who comes new begins there.
-    private readonly double[] _floors = new double[Enum.GetValues<RequestClass>().Length];
+    // By class, the last that no longer waits.
+    private readonly Share?[] _last = new Share?[Enum.GetValues<RequestClass>().Length];
 
     private readonly Share? _together =
         apart ? null : new Tenant(new TenantSpec { Name = "" }, isNamed: true).ShareOf(RequestClass.Online);
@@ -56,19 +58,24 @@ internal sealed class WaitingLine(bool apart)
     public IEnumerable<Sequence> All =>
         _shares.SelectMany(shares => shares.Entries.ToArray()).SelectMany(share => share.Waiting.Entries.ToArray());
 
+    /// <summary>What the tenant of the first of a class has got, or of the last that waited: who comes new begins
+    /// there.</summary>
+    public double FloorOf(RequestClass of) => (Least(_shares[(int)of]) ?? _last[(int)of])?.Served ?? 0;
+
     public void Add(Sequence s)
     {
         Share share = _together ?? s.Stream.Share;
+        IndexedHeap<Share> shares = _shares[(int)share.Class];
+        if (share.Waiting.Count > 0) shares.Remove(share);
+        else
+        {
+            share.Served = Math.Max(share.Served, FloorOf(share.Class));
+            share.Since = _arrivals++;
+        }
         long before = share.Waiting.Visits;
         share.Waiting.Add(s);
         _visits += share.Waiting.Visits - before;
         Count++;
-        if (share.Waiting.Count > 1) return;
-        IndexedHeap<Share> shares = _shares[(int)share.Class];
-        ref double floor = ref _floors[(int)share.Class];
-        floor = Least(shares)?.Served ?? floor;
-        share.Served = Math.Max(share.Served, floor);
-        share.Since = _arrivals++;
         share.Refresh();
         shares.Add(share);
     }
@@ -76,14 +83,19 @@ internal sealed class WaitingLine(bool apart)
     public void Remove(Sequence s)
     {
         Share share = _together ?? s.Stream.Share;
+        IndexedHeap<Share> shares = _shares[(int)share.Class];
+        shares.Remove(share);
         long before = share.Waiting.Visits;
         share.Waiting.Remove(s);
         _visits += share.Waiting.Visits - before;
         Count--;
-        if (share.Waiting.Count > 0) return;
-        IndexedHeap<Share> shares = _shares[(int)share.Class];
-        shares.Remove(share);
-        _floors[(int)share.Class] = (Least(shares) ?? share).Served;
+        if (share.Waiting.Count == 0)
+        {
+            _last[(int)share.Class] = share;
+            return;
+        }
+        share.Refresh();
+        shares.Add(share);
     }
 
     private static Share? Least(IndexedHeap<Share> shares)

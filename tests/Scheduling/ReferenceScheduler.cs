@@ -74,6 +74,9 @@ internal sealed class ReferenceSequence(ReferenceRequest request, int index)
 
     public int Preemptions { get; set; }
 
+    /// <summary>Whether it waits for the second time.</summary>
+    public bool IsPreempted { get; set; }
+
     public int Length => request.Prompt + Output + Promised;
 
     public int Target => Forks || request.Limit == 0 ? request.Prompt - 1 : Length;
@@ -96,7 +99,7 @@ internal sealed class ReferenceScheduler(
     private readonly List<ReferenceRequest> _inbox = [], _signalled = [], _requests = [];
     private readonly Dictionary<int, int> _readers = []; // of each block that is not free
     private readonly Dictionary<(string, RequestClass), ReferenceShare> _shares = [];
-    private readonly double[] _floor = new double[2];
+    private readonly ReferenceShare?[] _lastInLine = new ReferenceShare?[2];
     private readonly List<List<ReferenceChunk>> _inFlight = [];
     private List<ReferenceChunk> _plan = [];
     private StepLoad _load;
@@ -229,7 +232,7 @@ internal sealed class ReferenceScheduler(
         if (s.Output > 0) _means.Add(_means[^1] + ((s.Output - _means[^1]) / Math.Min(_means.Count, 16)));
     }
 
-    /// <summary>Decodes by key, then prompts by key and whoever may start.</summary>
+    /// <summary>Decodes by key, then prompts under way and whoever may start.</summary>
     private void Plan(long now)
     {
         _load = default;
@@ -272,21 +275,21 @@ internal sealed class ReferenceScheduler(
         }
 
         bool admits = !evicted && blocked is null && held == int.MaxValue;
-        Queue<ReferenceSequence> prompts = new(InOrder(SequenceStage.Prefilling));
+        List<ReferenceSequence> prompts = [.. InOrder(SequenceStage.Prefilling)
+            .Where(s => s.Key.Class < held && (blocked is null || s.Key.CompareTo(blocked.Key) < 0))];
         int left = MaxTokens - _load.Tokens;
         for (bool isSpent = false; left > 0 && !isSpent;)
         {
-            ReferenceSequence? head = admits ? FirstWaiting : null, next = prompts.TryPeek(out var p) ? p : null;
-            if (head is not null && (next is null || head.Key.CompareTo(next.Key) < 0))
+            IEnumerable<ReferenceSequence> head = admits && FirstWaiting is { } waiting ? [waiting] : [];
+            ReferenceSequence? next = FirstOf([.. prompts, .. head]);
+            if (next is null) break;
+            if (next.Stage == SequenceStage.Waiting)
             {
-                admits = MayStart(head);
+                admits = MayStart(next);
                 if (!admits) continue;
-                Start(head);
-                next = head;
+                Start(next);
             }
-            else if (next is null || next.Key.Class >= held) break;
-            else if (blocked is not null && next.Key.CompareTo(blocked.Key) > 0) break;
-            else prompts.Dequeue();
+            prompts.Remove(next);
             bool waits = next.Target == next.Length && next.Request.Limit > 0 && !CanSample(next);
             int end = waits ? next.Target - 1 : next.Target;
             int most = Math.Min(end - next.Computed, left);
@@ -298,6 +301,16 @@ internal sealed class ReferenceScheduler(
             if (count > 0) Compute(next, count);
         }
     }
+
+    /// <summary>By class, then of each tenant its first by key: the one whose tenant will have got least when that is
+    /// through. All by key where nobody is told apart.</summary>
+    private ReferenceSequence? FirstOf(List<ReferenceSequence> prompts) => IsFcfs ? prompts.MinBy(s => s.Key)
+        : prompts.GroupBy(s => s.Request.Share).Select(own => own.MinBy(s => s.Key)!)
+            .OrderBy(s => s.Key.Class).ThenBy(ServedBy).ThenBy(s => s.Key).FirstOrDefault();
+
+    /// <summary>Prompt tokens to compute: all of a prompt that is new.</summary>
+    private static double Left(ReferenceSequence s) => s.Stage == SequenceStage.Waiting && !s.IsPreempted
+        ? s.Request.Prompt : s.Target - s.Computed;
 
     private int MaxTokens => Math.Min(options.MaxBatchedTokens, model.MaxBatchedTokens);
 
@@ -356,11 +369,18 @@ internal sealed class ReferenceScheduler(
         return four <= budget.Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }
 
-    /// <summary>By class, then the tenant that got least, the one that has waited longest where two got the same; of
-    /// its sequences by key.</summary>
-    private ReferenceSequence? FirstWaiting => _sequences.Where(s => s.Stage == SequenceStage.Waiting)
-        .OrderBy(s => s.Request.Share.Class).ThenBy(s => s.Request.Share.Served).ThenBy(s => s.Request.Share.Since)
-        .ThenBy(s => s.Key).FirstOrDefault();
+    private ReferenceSequence? FirstWaiting => FirstWaitingOf(RequestClass.Online)
+        ?? FirstWaitingOf(RequestClass.Batch);
+
+    /// <summary>Of each tenant the first by key: the one whose tenant will have got least when it is through, the one
+    /// that came first where two will have the same.</summary>
+    private ReferenceSequence? FirstWaitingOf(RequestClass of) => _sequences
+        .Where(s => s.Stage == SequenceStage.Waiting && s.Request.Share.Class == of)
+        .GroupBy(s => s.Request.Share).Select(own => own.MinBy(s => s.Key)!)
+        .OrderBy(ServedBy).ThenBy(s => s.Request.Share.Since).FirstOrDefault();
+
+    private static double ServedBy(ReferenceSequence s) =>
+        s.Request.Share.Served + (Left(s) / s.Request.Share.Weight);
 
     /// <summary>Of those who run and may lose their blocks, the last.</summary>
     private ReferenceSequence? Victim =>
@@ -466,8 +486,8 @@ internal sealed class ReferenceScheduler(
         ReferenceShare share = s.Request.Share;
         if (!IsInLine(share))
         {
-            if (LeastInLine(share.Class) is { } least) _floor[(int)share.Class] = least;
-            share.Served = Math.Max(share.Served, _floor[(int)share.Class]);
+            double floor = (FirstWaitingOf(share.Class)?.Request.Share ?? _lastInLine[(int)share.Class])?.Served ?? 0;
+            share.Served = Math.Max(share.Served, floor);
             share.Since = _arrivals++;
         }
         s.Stage = SequenceStage.Waiting;
@@ -478,15 +498,11 @@ internal sealed class ReferenceScheduler(
     {
         s.Stage = SequenceStage.None;
         ReferenceShare share = s.Request.Share;
-        if (!IsInLine(share)) _floor[(int)share.Class] = LeastInLine(share.Class) ?? share.Served;
+        if (!IsInLine(share)) _lastInLine[(int)share.Class] = share;
     }
 
     private bool IsInLine(ReferenceShare share) =>
         _sequences.Exists(s => s.Stage == SequenceStage.Waiting && s.Request.Share == share);
-
-    private double? LeastInLine(RequestClass of) => _sequences
-        .Where(s => s.Stage == SequenceStage.Waiting && s.Request.Share.Class == of)
-        .Min(s => (double?)s.Request.Share.Served);
 
     private void Start(ReferenceSequence s)
     {
@@ -563,6 +579,7 @@ internal sealed class ReferenceScheduler(
             if (Places == options.MaxRunning) // it waits for one, and computes the prompt again
             {
                 s.Charged = parent.Computed;
+                s.IsPreempted = true;
                 Wait(s);
                 continue;
             }
@@ -581,6 +598,7 @@ internal sealed class ReferenceScheduler(
     private void Preempt(ReferenceSequence s)
     {
         Release(s);
+        s.IsPreempted = true;
         Wait(s);
         s.Preemptions++;
     }

@@ -124,7 +124,8 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
                 // By due time, the first by key may wait for one after it that has the blocks.
                 Sequence? now = Live(harness.Engine.Scheduler)
                     .FirstOrDefault(s => policy == SchedulingPolicy.Fcfs || s.Stage != SequenceStage.Waiting);
-                bool moved = now is null || now != oldest || now.NumComputedTokens > computed || now.Output.Count > output;
+                bool moved = now is null || now != oldest || now.NumComputedTokens > computed
+                    || now.Output.Count > output || IsPassed(now, harness.Engine.Scheduler.Plan);
                 // It may have to wait for a step in flight twice: to fork or to know its token, then for the blocks of
                 // one behind it.
                 still = moved ? 0 : still + 1;
@@ -136,6 +137,15 @@ public abstract class AnyWorkloadTests(int stepsInFlight, SchedulingPolicy polic
             SubmitAtRandom(random, harness, count: 20);
             harness.RunToEnd();
         }
+    }
+
+    /// <summary>Whether a prompt lets another tenant's go first in a step, as only prompts do.</summary>
+    private bool IsPassed(Sequence s, StepPlan plan)
+    {
+        if (policy == SchedulingPolicy.Fcfs || s.Stage != SequenceStage.Prefilling) return false;
+        foreach (ref readonly ScheduledChunk chunk in plan.Chunks[plan.Decodes..])
+            if (chunk.Sequence.Stream.Share != s.Stream.Share) return true;
+        return false;
     }
 
     [Fact]

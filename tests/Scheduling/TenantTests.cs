@@ -264,6 +264,54 @@ public sealed class TenantTests
         }
     }
 
+    /// <summary>A prompt under way takes 0.9 s, and its sender asks for more than can be had; others' short ones come
+    /// first, as the door foresaw.</summary>
+    [Theory]
+    [InlineData(0, null), InlineData(0, 1), InlineData(-100, null), InlineData(-100, 1)]
+    public void AnothersShortPrompt_PassesALongOneUnderWay_WhateverThatAsksFor(int priority, int? milliseconds)
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        harness.Submit(Of("warm", seed: 1, length: 500));
+        harness.RunToEnd();
+        Reading tall = harness.Submit(Of("long", seed: 2, length: 900) with
+        {
+            Priority = priority,
+            TtftObjective = milliseconds is { } ms ? TimeSpan.FromMilliseconds(ms) : null,
+        });
+        harness.Turns(2);
+        Reading plain = harness.Submit(Of("plain", seed: 3));
+        Reading promised = harness.Submit(Of("promised", seed: 4) with { TtftObjective = TimeSpan.FromSeconds(0.3) });
+        Assert.InRange(promised.Stream.Foreseen.TotalSeconds, 0.01, 0.2); // the long one alone would make it 0.6
+        harness.Turn();
+        Assert.NotEmpty(plain.Tokens());
+        Assert.NotEmpty(promised.Tokens());
+        Assert.Empty(tall.Tokens());
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    /// <summary>Two long prompts of two tenants don't share the steps, which would make both late; but others' short
+    /// ones pass one until they got as much.</summary>
+    [Fact]
+    public void WhoIsUnderWay_IsPassed_UntilTheOthersGotAsMuch()
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        Reading first = harness.Submit(Of("a", seed: 1, length: 900, outputs: 1));
+        harness.Turn();
+        Reading second = harness.Submit(Of("b", seed: 2, length: 900, outputs: 1));
+        Reading[] flood = [.. Enumerable.Range(0, 100).Select(i =>
+            harness.Submit(Of("c", seed: 3 + i, length: 90, outputs: 1)))];
+        while (!first.IsComplete) harness.Turn();
+        Assert.InRange(flood.Count(reading => reading.IsComplete), 7, 11); // 900 tokens
+        Assert.Empty(second.Tokens());
+        while (!second.IsComplete) harness.Turn();
+        Assert.InRange(flood.Count(reading => reading.IsComplete), 7, 13); // as much for each of the three
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
     [Fact]
     public void Requests_BeyondTheQuota_AreToldWhenToComeBack()
     {
