@@ -215,12 +215,14 @@ internal sealed class Admission(
             if (s.Stream.Share.UnderWaySoFar == 0) _prefilling.Add(s.Stream.Share);
             s.Stream.Share.UnderWaySoFar += count + (pace.Attention(start, count) / pace.Prompt);
         }
+        for (int i = 0; i < before; i++)
+            if (_prefilling[i].UnderWaySoFar == 0) _prefilling[i].UnderWay = 0;
+        _prefilling.RemoveRange(0, before);
         foreach (Share share in _prefilling)
         {
             share.UnderWay = share.UnderWaySoFar;
             share.UnderWaySoFar = 0;
         }
-        _prefilling.RemoveRange(0, before);
     }
 
     /// <summary>How fast prompts are computed now, and beside more decodes.</summary>

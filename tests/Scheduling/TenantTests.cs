@@ -280,6 +280,10 @@ public sealed class TenantTests
             TtftObjective = milliseconds is { } ms ? TimeSpan.FromMilliseconds(ms) : null,
         });
         harness.Turns(2);
+        Reading own = harness.Submit(Of("long", seed: 5) with { TtftObjective = TimeSpan.FromSeconds(20) });
+        Assert.InRange(own.Stream.Foreseen.TotalSeconds, 0.6, 0.9); // 644 tokens are left
+        own.Stream.Cancel();
+        harness.Turn();
         Reading plain = harness.Submit(Of("plain", seed: 3));
         Reading promised = harness.Submit(Of("promised", seed: 4) with { TtftObjective = TimeSpan.FromSeconds(0.3) });
         Assert.InRange(promised.Stream.Foreseen.TotalSeconds, 0.01, 0.2); // the long one alone would make it 0.6
