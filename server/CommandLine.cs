@@ -316,15 +316,15 @@ internal static partial class CommandLine
         ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out ulong value) ? value
         : throw new FormatException("a whole number that is not negative");
 
-    private static TimeSpan Seconds(string text) =>
-        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
-            && Math.Abs(value) < 1e9 ? TimeSpan.FromSeconds(value)
-            : throw new FormatException("a number of seconds");
+    private static TimeSpan Seconds(string text) => TimeSpan.FromSeconds(Time(text, "seconds"));
 
-    private static TimeSpan Milliseconds(string text) =>
-        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
-            && Math.Abs(value) < 1e9 ? TimeSpan.FromMilliseconds(value)
-            : throw new FormatException("a number of milliseconds");
+    private static TimeSpan Milliseconds(string text) => TimeSpan.FromMilliseconds(Time(text, "milliseconds"));
+
+    private static double Time(string text, string unit) =>
+        !double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value)
+            || double.IsNaN(value) ? throw new FormatException($"a number of {unit}")
+        : Math.Abs(value) < 1e9 ? value
+        : throw new FormatException($"a number of {unit} below 1000000000");
 
     private static long Bytes(string text)
     {

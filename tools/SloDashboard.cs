@@ -59,7 +59,7 @@ internal static class SloDashboard
         string within = string.Create(CultureInfo.InvariantCulture,
             $"sum(rate({histogram.Name}_bucket{{le=\"{seconds}\"}}[5m])) / sum(rate({histogram.Name}_count[5m]))");
         WritePanel(json, row, 2, $"{name}: good requests", "percentunit", counted,
-            (string.Create(CultureInfo.InvariantCulture, $"answers within {seconds} s"), within));
+            (string.Create(CultureInfo.InvariantCulture, $"answers within {seconds} s, batch work too"), within));
     }
 
     private static void WritePanel(

@@ -11,10 +11,12 @@ internal sealed class ConfigFileException(IReadOnlyList<string> mistakes) : Exce
 /// <summary>Reads files of settings.</summary>
 internal static class ConfigFile
 {
+    private static readonly UTF8Encoding Strict = new(false, throwOnInvalidBytes: true);
+
     /// <summary>The text of a file, without a byte order mark.</summary>
     /// <param name="path">Its name.</param>
     /// <param name="mostBytes">Bytes it may have; no more are read, whatever the name stands for.</param>
-    /// <exception cref="ConfigFileException">It is not there, can't be read, or is larger.</exception>
+    /// <exception cref="ConfigFileException">It is not there, can't be read, is larger, or no UTF-8.</exception>
     public static string ReadText(string path, int mostBytes)
     {
         byte[] bytes = new byte[mostBytes + 1];
@@ -29,6 +31,14 @@ internal static class ConfigFile
             throw new ConfigFileException([$"{path} can't be read: {e.Message}"]);
         }
         if (length > mostBytes) throw new ConfigFileException([$"{path} has more than {mostBytes} bytes."]);
-        return Encoding.UTF8.GetString(bytes, 0, length).TrimStart('\uFEFF');
+        try
+        {
+            return Strict.GetString(bytes, 0, length).TrimStart('\uFEFF');
+        }
+        catch (DecoderFallbackException e)
+        {
+            string wrong = e.BytesUnknown is { Length: > 0 } unknown ? $", 0x{unknown[0]:X2}" : "";
+            throw new ConfigFileException([$"{path} is not UTF-8: see byte {e.Index}{wrong}."]);
+        }
     }
 }

@@ -85,6 +85,16 @@ public sealed class CommandLineTests
             expected => Assert.Contains(expected, error));
     }
 
+    [Theory]
+    [InlineData("soon", "it must be a number of milliseconds.")]
+    [InlineData("NaN", "it must be a number of milliseconds.")]
+    [InlineData("1e308", "it must be a number of milliseconds below 1000000000.")]
+    public void ATimeThatCannotBe_IsToldWhatCan(string text, string expected)
+    {
+        Assert.Equal(CommandLine.Misused, Parse(["--slo-ttft-ms", text], out _, out _, out string error));
+        Assert.Contains($"--slo-ttft-ms is '{text}'; {expected}", error);
+    }
+
     [Fact]
     public void CommandLine_OutranksTheEnvironment()
     {

@@ -158,6 +158,9 @@ public sealed class SloFileTests
             File.WriteAllText(path, SloFile.Example + new string('#', 70_000));
             Assert.Contains("more than 65536 bytes",
                 Assert.Throws<ConfigFileException>(() => SloFile.Read(path)).Mistakes[0]);
+            File.WriteAllBytes(path, [.. "# caf"u8, 0xE9, .. "\nslos:"u8]); // Latin-1
+            Assert.EndsWith(" is not UTF-8: see byte 5, 0xE9.",
+                Assert.Throws<ConfigFileException>(() => SloFile.Read(path)).Mistakes[0]);
         }
         finally
         {
