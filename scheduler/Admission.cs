@@ -114,12 +114,12 @@ internal sealed class Admission(
             tenant.Requests?.Return(count);
             isTokens = true;
         }
-        tenant.CountRefused(count);
         // When the quota is there again is known, however long that takes.
         double spread = Math.Min(0.5 * wait, 30) * Random.Shared.NextDouble();
         refusal = new Refusal(TimeSpan.Zero, TimeSpan.FromSeconds(Math.Max(0.1, wait + spread)))
         {
-            Quota = isTokens ? $"tokens: {tenant.Tokens!.PerMinute}" : $"requests: {tenant.Requests!.PerMinute}",
+            Quota = isTokens ? $"{tenant.Tokens!.PerMinute} tokens a minute for {tokens}"
+                : $"{tenant.Requests!.PerMinute} requests a minute for {count}",
         };
         return false;
     }
@@ -154,6 +154,8 @@ internal sealed class Admission(
         refusal = refusal with
         {
             RetryAfter = Spread(first - Math.Max(alone, most)),
+            Due = TimeSpan.FromSeconds(before + due),
+            Latest = TimeSpan.FromSeconds(before + Math.Min(most, due)),
             Alone = TimeSpan.FromSeconds(alone),
         };
         return true;
@@ -161,8 +163,16 @@ internal sealed class Admission(
 
     /// <summary>A request's prompt as it is queued.</summary>
     public QueuedPrompt QueuedOf(GenerationRequest request, int tokens) =>
-        new(QueuedPrompt.RankOf(request.Priority, ObjectiveOf(request) is not null || request.Deadline is not null),
-            request.Ids.Length, tokens);
+        new(QueuedPrompt.RankOf(request.Priority, IsPromised(request)), request.Ids.Length, tokens);
+
+    /// <summary>Whether its first token is due before those of requests that were promised nothing, see
+    /// <see cref="Ordering"/>.</summary>
+    private bool IsPromised(GenerationRequest request)
+    {
+        if (ObjectiveOf(request) is { } objective) return objective.TotalSeconds < Ordering.Unpromised;
+        return request.Deadline - (request.ArrivalTimestamp ?? Stopwatch.GetTimestamp())
+            < Ordering.Unpromised * Stopwatch.Frequency;
+    }
 
     private TimeSpan? ObjectiveOf(GenerationRequest request) =>
         request.TtftObjective ?? options.ObjectiveOf(SliKind.Ttft, request.Class, request.Tenant);
@@ -212,16 +222,20 @@ internal sealed class Admission(
         for (Sequence? s = live.Prefilling.First; s is not null; s = s.Next)
         {
             int start = s.NumComputedTokens, count = s.Length - start;
-            if (s.Stream.Share.UnderWaySoFar == 0) _prefilling.Add(s.Stream.Share);
-            s.Stream.Share.UnderWaySoFar += count + (pace.Attention(start, count) / pace.Prompt);
+            Share share = s.Stream.Share;
+            (double tokens, int from) = share.UnderWaySoFar;
+            if (tokens == 0) _prefilling.Add(share);
+            int place = s.Stream.Queued.Place;
+            share.UnderWaySoFar = (tokens + count + (pace.Attention(start, count) / pace.Prompt),
+                tokens == 0 ? place : Math.Min(from, place));
         }
         for (int i = 0; i < before; i++)
-            if (_prefilling[i].UnderWaySoFar == 0) _prefilling[i].UnderWay = 0;
+            if (_prefilling[i].UnderWaySoFar.Tokens == 0) _prefilling[i].UnderWay = 0;
         _prefilling.RemoveRange(0, before);
         foreach (Share share in _prefilling)
         {
-            share.UnderWay = share.UnderWaySoFar;
-            share.UnderWaySoFar = 0;
+            (share.UnderWay, share.UnderWayFrom) = share.UnderWaySoFar;
+            share.UnderWaySoFar = default;
         }
     }
 
@@ -246,14 +260,15 @@ internal sealed class Admission(
         };
     }
 
-    /// <summary>From the first step to the end, as far as is known: of those who ended, or, before anybody has, twice
-    /// as long as those who run have run.</summary>
+    /// <summary>From the first step to the end, as far as is known: of those who ended, or as long as those who run have
+    /// run where that is longer; before anybody has ended, twice as long.</summary>
     private static double ServiceTicks(Ending ending, LiveSequences live, long now)
     {
-        if (ending.MeanServiceTicks > 0 || live.Decoding.Count == 0) return ending.MeanServiceTicks;
-        double ages = 0;
+        double known = ending.MeanServiceTicks, ages = 0;
+        if (live.Decoding.Count == 0) return known;
         for (Sequence? s = live.Decoding.First; s is not null; s = s.Next) ages += now - s.Stream.Clock.FirstScheduled;
-        return 2 * ages / live.Decoding.Count;
+        double mean = ages / live.Decoding.Count;
+        return known > 0 ? Math.Max(known, mean) : 2 * mean;
     }
 
     /// <summary>Sequences that can decode together, each with its time for a token and its blocks; at least
@@ -288,15 +303,21 @@ internal sealed class Admission(
     /// <summary>How often a sequence may lose its blocks.</summary>
     public int MaxPreemptions => options.MaxPreemptions;
 
+    /// <summary>Tokens that a sequence has at least before it gives way to another tenant's.</summary>
+    public int LeastTurn => options.LeastTurn;
+
     /// <summary>Whether a waiting sequence can start now. The engine thread.</summary>
     /// <param name="s">The sequence.</param>
     /// <param name="live">Those who run.</param>
     /// <param name="load">What the step at hand computes already.</param>
-    public bool Admits(Sequence s, LiveSequences live, in StepLoad load)
+    /// <param name="without">Who would give up its place and blocks; null for nobody.</param>
+    public bool Admits(Sequence s, LiveSequences live, in StepLoad load, Sequence? without = null)
     {
-        if (live.FreePlaces == 0) return false;
-        int free = live.Pool.FreeCount, running = live.Running;
-        if (running > 0 && !KeepsSchedules(s, live, load)) return false;
+        int gone = without is null ? 0 : 1;
+        if (live.FreePlaces + gone == 0) return false;
+        int running = live.Running - gone, free = live.Pool.FreeCount;
+        for (int i = 0; i < without?.BlockCount; i++) free += live.Pool.References(without.BlockTable[i]) == 1 ? 1 : 0;
+        if (running > 0 && !KeepsSchedules(s, running, load)) return false;
         // After its last preemption it waits until nothing can take its blocks again.
         if (s.IsProtected && running > 0 && free < s.WorstBlocks + GrowthOfRunning(live)) return false;
         // Blocks for all it has, and some left over for those who decode, or it would be the next to give them up
@@ -315,7 +336,7 @@ internal sealed class Admission(
     {
         int stay = live.Running, places = live.FreePlaces;
         _visits += stay;
-        long tpot = budget.TpotOf(s) is > 0 and var own ? own : long.MaxValue;
+        long tpot = long.MaxValue;
         foreach (SequenceQueue queue in (ReadOnlySpan<SequenceQueue>)[live.Decoding, live.Prefilling])
         {
             for (Sequence? other = queue.First; other is not null; other = other.Next)
@@ -338,16 +359,18 @@ internal sealed class Admission(
     /// <summary>Whether a running sequence gives up what it has where one of a class needs it.</summary>
     private static bool IsGivenFor(RequestClass of, Sequence s) => s.Stream.Class > of && !s.IsProtected;
 
-    /// <summary>Whether one more who decodes leaves those who run their time for each token.</summary>
-    private bool KeepsSchedules(Sequence s, LiveSequences live, in StepLoad load)
+    /// <summary>Whether one more who decodes leaves those who run their time for each token. Where they leave it too
+    /// little for its own, that is waived, or it would hold up all who wait behind it.</summary>
+    private bool KeepsSchedules(Sequence s, int running, in StepLoad load)
     {
         if (options.Policy == SchedulingPolicy.Fcfs) return true;
-        long own = budget.TpotOf(s) is > 0 and var promised ? promised : long.MaxValue;
-        long ticks = Math.Min(own, budget.LeastTpot ?? long.MaxValue);
-        if (ticks == long.MaxValue) return true;
-        int count = live.Running + 1;
         double context = load.Decodes == 0 ? s.Length : Math.Max(s.Length, load.DecodeContext / load.Decodes);
-        return HaveTime(count, context, (double)ticks / Stopwatch.Frequency);
+        s.IsTpotWaived = false;
+        if (budget.LeastTpot is { } least && !HaveTime(running + 1, context, (double)least / Stopwatch.Frequency))
+            return false;
+        s.IsTpotWaived = budget.TpotOf(s) is > 0 and var own
+            && !HaveTime(running + 1, context, (double)own / Stopwatch.Frequency);
+        return true;
     }
 
     /// <summary>Whether a step of so many decodes takes no longer than a token may.</summary>

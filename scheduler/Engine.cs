@@ -217,6 +217,7 @@ public sealed class Engine : IDisposable
         SubmitOutcome outcome = Enter(requests, out streams, out refused, out refusal);
         if (outcome == SubmitOutcome.Accepted) return outcome;
         streams = [];
+        Tenants.Of(requests[0].Tenant).CountRefused(outcome, requests.Count);
         // Refused though they could have been served: bad for every objective that speaks of them.
         if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate)
             foreach (GenerationRequest request in requests)
@@ -479,7 +480,7 @@ public sealed class Engine : IDisposable
         plan.OnlineSeconds = plan.Load == plan.OnlineLoad ? seconds
             : seconds * _times.Predict(plan.OnlineLoad) / _times.Predict(plan.Load);
         _times.Observe(plan.Load, seconds);
-        _admission.Forecast.Observe(seconds, plan.Load, _scheduler.HasPrompts);
+        _admission.Forecast.Observe(seconds, plan.Load, _scheduler.ComputesPrompts);
         try
         {
             _scheduler.Commit(plan, _batch.Sampled(plan), _batch.Alternatives(plan), done);

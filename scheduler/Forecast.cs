@@ -12,8 +12,14 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
     /// <summary>What the prompt takes where nobody else is there; zero where that was not asked.</summary>
     public TimeSpan Alone { get; init; }
 
-    /// <summary>The quota of a minute that a tenant has used up: <c>requests: 600</c> or <c>tokens: 200000</c>; null
-    /// where it was not that.</summary>
+    /// <summary>When the first token was to come, from the arrival; zero where that was not asked.</summary>
+    public TimeSpan Due { get; init; }
+
+    /// <summary>Until when a forecast is taken for in time: before <see cref="Due"/>, because they scatter.</summary>
+    public TimeSpan Latest { get; init; }
+
+    /// <summary>A tenant's quota that has too little left, and what was needed of it: <c>600 requests a minute for
+    /// 1</c>; null where it was not that.</summary>
     public string? Quota { get; init; }
 }
 
@@ -32,6 +38,7 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
 internal sealed class Forecast(Tenants tenants)
 {
     private const double HalfLife = 2; // seconds of steps
+    private const double Doubts = 10;  // seconds of steps, after which half of an error is forgotten
 
     /// <summary>Of the forecasts that decide, the part that may come true too late: with those that come well before
     /// their time, 99 of 100 first tokens are in time then.</summary>
@@ -88,11 +95,14 @@ internal sealed class Forecast(Tenants tenants)
     /// <summary>A step is through. The engine thread's.</summary>
     /// <param name="seconds">What it took.</param>
     /// <param name="load">What it computed.</param>
-    /// <param name="waits">Whether prompts are left to compute.</param>
+    /// <param name="waits">Whether prompts that have begun are left to compute. Those that wait for a place or for
+    /// blocks are another matter: <see cref="FirstToken"/> counts that wait by itself.</param>
     public void Observe(double seconds, in StepLoad load, bool waits)
     {
         double unknown = -Math.Log(UnknownMargin);
         if (_late > unknown) _late = unknown + ((_late - unknown) * double.Exp2(-seconds / Forgets));
+        // An error that lets nobody in would never be seen to be over.
+        _seconds = _foreseen + ((_seconds - _foreseen) * double.Exp2(-seconds / Doubts));
         if (load.PrefillTokens == 0 && !waits) return;
         double keep = double.Exp2(-seconds / HalfLife);
         _seconds = (_seconds * keep) + seconds;
@@ -135,7 +145,7 @@ internal sealed class Forecast(Tenants tenants)
     /// <param name="requests">How many of these are queued.</param>
     private double PromptsBefore(Share share, QueuedPrompt last, double floor, out double requests)
     {
-        double own = share.QueuedBefore(last) + share.UnderWay, before = own;
+        double own = share.QueuedBefore(last) + (last.Place < share.UnderWayFrom ? 0 : share.UnderWay), before = own;
         requests = share.RequestsUpTo(last.Rank);
         for (RequestClass of = 0; of < share.Class; of++)
         {

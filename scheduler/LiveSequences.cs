@@ -66,7 +66,13 @@ internal sealed class LiveSequences
     public Sequence? FirstWaiting => _waiting.First;
 
     /// <inheritdoc cref="WaitingLine.FloorOf"/>
-    public double FloorOf(RequestClass of) => _waiting.FloorOf(of);
+    public double FloorOf(RequestClass of)
+    {
+        double floor = _waiting.FloorOf(of);
+        if (!_waiting.IsEmpty(of)) return floor;
+        double least = Math.Min(LeastServed(Decoding, of), LeastServed(Prefilling, of));
+        return double.IsFinite(least) ? Math.Max(floor, least) : floor;
+    }
 
     /// <summary>Those that wait, in no order. For checks.</summary>
     public IEnumerable<Sequence> Waiting => _waiting.All;
@@ -109,6 +115,7 @@ internal sealed class LiveSequences
     public void Wait(Sequence s)
     {
         Debug.Assert(s.Stage == SequenceStage.None, "a sequence is in one stage");
+        if (_waiting.IsEmpty(s.Stream.Class)) _waiting.RaiseFloor(s.Stream.Class, FloorOf(s.Stream.Class));
         s.Stage = SequenceStage.Waiting;
         _waiting.Add(s);
     }
@@ -187,10 +194,10 @@ internal sealed class LiveSequences
         while (_leaving.First is { } s)
         {
             _leaving.Remove(s);
-            s.Abandon();
+            Abandon(s);
         }
-        for (Sequence? s = Decoding.First; s is not null; s = s.Next) s.Abandon();
-        for (Sequence? s = Prefilling.First; s is not null; s = s.Next) s.Abandon();
+        for (Sequence? s = Decoding.First; s is not null; s = s.Next) Abandon(s);
+        for (Sequence? s = Prefilling.First; s is not null; s = s.Next) Abandon(s);
         Pool.Reset();
         FreeAllPlaces();
     }
@@ -225,6 +232,12 @@ internal sealed class LiveSequences
         of = new PreemptedState(of.Count + sign, of.Tokens + (sign * s.Length));
     }
 
+    private static void Abandon(Sequence s)
+    {
+        if (s.Place >= 0) s.Stream.Share.Running--;
+        s.Abandon();
+    }
+
     private static Sequence? LastUnprotected(SequenceQueue queue)
     {
         Sequence? s = queue.Last;
@@ -238,6 +251,8 @@ internal sealed class LiveSequences
     {
         Debug.Assert(s.Place < 0 && _freePlaceCount > 0, "as many places were counted");
         s.Place = _freePlaces[--_freePlaceCount];
+        s.OutputWhenPlaced = s.Output.Count;
+        s.Stream.Share.Running++;
         _runningOf[(int)s.Stream.Class]++;
     }
 
@@ -245,8 +260,18 @@ internal sealed class LiveSequences
     {
         if (s.Place < 0) return;
         _freePlaces[_freePlaceCount++] = s.Place;
-        _runningOf[(int)s.Stream.Class]--;
+        Share share = s.Stream.Share;
+        share.Running--;
+        if (--_runningOf[(int)share.Class] == 0) _waiting.RaiseFloor(share.Class, share.Served);
         s.Place = -1;
+    }
+
+    private static double LeastServed(SequenceQueue queue, RequestClass of)
+    {
+        double least = double.PositiveInfinity;
+        for (Sequence? s = queue.First; s is not null; s = s.Next)
+            if (s.Stream.Class == of) least = Math.Min(least, s.Stream.Share.Served);
+        return least;
     }
 
     private void FreeAllPlaces()

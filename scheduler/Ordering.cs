@@ -44,6 +44,9 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
         return (((rank << DueBits) | microseconds) << OrderBits) | order;
     }
 
+    /// <summary>Whether tenants share the machine, or all stand in one line.</summary>
+    public bool TellsTenantsApart => options.Policy == SchedulingPolicy.Slo;
+
     /// <summary>Whether a prompt is computed before another. Of one tenant the key says so, and of two classes. Of two
     /// tenants it is the one whose tenant will have got less by its end.</summary>
     /// <remarks>Virtual finish times (Demers et al. 1989, weighted fair queueing) over the tenants' virtual token
@@ -52,7 +55,7 @@ internal sealed class Ordering(EngineOptions options, Func<int, double> secondsO
     public bool IsBefore(Sequence a, Sequence b)
     {
         Share one = a.Stream.Share, other = b.Stream.Share;
-        if (options.Policy == SchedulingPolicy.Fcfs || one == other || one.Class != other.Class) return a.Key < b.Key;
+        if (!TellsTenantsApart || one == other || one.Class != other.Class) return a.Key < b.Key;
         double first = one.ServedBy(a), second = other.ServedBy(b);
         return first != second ? first < second : a.Key < b.Key;
     }

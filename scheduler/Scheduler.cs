@@ -72,8 +72,8 @@ internal sealed class Scheduler
 
     public bool HasWork => _live.Any;
 
-    /// <summary>Whether prompts are left to compute.</summary>
-    public bool HasPrompts => _live.Prefilling.Count > 0 || _live.FirstWaiting is not null;
+    /// <summary>Whether prompts that have begun are left to compute.</summary>
+    public bool ComputesPrompts => _live.Prefilling.Count > 0;
 
     /// <summary>What is known of those who ended.</summary>
     public Ending Ending => _ending;
@@ -124,12 +124,13 @@ internal sealed class Scheduler
         Plan = plan;
         bool preempted = false;
         UInt128 blocked = Displace(); // the key of the one that waits for blocks; nobody behind it is planned
+        Sequence? yields = blocked == UInt128.MaxValue ? Yield() : null;
 
         Sequence? next = _live.Decoding.First;
         while (next is { } s && s.Key < blocked && plan.Tokens < _budget.Decodes)
         {
             _visits++;
-            if (!CanSample(plan, s) || !_budget.HasTime(s, plan.Load))
+            if (s == yields || !CanSample(plan, s) || !_budget.HasTime(s, plan.Load))
             {
                 next = s.Next;
                 continue;
@@ -212,6 +213,31 @@ internal sealed class Scheduler
             Preempt(victim);
         }
         return UInt128.MaxValue;
+    }
+
+    /// <summary>Lets the first of those who wait have the place of one who decodes, where that one's tenant has more
+    /// than its part of them and the first can't start otherwise: long answers hold up nobody else's.</summary>
+    /// <returns>Who gives way once the step in flight that has it is through; null for nobody.</returns>
+    private Sequence? Yield()
+    {
+        if (!_order.TellsTenantsApart || _live.FirstWaiting is not { } head || head.Stream.Share is not { } share
+            || share.Running == _live.RunningOf(share.Class)) return null;
+        Sequence? last = null;
+        double most = (share.Running + 1) / share.Weight; // with one less, whoever gives way still has as much
+        for (Sequence? s = _live.Decoding.First; s is not null; s = s.Next)
+        {
+            _visits++;
+            Share other = s.Stream.Share;
+            double left = (other.Running - 1) / other.Weight;
+            if (other == share || other.Class != share.Class || left < most || s.IsProtected
+                || s.Output.Count - s.OutputWhenPlaced < _admission.LeastTurn || !_order.IsBefore(head, s)) continue;
+            (last, most) = (s, left);
+        }
+        if (last is null || _admission.Admits(head, _live, default) || !_admission.Admits(head, _live, default, last))
+            return null;
+        if (last.InFlight > 0) return last;
+        Suspend(last);
+        return null;
     }
 
     /// <summary>A slot for a decode's token, from those behind it where the pool has none.</summary>
@@ -448,12 +474,18 @@ internal sealed class Scheduler
         _dequeued++;
     }
 
+    /// <summary>Takes a sequence's blocks for want of blocks, which is done so often and no more.</summary>
     private void Preempt(Sequence s)
+    {
+        Suspend(s);
+        s.Preemptions++;
+        s.IsProtected = s.Preemptions >= _admission.MaxPreemptions;
+    }
+
+    private void Suspend(Sequence s)
     {
         s.Lost = s.NumComputedTokens;
         _live.Preempt(s);
-        s.Preemptions++;
-        s.IsProtected = s.Preemptions >= _admission.MaxPreemptions;
         s.Stream.Clock.Preemptions++;
         _metrics.Preemptions++;
     }

@@ -85,6 +85,12 @@ internal sealed class Sequence : IHeapEntry
     /// takes them.</summary>
     public bool IsProtected { get; set; }
 
+    /// <summary>Whether those who ran when it started left it no time for its own time for a token: it is late.</summary>
+    public bool IsTpotWaived { get; set; }
+
+    /// <summary>Tokens of its output when it last got a place.</summary>
+    public int OutputWhenPlaced { get; set; }
+
     /// <summary>Whether it waits to be computed again.</summary>
     public bool IsPreempted { get; set; }
 

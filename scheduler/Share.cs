@@ -7,6 +7,7 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     private readonly long[] _requests = new long[QueuedPrompt.Ranks];
     private long _queuedTokens, _queuedRequests;
     private double _served, _underWay;
+    private int _underWayFrom;
     private long _tokens;
 
     public Tenant Tenant => tenant;
@@ -20,6 +21,9 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
 
     /// <summary>Requests the engine has of it. The engine thread's.</summary>
     public int Live { get; set; }
+
+    /// <summary>Places its sequences have. The engine thread's.</summary>
+    public int Running { get; set; }
 
     /// <summary>Where it stands in the list of those that have requests, -1 for nowhere. The list's.</summary>
     public int Place { get; set; } = -1;
@@ -42,8 +46,16 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
         set => Volatile.Write(ref _underWay, value);
     }
 
+    /// <summary>The first of the places, see <see cref="QueuedPrompt.Place"/>, that those under way came from: who comes
+    /// before it passes them. The engine's thread writes, any reads.</summary>
+    public int UnderWayFrom
+    {
+        get => Volatile.Read(ref _underWayFrom);
+        set => Volatile.Write(ref _underWayFrom, value);
+    }
+
     /// <summary>The same while it is counted. The engine thread's.</summary>
-    public double UnderWaySoFar { get; set; }
+    public (double Tokens, int From) UnderWaySoFar { get; set; }
 
     /// <summary>Prompt tokens queued. Any thread.</summary>
     public long QueuedTokens => Math.Max(0, Volatile.Read(ref _queuedTokens));

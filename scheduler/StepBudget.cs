@@ -35,7 +35,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// objective for the first token, where there is one.</summary>
     private const double BatchAlone = 0.05;
 
-    /// <summary>Streams that must be able to keep a time for a token together.</summary>
+    /// <summary>Streams that must be able to keep a time for a token together that the server promises.</summary>
     private const int Few = 4;
 
     /// <summary>Part of the usual objective for the first token that a step with a piece of a very long prompt may
@@ -107,12 +107,13 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     }
 
     /// <summary>The time for a token that a sequence was promised, in ticks; 0 for none. One that a few could not keep
-    /// together counts for none: who asks for what can't be had is late, and holds nobody up.</summary>
+    /// together counts for none, nor, where the request asks for more than the server promises, one that a quarter of
+    /// all could not: who asks for what can't be had is late, and holds nobody up.</summary>
     public long TpotOf(Sequence s)
     {
-        long ticks = s.Stream.Limit > 1 ? s.Stream.TpotTicks : 0;
+        long ticks = s.Stream.Limit > 1 && !s.IsTpotWaived ? s.Stream.TpotTicks : 0;
         if (ticks == 0) return 0;
-        int few = Math.Min(Few, maxTokens);
+        int few = Math.Min(s.Stream.AsksForMore ? Math.Max(Few, options.MaxRunning / 4) : Few, maxTokens);
         double together = times.Predict(new StepLoad(0, 0, 0, few, (double)few * s.Length));
         return together <= Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }

@@ -132,6 +132,13 @@ internal sealed class StepTimeModel
         if (_steps % 4096 == 0) Refresh();
     }
 
+    /// <summary>What the coefficients are of.</summary>
+    public static readonly string[] FeatureNames =
+    [
+        "a step", "a token of prompt", "a key that prompts attend to", "a decode", "a key that decodes attend to",
+        "a chunk",
+    ];
+
     /// <summary>What a step's time is made of: a step, a token of prompt, a key that prompts attend to, a decode, a key
     /// that decodes attend to, a chunk.</summary>
     /// <remarks>Straight lines suffice: on two cores (135M, 8 bits) a hinge at 16 tokens of a step came out as

@@ -36,7 +36,7 @@ public sealed record TenantSpec
 /// <summary>A tenant while its requests are served.</summary>
 internal sealed class Tenant
 {
-    private long _refused;
+    private readonly long[] _refused = new long[Enum.GetValues<SubmitOutcome>().Length];
 
     /// <param name="spec">What it may have.</param>
     /// <param name="isNamed">Whether the options name it: it is never forgotten.</param>
@@ -76,11 +76,12 @@ internal sealed class Tenant
     /// <summary>Tokens that it may have; null for any.</summary>
     public RateLimit? Tokens { get; }
 
-    /// <summary>Requests refused since the start because they were beyond its quota. Any thread.</summary>
-    public long Refused => Volatile.Read(ref _refused);
+    /// <summary>Requests refused since the start. Any thread.</summary>
+    public long RefusedBy(SubmitOutcome outcome) => Volatile.Read(ref _refused[(int)outcome]);
 
     /// <summary>Requests were refused. Any thread.</summary>
-    public void CountRefused(int count) => Interlocked.Add(ref _refused, count);
+    public void CountRefused(SubmitOutcome outcome, int count) =>
+        Interlocked.Add(ref _refused[(int)outcome], count);
 
     /// <summary>Gives back requests and their prompts' tokens that were taken and not had. Any thread.</summary>
     public void GiveBack(int requests, int tokens)

@@ -8,8 +8,9 @@ namespace Native.Scheduling;
 /// <param name="Name">What it is called.</param>
 /// <param name="Tokens">Prompt tokens computed, and tokens generated.</param>
 /// <param name="Queued">Requests waiting for their first step.</param>
-/// <param name="Refused">Requests beyond its quota.</param>
-public readonly record struct TenantState(string Name, long Tokens, long Queued, long Refused);
+/// <param name="RefusedBy">Requests refused since the start, by outcome.</param>
+public readonly record struct TenantState(
+    string Name, long Tokens, long Queued, Func<SubmitOutcome, long> RefusedBy);
 
 /// <summary>All tenants: those the options name, and those that came.</summary>
 /// <remarks>Names may come from a header, so one that nobody configured is forgotten a minute after its last request,
@@ -47,7 +48,7 @@ internal sealed class Tenants
     [
         .. _named.Select(tenant => new TenantState(
             tenant.Name, tenant.Shares.Sum(share => share.Tokens), tenant.Shares.Sum(share => share.QueuedRequests),
-            tenant.Refused)),
+            tenant.RefusedBy)),
     ];
 
     /// <summary>Tenants known.</summary>

@@ -57,8 +57,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
         Priority = request.Priority;
         TtftTicks = Ticks(
             request.TtftObjective ?? engine.Options.ObjectiveOf(SliKind.Ttft, request.Class, request.Tenant));
-        TpotTicks = Ticks(
-            request.TpotObjective ?? engine.Options.ObjectiveOf(SliKind.Tpot, request.Class, request.Tenant));
+        TimeSpan? tpot = engine.Options.ObjectiveOf(SliKind.Tpot, request.Class, request.Tenant);
+        TpotTicks = Ticks(request.TpotObjective ?? tpot);
+        AsksForMore = request.TpotObjective is { } own && !(own >= tpot);
         Prompt = request.Ids.ToArray();
         CacheRoot = prefix.Root;
         PromptChains = prefix.Chains;
@@ -155,6 +156,9 @@ public sealed class TokenStream : IValueTaskSource<bool>, IHeapEntry, IDisposabl
 
     /// <summary>How much later each further token is due; 0 likewise.</summary>
     internal long TpotTicks { get; }
+
+    /// <summary>Whether the request asks for a shorter time for a token than the server promises by itself.</summary>
+    internal bool AsksForMore { get; }
 
     /// <summary>Tokens each choice may have.</summary>
     internal int Limit { get; }

@@ -7,8 +7,8 @@ namespace Native.Scheduling;
 /// Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): a tenant's counter
 /// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts. Its prompt is
 /// added, as the finish times of fair queueing are made (Demers et al. 1989), or a long one would hold up others' short
-/// ones. One that comes to the line begins no lower than the first in it, or than the last that left it where it is
-/// empty, so that nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
+/// ones. One that comes to the line begins no lower than the first in it, or, where it is empty, than the least of
+/// those who run or the last who ran, so that nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
 /// </remarks>
 /// <param name="apart">Whether classes and tenants are told apart.</param>
 internal sealed class WaitingLine(bool apart)
@@ -20,8 +20,8 @@ internal sealed class WaitingLine(bool apart)
     private readonly IndexedHeap<Share>[] _shares =
         [.. Enum.GetValues<RequestClass>().Select(_ => new IndexedHeap<Share>())];
 
-    // By class, the last that no longer waits.
-    private readonly Share?[] _last = new Share?[Enum.GetValues<RequestClass>().Length];
+    // By class, what those who run or ran had got at least: virtual time.
+    private readonly double[] _floors = new double[Enum.GetValues<RequestClass>().Length];
 
     private readonly Share? _together =
         apart ? null : new Tenant(new TenantSpec { Name = "" }, isNamed: true).ShareOf(RequestClass.Online);
@@ -58,9 +58,17 @@ internal sealed class WaitingLine(bool apart)
     public IEnumerable<Sequence> All =>
         _shares.SelectMany(shares => shares.Entries.ToArray()).SelectMany(share => share.Waiting.Entries.ToArray());
 
-    /// <summary>What the tenant of the first of a class has got, or of the last that waited: who comes new begins
-    /// there.</summary>
-    public double FloorOf(RequestClass of) => (Least(_shares[(int)of]) ?? _last[(int)of])?.Served ?? 0;
+    /// <summary>What the tenant of the first of a class has got, or, where nobody waits, the least of those who run, or
+    /// the last who ran: who comes new begins there.</summary>
+    public double FloorOf(RequestClass of) => Least(_shares[(int)of])?.Served ?? _floors[(int)of];
+
+    /// <summary>Where nobody of a class waits, somebody of it runs who has got so much, and nobody less; or it was the
+    /// last who ran.</summary>
+    public void RaiseFloor(RequestClass of, double served) =>
+        _floors[(int)of] = Math.Max(_floors[(int)of], served);
+
+    /// <summary>Whether nobody of a class waits.</summary>
+    public bool IsEmpty(RequestClass of) => _shares[(int)of].Count == 0;
 
     public void Add(Sequence s)
     {
@@ -89,11 +97,7 @@ internal sealed class WaitingLine(bool apart)
         share.Waiting.Remove(s);
         _visits += share.Waiting.Visits - before;
         Count--;
-        if (share.Waiting.Count == 0)
-        {
-            _last[(int)share.Class] = share;
-            return;
-        }
+        if (share.Waiting.Count == 0) return;
         share.Refresh();
         shares.Add(share);
     }

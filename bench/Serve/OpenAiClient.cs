@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Text;
@@ -76,7 +77,8 @@ internal sealed class OpenAiClient(
             await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, ct);
         if (!response.IsSuccessStatusCode)
             throw new RequestFailedException(
-                $"HTTP {(int)response.StatusCode}: {Shortened(await response.Content.ReadAsStringAsync(ct))}");
+                $"HTTP {(int)response.StatusCode}{Retry(response)}: "
+                    + Shortened(await response.Content.ReadAsStringAsync(ct)));
 
         using StreamReader lines = new(await response.Content.ReadAsStreamAsync(ct), Encoding.UTF8);
         TokenCounts counts = default;
@@ -109,6 +111,9 @@ internal sealed class OpenAiClient(
     }
 
     public void Dispose() => _http.Dispose();
+
+    private static string Retry(HttpResponseMessage response) => response.Headers.RetryAfter?.Delta is { } delay
+        ? string.Create(CultureInfo.InvariantCulture, $", to be tried again in {delay.TotalSeconds} s") : "";
 
     /// <summary>Whether there is output in a chunk. A chat's opening, which only names a role, and the chunk that only
     /// tells how it finished have none.</summary>

@@ -263,6 +263,8 @@ internal sealed class ServeCommand : ToolCommand
         }));
 
         Print(runs, metrics, percentiles);
+        if (arguments.GetRequiredValue(_dataset) == "random" && arguments.GetValue(_tokenizer) is null)
+            WarnOfLength(runs, arguments.GetValue(_inputLength) ?? 256);
         if (arguments.GetValue(_saveResult) is { } saved)
             await File.WriteAllBytesAsync(saved, ToJson(runs, metrics, percentiles));
         if (arguments.GetValue(_svg) is { } picture)
@@ -395,10 +397,19 @@ internal sealed class ServeCommand : ToolCommand
         foreach (ServingRun run in runs)
         {
             Terminal.Out.Write(ServingReport.Table(run, metrics, percentiles));
-            foreach (IGrouping<string, RequestRecord> failure in run.Result.Records.Where(record => !record.Succeeded)
-                .GroupBy(record => record.Error!).OrderByDescending(group => group.Count()).Take(10))
-                Terminal.Error.WriteLine($"native: {failure.Count()} failed: {failure.Key.ReplaceLineEndings(" ")}");
+            foreach (string failure in Failures.Tell(run.Result.Records)) Terminal.Error.WriteLine($"native: {failure}");
         }
+    }
+
+    /// <summary>Tells where the server counted other lengths than were meant.</summary>
+    private void WarnOfLength(List<ServingRun> runs, int meant)
+    {
+        double requests = runs.Sum(run => run.Result.Completed);
+        double mean = runs.Sum(run => run.Result.InputTokens) / requests;
+        if (!(requests > 0) || Math.Abs(mean - meant) <= 0.2 * meant) return;
+        Terminal.Error.WriteLine(string.Create(CultureInfo.InvariantCulture,
+            $"native: prompts had {mean:F0} tokens on average, not {meant}: a word is not a token of this model, "
+                + $"and --tokenizer gives them exactly their length"));
     }
 
     /// <summary>The runs that are asked for: one, or one for each rate of a sweep.</summary>

@@ -30,6 +30,17 @@ internal readonly struct Fields(JsonElement element, string path = "")
         return values;
     }
 
+    /// <summary>Refuses members of other names, where a misspelt one would promise what nobody keeps.</summary>
+    public void AllowOnly(params ReadOnlySpan<string> names)
+    {
+        foreach (JsonProperty member in element.EnumerateObject())
+        {
+            if (!names.Contains(member.Name))
+                throw RequestException.Invalid($"'{PathOf(RequestException.Quoted(member.Name))}' is not known; "
+                    + $"'{path}' has {string.Join(", ", names)}.", PathOf(RequestException.Quoted(member.Name)));
+        }
+    }
+
     public JsonElement? Any(string name) =>
         element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
 

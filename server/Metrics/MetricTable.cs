@@ -72,6 +72,10 @@ internal static class MetricTable
     /// <summary>The labels that every series under vLLM's names has.</summary>
     public static readonly string[] VllmLabels = ["model_name", "engine"];
 
+    /// <summary>Outcomes that depend on whose the request is and when it comes.</summary>
+    private static readonly SubmitOutcome[] Refusals =
+        [SubmitOutcome.QueueFull, SubmitOutcome.WouldBeLate, SubmitOutcome.OverQuota, SubmitOutcome.Shed];
+
     private static readonly double[] VllmRequestTime =
         [.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
 
@@ -255,9 +259,11 @@ internal static class MetricTable
             OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Tokens, t.Name))]),
             IsCounter: true),
         new(
-            new("native_tenant_over_quota_total", "Their requests refused for being beyond the quota.", "tenant"),
+            new("native_tenant_refused_total",
+                "Their prompts refused, by the reason that native_requests_total tells too.", "tenant", "reason"),
             null,
-            OfModel(model => [.. model.Engine.ReadTenants().Select(t => new Sample(t.Refused, t.Name))]),
+            OfModel(model => [.. model.Engine.ReadTenants().SelectMany(t => Refusals.Select(
+                reason => new Sample(t.RefusedBy(reason), t.Name, OutcomeOf(reason))))]),
             IsCounter: true),
         new(
             new("native_tenant_requests_waiting", "Their requests waiting for their first step.", "tenant"),

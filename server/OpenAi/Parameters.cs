@@ -116,6 +116,7 @@ internal sealed record Parameters
     private static ServiceLevel ReadLevel(Fields body)
     {
         Fields? slo = body.Object("slo");
+        slo?.AllowOnly("ttft_ms", "tpot_ms", "best_effort", "class");
         return new ServiceLevel
         {
             Priority = body.Int("priority"),

@@ -208,19 +208,14 @@ internal sealed class Generation : IDisposable
                     RetryAfter = refusal.RetryAfter,
                 };
             case SubmitOutcome.WouldBeLate:
-                return new RequestException(Failure.QueueFull,
-                    string.Create(CultureInfo.InvariantCulture,
-                        $"The first token is expected in about {refusal.FirstToken.TotalSeconds:F2} s, too late to "
-                            + $"promise its time (the prompt alone takes about {refusal.Alone.TotalSeconds:F2} s); "
-                            + $"try again later."),
-                    code: "would_be_late")
+                return new RequestException(Failure.QueueFull, TellLate(refusal), code: "would_be_late")
                 {
                     RetryAfter = refusal.RetryAfter,
                 };
             case SubmitOutcome.OverQuota:
                 return new RequestException(Failure.QueueFull,
-                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has used up its quota of a minute "
-                        + $"({refusal.Quota}); try again later.", code: "rate_limit_exceeded")
+                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has too little left of its {refusal.Quota}; "
+                        + "try again later.", code: "rate_limit_exceeded")
                 {
                     RetryAfter = refusal.RetryAfter,
                 };
@@ -250,6 +245,17 @@ internal sealed class Generation : IDisposable
                 model.Engine.Validate(request, errors);
                 return Wrong(errors, promptField);
         }
+    }
+
+    /// <summary>When the first token would come, and when it was to.</summary>
+    private static string TellLate(in Refusal refusal)
+    {
+        string margin = refusal.Latest >= refusal.Due ? "" : string.Create(CultureInfo.InvariantCulture,
+            $" (forecasts scatter: {refusal.Latest.TotalSeconds:F2} s would do)");
+        return string.Create(CultureInfo.InvariantCulture,
+            $"The first token is expected in about {refusal.FirstToken.TotalSeconds:F2} s and due in "
+                + $"{refusal.Due.TotalSeconds:F2} s{margin}; the prompt alone takes about "
+                + $"{refusal.Alone.TotalSeconds:F2} s; try again later.");
     }
 
     /// <summary>What is told of a prompt that no sequence can hold.</summary>

@@ -10,7 +10,8 @@ namespace Native.Server.Serving;
 /// <param name="Refused">The engine did not take a request, or it was wrong and never came there.</param>
 internal sealed record RequestEvents(Action<TimeSpan> FirstToken, Action<SubmitOutcome> Refused)
 {
-    /// <summary>Reads a request for tokens. One that is wrong is counted as invalid, and its error passes.</summary>
+    /// <summary>Reads a request for tokens. One that is wrong is counted as invalid, one that comes
+    /// while the server drains as that, and its error passes.</summary>
     public async ValueTask<T> ReadAsync<T>(Func<ValueTask<T>> read)
     {
         try
@@ -24,6 +25,11 @@ internal sealed record RequestEvents(Action<TimeSpan> FirstToken, Action<SubmitO
         })
         {
             Refused(SubmitOutcome.Invalid);
+            throw;
+        }
+        catch (RequestException e) when (e.Code == "draining")
+        {
+            Refused(SubmitOutcome.Draining);
             throw;
         }
     }

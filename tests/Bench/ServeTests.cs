@@ -164,6 +164,34 @@ public sealed class ServeTests
     }
 
     [Fact]
+    public void Failures_AreTold_ByCause()
+    {
+        string[] errors =
+        [
+            "HTTP 429, to be tried again in 3 s: expected in about 0.24 s", "HTTP 500: expected in about 0.24 s",
+            "HTTP 429, to be tried again in 12 s: expected in about 1.5 s",
+            .. Enumerable.Range(0, 12).Select(i => $"cause {(char)('a' + i)}"),
+        ];
+        Assert.Equal(
+            [
+                "2 failed: such as HTTP 429, to be tried again in 3 s: expected in about 0.24 s",
+                "1 failed: HTTP 500: expected in about 0.24 s",
+                .. Enumerable.Range(0, 8).Select(i => $"1 failed: cause {(char)('a' + i)}"),
+                "4 failed for other causes; see --save-result",
+            ],
+            Failures.Tell(errors.Select(error => new RequestRecord
+            {
+                Start = 0,
+                Sent = 0,
+                Done = 1,
+                TokenTimes = [],
+                InputTokens = 1,
+                OutputTokens = 0,
+                Error = error,
+            })));
+    }
+
+    [Fact]
     public async Task ARequestWithoutEnd_HasFailedAfterItsTime()
     {
         await using FakeServer server = await FakeServer.StartAsync(i => new FakeAnswer { Until = i == 2 ? Task.Delay(Timeout.Infinite, Token) : Task.CompletedTask });

@@ -74,6 +74,12 @@ internal sealed class ReferenceSequence(ReferenceRequest request, int index)
 
     public int Preemptions { get; set; }
 
+    /// <summary>Whether its time for a token could not be had when it started.</summary>
+    public bool IsTpotWaived { get; set; }
+
+    /// <summary>Its output when it last got a place.</summary>
+    public int OutputWhenPlaced { get; set; }
+
     /// <summary>Whether it waits for the second time.</summary>
     public bool IsPreempted { get; set; }
 
@@ -99,7 +105,7 @@ internal sealed class ReferenceScheduler(
     private readonly List<ReferenceRequest> _inbox = [], _signalled = [], _requests = [];
     private readonly Dictionary<int, int> _readers = []; // of each block that is not free
     private readonly Dictionary<(string, RequestClass), ReferenceShare> _shares = [];
-    private readonly ReferenceShare?[] _lastInLine = new ReferenceShare?[2];
+    private readonly double[] _floors = new double[2];
     private readonly List<List<ReferenceChunk>> _inFlight = [];
     private List<ReferenceChunk> _plan = [];
     private StepLoad _load;
@@ -116,6 +122,9 @@ internal sealed class ReferenceScheduler(
 
     /// <summary>Chunks cut for the step's time.</summary>
     public int Shortened { get; private set; }
+
+    /// <summary>Sequences that gave way to another tenant's.</summary>
+    public int Yielded { get; private set; }
 
     public int Free => model.BlockCount - _readers.Count;
 
@@ -248,12 +257,15 @@ internal sealed class ReferenceScheduler(
             else held = last.Key.Class;
         }
 
+        ReferenceSequence? yields = held == int.MaxValue ? WhoYields : null;
+        if (yields?.InFlight == 0) Suspend(yields);
+        Yielded += yields?.InFlight == 0 ? 1 : 0;
         bool evicted = false;
         ReferenceSequence? blocked = null;
         foreach (ReferenceSequence s in InOrder(SequenceStage.Decoding))
         {
             if (s.Stage != SequenceStage.Decoding || s.Key.Class >= held) continue;
-            if (!CanSample(s) || _load.Tokens == MaxTokens) continue;
+            if (s == yields || !CanSample(s) || _load.Tokens == MaxTokens) continue;
             if (IsBatch(s) && _hasOnline && times.Predict(WithDecode(s.Length)) > _batchTime) continue;
             while (s.Stage == SequenceStage.Decoding && Free < BlocksForNext(s))
             {
@@ -301,6 +313,28 @@ internal sealed class ReferenceScheduler(
             if (count > 0) Compute(next, count);
         }
     }
+
+    /// <summary>Whose place the first of those who wait gets: the last of the tenant that has most for its weight, and
+    /// as much without it as the first's then has. It has had its turn, and its tenant more than the first's will
+    /// have.</summary>
+    private ReferenceSequence? WhoYields
+    {
+        get
+        {
+            if (IsFcfs || FirstWaiting is not { } head) return null;
+            double then = (PlacesOf(head.Request.Share) + 1) / head.Request.Share.Weight;
+            ReferenceSequence? last = _sequences.Where(s => s.Stage == SequenceStage.Decoding)
+                .Where(s => s.Request.Share != head.Request.Share && s.Key.Class == head.Key.Class)
+                .Where(s => s.Preemptions < options.MaxPreemptions && s.Output - s.OutputWhenPlaced >= options.LeastTurn)
+                .Where(s => Left(s) >= then && FirstOf([head, s]) == head)
+                .OrderBy(Left).ThenBy(s => s.Key).LastOrDefault();
+            return last is null || MayStart(head) || !MayStart(head, last) ? null : last;
+
+            double Left(ReferenceSequence s) => (PlacesOf(s.Request.Share) - 1) / s.Request.Share.Weight;
+        }
+    }
+
+    private int PlacesOf(ReferenceShare share) => _sequences.Where(s => s.Request.Share == share).Sum(s => s.Places);
 
     /// <summary>By class, then of each tenant its first by key: the one whose tenant will have got least when that is
     /// through. All by key where nobody is told apart.</summary>
@@ -364,9 +398,12 @@ internal sealed class ReferenceScheduler(
     /// <summary>What it was promised for a token after the first, where four could keep that together.</summary>
     private long TpotOf(ReferenceSequence s)
     {
-        long ticks = s.Request.Limit > 1 ? s.Request.Stream.TpotTicks : 0;
-        double four = times.Predict(new StepLoad(0, 0, 0, 4, 4.0 * s.Length));
-        return four <= budget.Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
+        long ticks = s.Request.Limit > 1 && !s.IsTpotWaived ? s.Request.Stream.TpotTicks : 0;
+        // Of what it asks for beyond what all are promised, a quarter of all.
+        bool asks = s.Request.Asked.TpotObjective is { } own && !(own >= options.TpotObjective);
+        int few = asks ? Math.Max(4, options.MaxRunning / 4) : 4;
+        double together = times.Predict(new StepLoad(0, 0, 0, few, (double)few * s.Length));
+        return together <= budget.Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }
 
     private ReferenceSequence? FirstWaiting => FirstWaitingOf(RequestClass.Online)
@@ -393,26 +430,32 @@ internal sealed class ReferenceScheduler(
     private static bool CanSample(ReferenceSequence s) => s.Output + s.Promised < s.Request.Limit
         && (s.Promised == 0 || !s.Request.Asked.Sampling.HasPenalties);
 
-    private bool MayStart(ReferenceSequence s)
+    private bool MayStart(ReferenceSequence s, ReferenceSequence? without = null)
     {
-        if (Places == options.MaxRunning) return false;
-        int running = _sequences.Count(other => other.IsRunning), blocks = BlocksFor(s.Target);
-        if (running == 0) return Free >= blocks;
-        long own = TpotOf(s);
-        long tpot = Math.Min(own > 0 ? own : long.MaxValue, Math.Min(_tpot, _tpotBefore));
-        if (!IsFcfs && tpot < long.MaxValue)
+        int gone = without is null ? 0 : 1;
+        if (Places - gone == options.MaxRunning) return false;
+        int running = _sequences.Count(other => other.IsRunning) - gone, blocks = BlocksFor(s.Target);
+        int free = Free + (without?.Blocks.Count(block => _readers[block] == 1) ?? 0);
+        if (running == 0) return free >= blocks;
+        if (!IsFcfs)
         {
-            int count = running + 1;
-            double context = _load.Decodes == 0 ? s.Length : Math.Max(s.Length, _load.DecodeContext / _load.Decodes);
-            double most = budget.Margin * ((double)tpot / Stopwatch.Frequency);
-            if (times.Predict(new StepLoad(0, 0, 0, count, count * context)) > most)
-                return false;
+            long promised = Math.Min(_tpot, _tpotBefore);
+            s.IsTpotWaived = false;
+            if (promised < long.MaxValue && !HaveTime(promised)) return false;
+            s.IsTpotWaived = TpotOf(s) is > 0 and var own && !HaveTime(own);
         }
         bool isProtected = s.Preemptions >= options.MaxPreemptions;
-        if (isProtected && Free < Worst(s) + _sequences.Where(other => other.IsRunning).Sum(Growth)) return false;
-        if (Free < blocks + 1 + (running / model.BlockSize)) return false;
-        return _known < 16 || Enumerable.Range(0, 8).All(eighth => Free >= _sequences
+        if (isProtected && free < Worst(s) + _sequences.Where(other => other.IsRunning).Sum(Growth)) return false;
+        if (free < blocks + 1 + (running / model.BlockSize)) return false;
+        return _known < 16 || Enumerable.Range(0, 8).All(eighth => free >= _sequences
             .Where(other => other.IsRunning || other == s).Sum(other => GrowthBy(other, eighth)));
+
+        bool HaveTime(long tpot)
+        {
+            double context = _load.Decodes == 0 ? s.Length : Math.Max(s.Length, _load.DecodeContext / _load.Decodes);
+            return times.Predict(new StepLoad(0, 0, 0, running + 1, (running + 1) * context))
+                <= budget.Margin * ((double)tpot / Stopwatch.Frequency);
+        }
     }
 
     /// <summary>Whether it could start with all of lower classes gone that may go.</summary>
@@ -422,7 +465,7 @@ internal sealed class ReferenceScheduler(
             other => other.Key.Class > s.Key.Class && other.Preemptions < options.MaxPreemptions);
         if (Places - go[true].Sum(other => other.Places) == options.MaxRunning) return false;
         if (!go[false].Any()) return true;
-        long tpot = go[false].Where(other => other.Stage == SequenceStage.Decoding).Append(s)
+        long tpot = go[false].Where(other => other.Stage == SequenceStage.Decoding)
             .Select(TpotOf).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
         int count = go[false].Count() + 1;
         return tpot == 0 || times.Predict(new StepLoad(0, 0, 0, count, (double)count * s.Length))
@@ -486,7 +529,7 @@ internal sealed class ReferenceScheduler(
         ReferenceShare share = s.Request.Share;
         if (!IsInLine(share))
         {
-            double floor = (FirstWaitingOf(share.Class)?.Request.Share ?? _lastInLine[(int)share.Class])?.Served ?? 0;
+            double floor = FirstWaitingOf(share.Class)?.Request.Share.Served ?? FloorOfRunning(share.Class);
             share.Served = Math.Max(share.Served, floor);
             share.Since = _arrivals++;
         }
@@ -497,8 +540,23 @@ internal sealed class ReferenceScheduler(
     private void EndWait(ReferenceSequence s)
     {
         s.Stage = SequenceStage.None;
-        ReferenceShare share = s.Request.Share;
-        if (!IsInLine(share)) _lastInLine[(int)share.Class] = share;
+    }
+
+    /// <summary>What the least of those who run has got, or the last who ran.</summary>
+    private double FloorOfRunning(RequestClass of)
+    {
+        double? least = _sequences.Where(s => s.IsRunning && s.Request.Share.Class == of)
+            .Min(s => (double?)s.Request.Share.Served);
+        return _floors[(int)of] = Math.Max(_floors[(int)of], least ?? 0);
+    }
+
+    private void GiveUpPlace(ReferenceSequence s)
+    {
+        if (s.Places == 0) return;
+        s.Places = 0;
+        int of = (int)s.Request.Share.Class;
+        if (!_sequences.Exists(other => other.Places > 0 && (int)other.Request.Share.Class == of))
+            _floors[of] = Math.Max(_floors[of], s.Request.Share.Served);
     }
 
     private bool IsInLine(ReferenceShare share) =>
@@ -509,6 +567,7 @@ internal sealed class ReferenceScheduler(
         EndWait(s);
         s.Stage = SequenceStage.Prefilling;
         s.Places = 1;
+        s.OutputWhenPlaced = s.Output;
         while (s.Blocks.Count < BlocksFor(s.Target)) Take(s, _blocks++);
     }
 
@@ -573,7 +632,7 @@ internal sealed class ReferenceScheduler(
     private void Fork(ReferenceSequence parent)
     {
         parent.Forks = false;
-        parent.Places = 0;
+        GiveUpPlace(parent);
         foreach (ReferenceSequence s in parent.Request.Choices.Where(s => s.Finish == FinishReason.None))
         {
             if (Places == options.MaxRunning) // it waits for one, and computes the prompt again
@@ -591,16 +650,22 @@ internal sealed class ReferenceScheduler(
             }
             s.Stage = SequenceStage.Decoding;
             s.Places = 1;
+            s.OutputWhenPlaced = s.Output;
         }
         if (parent.Finish != FinishReason.None) Release(parent);
     }
 
     private void Preempt(ReferenceSequence s)
     {
+        Suspend(s);
+        s.Preemptions++;
+    }
+
+    private void Suspend(ReferenceSequence s)
+    {
         Release(s);
         s.IsPreempted = true;
         Wait(s);
-        s.Preemptions++;
     }
 
     private void Leave(ReferenceSequence s)
@@ -614,7 +679,8 @@ internal sealed class ReferenceScheduler(
     private void Release(ReferenceSequence s)
     {
         while (s.Blocks.Count > 0) GiveBackLast(s);
-        s.Computed = s.Places = 0;
+        s.Computed = 0;
+        GiveUpPlace(s);
         s.Stage = SequenceStage.None;
         _sequences.Remove(s);
     }

@@ -30,13 +30,13 @@ public sealed class ReferenceTests(ITestOutputHelper output)
     /// <summary>What was met so far.</summary>
     private sealed class Tally
     {
-        public long Steps, Preemptions, Forks, Failures, Expired, Cancelled, Stopped, Shortened, Overlapped;
+        public long Steps, Preemptions, Forks, Failures, Expired, Cancelled, Stopped, Shortened, Overlapped, Yielded;
 
         public (string What, long Count)[] Counts =>
         [
             ("preemptions", Preemptions), ("copied blocks", Forks), ("failed steps", Failures),
             ("deadlines passed", Expired), ("cancelled", Cancelled), ("stopped", Stopped),
-            ("chunks cut for time", Shortened), ("steps overlapped", Overlapped),
+            ("chunks cut for time", Shortened), ("steps overlapped", Overlapped), ("gave way", Yielded),
         ];
 
         public override string ToString() =>
@@ -249,6 +249,7 @@ public sealed class ReferenceTests(ITestOutputHelper output)
             tally.Failures += _faults;
             tally.Overlapped += harness.Runner.Overlapped;
             tally.Shortened += _reference.Shortened;
+            tally.Yielded += _reference.Yielded;
         }
     }
 }

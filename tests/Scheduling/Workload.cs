@@ -117,6 +117,7 @@ public sealed record Workload(
     internal EngineOptions Options => new()
     {
         Policy = IsFcfs ? SchedulingPolicy.Fcfs : SchedulingPolicy.Slo,
+        LeastTurn = 2,
         PrefixCaching = Caches,
         MaxRunning = MaxRunning,
         MaxBatchedTokens = MaxRunning + MoreTokens,

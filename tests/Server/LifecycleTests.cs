@@ -47,6 +47,7 @@ public sealed class LifecycleTests
         RpcException late =
             await Assert.ThrowsAsync<RpcException>(async () => await call.ResponseStream.MoveNext(Token));
         Assert.Equal("rejected-shutting-down", late.Trailers.GetValue("x-llm-d-request-dropped-reason"));
+        Assert.Contains("native_requests_total{outcome=\"draining\"} 2\n", await server.Metrics());
         server.Runner.Gate.Set();
         JsonElement answer = JsonSerializer.Deserialize<JsonElement>(await (await running).Content.ReadAsStringAsync(Token));
         Assert.Equal("xyz.", answer.GetProperty("choices")[0].GetProperty("text").GetString());

@@ -28,6 +28,8 @@ public sealed class ServiceLevelTests
         string text = await late.Content.ReadAsStringAsync(Token);
         Assert.True(late.StatusCode == HttpStatusCode.TooManyRequests, text);
         Assert.Contains("would_be_late", text);
+        Assert.Matches(@"The first token is expected in about \d+\.\d\d s and due in 0\.05 s \(forecasts scatter: "
+            + @"0\.\d\d s would do\); the prompt alone takes about 0\.\d\d s", text);
         Assert.True(late.Headers.RetryAfter?.Delta >= TimeSpan.FromSeconds(1));
         Assert.Equal(["rejected-saturated"], late.Headers.GetValues("x-llm-d-request-dropped-reason"));
         Assert.Contains("native_requests_total{outcome=\"would_be_late\"} 1\n", await server.Metrics());
@@ -96,6 +98,7 @@ public sealed class ServiceLevelTests
     [InlineData("\"temperature\":1e308", "temperature", "1e308")]
     [InlineData("\"slo\":{\"class\":\"first\"}", "slo.class")]
     [InlineData("\"slo\":7", "slo")]
+    [InlineData("\"slo\":{\"ttft\":5}", "slo.ttft", "'slo' has ttft_ms, tpot_ms, best_effort, class")]
     [InlineData("\"priority\":1.5", "priority")]
     [InlineData("\"priority\":\"high\"", "priority")]
     public async Task WhatIsNoServiceLevel_IsRefusedByName(string value, string param, string quoted = "")

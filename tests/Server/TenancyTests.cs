@@ -114,7 +114,7 @@ public sealed class TenancyTests
         Assert.InRange(refused.Headers.RetryAfter!.Delta!.Value.TotalSeconds, 50, 91);
         string body = await refused.Content.ReadAsStringAsync(Token);
         Assert.Contains("\"code\":\"rate_limit_exceeded\"", body);
-        Assert.Contains("Tenant 'a' has used up its quota of a minute (requests: 1)", body);
+        Assert.Contains("Tenant 'a' has too little left of its 1 requests a minute for 1;", body);
         Metadata grpc = new() { { "authorization", "Bearer key-a" } };
         using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(
             new GenerateRequest { Text = "y" }, grpc, cancellationToken: Token);
@@ -125,8 +125,8 @@ public sealed class TenancyTests
         Assert.Equal("rate_limit_exceeded", e.Trailers.GetValue("error-code"));
         Assert.Equal(HttpStatusCode.OK, (await Post(server, "key-b")).StatusCode);
         await server.MetricsWith("native_requests_total{outcome=\"over_quota\"} 2");
-        await server.MetricsWith("native_tenant_over_quota_total{tenant=\"a\"} 2");
-        await server.MetricsWith("native_tenant_over_quota_total{tenant=\"b\"} 0");
+        await server.MetricsWith("native_tenant_refused_total{tenant=\"a\",reason=\"over_quota\"} 2");
+        await server.MetricsWith("native_tenant_refused_total{tenant=\"b\",reason=\"over_quota\"} 0");
     }
 
     [Fact]
