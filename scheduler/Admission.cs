@@ -162,16 +162,15 @@ internal sealed class Admission(
     }
 
     /// <summary>A request's prompt as it is queued.</summary>
-    public QueuedPrompt QueuedOf(GenerationRequest request, int tokens) =>
-        new(QueuedPrompt.RankOf(request.Priority, IsPromised(request)), request.Ids.Length, tokens);
+    public QueuedPrompt QueuedOf(GenerationRequest request, int tokens, long now) =>
+        new(QueuedPrompt.RankOf(request.Priority, IsPromised(request, now)), request.Ids.Length, tokens);
 
     /// <summary>Whether its first token is due before those of requests that were promised nothing, see
     /// <see cref="Ordering"/>.</summary>
-    private bool IsPromised(GenerationRequest request)
+    private bool IsPromised(GenerationRequest request, long now)
     {
         if (ObjectiveOf(request) is { } objective) return objective.TotalSeconds < Ordering.Unpromised;
-        return request.Deadline - (request.ArrivalTimestamp ?? Stopwatch.GetTimestamp())
-            < Ordering.Unpromised * Stopwatch.Frequency;
+        return request.Deadline - (request.ArrivalTimestamp ?? now) < Ordering.Unpromised * Stopwatch.Frequency;
     }
 
     private TimeSpan? ObjectiveOf(GenerationRequest request) =>

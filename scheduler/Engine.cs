@@ -280,7 +280,7 @@ public sealed class Engine : IDisposable
         stream = null!;
         _admission.Check(request, out int limit);
         PromptPrefix prefix = PromptPrefix.Of(request, tenant, _cache, Info.BlockSize);
-        QueuedPrompt prompt = _admission.QueuedOf(request, prefix.TokensAhead);
+        QueuedPrompt prompt = _admission.QueuedOf(request, prefix.TokensAhead, now);
         SubmitOutcome outcome = _admission.Enter(request, now, tenant, prompt, out refusal);
         if (outcome != SubmitOutcome.Accepted) return outcome;
         try

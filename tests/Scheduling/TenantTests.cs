@@ -317,6 +317,111 @@ public sealed class TenantTests
         harness.AssertClean();
     }
 
+    /// <summary>One tenant's long answers have all places; each of the others gets one after a turn, and the long ones
+    /// end as they would alone.</summary>
+    [Theory]
+    [InlineData(8, 1), InlineData(1, 8)]
+    public void LongAnswers_GivePlacesUp_AfterATurn(int n, int requests)
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        Reading[] tall = [.. Enumerable.Range(0, requests).Select(i =>
+        {
+            GenerationRequest request = Of("long", seed: i, outputs: 300);
+            return harness.Submit(request with { Sampling = request.Sampling with { N = n } });
+        })];
+        harness.Turns(40);
+        Reading[] others = [.. Enumerable.Range(0, 3).Select(i =>
+            harness.Submit(Of($"other {i}", seed: 10 + i) with { Priority = i - 1 }))];
+        harness.Turns(5);
+        Assert.All(others, reading => Assert.NotEmpty(reading.Tokens()));
+        Assert.Equal(3, harness.Engine.Metrics.Preemptions);
+        Assert.DoesNotContain(tall, reading => reading.IsComplete);
+        harness.RunToEnd();
+        foreach (Reading reading in (Reading[])[.. tall, .. others]) reading.AssertOracle(1000);
+        harness.AssertClean();
+    }
+
+    /// <summary>While one tenant decoded, another sent a word; that earns it nothing for its later flood.</summary>
+    [Theory]
+    [InlineData(true), InlineData(false)]
+    public void AWordInBetween_SavesNothingUp(bool sends)
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 16, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        foreach (int i in Enumerable.Range(0, 4)) harness.Submit(Of("a", seed: i, outputs: 300));
+        harness.Turns(20);
+        if (sends) harness.Submit(Of("b", seed: 5, outputs: 1));
+        harness.RunToEnd();
+        Reading[] flood = [.. Enumerable.Range(0, 20).Select(i => harness.Submit(Of("b", seed: 10 + i, length: 500)))];
+        harness.Turns(4);
+        Reading a = harness.Submit(Of("a", seed: 50, length: 100));
+        while (a.Tokens().Length == 0) harness.Turn();
+        Assert.InRange(flood.Count(reading => reading.Tokens().Length > 0), 1, 2); // who was under way
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    /// <summary>A time for a token that those who run leave no room for is missed, and nobody waits for it.</summary>
+    [Fact]
+    public void ATimeForATokenThatCannotBeHadNow_HoldsUpNobody()
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 64, MaxBatchedTokens = 256 });
+        using EngineHarness harness = timed.Harness;
+        foreach (int i in Enumerable.Range(0, 40)) harness.Submit(Of("a", seed: i, outputs: 200));
+        harness.Turns(20); // a step of 40 decodes takes 41 ms
+        Reading strict = harness.Submit(Of("b", seed: 50) with { TpotObjective = TimeSpan.FromMilliseconds(25) });
+        Reading other = harness.Submit(Of("c", seed: 51));
+        harness.Turns(3);
+        Assert.NotEmpty(strict.Tokens());
+        Assert.NotEmpty(other.Tokens());
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    /// <summary>Whoever comes later than a request does not count at the door, whatever it was promised.</summary>
+    [Theory]
+    [InlineData(60, 0), InlineData(86_400, 0), InlineData(0, 600)]
+    public void WhatIsDueLater_ShutsTheDoorToNobody(int objective, int deadline)
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 4, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        for (int i = 0; i < 20; i++)
+        {
+            harness.Submit(Of("a", seed: i, length: 600, outputs: 2) with
+            {
+                TtftObjective = objective == 0 ? null : TimeSpan.FromSeconds(objective),
+                Deadline = deadline == 0 ? null : harness.Clock.Now + (deadline * Stopwatch.Frequency),
+            });
+        }
+        harness.Turns(3);
+        Reading soon = harness.Submit(Of("a", seed: 50) with { TtftObjective = TimeSpan.FromSeconds(1) });
+        Assert.InRange(soon.Stream.Foreseen.TotalSeconds, 0, 0.3);
+        harness.Turns(3);
+        Assert.NotEmpty(soon.Tokens());
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    /// <summary>Steps in which prompts waited for a place say nothing of how fast prompts are.</summary>
+    [Fact]
+    public void WaitingForAPlace_MakesNoForecastLonger()
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 4, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        foreach (int i in Enumerable.Range(0, 4)) harness.Submit(Of("warm", seed: 30 + i, length: 500));
+        harness.RunToEnd();
+        foreach (int i in Enumerable.Range(0, 16)) harness.Submit(Of("a", seed: i, length: 16, outputs: 50));
+        harness.RunToEnd();
+        harness.Submit(Of("a", seed: 20, outputs: 100));
+        harness.Turns(3);
+        Reading probe = harness.Submit(
+            Of("b", seed: 21, length: 400) with { TtftObjective = TimeSpan.FromSeconds(2) });
+        Assert.InRange(probe.Stream.Foreseen.TotalSeconds, 0.3, 0.7); // 400 tokens of 1 ms
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
     [Fact]
     public void Requests_BeyondTheQuota_AreToldWhenToComeBack()
     {
