@@ -135,6 +135,36 @@ public sealed class SloTests
     }
 
     [Fact]
+    public async Task AStateThatCantBeKept_EndsTheStart_AndNamesTheOptionAndThePath()
+    {
+        string folder = Directory.CreateTempSubdirectory("native-slo-").FullName;
+        try
+        {
+            string missing = Path.Combine(folder, "nodir"), foreign = Path.Combine(folder, "foreign");
+            File.WriteAllText(foreign, "slos:");
+            (string, string)[] refused =
+            [
+                (Path.Combine(missing, "x.state"),
+                    $"--slo-state: the error budgets can't be kept in '{missing}/x.state': the folder {missing} "
+                        + "is missing."),
+                (folder, $"--slo-state: the error budgets can't be kept in '{folder}': it is a folder, not a file."),
+                (foreign, $"--slo-state: {foreign} is there and is no SLO state of this version; it is left as it is. "
+                    + "Name another file."),
+            ];
+            foreach ((string path, string expected) in refused)
+            {
+                await using RunningServer server =
+                    await RunningServer.StartAsync(Options with { SloState = path }, load: false);
+                Assert.Equal(expected, ModelLoading.Load(server.Server));
+            }
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    [Fact]
     public void TheCommandLine_ReadsObjectives_AndTellsTheirMistakesBesideOthers()
     {
         string path = Path.GetTempFileName();
