@@ -6,8 +6,8 @@ public sealed record TenantSpec
     /// <summary>What it is called: in objectives, in metrics, and in <see cref="GenerationRequest.Tenant"/>.</summary>
     public required string Name { get; init; }
 
-    /// <summary>Its part of the machine while others wait too: one with 2 gets twice what one with 1 gets. From 0.01 to
-    /// 100, default 1.</summary>
+    /// <summary>Its part of the machine while others wait too: one with 2 gets twice what one with 1 gets. From
+    /// <see cref="LeastWeight"/> to <see cref="MostWeight"/>, default 1.</summary>
     public double Weight { get; init; } = 1;
 
     /// <summary>Requests a minute, of which a minute's worth may come at once; null for any number.</summary>
@@ -21,8 +21,8 @@ public sealed record TenantSpec
     {
         if (Name.Length is 0 or > MaxName)
             errors.Add($"A tenant's name has {Name.Length} characters, not 1 to {MaxName}.");
-        if (Weight is not (>= 0.01 and <= 100))
-            errors.Add($"Tenant '{Name}' has the weight {Weight}; it must be from 0.01 to 100.");
+        if (Weight is not (>= LeastWeight and <= MostWeight))
+            errors.Add($"Tenant '{Name}' has the weight {Weight}; it must be from {LeastWeight} to {MostWeight}.");
         if (RequestsPerMinute < 1)
             errors.Add($"Tenant '{Name}' may send {RequestsPerMinute} requests a minute; it must be 1 at least.");
         if (TokensPerMinute < 1)
@@ -31,6 +31,12 @@ public sealed record TenantSpec
 
     /// <summary>Longest name, in characters.</summary>
     public const int MaxName = 200;
+
+    /// <summary>Smallest <see cref="Weight"/>.</summary>
+    public const double LeastWeight = 0.01;
+
+    /// <summary>Largest <see cref="Weight"/>.</summary>
+    public const double MostWeight = 100;
 }
 
 /// <summary>A tenant while its requests are served.</summary>

@@ -96,7 +96,7 @@ internal sealed class NativeServer : IAsyncDisposable
 
     /// <summary>Puts back the error budgets that <see cref="ServerOptions.SloState"/> keeps, and keeps them from now
     /// on. Called once, before the engine counts.</summary>
-    /// <inheritdoc cref="BudgetFile.Open" path="/exception"/>
+    /// <inheritdoc cref="BudgetKeeper(string, BudgetLedger, Microsoft.Extensions.Logging.ILogger)" path="/exception"/>
     public void KeepBudgets()
     {
         if (Options.SloState is not { } path || EngineOptions.Budgets is not { } budgets) return;

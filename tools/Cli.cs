@@ -56,6 +56,7 @@ internal static class Cli
         root.Add(new SynthCommand(terminal));
         root.Add(new PullCommand(terminal));
         root.Add(new SloCommand(terminal));
+        root.Add(new TenantsCommand(terminal));
         return RunAsync(args, terminal, root, "tools", "chat", "generate --prompt \"Once upon a time\"",
             "perplexity --model model.gguf --file text.txt", "pull hf:ORG/REPO", "generate --help");
     }

@@ -47,30 +47,36 @@ public sealed class BudgetFile : IDisposable
     /// <param name="ledger">What is kept.</param>
     /// <param name="warnings">A sentence for everything that could not be put back.</param>
     /// <exception cref="InvalidDataException">The file is something else, which is left as it is.</exception>
-    /// <exception cref="IOException">It can't be read or written, or another process has it.</exception>
-    /// <exception cref="UnauthorizedAccessException">It may not be read or written.</exception>
+    /// <exception cref="IOException">It can't be read or written, its folder is missing, or another process has
+    /// it.</exception>
     public static BudgetFile Open(string path, BudgetLedger ledger, ICollection<string> warnings)
     {
-        // A new file takes the old one's name: that must not be a link's, nor a device's.
-        FileInfo info = new(path);
-        if (info.LinkTarget is not null) path = info.ResolveLinkTarget(returnFinalTarget: true)!.FullName;
-        string full = Path.GetFullPath(path);
-        if (Devices.Any(full.StartsWith) && !full.StartsWith("/dev/shm/", StringComparison.Ordinal))
-            throw new IOException($"{path} is a device, not a file.");
-        BudgetFile file = new(path, ledger);
-        byte[] bytes;
+        string target = path;
         try
         {
-            bytes = ReadAll(path);
+            // A new file takes the old one's name: that must not be a link's, nor a device's.
+            FileInfo info = new(path);
+            if (info.LinkTarget is not null) target = info.ResolveLinkTarget(returnFinalTarget: true)!.FullName;
+            string full = Path.GetFullPath(target);
+            if (Devices.Any(full.StartsWith) && !full.StartsWith("/dev/shm/", StringComparison.Ordinal))
+                throw new IOException("it is a device, not a file.");
+            if (Directory.Exists(full)) throw new IOException("it is a folder, not a file.");
+            if (Path.GetDirectoryName(full) is { } folder && !Directory.Exists(folder))
+                throw new IOException($"the folder {folder} is missing.");
+            BudgetFile file = new(target, ledger);
+            byte[] bytes = ReadAll(target);
+            if (bytes.Length > 0) file.Load(bytes, warnings);
+            file.WriteAnew();
+            return file;
         }
-        catch (IOException e)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)
         {
-            throw new IOException($"the error budgets in {path} can't be opened, perhaps by another server's doing: "
-                + e.Message, e);
+            throw new IOException($"the error budgets can't be kept in '{path}': {e.Message}", e);
         }
-        if (bytes.Length > 0) file.Load(bytes, warnings);
-        file.WriteAnew();
-        return file;
+        catch (InvalidDataException e)
+        {
+            throw new InvalidDataException($"{path} {e.Message}", e);
+        }
     }
 
     /// <summary>Writes what changed since the last call. After a failure the next call writes everything.</summary>
@@ -105,23 +111,23 @@ public sealed class BudgetFile : IDisposable
 
     private static byte[] ReadAll(string path)
     {
-        if (!File.Exists(path) && !Directory.Exists(path)) return [];
+        if (!File.Exists(path)) return [];
         using FileStream stream = new(path, FileMode.Open, FileAccess.ReadWrite, FileShare.None);
-        if (!stream.CanSeek || stream.Length > MaxBytes) throw Foreign(path); // a pipe, or far too much
+        if (!stream.CanSeek || stream.Length > MaxBytes) throw Foreign(); // a pipe, or far too much
         byte[] bytes = new byte[stream.Length];
         stream.ReadExactly(bytes);
         return bytes;
     }
 
-    private static InvalidDataException Foreign(string path) =>
-        new($"{path} is there and is no SLO state of this version; it is left as it is. Name another file.");
+    private static InvalidDataException Foreign() =>
+        new("is there and is no SLO state of this version; it is left as it is. Name another file.");
 
     private void Load(byte[] bytes, ICollection<string> warnings)
     {
         if (!bytes.AsSpan().StartsWith(FirstLine))
         {
             // A first write that was cut off has the line's beginning; anything else is somebody's file.
-            if (!FirstLine.AsSpan().StartsWith(bytes)) throw Foreign(_path);
+            if (!FirstLine.AsSpan().StartsWith(bytes)) throw Foreign();
             warnings.Add($"{_path} ends in its first line; the budgets begin anew");
             return;
         }

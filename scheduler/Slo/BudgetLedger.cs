@@ -29,7 +29,8 @@ public sealed class BudgetLedger
     /// <exception cref="ArgumentException">The objectives are wrong, with every mistake named.</exception>
     public BudgetLedger(SloSpec spec, TimeProvider? clock = null)
     {
-        string[] mistakes = [.. spec.Objectives.SelectMany(o => o.Mistakes().Select(m => $"{o.Name}: {m.Message}"))];
+        string[] mistakes =
+            [.. spec.Objectives.SelectMany(o => o.Mistakes().Select(m => $"{o.Name}, {m.Key}: {m.Why}"))];
         if (mistakes.Length > 0) throw new ArgumentException(string.Join(" ", mistakes), nameof(spec));
         if (spec.Objectives.Select(objective => objective.Name).Distinct().Count() != spec.Objectives.Count)
             throw new ArgumentException("Two objectives have the same name.", nameof(spec));

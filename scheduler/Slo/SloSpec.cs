@@ -66,29 +66,26 @@ public sealed record SloObjective
     internal string Definition => string.Create(CultureInfo.InvariantCulture,
         $"{Sli} {Threshold?.Ticks ?? 0} {Budget} {Window.Ticks} class={Class} tenant={Tenant}");
 
-    /// <summary>Everything that is wrong with it: the key of the spec, and a sentence.</summary>
-    public IEnumerable<(string Key, string Message)> Mistakes()
+    /// <summary>Everything that is wrong with it: a key of the spec, and a sentence to stand behind "KEY is VALUE;", or
+    /// "KEY is missing;".</summary>
+    public IEnumerable<(string Key, string Why)> Mistakes()
     {
         if (Name.Length is 0 or > 63 || !Name.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_'))
-            yield return ("name", $"name is '{Name}'; it must have 1 to 63 letters, digits, '-' and '_'.");
-        if (Sli == SliKind.Availability && Threshold is not null)
-            yield return ("threshold", "threshold is given for availability, which has none.");
+            yield return ("name", "it must have 1 to 63 letters, digits, '-' and '_'.");
+        if (Sli == SliKind.Availability && Threshold is not null) yield return ("threshold", "availability has none.");
         if (Sli != SliKind.Availability && Threshold is null)
-            yield return ("sli", $"threshold is missing: {Sli.ToString().ToLowerInvariant()} is good up to a time.");
+            yield return ("threshold", $"{Sli.ToString().ToLowerInvariant()} is good up to a time.");
         if (Threshold is { } threshold && (threshold <= TimeSpan.Zero || threshold > TimeSpan.FromDays(1)))
-            yield return ("threshold", "threshold must be above 0 and at most 1d.");
+            yield return ("threshold", "it must be above 0 and at most 1d.");
         if (Percent is < 50 or >= 100 || Percent * 10_000_000 % 1 != 0)
-        {
-            yield return ("objective", string.Create(CultureInfo.InvariantCulture,
-                $"objective is {Percent}; it must be a percentage from 50 to below 100, at most 7 decimals."));
-        }
+            yield return ("objective", "it must be a percentage from 50 to below 100, at most 7 decimals.");
         bool isLong = Window >= TimeSpan.FromDays(7) && Window <= BudgetWindows.Longest;
         if (!isLong || Window.Ticks % TimeSpan.TicksPerHour != 0)
-            yield return ("window", "window must be from 7d to 30d, in whole hours.");
+            yield return ("window", "it must be from 7d to 30d, in whole hours.");
         foreach ((string key, string? value) in ((string, string?)[])[("class", Class), ("tenant", Tenant)])
         {
             if (value is not null && (value.Length is 0 or > 256 || value.Any(char.IsControl)))
-                yield return (key, $"{key} must have 1 to 256 characters, no control characters.");
+                yield return (key, "it must have 1 to 256 characters, no control characters.");
         }
     }
 }

@@ -9,6 +9,7 @@ internal sealed class BudgetKeeper : IDisposable
     private static readonly TimeSpan SaveEvery = TimeSpan.FromSeconds(1);
 
     private readonly Lock _saving = new();
+    private readonly string _path;
     private readonly BudgetFile _file;
     private readonly ILogger _logger;
     private readonly Timer _timer;
@@ -16,12 +17,20 @@ internal sealed class BudgetKeeper : IDisposable
     private bool _disposed;
 
     /// <summary>Puts a file's counts back into a ledger that counts nothing yet.</summary>
-    /// <inheritdoc cref="BudgetFile.Open" path="/exception"/>
+    /// <exception cref="IOException">It can't be kept there; the message names the option and the path.</exception>
     public BudgetKeeper(string path, BudgetLedger ledger, ILogger logger)
     {
+        _path = path;
         _logger = logger;
         List<string> warnings = [];
-        _file = BudgetFile.Open(path, ledger, warnings);
+        try
+        {
+            _file = BudgetFile.Open(path, ledger, warnings);
+        }
+        catch (Exception e) when (e is IOException or InvalidDataException)
+        {
+            throw new IOException($"--slo-state: {e.Message}", e);
+        }
         foreach (string warning in warnings) logger.LogWarning("{Warning}", warning);
         _timer = new Timer(_ => Save(), null, SaveEvery, SaveEvery);
     }
@@ -51,7 +60,11 @@ internal sealed class BudgetKeeper : IDisposable
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
-                if (!_failed) _logger.LogWarning("the error budgets can't be saved: {Message}", e.Message);
+                if (!_failed)
+                {
+                    _logger.LogWarning(
+                        "--slo-state: the error budgets can't be saved in '{Path}': {Message}", _path, e.Message);
+                }
                 _failed = true;
             }
         }

@@ -2,8 +2,7 @@ using System.Globalization;
 using Native.Scheduling;
 using Native.Server.Serving;
 using YamlDotNet.Core;
-using YamlDotNet.Serialization;
-using YamlDotNet.Serialization.NamingConventions;
+using YamlDotNet.Core.Events;
 
 namespace Native.Server.Tenancy;
 
@@ -13,7 +12,7 @@ namespace Native.Server.Tenancy;
 internal sealed record TenantEntry(TenantSpec Spec, IReadOnlyList<string> Keys);
 
 /// <summary>Reads tenants from YAML.</summary>
-internal static class TenantFile
+internal sealed class TenantFile
 {
     /// <summary>What a file looks like.</summary>
     public const string Example =
@@ -31,6 +30,14 @@ internal static class TenantFile
     private const int MaxBytes = 1 << 20;
     private const int MaxKey = 500;
 
+    private static readonly string[] Keys =
+        ["name", "api_keys", "weight", "requests_per_minute", "tokens_per_minute"];
+
+    private readonly YamlReader _reader;
+    private readonly Dictionary<string, Mark> _apiKeys = []; // and where they are
+
+    private TenantFile(YamlReader reader) => _reader = reader;
+
     /// <summary>Reads a file.</summary>
     /// <exception cref="ConfigFileException">It is not there, can't be read, or says what can't be.</exception>
     public static IReadOnlyList<TenantEntry> Read(string path) => Parse(path, ConfigFile.ReadText(path, MaxBytes));
@@ -39,91 +46,75 @@ internal static class TenantFile
     /// <param name="path">What it is called in messages.</param>
     /// <param name="text">The YAML.</param>
     /// <exception cref="ConfigFileException">It says what can't be.</exception>
-    public static IReadOnlyList<TenantEntry> Parse(string path, string text)
+    public static IReadOnlyList<TenantEntry> Parse(string path, string text) =>
+        YamlReader.Read(path, text, reader => new TenantFile(reader).ReadTenants());
+
+    private List<TenantEntry> ReadTenants()
     {
-        Root? root;
-        try
-        {
-            root = new DeserializerBuilder().WithNamingConvention(UnderscoredNamingConvention.Instance)
-                .WithDuplicateKeyChecking().WithMaximumRecursion(8).Build().Deserialize<Root?>(text);
-        }
-        catch (YamlException e)
-        {
-            string place =
-                string.Create(CultureInfo.InvariantCulture, $"{path}, line {e.Start.Line}, column {e.Start.Column}");
-            throw new ConfigFileException([$"{place}: {Mistake(e)}"]);
-        }
-        if (root?.Tenants is not { } items)
-            throw new ConfigFileException([$"{path} has no tenants; a file begins with 'tenants:'."]);
-        List<string> mistakes = [];
         List<TenantEntry> entries = [];
-        HashSet<string> keys = [];
-        for (int i = 0; i < items.Count; i++)
+        Mark start = _reader.At;
+        if (!_reader.Expect<MappingStart>("there are no tenants; a file begins with 'tenants:'.")) return entries;
+        Dictionary<string, Mark> names = [];
+        bool listed = false;
+        foreach (string _ in _reader.Keys(["tenants"]))
         {
-            if (items[i] is not { Name: { } name } item)
-            {
-                mistakes.Add($"{path}: tenant {i + 1} has no name.");
-                continue;
-            }
-            TenantSpec spec = new()
-            {
-                Name = name,
-                Weight = item.Weight,
-                RequestsPerMinute = item.RequestsPerMinute,
-                TokensPerMinute = item.TokensPerMinute,
-            };
-            List<string> errors = [];
-            spec.Validate(errors);
-            foreach (string? key in item.ApiKeys ?? [])
-            {
-                // A key is never told: messages end up in logs.
-                if (key is not { Length: > 0 and <= MaxKey } || key.AsSpan().ContainsAnyExceptInRange('!', '~'))
-                    errors.Add($"A key of '{name}' is empty, too long, or not printable ASCII without spaces.");
-                else if (!keys.Add(key)) errors.Add($"A key of '{name}' is there twice.");
-            }
-            mistakes.AddRange(errors.Select(error => $"{path}: {error}"));
-            entries.Add(new TenantEntry(spec, [.. item.ApiKeys?.OfType<string>() ?? []]));
+            listed = true;
+            if (!_reader.Expect<SequenceStart>("'tenants' must be a list of tenants.")) continue;
+            while (_reader.NextItem())
+                if (ReadTenant(names) is { } entry) entries.Add(entry);
         }
-        foreach (IGrouping<string, TenantEntry> same in entries.GroupBy(entry => entry.Spec.Name))
-            if (same.Count() > 1) mistakes.Add($"{path}: there are {same.Count()} tenants of the name '{same.Key}'.");
-        return mistakes.Count == 0 ? entries : throw new ConfigFileException(mistakes);
+        if (!listed) _reader.Mistake(start, "there are no tenants: 'tenants' is missing.");
+        return entries;
     }
 
-    /// <summary>What is wrong, in the words of the file.</summary>
-    private static string Mistake(YamlException e)
+    private TenantEntry? ReadTenant(Dictionary<string, Mark> names)
     {
-        string message = e.InnerException?.Message ?? e.Message;
-        const string property = "Property '";
-        if (message.StartsWith(property, StringComparison.Ordinal) && message.Contains("not found"))
+        YamlValues values = new(_reader, "a tenant");
+        if (!_reader.Expect<MappingStart>($"a tenant has the keys {string.Join(", ", Keys)}.")) return null;
+        List<string> apiKeys = [];
+        foreach (string key in _reader.Keys(Keys))
         {
-            string key = message[property.Length..message.IndexOf('\'', property.Length)];
-            return $"'{key}' is no key here; a file has tenants, and a tenant {Keys}.";
+            if (key == "api_keys") ReadApiKeys(apiKeys);
+            else values.Read(key);
         }
-        // A value that does not fit is told by .NET's types.
-        bool isValue = e.InnerException is FormatException or OverflowException or InvalidCastException
-            || message.Contains("System.");
-        return isValue
-            ? $"the value does not fit its key; a tenant has {Keys}." : message;
+        values.CheckName(names);
+        TenantSpec spec = new()
+        {
+            Name = values.Value("name", "", Name, required: true),
+            Weight = values.Value("weight", 1, Weight),
+            RequestsPerMinute = values.Value<int?>("requests_per_minute", null, Quota),
+            TokensPerMinute = values.Value<int?>("tokens_per_minute", null, Quota),
+        };
+        return new TenantEntry(spec, apiKeys);
     }
 
-    private const string Keys = "name (a text), api_keys (a list of texts), weight (a number), requests_per_minute and "
-        + "tokens_per_minute (whole numbers)";
-
-    private sealed class Root
+    /// <summary>Reads the list, whose first event is the current one. A key is never told: messages end up in
+    /// logs.</summary>
+    private void ReadApiKeys(List<string> apiKeys)
     {
-        public List<Item?>? Tenants { get; set; }
+        if (!_reader.Expect<SequenceStart>("api_keys must be a list, such as [key-1, key-2].")) return;
+        while (_reader.NextItem())
+        {
+            Mark at = _reader.At;
+            if (_reader.ReadScalar("an API key") is not { } key) continue;
+            if (key.Length is 0 or > MaxKey || key.AsSpan().ContainsAnyExceptInRange('!', '~'))
+                _reader.Mistake(at, $"an API key must have 1 to {MaxKey} characters of ASCII and no spaces.");
+            else if (!_apiKeys.TryAdd(key, at))
+                _reader.Mistake(at, $"this API key is there already, in line {_apiKeys[key].Line}.");
+            apiKeys.Add(key);
+        }
     }
 
-    private sealed class Item
-    {
-        public string? Name { get; set; }
+    private static string Name(string text) => text.Length is > 0 and <= TenantSpec.MaxName ? text
+        : throw new FormatException($"a text of 1 to {TenantSpec.MaxName} characters");
 
-        public List<string?>? ApiKeys { get; set; }
+    private static double Weight(string text) =>
+        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double weight)
+            && weight is >= TenantSpec.LeastWeight and <= TenantSpec.MostWeight ? weight
+        : throw new FormatException(string.Create(CultureInfo.InvariantCulture,
+            $"a number from {TenantSpec.LeastWeight} to {TenantSpec.MostWeight}"));
 
-        public double Weight { get; set; } = 1;
-
-        public int? RequestsPerMinute { get; set; }
-
-        public int? TokensPerMinute { get; set; }
-    }
+    private static int? Quota(string text) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int quota) && quota > 0 ? quota
+        : throw new FormatException($"a whole number from 1 to {int.MaxValue}");
 }

@@ -2,16 +2,18 @@ using System.Text;
 using Native.Scheduling.Slo;
 using Native.Server.Serving;
 using Native.Server.Slo;
+using Native.Server.Tenancy;
 using Native.Tests.Scheduling;
 
 namespace Native.Tests.Fuzz;
 
-/// <summary>Objectives as people write them, and the file that budgets are kept in.</summary>
+/// <summary>Objectives and tenants as people write them, and the file that budgets are kept in.</summary>
 public sealed class SloFuzzTests
 {
     private static readonly string[] Words =
     [
-        "slos", "name", "sli", "threshold", "objective", "window", "class", "tenant", "role", "min_events", ": ", "- ",
+        "slos", "tenants", "api_keys", "weight", "tokens_per_minute", "name", "sli", "threshold",
+        "objective", "window", "class", "tenant", "role", "min_events", ": ", "- ",
         "[", "]", "{", "}", "? ", "&a ", "*a", "!!map ", "!x ", "<<: ", "|\n", ">-\n", "'", "\"", "\\x", "#", "---\n",
         "...\n", "%YAML 1.1\n", "\t", "~", "null", "ttft", "availability", "99.9", "1e9", "30d", "0ms", "-1s", "\uFEFF",
         "\U0001F600", "\0", "\r\n", "[[[[[[[[", "{{{{{{{{", "- - - - ",
@@ -35,6 +37,23 @@ public sealed class SloFuzzTests
                 .. FuzzTarget.Finds("slo"),
             ], Words);
         new FuzzTarget("slo", inputs.Next, bytes => SloFile.Parse("f", Encoding.UTF8.GetString(bytes)))
+        {
+            Refuses = e => e is ConfigFileException,
+            AllocationBase = 256 << 10,
+            AllocationPerByte = 1024,
+        }.Run();
+    }
+
+    [Fact]
+    public void Tenants_AreReadOrRefused()
+    {
+        Mutator inputs = new(InputKind.Text,
+            [
+                Seeds.Utf8(TenantFile.Example),
+                Seeds.Utf8("{tenants: [{name: a, api_keys: [b, 'c', \"d\"], weight: 1e1}, {name: b}]}"),
+                .. FuzzTarget.Finds("tenants"),
+            ], Words);
+        new FuzzTarget("tenants", inputs.Next, bytes => TenantFile.Parse("f", Encoding.UTF8.GetString(bytes)))
         {
             Refuses = e => e is ConfigFileException,
             AllocationBase = 256 << 10,

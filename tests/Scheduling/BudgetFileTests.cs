@@ -239,16 +239,28 @@ public sealed class BudgetFileTests : IDisposable
             Assert.Throws<InvalidDataException>(() => Open(Ledger()));
             Assert.Equal(text, File.ReadAllText(Path));
         }
-        Assert.Throws<UnauthorizedAccessException>(() => BudgetFile.Open(_folder, Ledger(), []));
-        Assert.Throws<DirectoryNotFoundException>(
-            () => BudgetFile.Open(System.IO.Path.Combine(_folder, "none", "state"), Ledger(), []));
+    }
+
+    [Fact]
+    public void WhereNoFileCanBe_TheGivenPathAndTheReasonAreTold()
+    {
+        string none = System.IO.Path.Combine(_folder, "none");
+        File.WriteAllText(Path, "");
+        Assert.Equal($"the error budgets can't be kept in '{none}/state': the folder {none} is missing.",
+            Assert.Throws<IOException>(() => BudgetFile.Open($"{none}/state", Ledger(), [])).Message);
+        Assert.Equal($"the error budgets can't be kept in '{Path}/state': the folder {Path} is missing.",
+            Assert.Throws<IOException>(() => BudgetFile.Open($"{Path}/state", Ledger(), [])).Message);
+        Assert.Equal($"the error budgets can't be kept in '{_folder}': it is a folder, not a file.",
+            Assert.Throws<IOException>(() => BudgetFile.Open(_folder, Ledger(), [])).Message);
+        Assert.Contains("can't be kept in '': ",
+            Assert.Throws<IOException>(() => BudgetFile.Open("", Ledger(), [])).Message);
     }
 
     [Fact]
     public void TwoServers_CantKeepOneFile()
     {
         using BudgetFile first = Open(Ledger());
-        Assert.ThrowsAny<IOException>(() => Open(Ledger()));
+        Assert.Contains($"can't be kept in '{Path}': ", Assert.Throws<IOException>(() => Open(Ledger())).Message);
     }
 
     [Fact]

@@ -80,14 +80,16 @@ public sealed class SloFileTests
     [InlineData("slos:\n- [[a]]\n- b: c", "line 3, column 3: 'b' is no key here")]
     [InlineData("slo: 1\nslos: []", "line 1, column 1: 'slo' is no key here; there are slos, min_events.")]
     [InlineData("slos: []\nslos: []", "line 2, column 1: 'slos' is there twice")]
-    [InlineData("slos: [\n", "no YAML")]
+    [InlineData("slos: [\n", "line 2, column 1: not valid YAML: a value is missing.")]
     [InlineData("slos:\n- name: a\n  name: b", "line 3, column 3: 'name' is there twice")]
-    [InlineData("slos:\n- &x {name: a}", "line 2, column 3: anchors and tags are not read here")]
-    [InlineData("slos:\n- *x", "line 2, column 3: an objective has the keys")]
-    [InlineData("slos:\n- name: !!str a", "line 2, column 9: anchors and tags")]
+    [InlineData("slos:\n- &x {name: a}", "line 2, column 3: anchors, aliases and tags are not read here")]
+    [InlineData("slos:\n- *x", "line 2, column 3: anchors, aliases and tags are not read here")]
+    [InlineData("slos:\n- name: !!str a", "line 2, column 9: anchors, aliases and tags")]
     [InlineData("slos:\n- {? [a] : b}", "line 2, column 6: a key must be one of name")]
     [InlineData("slos:\n- name: [a]", "line 2, column 9: name must be a single value")]
-    [InlineData("slos: []\n---\nslos: []", "a file has one document")]
+    [InlineData("slos:\n- name: [a]\n  p99: b", "line 3, column 3: this is no key here; there are name")]
+    [InlineData("slos:\n- name: a\n    b", "line 2, column 9: name must be in one line")]
+    [InlineData("slos: []\n---\nslos: []", "line 2, column 1: a file has one document")]
     [InlineData("slos: []\nmin_events: 0", "line 2, column 13: min_events is '0'")]
     public void AFileThatIsNone_IsRefused_WithThePlace(string text, string expected)
     {
@@ -97,24 +99,24 @@ public sealed class SloFileTests
     }
 
     [Theory]
-    [InlineData("sli: ttft, objective: 99", "threshold is missing")]
+    [InlineData("sli: ttft, objective: 99", "column 8: threshold is missing; ttft is good up to a time.")]
     [InlineData("sli: ttft, threshold: 0.5, objective: 99", "column 40: threshold is '0.5'; it must be a time such as")]
     [InlineData("sli: ttft, threshold: -1s, objective: 99", "threshold is '-1s'")]
-    [InlineData("sli: ttft, threshold: 0s, objective: 99", "threshold must be above 0")]
-    [InlineData("sli: ttft, threshold: 25h, objective: 99", "threshold must be above 0 and at most 1d")]
-    [InlineData("sli: availability, threshold: 1s, objective: 99", "threshold is given for availability")]
+    [InlineData("sli: ttft, threshold: 0s, objective: 99", "threshold is '0s'; it must be above 0 and at most 1d.")]
+    [InlineData("sli: ttft, threshold: 25h, objective: 99", "threshold is '25h'; it must be above 0 and at most 1d.")]
+    [InlineData("sli: availability, threshold: 1s, objective: 99", "threshold is '1s'; availability has none.")]
     [InlineData("sli: TTFT, threshold: 1s, objective: 99", "sli is 'TTFT'; it must be one of availability, ttft")]
     [InlineData("sli: 0, objective: 99", "sli is '0'")]
     [InlineData("objective: 99", "no 'sli'")]
     [InlineData("sli: availability", "no 'objective'")]
-    [InlineData("sli: availability, objective: 100", "objective is 100; it must be a percentage from 50 to below 100")]
-    [InlineData("sli: availability, objective: 0.999", "objective is 0.999")]
+    [InlineData("sli: availability, objective: 100", "objective is '100'; it must be a percentage from 50 to")]
+    [InlineData("sli: availability, objective: 0.999", "objective is '0.999'")]
     [InlineData("sli: availability, objective: 99%", "objective is '99%'; it must be a percentage such as")]
     [InlineData("sli: availability, objective: 99.00000001", "at most 7 decimals")]
     [InlineData("sli: availability, objective: 1e2", "objective is '1e2'")]
-    [InlineData("sli: availability, objective: 99, window: 31d", "window must be from 7d to 30d")]
-    [InlineData("sli: availability, objective: 99, window: 6d", "window must be from 7d to 30d")]
-    [InlineData("sli: availability, objective: 99, window: 169.5h", "in whole hours")]
+    [InlineData("sli: availability, objective: 99, window: 31d", "window is '31d'; it must be from 7d to 30d")]
+    [InlineData("sli: availability, objective: 99, window: 6d", "window is '6d'; it must be from 7d to 30d")]
+    [InlineData("sli: availability, objective: 99, window: 169.5h", "window is '169.5h'; it must be")]
     [InlineData("sli: availability, objective: 99, class: ''", "class is ''; it must be one of online, batch")]
     [InlineData("sli: availability, objective: 99, class: ~", "class has no value")]
     [InlineData("sli: availability, objective: 99, class: null", "class has no value")]
@@ -141,10 +143,51 @@ public sealed class SloFileTests
             - {name: c, sli: availability, objective: 99}
             - {name: c, sli: availability, objective: 99}
             """));
-        Assert.Equal(["3", "4", "5", "9"],
-            e.Mistakes.Select(mistake => mistake.Split("line ")[1].Split(',')[0]).Order());
+        Assert.Equal(["2", "4", "5", "9"], Lines(e));
         string many = "slos:\n" + string.Concat(Enumerable.Repeat("- x: y\n", 100));
         Assert.Equal(20, Assert.Throws<ConfigFileException>(() => SloFile.Parse("f", many)).Mistakes.Count);
+    }
+
+    [Fact]
+    public void ANameThatIsThereAlready_IsToldBesideOtherMistakes_AndEachOnce()
+    {
+        ConfigFileException e = Assert.Throws<ConfigFileException>(() => SloFile.Parse("f.yml", """
+            slos:
+            - {name: a, sli: what, threshold: 1s, window: 31d}
+            - sli:
+              objective: 99
+              name: a
+            min_events: many
+            """));
+        Assert.Equal(
+            [
+                "f.yml, line 2, column 3: an objective has no 'objective'.",
+                "f.yml, line 2, column 18: sli is 'what'; it must be one of availability, ttft, tpot, itl, e2e.",
+                "f.yml, line 2, column 47: window is '31d'; it must be from 7d to 30d, in whole hours.",
+                "f.yml, line 3, column 7: sli has no value.",
+                "f.yml, line 5, column 9: there is an objective of the name 'a' already, in line 2.",
+                "f.yml, line 6, column 13: min_events is 'many'; it must be a whole number from 1 to 10000.",
+            ], e.Mistakes);
+    }
+
+    [Theory]
+    [InlineData("\t- name: a", "line 2, column 1: not valid YAML: a tab can't indent; use spaces.")]
+    [InlineData("- name: a\n   sli: b", "line 3, column 7: not valid YAML: ': ' is in the middle of a value: put the")]
+    [InlineData("- name: \"a", "line 2, column 9: not valid YAML: the closing quote is missing.")]
+    [InlineData("- name: \"\\q\"", "line 2, column 9: not valid YAML: this can't follow a '\\' in double quotes")]
+    [InlineData("- name: @a", "line 2, column 9: not valid YAML: no value begins with this character; put the value")]
+    [InlineData("- name: |a", "line 2, column 9: not valid YAML: a text after '|' or '>' begins in the next line")]
+    [InlineData("- name: &", "line 2, column 9: not valid YAML: '&' and '*' begin anchors and aliases; put the")]
+    [InlineData("- name: !x!y a", "line 2, column 9: not valid YAML: '!' begins a tag; put the value in quotes.")]
+    [InlineData("- {name: a sli: ttft}", "not valid YAML: a ',' or the closing '}' is missing.")]
+    [InlineData("- [a", "not valid YAML: a ',' or the closing ']' is missing.")]
+    [InlineData("  - name: a\n  sli: b", "line 3, column 3: not valid YAML: a '-' must be here; mend the indentation.")]
+    [InlineData("  - name: a\n b: c", "line 3, column 2: not valid YAML: a key must be here; mend the indentation")]
+    public void WhatIsNotValidYaml_IsToldInPlainWords(string list, string expected)
+    {
+        ConfigFileException e =
+            Assert.Throws<ConfigFileException>(() => SloFile.Parse("f.yml", "slos:\n" + list));
+        Assert.Contains(e.Mistakes, mistake => mistake.Contains(expected, StringComparison.Ordinal));
     }
 
     [Fact]
@@ -185,6 +228,9 @@ public sealed class SloFileTests
         thread.Join();
         Assert.Contains("nests too deeply", Assert.IsType<ConfigFileException>(thrown).Mistakes[^1]);
     }
+
+    private static IEnumerable<string> Lines(ConfigFileException e) =>
+        e.Mistakes.Select(mistake => mistake.Split("line ")[1].Split(',')[0]);
 
     private static SloObjective One(string keys) =>
         SloFile.Parse("f.yml", $"slos: [{{name: a, {keys}}}]").Objectives[0];

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using Grpc.Core;
+using Microsoft.Extensions.Logging;
 using Native.Scheduling.Slo;
 using Native.Server;
 using Native.Server.Slo;
@@ -135,6 +136,46 @@ public sealed class SloTests
     }
 
     [Fact]
+    public async Task AStateThatCantBeKept_EndsTheStart_AndNamesTheOptionAndThePath()
+    {
+        string folder = Directory.CreateTempSubdirectory("native-slo-").FullName;
+        try
+        {
+            string missing = Path.Combine(folder, "nodir"), foreign = Path.Combine(folder, "foreign");
+            File.WriteAllText(foreign, "slos:");
+            (string, string)[] refused =
+            [
+                (Path.Combine(missing, "x.state"),
+                    $"--slo-state: the error budgets can't be kept in '{missing}/x.state': the folder {missing} "
+                        + "is missing."),
+                (folder, $"--slo-state: the error budgets can't be kept in '{folder}': it is a folder, not a file."),
+                (foreign, $"--slo-state: {foreign} is there and is no SLO state of this version; it is left as it is. "
+                    + "Name another file."),
+            ];
+            foreach ((string path, string expected) in refused)
+            {
+                await using RunningServer server =
+                    await RunningServer.StartAsync(Options with { SloState = path }, load: false);
+                Assert.Equal(expected, ModelLoading.Load(server.Server));
+            }
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    [Fact]
+    public void ASaveThatFails_IsWarnedOf_WithTheOptionAndThePath()
+    {
+        string folder = Directory.CreateTempSubdirectory("native-slo-").FullName;
+        string path = Path.Combine(folder, "x.state");
+        Sentences log = new();
+        using (new BudgetKeeper(path, new BudgetLedger(Options.Slo!), log)) Directory.Delete(folder, recursive: true);
+        Assert.StartsWith($"--slo-state: the error budgets can't be saved in '{path}': ", Assert.Single(log.Said));
+    }
+
+    [Fact]
     public void TheCommandLine_ReadsObjectives_AndTellsTheirMistakesBesideOthers()
     {
         string path = Path.GetTempFileName();
@@ -175,4 +216,17 @@ public sealed class SloTests
     private static double Value(string text, string series) => double.Parse(
         text.Split('\n').Single(line => line.StartsWith(series + " ", StringComparison.Ordinal)).Split(' ')[^1],
         CultureInfo.InvariantCulture);
+
+    /// <summary>A log that keeps what it is told.</summary>
+    private sealed class Sentences : ILogger
+    {
+        public List<string> Said { get; } = [];
+
+        public IDisposable? BeginScope<TState>(TState state) where TState : notnull => null;
+
+        public bool IsEnabled(LogLevel logLevel) => true;
+
+        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception,
+            Func<TState, Exception?, string> formatter) => Said.Add(formatter(state, exception));
+    }
 }

@@ -38,30 +38,102 @@ public sealed class TenancyTests
             File.ReadAllText(Path.Combine(Path.GetDirectoryName(ThisFile())!, "../../server/Tenancy/README.md")));
 
     [Theory]
-    [InlineData("", "t.yml has no tenants; a file begins with 'tenants:'.")]
-    [InlineData("tenants:", "has no tenants")]
-    [InlineData("tenants: [", "t.yml, line 2, column 1")]
-    [InlineData("tenants:\n- nam: a", "t.yml, line 2, column 3: 'nam' is no key here; a file has tenants")]
-    [InlineData("tenants:\n- name: a\n  api_key: secret", "t.yml, line 3, column 3: 'api_key' is no key here")]
-    [InlineData("tenants:\n- name: a\n  api_keys: secret", "t.yml, line 3, column 13: the value does not fit its key")]
-    [InlineData("tenants:\n- name: a\n  weight: much", "t.yml, line 3, column 11: the value does not fit its key")]
-    [InlineData("tenants:\n- name: a\n  name: b", "t.yml, line 3, column 3")]
-    [InlineData("tenants:\n- weight: 1", "tenant 1 has no name")]
-    [InlineData("tenants:\n-", "tenant 1 has no name")]
-    [InlineData("tenants: [{name: a}, {name: a}]", "2 tenants of the name 'a'")]
-    [InlineData("tenants: [{name: a, weight: 0}]", "'a' has the weight 0; it must be from 0.01 to 100")]
-    [InlineData("tenants: [{name: a, weight: .nan}]", "'a' has the weight NaN")]
-    [InlineData("tenants: [{name: a, requests_per_minute: 0}]", "may send 0 requests a minute")]
-    [InlineData("tenants: [{name: a, tokens_per_minute: -1}]", "may have -1 tokens a minute")]
-    [InlineData("tenants: [{name: a, api_keys: [secret, secret]}]", "A key of 'a' is there twice")]
-    [InlineData("tenants: [{name: a, api_keys: [secret]}, {name: b, api_keys: [secret]}]", "A key of 'b' is there")]
-    [InlineData("tenants: [{name: a, api_keys: ['sec ret']}]", "A key of 'a' is empty, too long, or not printable")]
-    [InlineData("tenants: [{name: a, api_keys: ['']}]", "A key of 'a' is empty")]
-    public void AFileThatIsNone_IsRefused_AndNoKeyIsTold(string text, string expected)
+    [InlineData("", "line 1, column 1: there are no tenants; a file begins with 'tenants:'.")]
+    [InlineData("- a", "line 1, column 1: there are no tenants; a file begins with 'tenants:'.")]
+    [InlineData("{}", "line 1, column 1: there are no tenants: 'tenants' is missing.")]
+    [InlineData("tenants:", "line 1, column 9: 'tenants' must be a list of tenants.")]
+    [InlineData("tenants: []\ntenants: []", "line 2, column 1: 'tenants' is there twice.")]
+    [InlineData("tenants: [", "line 2, column 1: not valid YAML: a value is missing.")]
+    [InlineData("tenants:\n  name: a", "line 2, column 3: 'tenants' must be a list of tenants.")]
+    [InlineData("tenants:\n- nam: a", "line 2, column 3: 'nam' is no key here; there are name, api_keys, weight, ")]
+    [InlineData("tenants:\n- a", "line 2, column 3: a tenant has the keys name, api_keys, weight, ")]
+    [InlineData("tenants:\n- name: a\n  name: b", "line 3, column 3: 'name' is there twice.")]
+    [InlineData("tenants:\n- weight: 1", "line 2, column 3: a tenant has no 'name'.")]
+    [InlineData("tenants:\n- name:", "line 2, column 8: name has no value.")]
+    [InlineData("tenants: [{name: ''}]", "name is ''; it must be a text of 1 to 200 characters.")]
+    [InlineData("tenants:\n- name: &x a", "line 2, column 9: anchors, aliases and tags are not read here.")]
+    [InlineData("tenants: [{name: a}, {name: a}]", "column 29: there is a tenant of the name 'a' already, in line 1.")]
+    [InlineData("tenants: [{name: a, weight: 0}]", "weight is '0'; it must be a number from 0.01 to 100.")]
+    [InlineData("tenants: [{name: a, weight: much}]", "weight is 'much'; it must be a number from 0.01 to 100.")]
+    [InlineData("tenants: [{name: a, weight: NaN}]", "weight is 'NaN'; it must be a number")]
+    [InlineData("tenants: [{name: a, weight: [1]}]", "weight must be a single value.")]
+    [InlineData("tenants: [{name: a, requests_per_minute: 0}]",
+        "column 42: requests_per_minute is '0'; it must be a whole number from 1 to 2147483647.")]
+    [InlineData("tenants: [{name: a, tokens_per_minute: -1}]", "tokens_per_minute is '-1'; it must be a whole number")]
+    [InlineData("tenants: [{name: a, tokens_per_minute: 3e9}]", "tokens_per_minute is '3e9'; it must be")]
+    public void AFileThatIsNone_IsRefused_WithThePlace(string text, string expected)
     {
         ConfigFileException e = Assert.Throws<ConfigFileException>(() => TenantFile.Parse("t.yml", text));
         Assert.Contains(e.Mistakes, mistake => mistake.Contains(expected, StringComparison.Ordinal));
-        Assert.DoesNotContain("sec", e.Message, StringComparison.Ordinal);
+        Assert.All(e.Mistakes, mistake => Assert.StartsWith("t.yml, line ", mistake));
+    }
+
+    [Theory]
+    [InlineData("api_key: sk-1", "line 3, column 3: 'api_key' is no key here")]
+    [InlineData("api_keys: sk-1", "line 3, column 13: api_keys must be a list, such as [key-1, key-2].")]
+    [InlineData("api_keys:", "line 3, column 12: api_keys must be a list")]
+    [InlineData("api_keys: {sk-1: x}", "line 3, column 13: api_keys must be a list")]
+    [InlineData("api_keys:\n  sk-1: x", "line 4, column 3: this is no key here; there are name, api_keys")]
+    [InlineData("api_keys: [~]", "line 3, column 14: an API key has no value.")]
+    [InlineData("api_keys: [[sk-1]]", "line 3, column 14: an API key must be a single value.")]
+    [InlineData("api_keys: [sk-1, sk-1]", "line 3, column 20: this API key is there already, in line 3.")]
+    [InlineData("api_keys: [sk-1]\n- name: b\n  api_keys: [sk-1]", "line 5, column 14: this API key is there already")]
+    [InlineData("api_keys: ['']", "column 14: an API key must have 1 to 500 characters of ASCII and no spaces.")]
+    [InlineData("api_keys: [sk-1 x]", "an API key must have 1 to 500 characters")]
+    [InlineData("api_keys: [sk-1\u00E9]", "an API key must have 1 to 500 characters")]
+    [InlineData("weight: 2\n  - sk-1", "not valid YAML")]
+    [InlineData("weight: 2\n    - sk-1", "line 3, column 11: weight must be in one line.")]
+    public void AWrongKey_IsToldByItsPlace_NeverByItsText(string keys, string expected)
+    {
+        string text = $"tenants:\n- name: a\n  {keys}";
+        ConfigFileException e = Assert.Throws<ConfigFileException>(() => TenantFile.Parse("t.yml", text));
+        Assert.Contains(e.Mistakes, mistake => mistake.Contains(expected, StringComparison.Ordinal));
+        Assert.DoesNotContain("sk-", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void EveryMistakeOfAFile_IsToldAtOnce_InItsOrder()
+    {
+        string longest = new('k', 500);
+        ConfigFileException e = Assert.Throws<ConfigFileException>(() => TenantFile.Parse("t.yml", $"""
+            tenants:
+            - weight: much
+              api_keys: [{longest}, {longest}k]
+              name: a
+            - requests_per_minute: 1.5
+              name: a
+            - {"{}"}
+            """));
+        Assert.Equal(
+            [
+                "t.yml, line 2, column 11: weight is 'much'; it must be a number from 0.01 to 100.",
+                "t.yml, line 3, column 516: an API key must have 1 to 500 characters of ASCII and no spaces.",
+                "t.yml, line 5, column 24: requests_per_minute is '1.5'; it must be a whole number from 1 to "
+                    + "2147483647.",
+                "t.yml, line 6, column 9: there is a tenant of the name 'a' already, in line 4.",
+                "t.yml, line 7, column 3: a tenant has no 'name'.",
+            ], e.Mistakes);
+        string many = "tenants:\n" + string.Concat(Enumerable.Repeat("- x: y\n", 100));
+        Assert.Equal(20, Assert.Throws<ConfigFileException>(() => TenantFile.Parse("t", many)).Mistakes.Count);
+    }
+
+    [Fact]
+    public void AFile_MayHaveAMebibyte()
+    {
+        string path = Path.GetTempFileName();
+        try
+        {
+            string text = TenantFile.Example + "\n";
+            File.WriteAllText(path, text + new string('#', (1 << 20) - text.Length));
+            Assert.Equal(2, TenantFile.Read(path).Count);
+            File.AppendAllText(path, "#");
+            Assert.Contains("more than 1048576 bytes",
+                Assert.Throws<ConfigFileException>(() => TenantFile.Read(path)).Mistakes[0]);
+        }
+        finally
+        {
+            File.Delete(path);
+        }
     }
 
     [Fact]
