@@ -259,8 +259,8 @@ internal sealed class Admission(
         };
     }
 
-    /// <summary>From the first step to the end, as far as is known: of those who ended, or as long as those who run have
-    /// run where that is longer; before anybody has ended, twice as long.</summary>
+    /// <summary>From the first step to the end, as far as is known: of those who ended, or as long as those who run
+    /// have run where that is longer; before anybody has ended, twice as long.</summary>
     private static double ServiceTicks(Ending ending, LiveSequences live, long now)
     {
         double known = ending.MeanServiceTicks, ages = 0;
@@ -342,7 +342,7 @@ internal sealed class Admission(
             {
                 if (!IsGivenFor(s.Stream.Class, other))
                 {
-                    if (queue == live.Decoding && budget.TpotOf(other) is > 0 and var promised)
+                    if (queue == live.Decoding && budget.TpotThatOthersKeep(other) is > 0 and var promised)
                         tpot = Math.Min(tpot, promised);
                     continue;
                 }

@@ -73,8 +73,8 @@ public sealed record EngineOptions
     internal TimeSpan? ObjectiveOf(SliKind sli, RequestClass of, string tenant = "") =>
         Budgets?.Promised(sli, of.Name(), tenant) ?? (sli == SliKind.Ttft ? TtftObjective : TpotObjective);
 
-    /// <summary>Tokens that a sequence has at least before it gives way to another tenant's: what it has is computed again
-    /// for it, where the cache has not kept that.</summary>
+    /// <summary>Tokens that a sequence has at least before it gives way to another tenant's: what it has is computed
+    /// again for it, where the cache has not kept that.</summary>
     internal int LeastTurn { get; init; } = 32;
 
     /// <summary>Adds one sentence to <paramref name="errors"/> for every wrong value.</summary>

@@ -85,7 +85,7 @@ internal sealed class Sequence : IHeapEntry
     /// takes them.</summary>
     public bool IsProtected { get; set; }
 
-    /// <summary>Whether those who ran when it started left it no time for its own time for a token: it is late.</summary>
+    /// <summary>Whether those who ran when it started left its own time for a token no room: it is late.</summary>
     public bool IsTpotWaived { get; set; }
 
     /// <summary>Tokens of its output when it last got a place.</summary>

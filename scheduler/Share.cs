@@ -46,8 +46,8 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
         set => Volatile.Write(ref _underWay, value);
     }
 
-    /// <summary>The first of the places, see <see cref="QueuedPrompt.Place"/>, that those under way came from: who comes
-    /// before it passes them. The engine's thread writes, any reads.</summary>
+    /// <summary>The first of the places, see <see cref="QueuedPrompt.Place"/>, that those under way came from: who
+    /// comes before it passes them. The engine's thread writes, any reads.</summary>
     public int UnderWayFrom
     {
         get => Volatile.Read(ref _underWayFrom);

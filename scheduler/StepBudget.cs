@@ -35,7 +35,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     /// objective for the first token, where there is one.</summary>
     private const double BatchAlone = 0.05;
 
-    /// <summary>Streams that must be able to keep a time for a token together that the server promises.</summary>
+    /// <summary>Streams that must be able to keep a time for a token together.</summary>
     private const int Few = 4;
 
     /// <summary>Part of the usual objective for the first token that a step with a piece of a very long prompt may
@@ -96,7 +96,7 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
         if (stream.Class == RequestClass.Online) LeaveToBatch(s, now);
         long tpot = TpotOf(s);
         if (tpot == 0) return;
-        _least = Math.Min(_least, tpot);
+        if (TpotThatOthersKeep(s) > 0) _least = Math.Min(_least, tpot);
         // A first token that came early is no lead to lend: readers are promised an even stream.
         long first = stream.Clock.FirstToken > 0 ? stream.Clock.FirstToken : now;
         if (stream.TtftTicks > 0) first = Math.Min(first, stream.Clock.Arrival + stream.TtftTicks);
@@ -107,13 +107,19 @@ internal sealed class StepBudget(int maxTokens, int leastChunk, EngineOptions op
     }
 
     /// <summary>The time for a token that a sequence was promised, in ticks; 0 for none. One that a few could not keep
-    /// together counts for none, nor, where the request asks for more than the server promises, one that a quarter of
-    /// all could not: who asks for what can't be had is late, and holds nobody up.</summary>
-    public long TpotOf(Sequence s)
+    /// together counts for none: who asks for what can't be had is late, and holds nobody up.</summary>
+    public long TpotOf(Sequence s) => TpotOf(s, Few);
+
+    /// <summary>The same as far as others wait for a place for its sake: what a request asks for beyond what the server
+    /// promises must leave a quarter of the places.</summary>
+    public long TpotThatOthersKeep(Sequence s) =>
+        TpotOf(s, s.Stream.AsksForMore ? Math.Max(Few, options.MaxRunning / 4) : Few);
+
+    private long TpotOf(Sequence s, int few)
     {
         long ticks = s.Stream.Limit > 1 && !s.IsTpotWaived ? s.Stream.TpotTicks : 0;
         if (ticks == 0) return 0;
-        int few = Math.Min(s.Stream.AsksForMore ? Math.Max(Few, options.MaxRunning / 4) : Few, maxTokens);
+        few = Math.Min(few, maxTokens);
         double together = times.Predict(new StepLoad(0, 0, 0, few, (double)few * s.Length));
         return together <= Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }

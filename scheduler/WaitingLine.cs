@@ -8,7 +8,8 @@ namespace Native.Scheduling;
 /// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts. Its prompt is
 /// added, as the finish times of fair queueing are made (Demers et al. 1989), or a long one would hold up others' short
 /// ones. One that comes to the line begins no lower than the first in it, or, where it is empty, than the least of
-/// those who run or the last who ran, so that nobody saves up. A counter only grows, so its place in the heap is mended when it comes first.
+/// those who run or the last who ran, so that nobody saves up. A counter only grows, so its place in the heap is mended
+/// when it comes first.
 /// </remarks>
 /// <param name="apart">Whether classes and tenants are told apart.</param>
 internal sealed class WaitingLine(bool apart)

@@ -397,7 +397,8 @@ internal sealed class ServeCommand : ToolCommand
         foreach (ServingRun run in runs)
         {
             Terminal.Out.Write(ServingReport.Table(run, metrics, percentiles));
-            foreach (string failure in Failures.Tell(run.Result.Records)) Terminal.Error.WriteLine($"native: {failure}");
+            foreach (string failure in Failures.Tell(run.Result.Records))
+                Terminal.Error.WriteLine($"native: {failure}");
         }
     }
 

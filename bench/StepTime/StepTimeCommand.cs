@@ -72,8 +72,9 @@ internal sealed class StepTimeCommand : ToolCommand
         StepTimeFile file = StepTimeFile.Of(model.Type, Machine.Slug, samples);
         Terminal.Out.WriteLine($"{model.Type}, {threads} threads, {shapes.Count} shapes\n");
         Terminal.Out.Write(file.Table());
+        IReadOnlyList<string> names = Scheduling.StepTimeModel.FeatureNames;
         Terminal.Out.WriteLine("\nseconds of " + string.Join(", ", file.Coefficients.Select((seconds, i) =>
-            string.Create(CultureInfo.InvariantCulture, $"{Scheduling.StepTimeModel.FeatureNames[i]}: {seconds:0.###E+0}"))));
+            string.Create(CultureInfo.InvariantCulture, $"{names[i]}: {seconds:0.###E+0}"))));
         if (arguments.GetValue(_save) is { } saved) file.Write(saved);
         return Cli.Success;
     }

@@ -389,7 +389,7 @@ public sealed class BudgetLedgerTests
         {
             Ids = EngineHarness.Prompt(5, seed: 20),
             Sampling = EngineHarness.Greedy(2),
-            TtftObjective = TimeSpan.FromHours(1), // promised something, or the next would come before it
+            TtftObjective = TimeSpan.FromSeconds(50), // promised something, or the next would come before it
         });
         GenerationRequest hurried = new()
         {

@@ -258,8 +258,7 @@ internal sealed class ReferenceScheduler(
         }
 
         ReferenceSequence? yields = held == int.MaxValue ? WhoYields : null;
-        if (yields?.InFlight == 0) Suspend(yields);
-        Yielded += yields?.InFlight == 0 ? 1 : 0;
+        if (yields?.InFlight == 0) Yield(yields);
         bool evicted = false;
         ReferenceSequence? blocked = null;
         foreach (ReferenceSequence s in InOrder(SequenceStage.Decoding))
@@ -325,7 +324,8 @@ internal sealed class ReferenceScheduler(
             double then = (PlacesOf(head.Request.Share) + 1) / head.Request.Share.Weight;
             ReferenceSequence? last = _sequences.Where(s => s.Stage == SequenceStage.Decoding)
                 .Where(s => s.Request.Share != head.Request.Share && s.Key.Class == head.Key.Class)
-                .Where(s => s.Preemptions < options.MaxPreemptions && s.Output - s.OutputWhenPlaced >= options.LeastTurn)
+                .Where(s => s.Preemptions < options.MaxPreemptions)
+                .Where(s => s.Output - s.OutputWhenPlaced >= options.LeastTurn)
                 .Where(s => Left(s) >= then && FirstOf([head, s]) == head)
                 .OrderBy(Left).ThenBy(s => s.Key).LastOrDefault();
             return last is null || MayStart(head) || !MayStart(head, last) ? null : last;
@@ -388,7 +388,7 @@ internal sealed class ReferenceScheduler(
             _hasOnline = true;
         }
         if (tpot == 0) return;
-        _tpot = Math.Min(_tpot, tpot);
+        if (TpotThatOthersKeep(s) > 0) _tpot = Math.Min(_tpot, tpot);
         if (ttft > 0) first = Math.Min(first, clock.Arrival + ttft);
         long due = Math.Max(first + ((s.Output + s.Promised) * tpot) - now, tpot); // who is late shortens no step
         if (ttft > 0) due = Math.Min(due, Math.Max(tpot, ttft / 4)); // who comes new waits for it
@@ -396,15 +396,18 @@ internal sealed class ReferenceScheduler(
     }
 
     /// <summary>What it was promised for a token after the first, where four could keep that together.</summary>
-    private long TpotOf(ReferenceSequence s)
+    private long TpotOf(ReferenceSequence s, int few = 4)
     {
         long ticks = s.Request.Limit > 1 && !s.IsTpotWaived ? s.Request.Stream.TpotTicks : 0;
-        // Of what it asks for beyond what all are promised, a quarter of all.
-        bool asks = s.Request.Asked.TpotObjective is { } own && !(own >= options.TpotObjective);
-        int few = asks ? Math.Max(4, options.MaxRunning / 4) : 4;
         double together = times.Predict(new StepLoad(0, 0, 0, few, (double)few * s.Length));
         return together <= budget.Margin * ((double)ticks / Stopwatch.Frequency) ? ticks : 0;
     }
+
+    /// <summary>The same as far as others wait for a place for its sake: of what it asks for beyond what all are
+    /// promised, where a quarter of all could keep it.</summary>
+    private long TpotThatOthersKeep(ReferenceSequence s) =>
+        TpotOf(s, s.Request.Asked.TpotObjective is { } own && !(own >= options.TpotObjective)
+            ? Math.Max(4, options.MaxRunning / 4) : 4);
 
     private ReferenceSequence? FirstWaiting => FirstWaitingOf(RequestClass.Online)
         ?? FirstWaitingOf(RequestClass.Batch);
@@ -466,7 +469,7 @@ internal sealed class ReferenceScheduler(
         if (Places - go[true].Sum(other => other.Places) == options.MaxRunning) return false;
         if (!go[false].Any()) return true;
         long tpot = go[false].Where(other => other.Stage == SequenceStage.Decoding)
-            .Select(TpotOf).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
+            .Select(TpotThatOthersKeep).Where(ticks => ticks > 0).DefaultIfEmpty().Min();
         int count = go[false].Count() + 1;
         return tpot == 0 || times.Predict(new StepLoad(0, 0, 0, count, (double)count * s.Length))
             <= budget.Margin * ((double)tpot / Stopwatch.Frequency);
@@ -659,6 +662,12 @@ internal sealed class ReferenceScheduler(
     {
         Suspend(s);
         s.Preemptions++;
+    }
+
+    private void Yield(ReferenceSequence s)
+    {
+        Suspend(s);
+        Yielded++;
     }
 
     private void Suspend(ReferenceSequence s)
