@@ -402,12 +402,12 @@ internal sealed class ServeCommand : ToolCommand
         }
     }
 
-    /// <summary>Tells where the server counted other lengths than were meant.</summary>
+    /// <summary>Tells where the server counted more tokens than were meant; a word is one at least.</summary>
     private void WarnOfLength(List<ServingRun> runs, int meant)
     {
         double requests = runs.Sum(run => run.Result.Completed);
         double mean = runs.Sum(run => run.Result.InputTokens) / requests;
-        if (!(requests > 0) || Math.Abs(mean - meant) <= 0.2 * meant) return;
+        if (!(mean > 1.2 * meant)) return;
         Terminal.Error.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"native: prompts had {mean:F0} tokens on average, not {meant}: a word is not a token of this model, "
                 + $"and --tokenizer gives them exactly their length"));
