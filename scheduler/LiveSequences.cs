@@ -65,14 +65,12 @@ internal sealed class LiveSequences
     /// <summary>The first of those that wait, see <see cref="WaitingLine"/>.</summary>
     public Sequence? FirstWaiting => _waiting.First;
 
-    /// <inheritdoc cref="WaitingLine.FloorOf"/>
-    public double FloorOf(RequestClass of)
-    {
-        double floor = _waiting.FloorOf(of);
-        if (!_waiting.IsEmpty(of)) return floor;
-        double least = Math.Min(LeastServed(Decoding, of), LeastServed(Prefilling, of));
-        return double.IsFinite(least) ? Math.Max(floor, least) : floor;
-    }
+    /// <summary>What a tenant is taken to have got at least that comes to the line now.</summary>
+    public double FloorOf(RequestClass of) => !_waiting.IsEmpty(of) ? _waiting.FloorOf(of)
+        : Math.Max(_waiting.FloorOf(of), Math.Max(MostServed(Decoding, of), MostServed(Prefilling, of)));
+
+    /// <inheritdoc cref="WaitingLine.Advance"/>
+    public void Advance(RequestClass of, double served) => _waiting.Advance(of, served);
 
     /// <summary>Those that wait, in no order. For checks.</summary>
     public IEnumerable<Sequence> Waiting => _waiting.All;
@@ -262,16 +260,17 @@ internal sealed class LiveSequences
         _freePlaces[_freePlaceCount++] = s.Place;
         Share share = s.Stream.Share;
         share.Running--;
-        if (--_runningOf[(int)share.Class] == 0) _waiting.RaiseFloor(share.Class, share.Served);
+        _runningOf[(int)share.Class]--;
+        if (_waiting.IsEmpty(share.Class)) _waiting.RaiseFloor(share.Class, share.Served);
         s.Place = -1;
     }
 
-    private static double LeastServed(SequenceQueue queue, RequestClass of)
+    private static double MostServed(SequenceQueue queue, RequestClass of)
     {
-        double least = double.PositiveInfinity;
+        double most = 0;
         for (Sequence? s = queue.First; s is not null; s = s.Next)
-            if (s.Stream.Class == of) least = Math.Min(least, s.Stream.Share.Served);
-        return least;
+            if (s.Stream.Class == of) most = Math.Max(most, s.Stream.Share.Served);
+        return most;
     }
 
     private void FreeAllPlaces()

@@ -406,7 +406,9 @@ internal sealed class Scheduler
         // What is computed again after a preemption is on nobody's account.
         int prompt = Math.Max(0, Math.Min(end, s.Prompt.Length) - Math.Max(start, s.Charged));
         s.Charged = Math.Max(s.Charged, end);
-        s.Stream.Share.Charge(prompt, samples ? 1 : 0);
+        Share share = s.Stream.Share;
+        double cost = share.Charge(prompt, samples ? 1 : 0), weights = _admission.Tenants.WeightOf(share.Class);
+        if (weights > 0) _live.Advance(share.Class, cost / weights);
         s.NumComputedTokens = end;
         s.InFlight++;
         if (!samples) return;

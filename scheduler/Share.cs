@@ -90,10 +90,13 @@ internal sealed class Share(Tenant tenant, RequestClass of, double weight) : IHe
     public long Tokens => Volatile.Read(ref _tokens);
 
     /// <summary>It gets tokens. The engine thread's.</summary>
-    public void Charge(int prompt, int generated)
+    /// <returns>What they count.</returns>
+    public double Charge(int prompt, int generated)
     {
-        Served = _served + ((prompt + (WaitingLine.GeneratedCost * generated)) / weight);
+        double cost = prompt + (WaitingLine.GeneratedCost * generated);
+        Served = _served + (cost / weight);
         Volatile.Write(ref _tokens, _tokens + prompt + generated);
+        return cost;
     }
 
     /// <summary>A request is queued. Any thread.</summary>

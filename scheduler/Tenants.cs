@@ -32,6 +32,7 @@ internal sealed class Tenants
     private readonly Queue<(Tenant Tenant, long Since)> _idle = new();
     private readonly Share?[][] _active = new Share?[Classes][];
     private readonly int[] _activeCounts = new int[Classes];
+    private readonly long[] _activeWeights = new long[Classes]; // in millionths
 
     private static readonly int Classes = Enum.GetValues<RequestClass>().Length;
 
@@ -107,11 +108,15 @@ internal sealed class Tenants
         return list.AsSpan(0, Math.Min(Volatile.Read(ref _activeCounts[(int)of]), list.Length));
     }
 
+    /// <summary>The weights of those that have requests in the engine, together. The engine thread's.</summary>
+    public double WeightOf(RequestClass of) => _activeWeights[(int)of] / 1e6;
+
     /// <summary>The engine has one more request of a share. The engine thread's.</summary>
     public void Begin(Share share)
     {
         if (share.Live++ > 0) return;
         int of = (int)share.Class, count = _activeCounts[of];
+        _activeWeights[of] += Millionths(share.Weight);
         if (count == _active[of].Length)
         {
             Share?[] larger = new Share?[2 * count];
@@ -143,9 +148,12 @@ internal sealed class Tenants
         }
     }
 
+    private static long Millionths(double weight) => (long)Math.Round(1e6 * weight);
+
     private void Retire(Share share, long now)
     {
         int of = (int)share.Class, last = _activeCounts[of] - 1;
+        _activeWeights[of] -= Millionths(share.Weight);
         Share moved = _active[of][last]!;
         _active[of][share.Place] = moved;
         moved.Place = share.Place;

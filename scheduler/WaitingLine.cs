@@ -7,9 +7,10 @@ namespace Native.Scheduling;
 /// Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): a tenant's counter
 /// goes on by the tokens it gets, generated ones at <see cref="GeneratedCost"/> times those of prompts. Its prompt is
 /// added, as the finish times of fair queueing are made (Demers et al. 1989), or a long one would hold up others' short
-/// ones. One that comes to the line begins no lower than the first in it, or, where it is empty, than the least of
-/// those who run or the last who ran, so that nobody saves up. A counter only grows, so its place in the heap is mended
-/// when it comes first.
+/// ones. One that comes to the line begins no lower than virtual time, so that nobody saves up: while somebody waits,
+/// that goes on by what all get together for their weights, so that whoever waits is passed by newcomers for a time
+/// alone; while nobody does, all get what they ask for, and it is what the one has that got most. A counter only grows,
+/// so its place in the heap is mended when it comes first.
 /// </remarks>
 /// <param name="apart">Whether classes and tenants are told apart.</param>
 internal sealed class WaitingLine(bool apart)
@@ -21,7 +22,7 @@ internal sealed class WaitingLine(bool apart)
     private readonly IndexedHeap<Share>[] _shares =
         [.. Enum.GetValues<RequestClass>().Select(_ => new IndexedHeap<Share>())];
 
-    // By class, what those who run or ran had got at least: virtual time.
+    // By class, what a tenant would have got that had its part all the time: virtual time.
     private readonly double[] _floors = new double[Enum.GetValues<RequestClass>().Length];
 
     private readonly Share? _together =
@@ -59,14 +60,21 @@ internal sealed class WaitingLine(bool apart)
     public IEnumerable<Sequence> All =>
         _shares.SelectMany(shares => shares.Entries.ToArray()).SelectMany(share => share.Waiting.Entries.ToArray());
 
-    /// <summary>What the tenant of the first of a class has got, or, where nobody waits, the least of those who run, or
-    /// the last who ran: who comes new begins there.</summary>
-    public double FloorOf(RequestClass of) => Least(_shares[(int)of])?.Served ?? _floors[(int)of];
+    /// <summary>Virtual time: who comes new to the line of a class begins there, or at what those who run have got
+    /// where the line is empty.</summary>
+    public double FloorOf(RequestClass of) => _floors[(int)of];
 
-    /// <summary>Where nobody of a class waits, somebody of it runs who has got so much, and nobody less; or it was the
-    /// last who ran.</summary>
+    /// <summary>Nobody of a class waits, and somebody got so much.</summary>
     public void RaiseFloor(RequestClass of, double served) =>
         _floors[(int)of] = Math.Max(_floors[(int)of], served);
+
+    /// <summary>Those of a class got tokens.</summary>
+    /// <param name="of">The class.</param>
+    /// <param name="served">How many for their weights together.</param>
+    public void Advance(RequestClass of, double served)
+    {
+        if (!IsEmpty(of)) _floors[(int)of] += served;
+    }
 
     /// <summary>Whether nobody of a class waits.</summary>
     public bool IsEmpty(RequestClass of) => _shares[(int)of].Count == 0;

@@ -532,8 +532,7 @@ internal sealed class ReferenceScheduler(
         ReferenceShare share = s.Request.Share;
         if (!IsInLine(share))
         {
-            double floor = FirstWaitingOf(share.Class)?.Request.Share.Served ?? FloorOfRunning(share.Class);
-            share.Served = Math.Max(share.Served, floor);
+            share.Served = Math.Max(share.Served, FloorOf(share.Class));
             share.Since = _arrivals++;
         }
         s.Stage = SequenceStage.Waiting;
@@ -545,21 +544,30 @@ internal sealed class ReferenceScheduler(
         s.Stage = SequenceStage.None;
     }
 
-    /// <summary>What the least of those who run has got, or the last who ran.</summary>
-    private double FloorOfRunning(RequestClass of)
+    /// <summary>Virtual time: where nobody waits, what the one has got that got most.</summary>
+    private double FloorOf(RequestClass of)
     {
-        double? least = _sequences.Where(s => s.IsRunning && s.Request.Share.Class == of)
-            .Min(s => (double?)s.Request.Share.Served);
-        return _floors[(int)of] = Math.Max(_floors[(int)of], least ?? 0);
+        double? most = _sequences.Where(s => s.IsRunning && s.Request.Share.Class == of)
+            .Max(s => (double?)s.Request.Share.Served);
+        if (FirstWaitingOf(of) is null) _floors[(int)of] = Math.Max(_floors[(int)of], most ?? 0);
+        return _floors[(int)of];
+    }
+
+    /// <summary>While somebody waits, virtual time goes on by what is served, for the weights of all who are
+    /// there.</summary>
+    private void Advance(RequestClass of, double served)
+    {
+        if (FirstWaitingOf(of) is null) return;
+        _floors[(int)of] += served / (_requests.Where(r => !r.IsOver && r.Share.Class == of)
+            .Select(r => r.Share).Distinct().Sum(share => (long)Math.Round(1e6 * share.Weight)) / 1e6);
     }
 
     private void GiveUpPlace(ReferenceSequence s)
     {
         if (s.Places == 0) return;
         s.Places = 0;
-        int of = (int)s.Request.Share.Class;
-        if (!_sequences.Exists(other => other.Places > 0 && (int)other.Request.Share.Class == of))
-            _floors[of] = Math.Max(_floors[of], s.Request.Share.Served);
+        RequestClass of = s.Request.Share.Class;
+        if (FirstWaitingOf(of) is null) _floors[(int)of] = Math.Max(_floors[(int)of], s.Request.Share.Served);
     }
 
     private bool IsInLine(ReferenceShare share) =>
@@ -583,7 +591,9 @@ internal sealed class ReferenceScheduler(
             ? WithDecode(end) : With(s.Computed, count);
         // A generated token counts as two of a prompt; what is computed again counts nothing.
         int prompt = Math.Max(0, Math.Min(end, s.Request.Prompt) - Math.Max(s.Computed, s.Charged));
-        s.Request.Share.Served += (prompt + (samples ? 2 : 0)) / s.Request.Share.Weight;
+        double cost = prompt + (samples ? 2 : 0);
+        s.Request.Share.Served += cost / s.Request.Share.Weight;
+        Advance(s.Request.Share.Class, cost);
         s.Charged = Math.Max(s.Charged, end);
         s.Computed = end;
         s.InFlight++;

@@ -362,6 +362,55 @@ public sealed class TenantTests
         harness.AssertClean();
     }
 
+    /// <summary>Eight clients that call themselves otherwise with every request pass a longer prompt until each got as
+    /// much, and no longer.</summary>
+    [Theory]
+    [InlineData(130), InlineData(400)]
+    public void NewNames_PassALongerPrompt_ForATimeAlone(int length)
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        List<Reading> others = [];
+        void Fill()
+        {
+            for (int i = others.Count(reading => !reading.IsComplete); i < 8; i++)
+                others.Add(harness.Submit(Of($"name {others.Count}", seed: others.Count, length: 100, outputs: 1)));
+        }
+        for (int i = 0; i < 5; i++, harness.Turn()) Fill();
+        Reading tall = harness.Submit(Of("long", seed: 1000, length: length, outputs: 1));
+        int before = others.Count;
+        for (int i = 0; i < 200 && !tall.IsComplete; i++, harness.Turn()) Fill();
+        Assert.True(tall.IsComplete);
+        Assert.InRange(others.Count - before, 1, (9 * length / 100) + 8); // nine have a ninth each
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
+    /// <summary>While nobody waits everybody gets what it asks for: one stream that was kept going saves nothing up for
+    /// a later burst.</summary>
+    [Fact]
+    public void OneStreamKeptGoing_SavesNothingUp()
+    {
+        TimedEngine timed = new(Slo with { MaxRunning = 8, MaxBatchedTokens = 128 });
+        using EngineHarness harness = timed.Harness;
+        harness.Submit(Of("a", seed: 1, outputs: 900));
+        List<Reading> b = [];
+        void Fill()
+        {
+            for (int i = b.Count(reading => !reading.IsComplete); i < 7; i++)
+                b.Add(harness.Submit(Of("b", seed: 100 + b.Count, length: 20, outputs: 48)));
+        }
+        for (int i = 0; i < 400; i++, harness.Turn()) Fill();
+        Reading[] burst = [.. Enumerable.Range(0, 60).Select(i =>
+            harness.Submit(Of("a", seed: 1000 + i, length: 20, outputs: 48)))];
+        int before = b.Count(reading => reading.IsComplete);
+        for (int i = 0; i < 300; i++, harness.Turn()) Fill();
+        int ofB = b.Count(reading => reading.IsComplete) - before, ofA = burst.Count(reading => reading.IsComplete);
+        Assert.InRange((double)ofB / ofA, 0.7, 1.5);
+        harness.RunToEnd();
+        harness.AssertClean();
+    }
+
     /// <summary>A time for a token that those who run leave no room for is missed, and nobody waits for it.</summary>
     [Fact]
     public void ATimeForATokenThatCannotBeHadNow_HoldsUpNobody()
