@@ -282,7 +282,8 @@ public sealed class ServeTests
         Uri url = api == "grpc" ? server.Server.GrpcAddress : server.Server.HttpAddress;
         (int exit, JsonElement result, _, string error) = await Serve(url, "--api", api, "--num-prompts", "6", "--max-concurrency", "2", "--random-input-len", "4", "--random-output-len", "8", "--ignore-eos");
         Assert.Equal(Cli.Success, exit);
-        Assert.Matches(@"^native: prompts had \d+ tokens on average, not 4: a word is not a token of this model", error);
+        Assert.Matches(
+            @"^native: prompts had \d+ tokens on average, not 4: a word is not a token of this model", error);
         Assert.Equal((6, 0), (Int(result, "completed"), Int(result, "failed")));
         Assert.Equal(6 * 8, Int(result, "total_output_tokens"));
         Assert.True(Int(result, "total_input_tokens") > 6 * 4);
