@@ -178,10 +178,10 @@ public sealed class CacheEventsTests
     {
         CacheEvents events = new(8, BlockSize, first: 0, least: 64);
         int[] tokens = [1, 2, 3, 4];
-        Tell();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 100; i++) Tell();
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            for (int i = 0; i < 100; i++) Tell();
+        }));
 
         void Tell()
         {

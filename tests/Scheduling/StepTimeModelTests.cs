@@ -229,12 +229,13 @@ public sealed class StepTimeModelTests
         StepTimeModel model = Learned(5000, _ => 1);
         StepLoad load = Decodes(8, 100);
         model.Observe(load, 0.01);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 10_000; i++)
+        Assert.Equal(0, Allocations.Of(() =>
         {
-            model.Observe(load, 0.01);
-            _ = model.PredictHigh(load) + model.LargestPrefill(load, i, 512, 0.05);
-        }
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+            for (int i = 0; i < 10_000; i++)
+            {
+                model.Observe(load, 0.01);
+                _ = model.PredictHigh(load) + model.LargestPrefill(load, i, 512, 0.05);
+            }
+        }));
     }
 }

@@ -141,10 +141,7 @@ public sealed unsafe class ElementwiseTests
     public void Nothing_IsAllocated()
     {
         using GuardedMemory<float> x = Random(4 * 100, 2), weight = Random(100, 1), y = new(4 * 100), half = new(50);
-        Run();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        Run();
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.Equal(0, Allocations.Of(Run));
 
         void Run()
         {

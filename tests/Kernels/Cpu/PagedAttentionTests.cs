@@ -247,12 +247,11 @@ public sealed unsafe class PagedAttentionTests
     {
         using var model = new Layer(type, 4, 2, 64, 0, 0, 16);
         using var batch = model.Step((0, 99, 1), (1, 0, 41));
-        batch.RunOnce();
-        batch.Reload();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        batch.Reload();
-        batch.RunOnce();
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            batch.Reload();
+            batch.RunOnce();
+        }));
     }
 
     /// <summary>Five sequences in shuffled blocks. What no sequence has stored is NaN, and the cache ends at a guard

@@ -86,10 +86,11 @@ public sealed unsafe class WorkerPoolTests
     {
         using var pool = new WorkerPool(2);
         int sum = 0;
-        pool.For(64, 1, &Sum, &sum);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 1000; i++) pool.For(64, 1, &Sum, &sum);
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        int* at = &sum;
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            for (int i = 0; i < 1000; i++) pool.For(64, 1, &Sum, at);
+        }));
 
         static void Sum(void* sum, int first, int last, int worker) => Interlocked.Add(ref *(int*)sum, last);
     }

@@ -305,10 +305,7 @@ public sealed unsafe class SamplerTests
         TokenBias[] biases = [new(4, 1)];
         var alternatives = new TokenLogprob[20];
         var sampler = new Sampler(5000);
-        Run();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        Run();
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.Equal(0, Allocations.Of(Run));
 
         void Run()
         {
