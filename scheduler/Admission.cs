@@ -118,8 +118,8 @@ internal sealed class Admission(
         double spread = Math.Min(0.5 * wait, 30) * Random.Shared.NextDouble();
         refusal = new Refusal(TimeSpan.Zero, TimeSpan.FromSeconds(Math.Max(0.1, wait + spread)))
         {
-            Quota = isTokens ? $"{tenant.Tokens!.PerMinute} tokens a minute for {tokens}"
-                : $"{tenant.Requests!.PerMinute} requests a minute for {count}",
+            Quota = isTokens ? $"{tenant.Tokens!.PerMinute} tokens a minute, {tokens} needed"
+                : $"{tenant.Requests!.PerMinute} requests a minute, {count} needed",
         };
         return false;
     }

@@ -217,7 +217,7 @@ public sealed class Engine : IDisposable
         SubmitOutcome outcome = Enter(requests, out streams, out refused, out refusal);
         if (outcome == SubmitOutcome.Accepted) return outcome;
         streams = [];
-        Tenants.Of(requests[0].Tenant).CountRefused(outcome, requests.Count);
+        Tenants.CountRefused(requests[0].Tenant, outcome, requests.Count);
         // Refused though they could have been served: bad for every objective that speaks of them.
         if (outcome is SubmitOutcome.QueueFull or SubmitOutcome.WouldBeLate)
             foreach (GenerationRequest request in requests)

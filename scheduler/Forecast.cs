@@ -18,8 +18,8 @@ public readonly record struct Refusal(TimeSpan FirstToken, TimeSpan RetryAfter)
     /// <summary>Until when a forecast is taken for in time: before <see cref="Due"/>, because they scatter.</summary>
     public TimeSpan Latest { get; init; }
 
-    /// <summary>A tenant's quota that has too little left, and what was needed of it: <c>600 requests a minute for
-    /// 1</c>; null where it was not that.</summary>
+    /// <summary>A tenant's quota that has too little left, and what was needed of it: <c>600 requests a minute, 1
+    /// needed</c>; null where it was not that.</summary>
     public string? Quota { get; init; }
 }
 

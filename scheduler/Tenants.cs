@@ -73,6 +73,12 @@ internal sealed class Tenants
         if (_byName.TryAdd(tenant.Name, tenant)) Interlocked.Increment(ref _unnamed);
     }
 
+    /// <summary>Requests of a tenant were refused; of one that nobody knows, nobody counts them. Any thread.</summary>
+    public void CountRefused(string name, SubmitOutcome outcome, int count)
+    {
+        if (_byName.TryGetValue(name, out Tenant? tenant)) tenant.CountRefused(outcome, count);
+    }
+
     /// <summary>Tokens of the prompts that are queued, of all. Any thread.</summary>
     public long QueuedTokens => Volatile.Read(ref _queuedPrompts.Value);
 

@@ -9,7 +9,7 @@ internal static partial class Failures
     private const int Most = 10;
 
     /// <summary>A line for each cause, the most frequent first. Messages that differ in their numbers alone are one
-    /// cause, whatever an HTTP status is not.</summary>
+    /// cause; an HTTP status is no such number.</summary>
     public static IEnumerable<string> Tell(IEnumerable<RequestRecord> records)
     {
         List<IGrouping<string, string>> causes = [.. records.Where(record => !record.Succeeded)

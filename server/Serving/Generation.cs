@@ -214,8 +214,8 @@ internal sealed class Generation : IDisposable
                 };
             case SubmitOutcome.OverQuota:
                 return new RequestException(Failure.QueueFull,
-                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has too little left of its {refusal.Quota}; "
-                        + "try again later.", code: "rate_limit_exceeded")
+                    $"Tenant '{RequestException.Quoted(request.Tenant)}' has too little left of its quota ("
+                        + $"{refusal.Quota}); try again later.", code: "rate_limit_exceeded")
                 {
                     RetryAfter = refusal.RetryAfter,
                 };

@@ -36,12 +36,7 @@ public sealed class SloFuzzTests
                     """),
                 .. FuzzTarget.Finds("slo"),
             ], Words);
-        new FuzzTarget("slo", inputs.Next, bytes => SloFile.Parse("f", Encoding.UTF8.GetString(bytes)))
-        {
-            Refuses = e => e is ConfigFileException,
-            AllocationBase = 256 << 10,
-            AllocationPerByte = 1024,
-        }.Run();
+        Run("slo", inputs, text => SloFile.Parse("f", text));
     }
 
     [Fact]
@@ -53,13 +48,16 @@ public sealed class SloFuzzTests
                 Seeds.Utf8("{tenants: [{name: a, api_keys: [b, 'c', \"d\"], weight: 1e1}, {name: b}]}"),
                 .. FuzzTarget.Finds("tenants"),
             ], Words);
-        new FuzzTarget("tenants", inputs.Next, bytes => TenantFile.Parse("f", Encoding.UTF8.GetString(bytes)))
+        Run("tenants", inputs, text => TenantFile.Parse("f", text));
+    }
+
+    private static void Run(string name, Mutator inputs, Action<string> parse) =>
+        new FuzzTarget(name, inputs.Next, bytes => parse(Encoding.UTF8.GetString(bytes)))
         {
             Refuses = e => e is ConfigFileException,
             AllocationBase = 256 << 10,
             AllocationPerByte = 1024,
         }.Run();
-    }
 
     [Fact]
     public void AStateFile_IsReadAsFarAsItIsWhole_OrRefused()

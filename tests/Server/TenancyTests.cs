@@ -186,7 +186,7 @@ public sealed class TenancyTests
         Assert.InRange(refused.Headers.RetryAfter!.Delta!.Value.TotalSeconds, 50, 91);
         string body = await refused.Content.ReadAsStringAsync(Token);
         Assert.Contains("\"code\":\"rate_limit_exceeded\"", body);
-        Assert.Contains("Tenant 'a' has too little left of its 1 requests a minute for 1;", body);
+        Assert.Contains("Tenant 'a' has too little left of its quota (1 requests a minute, 1 needed);", body);
         Metadata grpc = new() { { "authorization", "Bearer key-a" } };
         using AsyncServerStreamingCall<GenerateResponse> call = server.Inference.Generate(
             new GenerateRequest { Text = "y" }, grpc, cancellationToken: Token);
