@@ -364,6 +364,7 @@ public sealed class Engine : IDisposable
     internal bool Turn()
     {
         long now = _clock.GetTimestamp();
+        int collections = GC.CollectionCount(0);
         long allocated = GC.GetAllocatedBytesForCurrentThread();
         Volatile.Write(ref _heartbeat, now);
         _decoded = false;
@@ -379,7 +380,10 @@ public sealed class Engine : IDisposable
         if (_decoded)
         {
             Metrics.DecodeSteps++;
-            Metrics.DecodeStepAllocatedBytes += GC.GetAllocatedBytesForCurrentThread() - allocated;
+            allocated = GC.GetAllocatedBytesForCurrentThread() - allocated;
+            // A collection takes what is left of this thread's allocation buffer, up to 8 KB, and the runtime counts
+            // that as allocated here, so a step in which another thread's collection fell tells nothing.
+            if (GC.CollectionCount(0) == collections) Metrics.DecodeStepAllocatedBytes += allocated;
         }
         return stepped;
     }

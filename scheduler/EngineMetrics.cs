@@ -70,7 +70,8 @@ public sealed class EngineMetrics
     }
 
     /// <summary>Bytes the engine thread allocated in the turns of <see cref="DecodeSteps"/>: taking news, planning,
-    /// executing, publishing, waking readers.</summary>
+    /// executing, publishing, waking readers. Turns in which a collection fell are left out: the runtime counts what
+    /// it takes of a thread's allocation buffer as allocated.</summary>
     public long DecodeStepAllocatedBytes
     {
         get => Volatile.Read(ref _decodeStepAllocatedBytes);

@@ -89,6 +89,28 @@ public sealed class EngineThreadTests
     }
 
     [Fact]
+    public void ADecodeStepBesideCollections_IsNotToldAsAllocating()
+    {
+        // What is left of a thread's allocation buffer counts as allocated by it once another thread collects.
+        int collected = 0;
+        FakeModelRunner runner = new(blockCount: 1024, blockSize: 16, maxModelLength: 2000);
+        runner.OnExecute = (in batch) =>
+        {
+            if (runner.Steps <= 200 || runner.Steps % 10 != 0) return;
+            GC.KeepAlive(new byte[64]); // opens a buffer
+            Task.Run(() => GC.Collect(0, GCCollectionMode.Forced, blocking: true)).Wait(Timeout);
+            collected++;
+        };
+        using EngineHarness harness = new(runner);
+        harness.Submit(Prompt(10, 1), Greedy(1500));
+        harness.Turns(200);
+        long warm = harness.Engine.Metrics.DecodeStepAllocatedBytes;
+        harness.RunToEnd();
+        Assert.Equal(130, collected);
+        Assert.InRange(harness.Engine.Metrics.DecodeStepAllocatedBytes - warm, 0, 4096);
+    }
+
+    [Fact]
     public async Task AnIdleEngine_IsWokenByEverySubmission()
     {
         // Without the idle beat a lost wake would stand still for good.
