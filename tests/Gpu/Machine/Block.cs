@@ -1,0 +1,151 @@
+using System.Numerics;
+
+namespace Native.Tests.Gpu.Machine;
+
+/// <summary>A block of threads: its warps, its shared memory and its barriers.</summary>
+internal sealed class Block : IDisposable
+{
+    public const int BarrierCount = 16;
+
+    private readonly Warp[] _warps;
+    private readonly NamedBarrier[] _barriers = new NamedBarrier[BarrierCount];
+
+    public Block(Launch launch, int index)
+    {
+        Launch = launch;
+        Index = index;
+        Threads = launch.BlockSize.Count;
+        int warps = (Threads + 31) / 32;
+        Shared = new MemoryRange("shared memory", launch.Kernel.SharedBytes + launch.DynamicShared, stamped: true,
+            launch.Kernel.HasPartialBarriers ? warps : 0);
+        _warps = new Warp[warps];
+        for (int i = 0; i < warps; i++)
+            _warps[i] = new Warp(this, i, Threads - i * 32 >= 32 ? uint.MaxValue : (1u << (Threads - i * 32)) - 1);
+    }
+
+    public Launch Launch { get; }
+
+    public int Index { get; }
+
+    public int Threads { get; }
+
+    public MemoryRange Shared { get; }
+
+    /// <summary>Stamps of this block's threads below are before its last whole barrier.</summary>
+    public ulong BarrierLimit { get; private set; }
+
+    public bool HasExited => Array.TrueForAll(_warps, warp => warp.HasExited);
+
+    public IReadOnlyList<Warp> Warps => _warps;
+
+    public PtxLocation LocationOfLast => _warps.Select(warp => warp.Here).FirstOrDefault();
+
+    /// <summary>Bytes of asynchronous copies on their way.</summary>
+    public long BytesInFlight
+    {
+        get;
+        set
+        {
+            field = value;
+            Launch.Counters.MostBytesInFlight = Math.Max(Launch.Counters.MostBytesInFlight, value);
+        }
+    }
+
+    /// <summary>Lets each warp run for a while. False where none could.</summary>
+    public bool Turn()
+    {
+        int[] order = [.. Enumerable.Range(0, _warps.Length)];
+        if (Launch.Options.Order == Order.Descending) Array.Reverse(order);
+        if (Launch.Options.Order == Order.Random) for (int i = order.Length - 1; i > 0; i--)
+            {
+                int j = Launch.Next(i + 1);
+                (order[i], order[j]) = (order[j], order[i]);
+            }
+        bool ran = false;
+        foreach (int i in order)
+        {
+            Warp warp = _warps[i];
+            if (!warp.CanRun) continue;
+            ran = true;
+            int quantum = Launch.Options.Quantum;
+            warp.HasPolled = false;
+            warp.Run(Launch.Options.Order == Order.Random && Launch.Next(4) == 0 ? 1 + Launch.Next(200) : quantum);
+            if (!warp.HasPolled) Launch.Progress++;
+        }
+        return ran;
+    }
+
+    /// <summary>Why nothing goes on: a barrier that some threads miss.</summary>
+    public GpuFault WhyStuck()
+    {
+        foreach (Warp warp in _warps)
+            if (warp.WhyStuck() is { } fault) return fault;
+        foreach (Warp warp in _warps)
+            if (warp.AtBarrier is { } fragment)
+            {
+                int exited = _warps.Sum(other => BitOperations.PopCount(other.Lanes & ~other.Live));
+                NamedBarrier barrier = _barriers[fragment.Awaited];
+                return warp.FaultAt(fragment, FaultKind.Barrier,
+                    $"barrier {fragment.Awaited} has {barrier.Arrived} of {barrier.Expected} threads, "
+                    + $"the others don't come: {exited} of the block have exited");
+            }
+        return new GpuFault(FaultKind.Deadlock, "no warp gets on", Launch.Kernel.Name, LocationOfLast, (Index, 0));
+    }
+
+    /// <summary>Threads of a warp arrive at a barrier, and wait there or not. True where that completes it: all who wait
+    /// go on.</summary>
+    public bool Arrive(Warp warp, int barrier, int threads, int expected, bool waits, uint predicate)
+    {
+        ref NamedBarrier at = ref _barriers[barrier];
+        if (at.Arrived > 0 && at.Expected != expected) return Mismatch(at.Expected, expected);
+        at.Expected = expected;
+        at.Arrived += threads;
+        at.IsWhole = (at.Arrived == threads || at.IsWhole) && waits;
+        at.Sum += BitOperations.PopCount(predicate);
+        if (Launch.Kernel.HasPartialBarriers)
+        {
+            at.Known ??= new Knowledge();
+            for (int lane = 0; lane < 32; lane++)
+                if ((warp.Live >> lane & 1) != 0) at.Known.Add(warp.Everything(lane));
+        }
+        if (at.Arrived < at.Expected) return false;
+        if (at.Arrived > at.Expected) return Mismatch(at.Expected, at.Arrived);
+        Complete(barrier);
+        return true;
+    }
+
+    private static bool Mismatch(int expected, int given) =>
+        throw new InvalidOperationException($"a barrier of {expected} threads is met by one of {given}");
+
+    private void Complete(int number)
+    {
+        NamedBarrier barrier = _barriers[number];
+        _barriers[number] = default;
+        Launch.Counters.Barriers++;
+        Launch.Progress++;
+        bool whole = barrier.IsWhole && barrier.Expected == Threads;
+        ulong now = Launch.Advance();
+        Knowledge? known = whole ? null : barrier.Known;
+        if (whole)
+        {
+            BarrierLimit = now;
+            foreach (Warp warp in _warps)
+                foreach (Knowledge? lane in warp.Known)
+                    if (lane is not null) (known ??= new Knowledge()).Add(lane);
+        }
+        foreach (Warp warp in _warps) warp.Release(number, known, whole, barrier.Sum, barrier.Expected);
+    }
+
+    public void Dispose()
+    {
+        foreach (Warp warp in _warps) warp.Dispose();
+        Shared.Dispose();
+    }
+
+    private struct NamedBarrier
+    {
+        public int Arrived, Expected, Sum;
+        public bool IsWhole;
+        public Knowledge? Known;
+    }
+}

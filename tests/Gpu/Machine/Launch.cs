@@ -1,0 +1,270 @@
+namespace Native.Tests.Gpu.Machine;
+
+internal readonly record struct Dim3(int X, int Y = 1, int Z = 1)
+{
+    public int Count => X * Y * Z;
+}
+
+/// <summary>In which order what may happen in any order does.</summary>
+internal enum Order
+{
+    Ascending,
+    Descending,
+
+    /// <summary>By the seed: blocks, warps, for how long each runs, and when copies land.</summary>
+    Random,
+}
+
+/// <summary>How the machine executes a launch.</summary>
+internal sealed record LaunchOptions
+{
+    public Order Order { get; init; }
+
+    public int Seed { get; init; }
+
+    /// <summary>Blocks that run side by side; more than one has them take turns, as kernels with locks between blocks
+    /// need.</summary>
+    public int ResidentBlocks { get; init; } = 4;
+
+    /// <summary>What %nsmid says.</summary>
+    public int Multiprocessors { get; init; } = 132;
+
+    /// <summary>Instructions of a warp, after which another may run.</summary>
+    public int Quantum { get; init; } = 20_000;
+
+    /// <summary>Turns in which every warp only waits, after which the launch counts as dead.</summary>
+    public int Patience { get; init; } = 300;
+
+    /// <summary>Most shared memory of a block; 227 KB as on sm_90.</summary>
+    public int MaxShared { get; init; } = 227 * 1024;
+}
+
+/// <summary>What a launch did, exactly.</summary>
+internal sealed record Counters
+{
+    public long WarpInstructions { get; set; }
+
+    /// <summary>Instructions of lanes.</summary>
+    public long LaneInstructions { get; set; }
+
+    /// <summary>Sectors of 32 bytes of global memory, and the least that hold the bytes.</summary>
+    public long Sectors { get; set; }
+
+    public long LeastSectors { get; set; }
+
+    /// <summary>Passes over the banks of shared memory, and the least.</summary>
+    public long Wavefronts { get; set; }
+
+    public long LeastWavefronts { get; set; }
+
+    public long MatrixOperations { get; set; }
+
+    /// <summary>Barriers of blocks completed.</summary>
+    public long Barriers { get; set; }
+
+    public long AsyncBytes { get; set; }
+
+    /// <summary>Most bytes of a block on their way at once.</summary>
+    public long MostBytesInFlight { get; set; }
+}
+
+/// <summary>Traffic of one instruction.</summary>
+internal sealed record OpTraffic(
+    string Instruction, PtxLocation Location, long Executed, long Sectors, long LeastSectors, long Wavefronts,
+    long LeastWavefronts);
+
+/// <summary>A grid of blocks that executes a kernel.</summary>
+internal sealed unsafe class Launch : IDisposable
+{
+    private static uint s_time;
+
+    private readonly Random _random;
+    private readonly Dictionary<long, Knowledge> _published = [];
+    private readonly Dictionary<uint, Knowledge> _seen = [], _fenced = [];
+
+    private Launch(
+        Kernel kernel, DeviceMemory memory, Dim3 grid, Dim3 block, int dynamicShared, ReadOnlySpan<byte> parameters,
+        LaunchOptions options)
+    {
+        Kernel = kernel;
+        Memory = memory;
+        GridSize = grid;
+        BlockSize = block;
+        DynamicShared = dynamicShared;
+        Options = options;
+        _random = new Random(options.Seed);
+        Parameters = new MemoryRange("the parameters", parameters.Length, stamped: false) { IsReadOnly = true };
+        parameters.CopyTo(new Span<byte>(Parameters.Data, parameters.Length));
+        Parameters.Fill(0, parameters.Length);
+        Limit = (ulong)++s_time << 32;
+    }
+
+    public Kernel Kernel { get; }
+
+    public DeviceMemory Memory { get; }
+
+    public MemoryRange Parameters { get; }
+
+    public Dim3 GridSize { get; }
+
+    public Dim3 BlockSize { get; }
+
+    public int Blocks => GridSize.Count;
+
+    public int DynamicShared { get; }
+
+    public LaunchOptions Options { get; }
+
+    public Counters Counters { get; } = new();
+
+    /// <summary>Counts what orders: the time in stamps.</summary>
+    public uint Time => s_time;
+
+    /// <summary>Stamps below are of earlier launches.</summary>
+    public ulong Limit { get; }
+
+    public bool IsDescending =>
+        Options.Order == Order.Descending || (Options.Order == Order.Random && _random.Next(2) == 0);
+
+    /// <summary>Raised by whatever changes what a waiting warp may see.</summary>
+    public long Progress { get; set; }
+
+    /// <summary>Executes a launch to its end.</summary>
+    /// <exception cref="GpuFault">The kernel did something wrong.</exception>
+    public static Counters Run(
+        Kernel kernel, DeviceMemory memory, Dim3 grid, Dim3 block, int dynamicShared, ReadOnlySpan<byte> parameters,
+        LaunchOptions? options = null)
+    {
+        using Launch launch = new(kernel, memory, grid, block, dynamicShared, parameters, options ?? new());
+        launch.Check();
+        for (int i = 0; i < kernel.OpCount; i++)
+        {
+            Op* op = kernel.Ops + i;
+            op->Executed = op->Lanes = op->Sectors = op->LeastSectors = op->Wavefronts = op->LeastWavefronts = 0;
+        }
+        launch.Run();
+        launch.Sum();
+        return launch.Counters;
+    }
+
+    /// <summary>The instructions of a kernel's last launch that touched memory, the busiest first.</summary>
+    public static IReadOnlyList<OpTraffic> TrafficOf(Kernel kernel)
+    {
+        List<OpTraffic> all = [];
+        for (int i = 0; i < kernel.OpCount; i++)
+        {
+            Op* op = kernel.Ops + i;
+            if (op->Sectors + op->Wavefronts == 0) continue;
+            all.Add(new(kernel.Function.Instructions[op->Source].ToString(), kernel.LocationOf(op), op->Executed,
+                op->Sectors, op->LeastSectors, op->Wavefronts, op->LeastWavefronts));
+        }
+        return [.. all.OrderByDescending(traffic => traffic.Sectors + traffic.Wavefronts)];
+    }
+
+    /// <summary>One more instant: what comes after is told apart from what came before.</summary>
+    public ulong Advance() => (ulong)++s_time << 32;
+
+    public int Next(int below) => _random.Next(below);
+
+    /// <summary>A strong read of an address: with acquire what was published there is known at once, otherwise after
+    /// the next fence.</summary>
+    public void Observe(Warp warp, int lane, long address, bool acquire)
+    {
+        if (!_published.TryGetValue(address, out Knowledge? told)) return;
+        if (acquire)
+        {
+            warp.Acquire(lane, told);
+            return;
+        }
+        uint who = warp.FirstWho + (uint)lane;
+        if (!_seen.TryGetValue(who, out Knowledge? seen)) _seen[who] = seen = new Knowledge();
+        seen.Add(told);
+    }
+
+    /// <summary>A strong write to an address: with release it tells all that is ordered before, otherwise what was at
+    /// the last fence.</summary>
+    public void Publish(Warp warp, int lane, long address, bool release)
+    {
+        Knowledge? told = release ? warp.Everything(lane) : _fenced.GetValueOrDefault(warp.FirstWho + (uint)lane);
+        if (told is null) return;
+        if (!_published.TryGetValue(address, out Knowledge? known)) _published[address] = known = new Knowledge();
+        known.Add(told);
+        s_time++;
+    }
+
+    public void Fence(Warp warp, int lane)
+    {
+        uint who = warp.FirstWho + (uint)lane;
+        if (_seen.Remove(who, out Knowledge? seen)) warp.Acquire(lane, seen);
+        _fenced[who] = warp.Everything(lane);
+        s_time++;
+    }
+
+    private void Check()
+    {
+        void Refuse(string what) => throw new GpuFault(FaultKind.Trap, what, Kernel.Name, default, null);
+        if (BlockSize.Count < 1 || GridSize.Count < 1) Refuse($"a grid of {GridSize} blocks of {BlockSize}");
+        if (BlockSize.Count > Kernel.Function.MaxThreads)
+            Refuse($"{BlockSize.Count} threads a block, where .maxntid allows {Kernel.Function.MaxThreads}");
+        if (Kernel.SharedBytes + DynamicShared > Options.MaxShared)
+            Refuse($"{Kernel.SharedBytes + DynamicShared} bytes of shared memory, of {Options.MaxShared}");
+        PtxVariable? last = Kernel.Function.Parameters.LastOrDefault();
+        long needed = last is null ? 0 : last.Offset + last.Bytes;
+        if (Parameters.Bytes != needed) Refuse($"{Parameters.Bytes} bytes of parameters, where it takes {needed}");
+    }
+
+    private void Run()
+    {
+        int[] order = [.. Enumerable.Range(0, Blocks)];
+        if (Options.Order == Order.Descending) Array.Reverse(order);
+        if (Options.Order == Order.Random) _random.Shuffle(order);
+        Queue<int> waiting = new(order);
+        List<Block> resident = [];
+        int places = Math.Max(1, Options.ResidentBlocks), idle = 0;
+        try
+        {
+            while (waiting.Count > 0 || resident.Count > 0)
+            {
+                while (waiting.Count > 0 && resident.Count < places)
+                    resident.Add(new Block(this, waiting.Dequeue()));
+                long before = Progress;
+                bool blocked = true;
+                for (int i = resident.Count - 1; i >= 0; i--)
+                {
+                    blocked &= !resident[i].Turn();
+                    if (!resident[i].HasExited) continue;
+                    resident[i].Dispose();
+                    resident.RemoveAt(i);
+                    Progress++;
+                }
+                if (resident.Count == 0) continue;
+                idle = Progress == before ? idle + 1 : 0;
+                if (blocked && Progress == before) throw resident[0].WhyStuck();
+                if (idle > Options.Patience)
+                    throw new GpuFault(FaultKind.Deadlock, $"no warp gets on: {resident.Count} blocks run, "
+                        + $"{waiting.Count} wait for a place", Kernel.Name, resident[0].LocationOfLast, null);
+            }
+        }
+        finally
+        {
+            foreach (Block block in resident) block.Dispose();
+        }
+    }
+
+    private void Sum()
+    {
+        for (int i = 0; i < Kernel.OpCount; i++)
+        {
+            Op* op = Kernel.Ops + i;
+            Counters.Sectors += op->Sectors;
+            Counters.LeastSectors += op->LeastSectors;
+            Counters.Wavefronts += op->Wavefronts;
+            Counters.LeastWavefronts += op->LeastWavefronts;
+            if (!op->IsCounted) continue;
+            Counters.WarpInstructions += op->Executed;
+            Counters.LaneInstructions += op->Lanes;
+        }
+    }
+
+    public void Dispose() => Parameters.Dispose();
+}

@@ -1,0 +1,226 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace Native.Tests.Gpu.Machine;
+
+/// <summary>Some memory of the device: an allocation, a block's shared memory or a thread's local one. Knows of each
+/// byte whether it was written, whether an asynchronous copy is on its way to it, and who touched it last.</summary>
+/// <remarks>A stamp has the time in its upper half, whether the access was strong (atomic, volatile, relaxed) in bit
+/// 31, and <see cref="Who"/> below. Stamps are kept for each four bytes until something smaller is touched.</remarks>
+internal sealed unsafe class MemoryRange : IDisposable
+{
+    /// <summary>Flags of a byte.</summary>
+    public const byte Initialised = 1, InFlight = 2;
+
+    public const ulong Strong = 1UL << 31;
+
+    private const byte Poison = 0xcd;
+
+    private int _shift = 2;
+    private ulong* _writes, _reads;
+    private uint* _readers; // [granules][warps]: when a warp read last
+    private readonly int _warps;
+
+    /// <summary>New memory, poisoned. <c>warps</c> is more than 0 to tell apart when each warp of a block read, where
+    /// there are barriers of parts of it.</summary>
+    public MemoryRange(string name, long bytes, bool stamped, int warps = 0)
+    {
+        Name = name;
+        Bytes = bytes;
+        IsStamped = stamped;
+        _warps = warps;
+        Data = (byte*)NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), 1024);
+        new Span<byte>(Data, (int)Math.Min(bytes, int.MaxValue)).Fill(Poison);
+        Flags = (byte*)NativeMemory.AllocZeroed((nuint)bytes + 16);
+    }
+
+    public string Name { get; }
+
+    public long Bytes { get; }
+
+    public byte* Data { get; }
+
+    public byte* Flags { get; }
+
+    public bool IsStamped { get; }
+
+    public bool IsReadOnly { get; init; }
+
+    /// <summary>Marks as written from outside, by a copy of the host's.</summary>
+    public void Fill(long offset, long bytes) => new Span<byte>(Flags + offset, checked((int)bytes)).Fill(Initialised);
+
+    /// <summary>As if nothing had been written, for memory that is used again by another block.</summary>
+    public void Forget()
+    {
+        new Span<byte>(Data, (int)Bytes).Fill(Poison);
+        new Span<byte>(Flags, (int)Bytes).Clear();
+    }
+
+    /// <summary>Null if the bytes may be read by a lane, else why not.</summary>
+    public GpuFaultCause? Read(Warp warp, int lane, long offset, int bytes, bool strong)
+    {
+        if (!All(offset, bytes, Initialised)) return WhyNotReadable(offset, bytes);
+        if (!IsStamped) return null;
+        Prepare(offset, bytes, write: false);
+        ulong stamp = warp.StampOf(lane) | (strong ? Strong : 0);
+        long end = (offset + bytes - 1) >> _shift;
+        for (long i = offset >> _shift; i <= end; i++)
+        {
+            if (_writes != null && _writes[i] >= warp.LaunchLimit
+                && !(strong && (_writes[i] & Strong) != 0) && !warp.IsOrdered(_writes[i], lane))
+                return Race("reads", "wrote", _writes[i], i);
+            ulong read = _reads[i];
+            if (read != stamp) _reads[i] = read < warp.LaunchLimit || warp.IsOrdered(read, lane)
+                ? stamp : Join(read, stamp);
+            if (_readers != null) _readers[i * _warps + warp.Index] = (uint)(stamp >> 32);
+        }
+        return null;
+    }
+
+    /// <summary>Null if the bytes may be written by a lane, else why not. Two may write the same value.</summary>
+    public GpuFaultCause? Write(Warp warp, int lane, long offset, int bytes, bool strong, byte* value)
+    {
+        if (IsReadOnly) return new(FaultKind.OutOfBounds, $"writes to {Name}, which is constant");
+        if (Any(offset, bytes, InFlight))
+            return new(FaultKind.AsyncCopy, $"writes {At(offset)} while an asynchronous copy to it is in flight");
+        GpuFaultCause? cause = IsStamped ? Stamp(warp, lane, offset, bytes, strong, value) : null;
+        Unsafe.InitBlockUnaligned(Flags + offset, Initialised, (uint)bytes);
+        return cause;
+    }
+
+    /// <summary>The part of <see cref="Write"/> that is about order: also for a copy that will write later.</summary>
+    public GpuFaultCause? Stamp(Warp warp, int lane, long offset, int bytes, bool strong, byte* value)
+    {
+        Prepare(offset, bytes, write: true);
+        ulong stamp = warp.StampOf(lane) | (strong ? Strong : 0);
+        long end = (offset + bytes - 1) >> _shift;
+        for (long i = offset >> _shift; i <= end; i++)
+        {
+            if (_writes[i] >= warp.LaunchLimit && !(strong && (_writes[i] & Strong) != 0)
+                && !warp.IsOrdered(_writes[i], lane) && !IsSame(i, offset, bytes, value))
+                return Race("writes", "wrote", _writes[i], i);
+            if (_reads != null && _reads[i] >= warp.LaunchLimit && !(strong && (_reads[i] & Strong) != 0)
+                && !warp.IsOrdered(_reads[i], lane) && !AllReadersAreOrdered(warp, lane, i)
+                && !IsSame(i, offset, bytes, value))
+                return Race("writes", "read", _reads[i], i);
+            _writes[i] = stamp;
+        }
+        return null;
+    }
+
+    /// <summary>What is on its way by an asynchronous copy: not readable until it has landed.</summary>
+    public void Fly(long offset, int bytes) => Unsafe.InitBlockUnaligned(Flags + offset, InFlight, (uint)bytes);
+
+    /// <summary>Such a copy has landed, and the one who waits for it counts as who wrote.</summary>
+    public void Land(long offset, int bytes, ulong stamp)
+    {
+        Unsafe.InitBlockUnaligned(Flags + offset, Initialised, (uint)bytes);
+        if (!IsStamped) return;
+        Prepare(offset, bytes, write: true);
+        for (long i = offset >> _shift; i <= (offset + bytes - 1) >> _shift; i++) _writes[i] = stamp;
+    }
+
+    public bool Any(long offset, int bytes, byte flag)
+    {
+        for (int i = 0; i < bytes; i++)
+            if ((Flags[offset + i] & flag) != 0) return true;
+        return false;
+    }
+
+    private bool All(long offset, int bytes, byte flag) => bytes switch
+    {
+        4 => *(uint*)(Flags + offset) == flag * 0x0101_0101u,
+        8 => *(ulong*)(Flags + offset) == flag * 0x0101_0101_0101_0101ul,
+        16 => ((ulong*)(Flags + offset))[0] == flag * 0x0101_0101_0101_0101ul
+            && ((ulong*)(Flags + offset))[1] == flag * 0x0101_0101_0101_0101ul,
+        _ => !new ReadOnlySpan<byte>(Flags + offset, bytes).ContainsAnyExcept(flag),
+    };
+
+    private GpuFaultCause WhyNotReadable(long offset, int bytes)
+    {
+        for (long i = offset; i < offset + bytes; i++)
+        {
+            if ((Flags[i] & InFlight) != 0)
+                return new(FaultKind.AsyncCopy, $"reads {At(i)} before the asynchronous copy to it was awaited");
+            if (Flags[i] == 0) return new(FaultKind.Uninitialised, $"reads {At(i)}, which nobody wrote");
+        }
+        throw new InvalidOperationException("all bytes are readable");
+    }
+
+    private GpuFaultCause Race(string does, string did, ulong other, long granule) =>
+        new(FaultKind.Race, $"{does} {At(granule << _shift)}, which {NameOf(other)} {did} without order between them");
+
+    private static string NameOf(ulong stamp)
+    {
+        uint who = (uint)stamp & 0x7fff_ffff;
+        if (who == Who.Everybody) return "several blocks";
+        uint code = Who.CodeOf(who), block = Who.BlockOf(who);
+        return code < Who.Warp ? $"thread {code} of block {block}"
+            : code < Who.Block ? $"warp {code - Who.Warp} of block {block}" : $"block {block}";
+    }
+
+    private string At(long offset) => $"byte {offset} of {Name}";
+
+    private bool IsSame(long granule, long offset, int bytes, byte* value)
+    {
+        if (value == null) return false;
+        long from = Math.Max(offset, granule << _shift), to = Math.Min(offset + bytes, (granule + 1) << _shift);
+        return new Span<byte>(Data + from, (int)(to - from))
+            .SequenceEqual(new Span<byte>(value + (from - offset), (int)(to - from)));
+    }
+
+    private static ulong Join(ulong a, ulong b) =>
+        Math.Max(a, b) & 0xffff_ffff_0000_0000 | (a & b & Strong)
+            | Who.Join((uint)a & 0x7fff_ffff, (uint)b & 0x7fff_ffff);
+
+    private bool AllReadersAreOrdered(Warp warp, int lane, long granule)
+    {
+        if (_readers == null) return false;
+        for (int i = 0; i < _warps; i++)
+        {
+            ulong stamp = (ulong)_readers[granule * _warps + i] << 32 | Who.Of(warp.Block.Index, Who.Warp + (uint)i);
+            if (!warp.IsOrdered(stamp, lane)) return false;
+        }
+        return true;
+    }
+
+    private void Prepare(long offset, int bytes, bool write)
+    {
+        if (_shift > 0 && ((offset | (long)(uint)bytes) & 3) != 0) Refine();
+        long granules = (Bytes >> _shift) + 1;
+        if (write && _writes == null) _writes = (ulong*)NativeMemory.AllocZeroed((nuint)granules, sizeof(ulong));
+        if (write || _reads != null) return;
+        _reads = (ulong*)NativeMemory.AllocZeroed((nuint)granules, sizeof(ulong));
+        if (_warps > 0) _readers = (uint*)NativeMemory.AllocZeroed((nuint)(granules * _warps), sizeof(uint));
+    }
+
+    /// <summary>From stamps for four bytes to stamps for each.</summary>
+    private void Refine()
+    {
+        T* Spread<T>(T* old, int width) where T : unmanaged
+        {
+            if (old == null) return null;
+            T* fine = (T*)NativeMemory.AllocZeroed((nuint)((Bytes + 1) * width), (nuint)sizeof(T));
+            for (long i = 0; i < Bytes; i++)
+                new Span<T>(old + (i >> 2) * width, width).CopyTo(new Span<T>(fine + i * width, width));
+            NativeMemory.Free(old);
+            return fine;
+        }
+        _writes = Spread(_writes, 1);
+        _reads = Spread(_reads, 1);
+        _readers = Spread(_readers, Math.Max(1, _warps));
+        _shift = 0;
+    }
+
+    public void Dispose()
+    {
+        NativeMemory.AlignedFree(Data);
+        NativeMemory.Free(Flags);
+        NativeMemory.Free(_writes);
+        NativeMemory.Free(_reads);
+        NativeMemory.Free(_readers);
+    }
+}
+
+/// <summary>Why an access is a fault; where is added by who made it.</summary>
+internal sealed record GpuFaultCause(FaultKind Kind, string What);
