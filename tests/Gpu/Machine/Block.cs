@@ -68,6 +68,9 @@ internal sealed class Block : IDisposable
             if (!warp.CanRun) continue;
             ran = true;
             int quantum = Launch.Options.Quantum;
+            if (++warp.Turns > Launch.Options.MostTurns)
+                throw new GpuFault(FaultKind.Deadlock, $"a warp runs on after {(long)quantum * warp.Turns} instructions",
+                    Launch.Kernel.Name, warp.Here, (Index, warp.Index * 32));
             warp.HasPolled = false;
             warp.Run(Launch.Options.Order == Order.Random && Launch.Next(4) == 0 ? 1 + Launch.Next(200) : quantum);
             if (!warp.HasPolled) Launch.Progress++;

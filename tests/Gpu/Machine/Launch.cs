@@ -35,6 +35,9 @@ internal sealed record LaunchOptions
     /// <summary>Turns in which every warp only waits, after which the launch counts as dead.</summary>
     public int Patience { get; init; } = 300;
 
+    /// <summary>Turns that a warp may run for, each of <see cref="Quantum"/> instructions.</summary>
+    public int MostTurns { get; init; } = 10_000;
+
     /// <summary>Most shared memory of a block; 227 KB as on sm_90.</summary>
     public int MaxShared { get; init; } = 227 * 1024;
 }

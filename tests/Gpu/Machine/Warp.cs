@@ -79,6 +79,9 @@ internal sealed unsafe partial class Warp : IDisposable
 
     public bool HasExited => Live == 0;
 
+    /// <summary>Times that it was let run.</summary>
+    public int Turns { get; set; }
+
     /// <summary>Set by what is repeated in order to wait for others.</summary>
     public bool HasPolled { get; set; }
 
