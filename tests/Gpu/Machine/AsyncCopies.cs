@@ -118,5 +118,12 @@ internal sealed unsafe partial class Warp
             if ((lanes >> copy.Lane & 1) != 0)
                 throw Fault(Kernel.Ops + copy.Op, copy.Lane, FaultKind.AsyncCopy,
                     "the thread ends without having waited for this copy");
+        if (_products.Count > 0)
+            throw Fault(Kernel.Ops + _products[0].Op, BitOperations.TrailingZeroCount(lanes), FaultKind.AsyncCopy,
+                "the warp ends without having waited for this wgmma");
+        foreach (BulkCopy copy in _bulkCopies)
+            if ((lanes >> copy.Lane & 1) != 0)
+                throw Fault(Kernel.Ops + copy.Op, copy.Lane, FaultKind.AsyncCopy,
+                    "the thread ends without having waited for this bulk copy");
     }
 }

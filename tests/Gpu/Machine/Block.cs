@@ -15,6 +15,7 @@ internal sealed class Block : IDisposable
         Launch = launch;
         Index = index;
         Threads = launch.BlockSize.Count;
+        ProxyFences = new uint[(Threads + 31) / 32 * 32];
         int warps = (Threads + 31) / 32;
         Shared = new MemoryRange("shared memory", launch.Kernel.SharedBytes + launch.DynamicShared, stamped: true,
             launch.Kernel.HasPartialBarriers ? warps : 0);
@@ -49,6 +50,67 @@ internal sealed class Block : IDisposable
             field = value;
             Launch.Counters.MostBytesInFlight = Math.Max(Launch.Counters.MostBytesInFlight, value);
         }
+    }
+
+    /// <summary>mbarriers by where they lie in shared memory.</summary>
+    public Dictionary<long, MemoryBarrier> MemoryBarriers { get; } = [];
+
+    /// <summary>When each thread last made known to the asynchronous proxy what it wrote.</summary>
+    public uint[] ProxyFences { get; }
+
+    private uint _copies;
+
+    /// <summary>Who the next copy is in stamps.</summary>
+    public uint NextCopy() => Who.Of(Index, Who.FirstCopy + _copies++ % Who.Copies);
+
+    /// <summary>Completes an mbarrier's phase where nothing is missing any more.</summary>
+    public void TryComplete(MemoryBarrier barrier)
+    {
+        if (barrier.Pending > 0 || barrier.Bytes != 0) return;
+        barrier.Phase++;
+        barrier.Pending = barrier.Count;
+        barrier.Arrived = barrier.Arriving;
+        barrier.Arriving = new Knowledge();
+        barrier.Polls = 0;
+        Launch.Counters.Barriers++;
+        Launch.Progress++;
+    }
+
+    /// <summary>All copies that complete bytes at an mbarrier arrive.</summary>
+    public void LandCopies(MemoryBarrier barrier)
+    {
+        foreach (BulkCopy copy in barrier.Copies.ToArray())
+        {
+            barrier.Copies.Remove(copy);
+            Land(copy);
+            uint time = Launch.Time;
+            foreach (var piece in copy.Pieces) piece.Target.Land(piece.To, piece.Bytes, (ulong)time << 32 | copy.Who);
+            barrier.Arriving.Add(copy.Who, time);
+            barrier.Bytes -= copy.Bytes;
+            Launch.Advance();
+        }
+        TryComplete(barrier);
+    }
+
+    /// <summary>All threads have ended: nothing may be on its way to their shared memory.</summary>
+    public void CheckCopies()
+    {
+        foreach (MemoryBarrier barrier in MemoryBarriers.Values)
+            if (barrier.Copies is [{ } copy, ..])
+                throw copy.Warp.FaultOf(copy, "the block ends while this copy to its shared memory is on its way");
+    }
+
+    /// <summary>Moves the bytes of a copy.</summary>
+    public unsafe void Land(BulkCopy copy)
+    {
+        foreach ((MemoryRange? source, long from, MemoryRange target, long to, int bytes) in copy.Pieces)
+        {
+            Span<byte> into = new(target.Data + to, bytes);
+            if (source is null) into.Clear();
+            else new Span<byte>(source.Data + from, bytes).CopyTo(into);
+        }
+        BytesInFlight -= copy.Bytes;
+        Launch.Progress++;
     }
 
     /// <summary>Lets each warp run for a while. False where none could.</summary>

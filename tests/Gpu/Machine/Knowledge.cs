@@ -1,12 +1,12 @@
 namespace Native.Tests.Gpu.Machine;
 
 /// <summary>Who did something in a kernel: 20 bits of the block and 11 of the thread, or of several threads at once:
-/// 1024 + w are those of warp w, <see cref="Block"/> all of a block.</summary>
+/// 1024 + w are those of warp w, <see cref="Block"/> all of a block; behind it are copies of the copy engine.</summary>
 internal static class Who
 {
     public const int CodeBits = 11;
 
-    public const uint Warp = 1024, Block = 1056, Everybody = 0x7fff_ffff;
+    public const uint Warp = 1024, Block = 1056, FirstCopy = 1057, Copies = 256, Everybody = 0x7fff_ffff;
 
     private const uint CodeMask = (1 << CodeBits) - 1;
 
@@ -77,6 +77,7 @@ internal sealed class Knowledge
                 if (!_times.TryGetValue(Who.Of(number, thread), out known) || known < time) return false;
             return true;
         }
+        if (code >= Who.FirstCopy) return false;
         for (uint warp = 0; warp * 32 < threads; warp++)
             if (!Covers(Who.Of(number, Who.Warp + warp), time, threads, blocks)) return false;
         return threads > 0;

@@ -236,6 +236,7 @@ internal sealed unsafe class Launch : IDisposable
                 {
                     blocked &= !resident[i].Turn();
                     if (!resident[i].HasExited) continue;
+                    resident[i].CheckCopies();
                     resident[i].Dispose();
                     resident.RemoveAt(i);
                     Progress++;

@@ -120,6 +120,9 @@ internal sealed unsafe class MemoryRange : IDisposable
         for (long i = offset >> _shift; i <= (offset + bytes - 1) >> _shift; i++) _writes[i] = stamp;
     }
 
+    /// <summary>The stamp of the last write of a byte, 0 for none.</summary>
+    public ulong LastWrite(long offset) => _writes == null ? 0 : _writes[offset >> _shift];
+
     public bool Any(long offset, int bytes, byte flag)
     {
         for (int i = 0; i < bytes; i++)
@@ -155,6 +158,7 @@ internal sealed unsafe class MemoryRange : IDisposable
         uint who = (uint)stamp & 0x7fff_ffff;
         if (who == Who.Everybody) return "several blocks";
         uint code = Who.CodeOf(who), block = Who.BlockOf(who);
+        if (code >= Who.FirstCopy) return $"an asynchronous copy of block {block}";
         return code < Who.Warp ? $"thread {code} of block {block}"
             : code < Who.Block ? $"warp {code - Who.Warp} of block {block}" : $"block {block}";
     }

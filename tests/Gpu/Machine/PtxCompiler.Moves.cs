@@ -280,7 +280,13 @@ internal sealed unsafe partial class PtxCompiler
         form.End(2);
         int a = Read(form.Operands[1], type);
         int d = Write(form.Operands[0], type.Bytes);
-        long window = space![0] switch { 's' => Warp.SharedWindow, 'l' => Warp.LocalWindow, _ => 0 };
+        long window = space![0] switch
+        {
+            's' => Warp.SharedWindow,
+            'l' => Warp.LocalWindow,
+            'p' => Warp.ParameterWindow,
+            _ => 0,
+        };
         if (window == 0 || type.Bytes != 8) Emit(Lanes.Resize(type.Bytes, type.Bytes, false), d, a);
         else if (to) Emit(&Lanes.Map2<ulong, Sub<ulong>>, d, a, Constant((ulong)window, 8));
         else Emit(&Lanes.Map2<ulong, Add<ulong>>, d, a, Constant((ulong)window, 8));

@@ -89,6 +89,7 @@ internal sealed unsafe partial class PtxCompiler
         }
         Place(function);
         FindUndefined(undefined);
+        FindGroupRegisters();
     }
 
     private int LiveRegisters { get; }
@@ -114,6 +115,7 @@ internal sealed unsafe partial class PtxCompiler
             PtxInstruction instruction = _function.Instructions[_source];
             Array.Clear(_usedTemporaries);
             Liveness.Touched(instruction, written, read);
+            if (_groupRegisters.Count > 0) FollowProducts(instruction, written, read);
             if (_hasUndefined) FollowDefinedness(instruction, written, read);
             Form form = new(instruction);
             Instruction(form);

@@ -8,8 +8,8 @@ internal sealed unsafe partial class Warp
 {
     private const int SectorBytes = 32, Banks = 32;
 
-    /// <summary>Generic addresses of shared and local memory lie here.</summary>
-    public const long SharedWindow = 1L << 56, LocalWindow = 1L << 57;
+    /// <summary>Generic addresses of shared and local memory and of parameters lie here.</summary>
+    public const long SharedWindow = 1L << 56, LocalWindow = 1L << 57, ParameterWindow = 1L << 55;
 
     private readonly long[] _addresses = new long[32];
 
@@ -103,6 +103,7 @@ internal sealed unsafe partial class Warp
         {
             if (address >= LocalWindow) (space, offset) = (Space.Local, address - LocalWindow);
             else if (address >= SharedWindow) (space, offset) = (Space.Shared, address - SharedWindow);
+            else if (address >= ParameterWindow) (space, offset) = (Space.Param, address - ParameterWindow);
             else space = Space.Global;
         }
         else if (space == Space.Shared && address >= SharedWindow) offset = address - SharedWindow;

@@ -130,10 +130,6 @@ internal sealed unsafe partial class Warp
         }
     }
 
-    public static void ExecuteProxyFence(Warp warp, Op* op, uint active)
-    {
-    }
-
     public static void ExecuteNothing(Warp warp, Op* op, uint active)
     {
     }
