@@ -127,7 +127,10 @@ public sealed class HopperTests
     private static string Product(int swizzle)
     {
         string outputs = string.Join(", ", Enumerable.Range(0, 32).Select(i => $"%{i}"));
-        string constraints = string.Join(", ", Enumerable.Range(0, 32).Select(i => $"\"+f\"(d[{i}])"));
+        string constraints = string.Join(", ", Enumerable.Range(0, 32).Select(i => $"\"+f\"(d{i})"));
+        string zeros = string.Join(", ", Enumerable.Range(0, 32).Select(i => $"d{i} = 0"));
+        string stores = string.Join(' ', Enumerable.Range(0, 32).Select(i =>
+            $"row[{(i >> 1 & 1) * 8 * N + (i >> 2) * 8 + (i & 1)}] = d{i};"));
         int mode = swizzle switch { 128 => 1, 64 => 2, _ => 3 }, columns = swizzle / 2;
         return $$"""
             #define G __attribute__((global))
@@ -155,14 +158,13 @@ public sealed class HopperTests
                 asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
               }
               /*ready*/__nvvm_bar_sync(0);
-              float d[32];
-              for (int i = 0; i < 32; i++) d[i] = 0;
+              float {{zeros}};
               if (tid() == 0) { fetch(ma, mb, 0); if (steps > 1) fetch(ma, mb, 1); }
               for (int step = 0; step < steps; step++) {
                 int s = step & 1;
                 asm volatile("{ .reg .pred p; W%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra W%=; }"
                   :: "r"(address(&full[s])), "r"(step >> 1 & 1) : "memory");
-                for (int i = 0; i < 32; i++) asm volatile("" : "+f"(d[i]) :: "memory"); // what is in registers is before
+                asm volatile("" : {{constraints}} :: "memory"); // registers change before the fence, not behind it
                 asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
                 for (int k = 0; k < {{columns / 16}}; k++)
                   asm volatile("wgmma.mma_async.sync.aligned.m64n{{N}}k16.f32.bf16.bf16 { {{outputs}} }, %32, %33, 1, 1, 1, 0, 0;"
@@ -173,8 +175,8 @@ public sealed class HopperTests
                 if (tid() == 0 && step + 2 < steps) fetch(ma, mb, step + 2);
               }
               u32 w = tid() / 32, l = tid() % 32;
-              for (int i = 0; i < 32; i++)
-                c[(w * 16 + l / 4 + (i >> 1 & 1) * 8) * {{N}} + (i >> 2) * 8 + l % 4 * 2 + (i & 1)] = d[i];
+              float* row = c + (w * 16 + l / 4) * {{N}} + l % 4 * 2;
+              {{stores}}
             }
             """;
     }
