@@ -127,9 +127,9 @@ internal static class SoakVerdict
     }
 
     /// <summary>After the first third, in which queues and pools take their size. In a short run some of what is made
-    /// once comes later, such as the delegates of a path first taken then, or a longer queue of the thread pool, through
-    /// which readers are woken (1.5 KB): 64 to 1,064 bytes in all were seen, where one object a step would be at least
-    /// 24 bytes in each of thousands.</summary>
+    /// once comes later, such as the delegates of a path first taken then, or a longer queue of the thread pool,
+    /// through which readers are woken (1.5 KB): 64 to 1,064 bytes in all were seen, where one object a step would be
+    /// at least 24 bytes in each of thousands.</summary>
     private static SoakCheck Allocation(SoakResult result)
     {
         const string name = "a decode step allocates 0 bytes";

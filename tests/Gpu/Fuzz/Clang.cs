@@ -13,9 +13,10 @@ internal static class Clang
         .Select(folder => Path.Combine(folder, Name)).FirstOrDefault(File.Exists);
 
     /// <summary>CUDA source to PTX for sm_80, or another.</summary>
-    public static string ToPtx(string path, string architecture = "sm_80", string version = "ptx74") => Run("-x", "cuda",
-        path, "--cuda-device-only", $"--cuda-gpu-arch={architecture}", "-nocudainc", "-nocudalib", "-S", "-O3",
-        "-ffp-contract=off", "-gline-tables-only", "-Xclang", "-target-feature", "-Xclang", $"+{version}", "-o", "-");
+    public static string ToPtx(string path, string architecture = "sm_80", string version = "ptx74") =>
+        Run("-x", "cuda", path, "--cuda-device-only", $"--cuda-gpu-arch={architecture}", "-nocudainc", "-nocudalib",
+            "-S", "-O3", "-ffp-contract=off", "-gline-tables-only", "-Xclang", "-target-feature", "-Xclang",
+            $"+{version}", "-o", "-");
 
     /// <summary>C++ source to a library of this machine.</summary>
     public static void ToLibrary(string path, string library, string optimization) =>

@@ -4,7 +4,8 @@ using Native.Tests.Gpu.Machine;
 namespace Native.Tests.Gpu.Fuzz;
 
 /// <summary>Random functions do the same, bit for bit, as PTX on the machine and as x86 instructions: what the machine
-/// makes of PTX is what its compiler means by it. <c>NATIVE_FUZZ_SEEDS</c> says how many programs (default 10).</summary>
+/// makes of PTX is what its compiler means by it. <c>NATIVE_FUZZ_SEEDS</c> says how many programs (default 10).
+/// </summary>
 public sealed unsafe class DifferentialTests
 {
     private const int Functions = 20, Items = 256;

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Text;
 
 namespace Native.Tests.Gpu.Fuzz;
@@ -88,7 +87,8 @@ internal sealed class RandomProgram(int seed)
         else if (_depth < 2 && kind == 1)
         {
             string counter = $"c{_names++}";
-            Line($"for (u32 {counter} = 0; {counter} < ({Integer("u32", 1)} & {(Next(2) == 0 ? 7 : 3)}u); {counter}++) {{");
+            string most = $"({Integer("u32", 1)} & {(Next(2) == 0 ? 7 : 3)}u)";
+            Line($"for (u32 {counter} = 0; {counter} < {most}; {counter}++) {{");
             Inner();
             Line("}");
         }
@@ -143,7 +143,8 @@ internal sealed class RandomProgram(int seed)
         (string name, string other) = _variables[Next(_variables.Count)];
         if (Next(4) != 0)
             return other[0] == 'f' && type[0] != 'f' ? $"({type})whole({name})" : $"({type}){name}";
-        if (type[0] == 'f') return $"({type}){((_random.NextDouble() - 0.5) * 100).ToString("R", CultureInfo.InvariantCulture)}";
+        if (type[0] == 'f')
+            return FormattableString.Invariant($"({type}){(_random.NextDouble() - 0.5) * 100:R}");
         return $"({type}){(Next(2) == 0 ? Next(40) : _random.NextInt64() >> Next(60))}ul";
     }
 

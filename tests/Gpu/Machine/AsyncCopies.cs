@@ -78,7 +78,8 @@ internal sealed unsafe partial class Warp
     {
         if (copy.Taken > 0 && Take(copy) != copy.Value)
             throw Fault(Kernel.Ops + copy.Op, copy.Lane, FaultKind.AsyncCopy,
-                $"the source at byte {copy.SourceOffset} of {copy.Source.Name} was changed while its copy was in flight");
+                $"the source at byte {copy.SourceOffset} of {copy.Source.Name} was changed while its copy was in "
+                + "flight");
         UInt128 value = copy.Value;
         Unsafe.CopyBlockUnaligned(Block.Shared.Data + copy.Target, (byte*)&value, (uint)copy.Bytes);
         copy.HasLanded = true;

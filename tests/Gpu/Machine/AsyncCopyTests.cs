@@ -54,8 +54,8 @@ public sealed class AsyncCopyTests
         {
             using DeviceMemory memory = new();
             MemoryRange x = memory.Allocate<long>("x", new long[1024]), y = memory.Allocate<long>("y", new long[1024]);
-            GpuFault fault = Assert.Throws<GpuFault>(() => Run(memory, Kernel(string.Format(body, ""), 2, Shared), new(1),
-                new(64), [x, y], options));
+            string ptx = Kernel(string.Format(body, ""), 2, Shared);
+            GpuFault fault = Assert.Throws<GpuFault>(() => Run(memory, ptx, new(1), new(64), [x, y], options));
             Assert.Contains(fault.Kind, (FaultKind[])[FaultKind.Race, FaultKind.AsyncCopy, FaultKind.Uninitialised]);
         }
     }

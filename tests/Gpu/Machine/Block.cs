@@ -18,7 +18,7 @@ internal sealed class Block : IDisposable
         ProxyFences = new uint[(Threads + 31) / 32 * 32];
         int warps = (Threads + 31) / 32;
         Shared = new MemoryRange("shared memory", launch.Kernel.SharedBytes + launch.DynamicShared, stamped: true,
-            launch.Kernel.HasPartialBarriers ? warps : 0);
+            launch.Kernel.HasPartialBarriers ? warps : 0) { IsOfBlock = true };
         _warps = new Warp[warps];
         for (int i = 0; i < warps; i++)
             _warps[i] = new Warp(this, i, Threads - i * 32 >= 32 ? uint.MaxValue : (1u << (Threads - i * 32)) - 1);
@@ -119,10 +119,10 @@ internal sealed class Block : IDisposable
         int[] order = [.. Enumerable.Range(0, _warps.Length)];
         if (Launch.Options.Order == Order.Descending) Array.Reverse(order);
         if (Launch.Options.Order == Order.Random) for (int i = order.Length - 1; i > 0; i--)
-            {
-                int j = Launch.Next(i + 1);
-                (order[i], order[j]) = (order[j], order[i]);
-            }
+        {
+            int j = Launch.Next(i + 1);
+            (order[i], order[j]) = (order[j], order[i]);
+        }
         bool ran = false;
         foreach (int i in order)
         {
@@ -131,8 +131,9 @@ internal sealed class Block : IDisposable
             ran = true;
             int quantum = Launch.Options.Quantum;
             if (++warp.Turns > Launch.Options.MostTurns)
-                throw new GpuFault(FaultKind.Deadlock, $"a warp runs on after {(long)quantum * warp.Turns} instructions",
-                    Launch.Kernel.Name, warp.Here, (Index, warp.Index * 32));
+                throw new GpuFault(FaultKind.Deadlock,
+                    $"a warp runs on after {(long)quantum * warp.Turns} instructions", Launch.Kernel.Name,
+                    warp.Here, (Index, warp.Index * 32));
             warp.HasPolled = false;
             warp.Run(Launch.Options.Order == Order.Random && Launch.Next(4) == 0 ? 1 + Launch.Next(200) : quantum);
             if (!warp.HasPolled) Launch.Progress++;
@@ -157,8 +158,8 @@ internal sealed class Block : IDisposable
         return new GpuFault(FaultKind.Deadlock, "no warp gets on", Launch.Kernel.Name, LocationOfLast, (Index, 0));
     }
 
-    /// <summary>Threads of a warp arrive at a barrier, and wait there or not. True where that completes it: all who wait
-    /// go on.</summary>
+    /// <summary>Threads of a warp arrive at a barrier, and wait there or not. True where that completes it: all who
+    /// wait go on.</summary>
     public bool Arrive(Warp warp, int barrier, int threads, int expected, bool waits, uint predicate)
     {
         ref NamedBarrier at = ref _barriers[barrier];

@@ -66,14 +66,14 @@ public sealed class FaultTests
     [InlineData("st.shared.u32 [%r10], %r0; bar.warp.sync 0xffffffff; ld.shared.u32 %r20, [%r14];")]
     [InlineData("st.shared.u32 [%r10], %r0; membar.cta; ld.shared.u32 %r20, [%r14];")]
     [InlineData("st.shared.u8 [%r10], %r0; st.shared.u8 [%r14], %r0;")]
-    [InlineData("atom.shared.exch.b32 %r20, [s], %r0; bar.sync 0; ld.shared.u32 %r21, [s]; atom.shared.exch.b32 %r20, [s], %r0;")]
+    [InlineData("red.shared.add.u32 [s], 1; bar.sync 0; ld.shared.u32 %r21, [s]; red.shared.add.u32 [s], 1;")]
     public void ARaceBetweenWarps(string body) =>
         Fails(FaultKind.Race, "shared memory", $"{Own} st.shared.u32 [%r10], 0; bar.sync 0; {body}", threads: 64,
             shared: Shared);
 
     [Theory]
     [InlineData("st.shared.u32 [%r10], %r0; bar.sync 0; ld.shared.u32 %r20, [%r14];")]
-    [InlineData("st.shared.u32 [%r10], %r0; bar.sync 0; ld.shared.u32 %r20, [%r14]; bar.sync 0; st.shared.u32 [%r10], 7;")]
+    [InlineData("st.shared.u32 [%r10], 3; bar.sync 0; ld.shared.u32 %r9, [%r14]; bar.sync 0; st.shared.u32 [%r10], 7;")]
     [InlineData("st.shared.u32 [%r10], %r0; bar.sync 3; ld.shared.u32 %r20, [%r14];")]
     [InlineData("st.shared.u32 [%r10], %r0; bar.sync 3, 64; ld.shared.u32 %r20, [%r14];")]
     [InlineData("st.shared.u32 [s], 5;")] // all write the same
@@ -86,8 +86,8 @@ public sealed class FaultTests
     [Theory]
     [InlineData("st.shared.u32 [%r10], %r0; ld.shared.u32 %r20, [%r13];")]
     [InlineData("st.shared.u32 [s], %r0;")] // each another value
-    [InlineData("st.shared.u32 [%r10], 1; bar.warp.sync 0xffffffff; ld.shared.u32 %r20, [%r13]; st.shared.u32 [%r10], 2;")]
-    [InlineData("st.shared.u32 [%r10], 1; shfl.sync.bfly.b32 %r21, %r0, 1, 31, 0xffffffff; ld.shared.u32 %r20, [%r13];")]
+    [InlineData("st.shared.u32 [%r10], 1; bar.warp.sync -1; ld.shared.u32 %r20, [%r13]; st.shared.u32 [%r10], 2;")]
+    [InlineData("st.shared.u32 [%r10], 1; shfl.sync.bfly.b32 %r21, %r0, 1, 31, -1; ld.shared.u32 %r20, [%r13];")]
     [InlineData("st.shared.u16 [%r10], %h1; ld.shared.u16 %h2, [%r13];")]
     public void ARaceWithinAWarp(string body) => Fails(FaultKind.Race, "shared memory",
         $"mov.u16 %h1, 3; st.shared.u32 [%r10], 0; st.shared.u32 [s], 0; bar.sync 0; {body}".Insert(0, Own),
@@ -193,11 +193,13 @@ public sealed class FaultTests
     [InlineData("bra NOWHERE;", "NOWHERE")]
     [InlineData("add.u32 %r10, %r11, %f1, %f2;", "operands")]
     [InlineData("ld.global.u32 %r10, %rd0;", "an address was expected")]
-    [InlineData("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0,%f1}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f4,%f5,%f6,%f7};", "2 registers")]
+    [InlineData("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f0,%f1}, {%r1,%r2}, {%r5}, {%f4,%f5,%f6,%f7};",
+        "2 registers")]
     public void WhatTheMachineDoesNotKnow_IsRefusedAtLoad_WithItsLine(string body, string words)
     {
         using DeviceMemory memory = new();
-        PtxException refused = Assert.Throws<PtxException>(() => new GpuModule(Kernel($".loc 1 33 1\n{body}", 2), memory));
+        string ptx = Kernel($".loc 1 33 1\n{body}", 2);
+        PtxException refused = Assert.Throws<PtxException>(() => new GpuModule(ptx, memory));
         Assert.Contains(words, refused.Message, StringComparison.Ordinal);
         if (!body.StartsWith("bra")) Assert.Contains("planted.cu:33", refused.Message, StringComparison.Ordinal);
     }

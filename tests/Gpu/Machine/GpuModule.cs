@@ -69,7 +69,8 @@ internal sealed class GpuModule : IDisposable
                 object other => throw new ArgumentException($"an argument is a {other.GetType()}"),
             };
             if (value.Length != parameters[i].Bytes)
-                throw new ArgumentException($"{value.Length} bytes for {parameters[i].Name}, which has {parameters[i].Bytes}");
+                throw new ArgumentException(
+                    $"{value.Length} bytes for {parameters[i].Name}, which has {parameters[i].Bytes}");
             value.CopyTo(bytes, (int)parameters[i].Offset);
         }
         return bytes;

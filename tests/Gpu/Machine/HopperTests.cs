@@ -140,18 +140,23 @@ public sealed class HopperTests
             __attribute__((shared, aligned(1024))) char a[2][64 * {{swizzle}}];
             __attribute__((shared, aligned(1024))) char b[2][{{N}} * {{swizzle}}];
             __attribute__((shared, aligned(8))) u64 full[2];
-            __attribute__((device, always_inline)) inline u32 address(void* p) { return (u32)(u64)(__attribute__((address_space(3))) void*)p; }
+            __attribute__((device, always_inline)) inline u32 address(void* p) {
+              return (u32)(u64)(__attribute__((address_space(3))) void*)p; }
             __attribute__((device, always_inline)) inline u64 matrix(u32 at) {
               return (u64)((at & 0x3ffff) >> 4) | 1ul << 16 | (u64)({{8 * swizzle}} >> 4) << 32 | {{mode}}ul << 62; }
-            __attribute__((device, always_inline)) inline void load(const Map& map, void* to, u64* bar, int k, int row) {
-              asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+            __attribute__((device, always_inline)) inline
+            void load(const Map& map, void* to, u64* bar, int k, int row) {
+              asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                " [%0], [%1, {%2, %3}], [%4];"
                 :: "r"(address(to)), "l"(&map), "r"(k), "r"(row), "r"(address(bar)) : "memory"); }
             __attribute__((device, always_inline)) inline void fetch(const Map& ma, const Map& mb, int step) {
               int s = step & 1;
-              asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(address(&full[s])), "r"({{(64 + N) * swizzle}}) : "memory");
+              asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                :: "r"(address(&full[s])), "r"({{(64 + N) * swizzle}}) : "memory");
               load(ma, a[s], &full[s], step * {{columns}}, 0);
               load(mb, b[s], &full[s], step * {{columns}}, 0); }
-            extern "C" G void product(const __attribute__((grid_constant)) Map ma, const __attribute__((grid_constant)) Map mb, float* c, int steps) {
+            extern "C" G void product(const __attribute__((grid_constant)) Map ma,
+                const __attribute__((grid_constant)) Map mb, float* c, int steps) {
               if (tid() == 0) {
                 asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(address(&full[0])) : "memory");
                 asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(address(&full[1])) : "memory");
@@ -167,7 +172,8 @@ public sealed class HopperTests
                 asm volatile("" : {{constraints}} :: "memory"); // registers change before the fence, not behind it
                 asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
                 for (int k = 0; k < {{columns / 16}}; k++)
-                  asm volatile("wgmma.mma_async.sync.aligned.m64n{{N}}k16.f32.bf16.bf16 { {{outputs}} }, %32, %33, 1, 1, 1, 0, 0;"
+                  asm volatile("wgmma.mma_async.sync.aligned.m64n{{N}}k16.f32.bf16.bf16 "
+                    "{ {{outputs}} }, %32, %33, 1, 1, 1, 0, 0;"
                     : {{constraints}} : "l"(matrix(address(a[s]) + 32 * k)), "l"(matrix(address(b[s]) + 32 * k)));
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                 /*wait*/asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");

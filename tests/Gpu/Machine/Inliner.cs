@@ -1,7 +1,7 @@
 namespace Native.Tests.Gpu.Machine;
 
-/// <summary>Puts the bodies of device functions where they are called, so that the machine knows no calls. Recursion and
-/// calls by pointer are refused.</summary>
+/// <summary>Puts the bodies of device functions where they are called, so that the machine knows no calls. Recursion
+/// and calls by pointer are refused.</summary>
 internal sealed class Inliner
 {
     private readonly PtxModule _module;

@@ -97,7 +97,13 @@ internal static unsafe class Lanes
     {
         uint other = op->C < 0 ? 0 : *(uint*)(warp.Registers + op->C);
         if (op->IsNegatedA) other = ~other;
-        uint Combine(uint value) => op->Count switch { 1 => value & other, 2 => value | other, 3 => value ^ other, _ => value };
+        uint Combine(uint value) => op->Count switch
+        {
+            1 => value & other,
+            2 => value | other,
+            3 => value ^ other,
+            _ => value,
+        };
         if (op->D >= 0) warp.SetPredicate(op->D, active, Combine(bits));
         if (op->E >= 0) warp.SetPredicate(op->E, active, Combine(~bits));
     }

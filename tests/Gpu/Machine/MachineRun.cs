@@ -4,8 +4,8 @@ namespace Native.Tests.Gpu.Machine;
 /// addresses in %rd0, %rd1..; %r0 is the thread in its block, %r1 the block.</summary>
 internal static class MachineRun
 {
-    /// <summary>Registers that the body has besides: %r10 to %r99, %rd10 to %rd99, %f0 to %f99, %h0 to %h99, %p0 to %p9.
-    /// </summary>
+    /// <summary>Registers that the body has besides: %r10 to %r99, %rd10 to %rd99, %f0 to %f99, %h0 to %h99, %p0 to
+    /// %p9.</summary>
     public static string Kernel(string body, int parameters, string shared = "", string target = "sm_90a") => $$"""
         .version 8.3
         .target {{target}}
@@ -54,7 +54,8 @@ internal static class MachineRun
 
     /// <summary>Runs it in each order; nothing may be wrong with it. Returns the words of y, equal in all.</summary>
     public static long[] Passes(
-        string body, int blocks = 1, int threads = 32, string shared = "", int words64 = 1024, Action<long[]>? input = null)
+        string body, int blocks = 1, int threads = 32, string shared = "", int words64 = 1024,
+        Action<long[]>? input = null)
     {
         long[]? first = null;
         foreach (LaunchOptions options in Orders)

@@ -185,8 +185,8 @@ internal sealed unsafe partial class Warp
         warp.Block.Launch.Advance();
     }
 
-    /// <summary>A read by the copy engine or the tensor cores on behalf of a lane: what threads wrote by themselves must
-    /// have come past a proxy fence, theirs or the lane's.</summary>
+    /// <summary>A read by the copy engine or the tensor cores on behalf of a lane: what threads wrote by themselves
+    /// must have come past a proxy fence, theirs or the lane's.</summary>
     private void ReadAsync(Op* op, int lane, MemoryRange range, long offset, int bytes)
     {
         if (range.Read(this, lane, offset, bytes, strong: false) is { } cause) Throw(op, lane, cause);
@@ -264,7 +264,8 @@ internal sealed unsafe partial class Warp
             if (bytes % 16 != 0 || bytes == 0)
                 throw warp.Fault(op, lane, FaultKind.Misaligned, $"a bulk copy of {bytes} bytes, no multiple of 16");
             op->Space = load ? Space.Shared : Space.Global;
-            MemoryRange target = warp.Resolve(op, lane, warp.Value<long>(op->A, lane) + op->Immediate, bytes, out long to);
+            MemoryRange target = warp.Resolve(op, lane, warp.Value<long>(op->A, lane) + op->Immediate, bytes,
+                out long to);
             op->Space = load ? Space.Global : Space.Shared;
             MemoryRange source = warp.Resolve(op, lane, warp.Value<long>(op->B, lane) + op->Immediate2, bytes,
                 out long from);
@@ -341,7 +342,8 @@ internal sealed unsafe partial class Warp
                 int column = coordinates[0] * map.ElementBytes + p * piece, end = map.Sizes[0] * map.ElementBytes;
                 int valid = inside && column >= 0 ? Math.Clamp(end - column, 0, piece) : 0;
                 if (column < 0 && inside && column + piece > 0)
-                    throw Fault(op, lane, FaultKind.Misuse, "a piece of 16 bytes that begins before its row is not known");
+                    throw Fault(op, lane, FaultKind.Misuse,
+                        "a piece of 16 bytes that begins before its row is not known");
                 if (valid > 0)
                 {
                     op->Space = Space.Global;

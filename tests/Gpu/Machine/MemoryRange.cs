@@ -46,6 +46,12 @@ internal sealed unsafe class MemoryRange : IDisposable
 
     public bool IsReadOnly { get; init; }
 
+    /// <summary>Whether a block's barriers order all that is done with it.</summary>
+    public bool IsOfBlock { get; init; }
+
+    private ulong LimitOf(Warp warp) =>
+        IsOfBlock && _warps == 0 ? Math.Max(warp.LaunchLimit, warp.Block.BarrierLimit) : warp.LaunchLimit;
+
     /// <summary>Marks as written from outside, by a copy of the host's.</summary>
     public void Fill(long offset, long bytes) => new Span<byte>(Flags + offset, checked((int)bytes)).Fill(Initialised);
 
@@ -86,6 +92,71 @@ internal sealed unsafe class MemoryRange : IDisposable
         GpuFaultCause? cause = IsStamped ? Stamp(warp, lane, offset, bytes, strong, value) : null;
         Unsafe.InitBlockUnaligned(Flags + offset, Initialised, (uint)bytes);
         return cause;
+    }
+
+    /// <summary>Whether all lanes of a warp may read neighbouring elements, where that is plain.</summary>
+    public bool TryReadSpan(Warp warp, long offset, int bytes)
+    {
+        if (new ReadOnlySpan<byte>(Flags + offset, 32 * bytes).ContainsAnyExcept(Initialised)) return false;
+        if (!IsStamped) return true;
+        if (_readers != null || _shift > 0 && bytes < 4) return false;
+        Prepare(offset, bytes, write: false);
+        if (_readers != null) return false;
+        long first = offset >> _shift;
+        int each = bytes >> _shift;
+        ulong limit = LimitOf(warp), stamp = warp.StampOf(0);
+        if (_writes != null)
+            for (long i = first; i < first + 32 * each; i++)
+                if (_writes[i] >= limit) return false;
+        ulong* reads = _reads + first;
+        for (int lane = 0; lane < 32; lane++, stamp++)
+            for (int i = 0; i < each; i++)
+                if (reads[lane * each + i] >= limit && reads[lane * each + i] != stamp) return false;
+        stamp = warp.StampOf(0);
+        for (int lane = 0; lane < 32; lane++, stamp++)
+            for (int i = 0; i < each; i++) reads[lane * each + i] = stamp;
+        return true;
+    }
+
+    /// <summary>Whether all lanes may read one element.</summary>
+    public bool TryReadOne(Warp warp, long offset, int bytes)
+    {
+        if (!All(offset, bytes, Initialised)) return false;
+        if (!IsStamped) return true;
+        if (_shift > 0 && bytes < 4) return false;
+        Prepare(offset, bytes, write: false);
+        if (_readers != null) return false;
+        ulong limit = LimitOf(warp);
+        ulong stamp = warp.StampOf(0) - warp.FirstWho + Who.Of(warp.Block.Index, Who.Warp + (uint)warp.Index);
+        long first = offset >> _shift, end = (offset + bytes - 1) >> _shift;
+        for (long i = first; i <= end; i++)
+            if ((_writes != null && _writes[i] >= limit) || (_reads[i] >= limit && _reads[i] != stamp)) return false;
+        for (long i = first; i <= end; i++) _reads[i] = stamp;
+        return true;
+    }
+
+    /// <summary>Whether all lanes may write neighbouring elements, where that is plain.</summary>
+    public bool TryWriteSpan(Warp warp, long offset, int bytes)
+    {
+        if (IsReadOnly || !IsStamped || _shift > 0 && bytes < 4) return false;
+        Span<byte> flags = new(Flags + offset, 32 * bytes);
+        if (flags.ContainsAnyExcept(Initialised, (byte)0)) return false;
+        Prepare(offset, bytes, write: true);
+        long first = offset >> _shift;
+        int each = bytes >> _shift;
+        ulong limit = LimitOf(warp), stamp = warp.StampOf(0);
+        ulong* writes = _writes + first, reads = _reads == null ? null : _reads + first;
+        for (int lane = 0; lane < 32; lane++, stamp++)
+            for (int i = 0; i < each; i++)
+            {
+                ulong old = writes[lane * each + i], read = reads == null ? 0 : reads[lane * each + i];
+                if ((old >= limit && old != stamp) || (read >= limit && read != stamp)) return false;
+            }
+        stamp = warp.StampOf(0);
+        for (int lane = 0; lane < 32; lane++, stamp++)
+            for (int i = 0; i < each; i++) writes[lane * each + i] = stamp;
+        flags.Fill(Initialised);
+        return true;
     }
 
     /// <summary>The part of <see cref="Write"/> that is about order: also for a copy that will write later.</summary>

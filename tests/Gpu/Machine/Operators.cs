@@ -364,7 +364,8 @@ internal readonly struct Dot4<TA, TB> : IScalar3<uint, uint, uint, uint>
     public static uint Invoke(uint a, uint b, uint c)
     {
         for (int i = 0; i < 32; i += 8)
-            c += (uint)(int.CreateTruncating(TA.CreateTruncating(a >> i)) * int.CreateTruncating(TB.CreateTruncating(b >> i)));
+            c += (uint)(int.CreateTruncating(TA.CreateTruncating(a >> i))
+                * int.CreateTruncating(TB.CreateTruncating(b >> i)));
         return c;
     }
 }

@@ -7,7 +7,8 @@ internal sealed unsafe partial class PtxCompiler
     {
         switch (opcode)
         {
-            case "add" or "sub" or "mul" or "mul24" or "div" or "rem" or "min" or "max" or "copysign" or "addc" or "subc":
+            case "add" or "sub" or "mul" or "mul24" or "div" or "rem" or "min" or "max" or "copysign" or "addc"
+                or "subc":
                 Two(form, opcode);
                 return true;
             case "mad" or "mad24" or "madc" or "fma" or "sad":
@@ -353,8 +354,8 @@ internal sealed unsafe partial class PtxCompiler
             _ => throw form.Unknown($"a result of {result} is not known"),
         };
         int yes = Constant(one, result.Bytes), no = Constant(0, result.Bytes);
-        Emit(result.Bytes == 4 ? &Lanes.Select<uint> : &Lanes.Select<ushort>, Write(form.Operands[0], result.Bytes), yes,
-            no, holds);
+        Emit(result.Bytes == 4 ? &Lanes.Select<uint> : &Lanes.Select<ushort>, Write(form.Operands[0], result.Bytes),
+            yes, no, holds);
     }
 
     private static Execute Comparison(Form form, string relation, PtxType type) => type.ToString() switch

@@ -11,8 +11,11 @@ internal sealed unsafe partial class PtxCompiler
         {
             case "mbarrier": MBarrier(form); return true;
             case "wgmma": GroupProduct(form); return true;
-            case "cp" when form.Instruction.Modifiers is ["async", "mbarrier", ..]: ArriveAfterCopies(form); return true;
-            case "cp" when form.Instruction.Modifiers is ["async", "bulk", ..]: BulkCopies(form); return true;
+            case "cp":
+                if (form.Instruction.Modifiers is ["async", "mbarrier", ..]) ArriveAfterCopies(form);
+                else if (form.Instruction.Modifiers is ["async", "bulk", ..]) BulkCopies(form);
+                else return false;
+                return true;
             default: return false;
         }
     }
@@ -140,8 +143,9 @@ internal sealed unsafe partial class PtxCompiler
         int[] places = [.. coordinates.Elements.Select(element => Read(element, new("s", 32)))];
         int slots = _slots.Count;
         _slots.AddRange(places);
-        ref Op op = ref At(Emit(&Warp.ExecuteTensorCopy, a: shared < 0 ? Constant(0, 8) : shared, b: mapSlot, c: barrier,
-            e: stores ? 1 : 0, count: rank, immediate: offset, immediate2: barrierOffset));
+        if (shared < 0) shared = Constant(0, 8);
+        ref Op op = ref At(Emit(&Warp.ExecuteTensorCopy, a: shared, b: mapSlot, c: barrier, e: stores ? 1 : 0,
+            count: rank, immediate: offset, immediate2: barrierOffset));
         op.Slots = slots;
     }
 
@@ -187,10 +191,12 @@ internal sealed unsafe partial class PtxCompiler
     private void FollowProducts(PtxInstruction instruction, List<PtxRegister> written, List<PtxRegister> read)
     {
         if (instruction.Opcode == "wgmma") return;
-        int[] uses = [.. read.Where(_groupRegisters.Contains).Select(register => _registers[register.Index])];
+        int[] SlotsOf(List<PtxRegister> registers) =>
+            [.. registers.Where(_groupRegisters.Contains).Select(register => _registers[register.Index])];
+        int[] uses = SlotsOf(read);
         // A copy from one to another changes none: the assembler gives both one place.
         bool copies = instruction is { Opcode: "mov", Operands: [_, RegisterOperand] } && uses.Length > 0;
-        int[] defines = copies ? [] : [.. written.Where(_groupRegisters.Contains).Select(register => _registers[register.Index])];
+        int[] defines = copies ? [] : SlotsOf(written);
         if (uses.Length + defines.Length == 0) return;
         int slots = _slots.Count;
         _slots.AddRange(uses);

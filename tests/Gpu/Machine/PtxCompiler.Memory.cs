@@ -386,7 +386,8 @@ internal sealed unsafe partial class PtxCompiler
         int taken = -1, ignore = -1;
         if (form.Operands.Count > 3)
         {
-            if (form.Operands[3] is RegisterOperand { Register.Type.Bits: 1 }) ignore = Predicate(form.Operands[3]).Slot;
+            if (form.Operands[3] is RegisterOperand { Register.Type.Bits: 1 })
+                ignore = Predicate(form.Operands[3]).Slot;
             else if (form.Operands[3] is not RegisterOperand { Register.Type.Bits: 64 })
                 taken = Read(form.Operands[3], s_word);
         }

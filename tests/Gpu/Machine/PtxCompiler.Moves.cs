@@ -318,7 +318,8 @@ internal sealed unsafe partial class PtxCompiler
             if (saturates) Emit(Saturated(form, from, to), d, a);
             else Emit(Lanes.Resize(from.Bytes, width, from.IsSigned), d, a);
         }
-        else if (to.IsInteger) Emit(FloatToInteger(form, from, to), d, a, count: RoundingOf(form, rounding), negated: flush);
+        else if (to.IsInteger)
+            Emit(FloatToInteger(form, from, to), d, a, count: RoundingOf(form, rounding), negated: flush);
         else if (from.IsInteger) Emit(IntegerToFloat(form, from, to, rounding), d, a);
         else Emit(FloatToFloat(form, from, to, rounding, relu), d, a, count: rounding is null ? 0 : rounding[1]);
         if (to is { Kind: "f", Bits: 32 } && flush) Emit(&Lanes.Map<float, Flush>, d, d, counts: false);
@@ -349,7 +350,7 @@ internal sealed unsafe partial class PtxCompiler
         _ => throw form.Unknown("this saturation is not known"),
     };
 
-    private static Execute FloatToInteger(Form form, PtxType from, PtxType to) => (from.ToString(), to.ToString()) switch
+    private static Execute FloatToInteger(Form form, PtxType from, PtxType to) => ($"{from}", $"{to}") switch
     {
         ("f32", "s8") => &Conversions.ToInteger<float, sbyte>,
         ("f32", "u8") => &Conversions.ToInteger<float, byte>,

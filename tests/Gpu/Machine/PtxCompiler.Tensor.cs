@@ -43,7 +43,8 @@ internal sealed unsafe partial class PtxCompiler
         bool fits = bits == Warp.BitsOf(b) && (rows, bits, k) is (16, 16, 8 or 16) or (16, 32, 4 or 8)
             or (16, 8, 16 or 32) or (16, 4, 32 or 64) or (8, 8, 16) or (8, 4, 32) && a >= Element.S8 == b >= Element.S8
             && (a >= Element.S8) == (typeD.Kind == "s");
-        if (!fits || typeD.Bits < typeC.Bits && typeD.Kind != "f") throw form.Unknown("the types don't go with the shape");
+        if (!fits || (typeD.Bits < typeC.Bits && typeD.Kind != "f"))
+            throw form.Unknown("the types don't go with the shape");
         int registersA = rows * k * bits / 32 / 32, registersB = 8 * k * bits / 32 / 32, values = rows / 4;
         int slots = _slots.Count;
         AddSlots(form, 0, typeD.Bits == 16 ? values / 2 : values, writes: true);

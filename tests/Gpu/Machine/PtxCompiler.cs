@@ -46,8 +46,8 @@ internal sealed class Form(PtxInstruction instruction)
     public PtxException Unknown(string why) => new($"{instruction.Location}: {instruction}: {why}");
 }
 
-/// <summary>Makes of a kernel's PTX what the machine executes: for each instruction a pointer to what it does, and where
-/// its operands lie.</summary>
+/// <summary>Makes of a kernel's PTX what the machine executes: for each instruction a pointer to what it does, and
+/// where its operands lie.</summary>
 internal sealed unsafe partial class PtxCompiler
 {
     private const int Temporaries = 16;
@@ -235,7 +235,8 @@ internal sealed unsafe partial class PtxCompiler
             case RegisterOperand { Negated: false, Register: var register }:
                 int own = Liveness.WidthOf(register.Type);
                 if (own == width && (own == 1) == (register.Type.Bits == 1)) return _registers[register.Index];
-                if (register.Type.Bits == 1 || type.Bits == 1) throw Wrong($"{register} is {register.Type}, not {type}");
+                if (register.Type.Bits == 1 || type.Bits == 1)
+                    throw Wrong($"{register} is {register.Type}, not {type}");
                 if (own == 0) throw Wrong($"{register}: registers of {register.Type} are not known");
                 int resized = Temporary(width);
                 Emit(Lanes.Resize(own, width, type.IsSigned), d: resized, a: _registers[register.Index], counts: false);
@@ -271,7 +272,8 @@ internal sealed unsafe partial class PtxCompiler
         return resized;
     }
 
-    /// <summary>Where a result of a width is to be written; -1 for one that is dropped, if the instruction may.</summary>
+    /// <summary>Where a result of a width is to be written; -1 for one that is dropped, if the instruction may.
+    /// </summary>
     private int Write(PtxOperand operand, int width, bool signed = false, bool mayDrop = false)
     {
         if (operand is SinkOperand) return mayDrop ? -1 : Temporary(width);

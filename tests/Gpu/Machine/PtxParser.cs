@@ -295,7 +295,8 @@ internal sealed class PtxParser
         int line = Take().Line;
         int file = (int)Take().Bits;
         _location = (_files.GetValueOrDefault(file), (int)Take().Bits);
-        while (Peek.Line == line && Peek.Kind != PtxTokenKind.End && !Is("}")) Take(); // a column, what it is inlined in
+        // A column follows, and what it is inlined in.
+        while (Peek.Line == line && Peek.Kind != PtxTokenKind.End && !Is("}")) Take();
     }
 
     private void Registers()

@@ -32,7 +32,8 @@ internal sealed record TensorMap
     {
         if (Rank is < 1 or > 5 || Box.Length != Rank || Strides.Length != Rank - 1) return "the ranks differ";
         if (Address % 16 != 0) return "the address is no multiple of 16";
-        if (Strides.Any(stride => stride % 16 != 0 || stride is <= 0 or >= 1L << 40)) return "a stride is no multiple of 16";
+        if (Strides.Any(stride => stride % 16 != 0 || stride is <= 0 or >= 1L << 40))
+            return "a stride is no multiple of 16";
         if (Box.Any(box => box is < 1 or > 256)) return "a box has more than 256 elements in a dimension";
         int row = Box[0] * ElementBytes;
         if (row % 16 != 0) return "a box's rows are no multiple of 16 bytes";
@@ -60,7 +61,8 @@ internal sealed record TensorMap
 
     public static TensorMap Decode(ReadOnlySpan<byte> bytes)
     {
-        if (BinaryPrimitives.ReadUInt32LittleEndian(bytes) != Magic) throw new ArgumentException("this is no tensor map");
+        if (BinaryPrimitives.ReadUInt32LittleEndian(bytes) != Magic)
+            throw new ArgumentException("this is no tensor map");
         int rank = bytes[4];
         int[] sizes = new int[rank], box = new int[rank];
         long[] strides = new long[rank - 1];

@@ -107,7 +107,8 @@ internal sealed unsafe partial class Warp : IDisposable
         if (who == FirstWho + lane || stamp < LaunchLimit) return true;
         if (Who.BlockOf(who) == Block.Index)
         {
-            if (stamp < Block.BarrierLimit) return true;
+            // A barrier says nothing of copies: those who wait for them do.
+            if (stamp < Block.BarrierLimit && Who.CodeOf(who) < Who.FirstCopy) return true;
             if (stamp < SyncLimit && Who.WarpOf(who) == Who.Warp + Index) return true;
         }
         return Known[lane] is { } known && known.Covers(who, (uint)(stamp >> 32), Block.Threads, Block.Launch.Blocks);
@@ -373,7 +374,8 @@ internal sealed unsafe partial class Warp : IDisposable
         }
     }
 
-    /// <summary>The special registers that <see cref="SetSpecials"/> fills; clocks are read by an instruction.</summary>
+    /// <summary>The special registers that <see cref="SetSpecials"/> fills; clocks are read by an instruction.
+    /// </summary>
     public static bool IsSpecial(string name) => name is "%tid.x" or "%tid.y" or "%tid.z" or "%ntid.x" or "%ntid.y"
         or "%ntid.z" or "%ctaid.x" or "%ctaid.y" or "%ctaid.z" or "%nctaid.x" or "%nctaid.y" or "%nctaid.z"
         or "%laneid" or "%warpid" or "%nwarpid" or "%smid" or "%nsmid" or "%gridid" or "%lanemask_eq" or "%lanemask_lt"

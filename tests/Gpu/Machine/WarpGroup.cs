@@ -51,7 +51,7 @@ internal sealed unsafe partial class Warp
         if (warp.Index / 4 * 4 + 4 > warp.Block.Warps.Count)
             throw warp.Fault(op, 0, FaultKind.Misuse, "wgmma by a warp that is in no whole group of four");
         int[] results = [.. Enumerable.Range(0, values).Select(i => warp.Kernel.Slots[op->Slots + i])];
-        int[] left = op->A >= 0 ? [] : [.. Enumerable.Range(0, 4).Select(i => warp.Kernel.Slots[op->Slots + values + i])];
+        int[] left = op->A >= 0 ? [] : [slots[values], slots[values + 1], slots[values + 2], slots[values + 3]];
         foreach (int slot in results.Concat(left))
             if (warp._touched.Contains(slot))
                 throw warp.Fault(op, 0, FaultKind.Race, "wgmma uses registers changed since the last wgmma.fence");
@@ -82,7 +82,8 @@ internal sealed unsafe partial class Warp
     {
         long at = matrix.Of(mn, k, bytes);
         if (at < 0 || at + bytes > Block.Shared.Bytes)
-            throw Fault(op, 0, FaultKind.OutOfBounds, $"wgmma reads byte {at} of shared memory, which has {Block.Shared.Bytes}");
+            throw Fault(op, 0, FaultKind.OutOfBounds,
+                $"wgmma reads byte {at} of shared memory, which has {Block.Shared.Bytes}");
         if ((at & 3) == 0 || bytes == 4) ReadAsync(op, 0, Block.Shared, at & ~3, 4);
         byte* from = Block.Shared.Data + at;
         return ValueOf(element, bytes == 1 ? *from : bytes == 2 ? *(ushort*)from : *(uint*)from);
@@ -114,7 +115,8 @@ internal sealed unsafe partial class Warp
                         continue;
                     }
                     float value = *at, left = shape.NegateA != shape.NegateB ? -1 : 1;
-                    for (int i = 0; i < k; i++) value = MathF.FusedMultiplyAdd(left * a[row * k + i], b[i * n + column], value);
+                    for (int i = 0; i < k; i++)
+                        value = MathF.FusedMultiplyAdd(left * a[row * k + i], b[i * n + column], value);
                     *at = value;
                 }
         }
@@ -177,5 +179,6 @@ internal readonly record struct GroupShape(
         | (NegateA ? 1L : 0) << 18 | (NegateB ? 1L : 0) << 19 | (HalfD ? 1L : 0) << 20;
 
     public static GroupShape Unpack(long bits) => new((Element)(bits & 0xff), (Element)(bits >> 8 & 0xff),
-        (bits >> 16 & 1) != 0, (bits >> 17 & 1) != 0, (bits >> 18 & 1) != 0, (bits >> 19 & 1) != 0, (bits >> 20 & 1) != 0);
+        (bits >> 16 & 1) != 0, (bits >> 17 & 1) != 0, (bits >> 18 & 1) != 0, (bits >> 19 & 1) != 0,
+        (bits >> 20 & 1) != 0);
 }

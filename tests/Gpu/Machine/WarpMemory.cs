@@ -18,6 +18,7 @@ internal sealed unsafe partial class Warp
     {
         int bytes = sizeof(T) * op->Count;
         int* slots = warp.Kernel.Slots + op->Slots;
+        if (active == uint.MaxValue && warp.TryLoadTogether<T>(op, bytes, slots)) return;
         for (uint rest = active; rest != 0; rest &= rest - 1)
         {
             int lane = BitOperations.TrailingZeroCount(rest);
@@ -38,6 +39,7 @@ internal sealed unsafe partial class Warp
     {
         int bytes = sizeof(T) * op->Count;
         int* slots = warp.Kernel.Slots + op->Slots;
+        if (active == uint.MaxValue && warp.TryStoreTogether<T>(op, bytes, slots)) return;
         T* value = stackalloc T[8];
         for (uint rest = active; rest != 0; rest &= rest - 1)
         {

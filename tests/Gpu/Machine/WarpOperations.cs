@@ -33,7 +33,8 @@ internal sealed unsafe partial class Warp
             if (ok) inRange |= 1u << lane;
             else source = lane;
             if ((active >> source & 1) == 0)
-                throw warp.Fault(op, lane, FaultKind.Convergence, $"shfl.sync reads lane {source}, which takes no part");
+                throw warp.Fault(op, lane, FaultKind.Convergence,
+                    $"shfl.sync reads lane {source}, which takes no part");
             if (op->D >= 0) warp.Value<uint>(op->D, lane) = values[source];
         }
         if (op->Target >= 0) warp.SetPredicate(op->Target, active, inRange);
@@ -150,8 +151,8 @@ internal sealed unsafe partial class Warp
                 $"reads register {warp.Kernel.Function.Registers[(int)op->Immediate]}, which nothing wrote");
     }
 
-    /// <summary>Results are defined where all Count operands are, whose masks are at Slots; none: everywhere. For selp A
-    /// is the predicate, and what it does not choose need not be.</summary>
+    /// <summary>Results are defined where all Count operands are, whose masks are at Slots; none: everywhere. For selp
+    /// A is the predicate, and what it does not choose need not be.</summary>
     public static void ExecuteDefine(Warp warp, Op* op, uint active)
     {
         uint defined = uint.MaxValue;
@@ -217,7 +218,8 @@ internal sealed unsafe partial class Warp
         for (uint rest = active; rest != 0; rest &= rest - 1)
         {
             int lane = BitOperations.TrailingZeroCount(rest);
-            uint a = warp.Value<uint>(op->A, lane), b = warp.Value<uint>(op->B, lane), c = warp.Value<uint>(op->C, lane);
+            uint a = warp.Value<uint>(op->A, lane), b = warp.Value<uint>(op->B, lane);
+            uint c = warp.Value<uint>(op->C, lane);
             uint result = 0;
             for (int i = 0; i < 8; i++)
                 if ((op->Immediate >> i & 1) != 0)
