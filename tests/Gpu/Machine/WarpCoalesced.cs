@@ -54,7 +54,8 @@ internal sealed unsafe partial class Warp
         for (int i = 0; i < 4; i++)
             if (Vector512.Load(addresses + 8 * i) != first + (lanes + Vector512.Create(8L * i)) * steps) return false;
         long address = addresses[0] + op->Immediate;
-        bool shared = op->Space == Space.Shared || (op->Space == Space.Generic && address is >= SharedWindow and < LocalWindow);
+        bool shared = op->Space == Space.Shared
+            || (op->Space == Space.Generic && address is >= SharedWindow and < LocalWindow);
         if (!shared && (op->Space is not (Space.Global or Space.Generic) || address >= ParameterWindow)) return false;
         if (shared)
         {
