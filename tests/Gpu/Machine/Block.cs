@@ -18,7 +18,8 @@ internal sealed class Block : IDisposable
         ProxyFences = new uint[(Threads + 31) / 32 * 32];
         int warps = (Threads + 31) / 32;
         Shared = new MemoryRange("shared memory", launch.Kernel.SharedBytes + launch.DynamicShared, stamped: true,
-            launch.Kernel.HasPartialBarriers ? warps : 0) { IsOfBlock = true };
+            launch.Kernel.HasPartialBarriers ? warps : 0)
+        { IsOfBlock = true };
         _warps = new Warp[warps];
         for (int i = 0; i < warps; i++)
             _warps[i] = new Warp(this, i, Threads - i * 32 >= 32 ? uint.MaxValue : (1u << (Threads - i * 32)) - 1);
