@@ -1,4 +1,3 @@
-using Native.Tests.Gpu.Fuzz;
 using static Native.Tests.Gpu.Machine.MachineRun;
 
 namespace Native.Tests.Gpu.Machine;

@@ -69,6 +69,21 @@ internal sealed record Counters
 
     /// <summary>Most bytes of a block on their way at once.</summary>
     public long MostBytesInFlight { get; set; }
+
+    /// <summary>Of two launches together.</summary>
+    public Counters Plus(Counters other) => new()
+    {
+        WarpInstructions = WarpInstructions + other.WarpInstructions,
+        LaneInstructions = LaneInstructions + other.LaneInstructions,
+        Sectors = Sectors + other.Sectors,
+        LeastSectors = LeastSectors + other.LeastSectors,
+        Wavefronts = Wavefronts + other.Wavefronts,
+        LeastWavefronts = LeastWavefronts + other.LeastWavefronts,
+        MatrixOperations = MatrixOperations + other.MatrixOperations,
+        Barriers = Barriers + other.Barriers,
+        AsyncBytes = AsyncBytes + other.AsyncBytes,
+        MostBytesInFlight = Math.Max(MostBytesInFlight, other.MostBytesInFlight),
+    };
 }
 
 /// <summary>Traffic of one instruction.</summary>

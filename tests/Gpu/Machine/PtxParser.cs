@@ -15,7 +15,13 @@ internal sealed class PtxParser
     private int _at, _scopes;
     private string _labelScope = "";
 
-    private PtxParser(string text) => _tokens = PtxLexer.Read(text);
+    private PtxParser(string text)
+    {
+        _tokens = PtxLexer.Read(text);
+        // Compilers tell the names of files at the end.
+        for (int i = 0; i + 2 < _tokens.Count; i++)
+            if (_tokens[i].Text == ".file") _files[(int)_tokens[i + 1].Bits] = Path.GetFileName(_tokens[i + 2].Text);
+    }
 
     /// <summary>Parses a whole text.</summary>
     /// <exception cref="PtxException">It is no PTX; the message names the line.</exception>
@@ -67,8 +73,7 @@ internal sealed class PtxParser
                 if (Take().Bits != 64) throw Error("only .address_size 64 is known");
                 break;
             case ".file":
-                Take();
-                _files[(int)Take().Bits] = Path.GetFileName(Take().Text);
+                for (int i = 0; i < 3; i++) Take();
                 while (TryTake(",")) Take();
                 break;
             case ".section":
@@ -294,7 +299,8 @@ internal sealed class PtxParser
     {
         int line = Take().Line;
         int file = (int)Take().Bits;
-        _location = (_files.GetValueOrDefault(file), (int)Take().Bits);
+        int at = (int)Take().Bits;
+        if (at > 0) _location = (_files.GetValueOrDefault(file), at); // 0: the compiler's own
         // A column follows, and what it is inlined in.
         while (Peek.Line == line && Peek.Kind != PtxTokenKind.End && !Is("}")) Take();
     }
