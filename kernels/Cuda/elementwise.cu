@@ -43,3 +43,10 @@ KERNEL(256) Gather(const float* x, const int* rows, float* y, u32 columns) {
   y += (u64)BlockX() * columns;
   for (u32 i = Thread(); i < columns; i += RowThreads) y[i] = x[i];
 }
+
+// y[t][i] = activation(g[t][i]) * g[t][n + i], for gates whose parts have different formats.
+KERNEL(256) Gate(const float* gates, float* y, u32 columns, u32 gelu) {
+  gates += (u64)BlockX() * 2 * columns;
+  y += (u64)BlockX() * columns;
+  for (u32 i = Thread(); i < columns; i += RowThreads) y[i] = Activate(gates[i], gelu) * gates[columns + i];
+}

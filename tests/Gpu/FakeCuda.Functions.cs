@@ -338,7 +338,7 @@ internal sealed unsafe partial class FakeCuda
             GpuModule loaded;
             try
             {
-                loaded = new GpuModule(Text((byte*)image), fake._memory);
+                loaded = fake.Compile(Text((byte*)image));
             }
             catch (PtxException e)
             {
@@ -371,7 +371,7 @@ internal sealed unsafe partial class FakeCuda
     [UnmanagedCallersOnly]
     private static int cuModuleUnload(nint module) => Call(fake =>
     {
-        fake.Get<Module>(module).Loaded.Dispose();
+        Discard(fake.Get<Module>(module).Loaded);
         fake._objects.Remove(module);
         foreach (nint function in fake._objects.Where(entry => entry.Value is Function f && f.Module.Kernels.Count >= 0
             && !fake._objects.Values.OfType<Module>().Any(left => left.Loaded == f.Module)).Select(entry => entry.Key)

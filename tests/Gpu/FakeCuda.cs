@@ -88,7 +88,7 @@ internal sealed unsafe partial class FakeCuda : IDisposable
     {
         CudaApi.Instead = null;
         s_current = null;
-        foreach (Module module in _objects.Values.OfType<Module>()) module.Loaded.Dispose();
+        foreach (Module module in _objects.Values.OfType<Module>()) Discard(module.Loaded);
         foreach (nint pinned in _pinned.Keys) NativeMemory.AlignedFree((void*)pinned);
         _memory.Dispose();
         s_one.Release();
@@ -233,6 +233,23 @@ internal sealed unsafe partial class FakeCuda : IDisposable
             byte[] bytes = Encoding.UTF8.GetBytes(text);
             bytes.CopyTo(new Span<byte>(values[i], bytes.Length + 1));
         }
+    }
+
+    /// <summary>Texts that were compiled already, as a driver's cache has them. Those with variables are made anew.
+    /// </summary>
+    private static readonly Dictionary<string, GpuModule> s_compiled = [];
+
+    private GpuModule Compile(string ptx)
+    {
+        if (s_compiled.TryGetValue(ptx, out GpuModule? compiled)) return compiled;
+        compiled = new GpuModule(ptx, _memory);
+        if (!compiled.HasVariables) s_compiled[ptx] = compiled;
+        return compiled;
+    }
+
+    private static void Discard(GpuModule module)
+    {
+        if (module.HasVariables) module.Dispose();
     }
 
     private sealed record Launching(Function Function, Dim3 Grid, Dim3 Block, int Shared, byte[] Parameters);

@@ -37,6 +37,9 @@ internal sealed class GpuModule : IDisposable
 
     public IReadOnlyDictionary<string, Kernel> Kernels => _kernels;
 
+    /// <summary>Whether it has memory of its own on the device.</summary>
+    public bool HasVariables => _variables.Count > 0;
+
     public MemoryRange Variable(string name) => _variables.Find(variable => variable.Name == name)
         ?? throw new KeyNotFoundException(name);
 

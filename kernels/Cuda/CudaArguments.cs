@@ -1,0 +1,127 @@
+using System.Runtime.InteropServices;
+
+namespace Native.Kernels.Cuda;
+
+/// <summary>As <c>Product</c> lies in <c>matmul.cu</c>. Addresses are of the device.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct Product
+{
+    public ulong X, Scales, Norm, Weights, Groups, Bias, Y;
+    public uint Tokens, Rows, Columns, Stride, Ending;
+}
+
+/// <summary>As <c>Attention</c> lies in <c>attention.cu</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct Attention
+{
+    public ulong Qkv, Rotations, QueryNorm, KeyNorm, Positions, Slots, Sequences, Tables, Keys, Values, Partials, Y;
+    public uint Heads, KvHeads, Size, Pairs, Interleaved, BlockSize, Stride, Parts, Window;
+    public float Scale, SoftCap, NormEpsilon;
+}
+
+/// <summary>As <c>Sampling</c> lies in <c>sampler.cu</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct SamplingArguments
+{
+    public ulong Logits, Scores, Counts, Rows, History, Biases, Masks, Sampled, Alternatives;
+    public uint Vocabulary;
+}
+
+/// <summary>Memory of the device that grows to the largest step.</summary>
+internal sealed class CudaBuffer(CudaDevice device, string what, bool isPinned) : IDisposable
+{
+    /// <summary>Where it is.</summary>
+    public ulong Address { get; private set; }
+
+    /// <summary>Its twin in pinned memory, if it has one.</summary>
+    public nint Pinned { get; private set; }
+
+    /// <summary>Bytes that it has.</summary>
+    public long Capacity { get; private set; }
+
+    /// <summary>Bytes that were asked for last.</summary>
+    public long Used { get; private set; }
+
+    /// <summary>Makes room. True where the memory is another than before: what was there is lost.</summary>
+    public bool Reserve(long bytes)
+    {
+        Used = bytes;
+        if (bytes <= Capacity) return false;
+        Dispose();
+        Capacity = bytes + bytes / 2;
+        Address = device.Allocate(Capacity, what);
+        if (isPinned) Pinned = device.AllocatePinned(Capacity);
+        return true;
+    }
+
+    public void Dispose()
+    {
+        if (Capacity == 0) return;
+        device.Free(Address);
+        if (isPinned) device.FreePinned(Pinned);
+        Capacity = 0;
+    }
+}
+
+/// <summary>The kernels of a device, by their names in the sources.</summary>
+internal sealed class CudaFunctions : IDisposable
+{
+    private readonly List<CudaModule> _modules = [];
+
+    public CudaFunctions(CudaDevice device)
+    {
+        Dictionary<string, CudaModule> modules = [];
+        foreach (string file in CudaKernels.Files)
+        {
+            modules[file] = new CudaModule(device, CudaKernels.Ptx(file, CudaKernels.Targets[0].Target), file);
+            _modules.Add(modules[file]);
+        }
+        CudaFunction Of(string file, string name) => modules[file].Function(name);
+        CudaFunction[] OfLayouts(string name) =>
+            [.. Enum.GetNames<CudaLayout>().Select(layout => Of("matmul", name + layout))];
+        CudaFunction[] OfTypes(string name) => [.. Enum.GetNames<DType>().Select(type => Of("attention", name + type))];
+        (RmsNorm, RmsScale) = (Of("elementwise", nameof(RmsNorm)), Of("elementwise", nameof(RmsScale)));
+        (Add, SoftCap) = (Of("elementwise", nameof(Add)), Of("elementwise", nameof(SoftCap)));
+        (Gather, Gate) = (Of("elementwise", nameof(Gather)), Of("elementwise", nameof(Gate)));
+        (MatMul, MatMulGate) = (OfLayouts(nameof(MatMul)), OfLayouts(nameof(MatMulGate)));
+        Embed = OfLayouts(nameof(Embed));
+        (Store, Attend) = (OfTypes(nameof(Store)), OfTypes(nameof(Attend)));
+        (Combine, CopyBlocks) = (Of("attention", nameof(Combine)), Of("attention", nameof(CopyBlocks)));
+        Sample = Of("sampler", nameof(Sample));
+    }
+
+    public CudaFunction RmsNorm { get; }
+
+    public CudaFunction RmsScale { get; }
+
+    public CudaFunction Add { get; }
+
+    public CudaFunction SoftCap { get; }
+
+    public CudaFunction Gather { get; }
+
+    public CudaFunction Gate { get; }
+
+    /// <summary>By <see cref="CudaLayout"/>.</summary>
+    public CudaFunction[] MatMul { get; }
+
+    public CudaFunction[] MatMulGate { get; }
+
+    public CudaFunction[] Embed { get; }
+
+    /// <summary>By <see cref="DType"/>.</summary>
+    public CudaFunction[] Store { get; }
+
+    public CudaFunction[] Attend { get; }
+
+    public CudaFunction Combine { get; }
+
+    public CudaFunction CopyBlocks { get; }
+
+    public CudaFunction Sample { get; }
+
+    public void Dispose()
+    {
+        foreach (CudaModule module in _modules) module.Dispose();
+    }
+}
