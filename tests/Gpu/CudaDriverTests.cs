@@ -7,6 +7,7 @@ namespace Native.Tests.Gpu;
 
 /// <summary>The driver's seam over a driver that queues: each fault is one clear error, and nothing runs before a wait.
 /// </summary>
+[Collection(nameof(FakeCuda))] // there is one at a time
 public sealed unsafe class CudaDriverTests
 {
     /// <summary>y[i] = a * x[i] + y[i] over n floats, 64 threads a block.</summary>
