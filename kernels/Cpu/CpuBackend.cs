@@ -6,6 +6,7 @@ using Native.Kernels.Cpu.Panels;
 using Native.Kernels.Files;
 using Native.Kernels.Models;
 using Native.Kernels.Sampling;
+using static Native.Kernels.OperandCheck;
 
 namespace Native.Kernels.Cpu;
 
@@ -446,22 +447,6 @@ public sealed unsafe class CpuBackend : IBackend
 
     private static CpuMatrix Own(Matrix matrix) =>
         matrix as CpuMatrix ?? throw new ArgumentException("the matrix is another backend's", nameof(matrix));
-
-    private static void CheckFloats(Tensor tensor, int rows, int columns, string name)
-    {
-        if (tensor.Address == 0 || tensor.Type != DType.F32 || tensor.Rows != rows || tensor.Columns != columns)
-            throw new ArgumentException(
-                $"{name} has shape [{tensor.Rows}, {tensor.Columns}] of {tensor.Type}, expected [{rows}, {columns}] "
-                + "of F32", name);
-    }
-
-    private static void CheckProduct(Tensor x, Matrix w, Tensor bias, Tensor y, int outputs, RowNorm norm)
-    {
-        CheckFloats(x, y.Rows, w.Columns, nameof(x));
-        CheckFloats(y, x.Rows, outputs, nameof(y));
-        if (!bias.IsEmpty) CheckFloats(bias, 1, w.Rows, nameof(bias));
-        if (!norm.Weight.IsEmpty) CheckFloats(norm.Weight, 1, w.Columns, nameof(norm));
-    }
 
     private void CheckAttention(Tensor qkv, AttentionShape shape, CpuKvLayer cache)
     {

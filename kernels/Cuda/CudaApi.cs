@@ -25,7 +25,6 @@ internal unsafe struct CudaApi
     public delegate* unmanaged<void*, int> cuMemFreeHost;
     public delegate* unmanaged<ulong, void*, nuint, nint, int> cuMemcpyHtoDAsync;
     public delegate* unmanaged<void*, ulong, nuint, nint, int> cuMemcpyDtoHAsync;
-    public delegate* unmanaged<ulong, ulong, nuint, nint, int> cuMemcpyDtoDAsync;
     public delegate* unmanaged<ulong, byte, nuint, nint, int> cuMemsetD8Async;
     public delegate* unmanaged<nint*, uint, int> cuStreamCreate;
     public delegate* unmanaged<nint, int> cuStreamDestroy;
@@ -111,7 +110,6 @@ internal unsafe struct CudaApi
         api.cuMemFreeHost = (delegate* unmanaged<void*, int>)find("cuMemFreeHost");
         api.cuMemcpyHtoDAsync = (delegate* unmanaged<ulong, void*, nuint, nint, int>)find("cuMemcpyHtoDAsync_v2");
         api.cuMemcpyDtoHAsync = (delegate* unmanaged<void*, ulong, nuint, nint, int>)find("cuMemcpyDtoHAsync_v2");
-        api.cuMemcpyDtoDAsync = (delegate* unmanaged<ulong, ulong, nuint, nint, int>)find("cuMemcpyDtoDAsync_v2");
         api.cuMemsetD8Async = (delegate* unmanaged<ulong, byte, nuint, nint, int>)find("cuMemsetD8Async");
     }
 

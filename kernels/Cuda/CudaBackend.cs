@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Numerics;
 using Native.Kernels.Files;
 using Native.Kernels.Sampling;
+using static Native.Kernels.OperandCheck;
 
 namespace Native.Kernels.Cuda;
 
@@ -471,22 +472,6 @@ internal sealed unsafe class CudaBackend : IBackend
 
     private static CudaMatrix Own(Matrix matrix) =>
         matrix as CudaMatrix ?? throw new ArgumentException("the matrix is another backend's", nameof(matrix));
-
-    private static void CheckFloats(Tensor tensor, int rows, int columns, string name)
-    {
-        if (tensor.Address == 0 || tensor.Type != DType.F32 || tensor.Rows != rows || tensor.Columns != columns)
-            throw new ArgumentException(
-                $"{name} has shape [{tensor.Rows}, {tensor.Columns}] of {tensor.Type}, expected [{rows}, {columns}] "
-                + "of F32", name);
-    }
-
-    private static void CheckProduct(Tensor x, Matrix w, Tensor bias, Tensor y, int outputs, RowNorm norm)
-    {
-        CheckFloats(x, y.Rows, w.Columns, nameof(x));
-        CheckFloats(y, x.Rows, outputs, nameof(y));
-        if (!bias.IsEmpty) CheckFloats(bias, 1, w.Rows, nameof(bias));
-        if (!norm.Weight.IsEmpty) CheckFloats(norm.Weight, 1, w.Columns, nameof(norm));
-    }
 
     private void CheckAttention(Tensor qkv, AttentionShape shape, CudaKvLayer cache)
     {

@@ -208,10 +208,6 @@ internal sealed unsafe class CudaDevice : IDisposable
     public void CopyToHost(nint target, ulong source, long bytes) =>
         Check(Api.cuMemcpyDtoHAsync((void*)target, source, (nuint)bytes, Stream), "cuMemcpyDtoHAsync");
 
-    /// <summary>Queues a copy within the device.</summary>
-    public void Copy(ulong target, ulong source, long bytes) =>
-        Check(Api.cuMemcpyDtoDAsync(target, source, (nuint)bytes, Stream), "cuMemcpyDtoDAsync");
-
     /// <summary>Queues zeros.</summary>
     public void Clear(ulong target, long bytes) =>
         Check(Api.cuMemsetD8Async(target, 0, (nuint)bytes, Stream), "cuMemsetD8Async");

@@ -26,7 +26,6 @@ internal sealed unsafe partial class FakeCuda
         cuMemFreeHost = &cuMemFreeHost,
         cuMemcpyHtoDAsync = &cuMemcpyHtoDAsync,
         cuMemcpyDtoHAsync = &cuMemcpyDtoHAsync,
-        cuMemcpyDtoDAsync = &cuMemcpyDtoDAsync,
         cuMemsetD8Async = &cuMemsetD8Async,
         cuStreamCreate = &cuStreamCreate,
         cuStreamDestroy = &cuStreamDestroy,
@@ -188,19 +187,6 @@ internal sealed unsafe partial class FakeCuda
             NativeMemory.Copy((void*)source, target, bytes);
             fake.BytesDownloaded += (long)bytes;
         }, () => Fill(target, Poison, bytes)));
-        return 0;
-    });
-
-    [UnmanagedCallersOnly]
-    private static int cuMemcpyDtoDAsync(ulong target, ulong source, nuint bytes, nint stream) => Call(fake =>
-    {
-        MemoryRange range = fake.RangeOf(target, bytes), from = fake.RangeOf(source, bytes);
-        fake.Enqueue(stream, new Work(() =>
-        {
-            NativeMemory.Copy((void*)source, (void*)target, bytes);
-            NativeMemory.Copy(from.Flags + ((long)source - (long)from.Data),
-                range.Flags + ((long)target - (long)range.Data), bytes);
-        }));
         return 0;
     });
 

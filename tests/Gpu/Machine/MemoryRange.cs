@@ -55,13 +55,6 @@ internal sealed unsafe class MemoryRange : IDisposable
     /// <summary>Marks as written from outside, by a copy of the host's.</summary>
     public void Fill(long offset, long bytes) => new Span<byte>(Flags + offset, checked((int)bytes)).Fill(Initialised);
 
-    /// <summary>As if nothing had been written, for memory that is used again by another block.</summary>
-    public void Forget()
-    {
-        new Span<byte>(Data, (int)Bytes).Fill(Poison);
-        new Span<byte>(Flags, (int)Bytes).Clear();
-    }
-
     /// <summary>Null if the bytes may be read by a lane, else why not.</summary>
     public GpuFaultCause? Read(Warp warp, int lane, long offset, int bytes, bool strong)
     {
