@@ -24,7 +24,8 @@ public sealed class ReferenceTests(ITestOutputHelper output)
         }
         output.WriteLine(tally.ToString());
         // A random test that never meets what it is for is no test.
-        foreach ((string what, long count) in tally.Counts) Assert.True(count * 1000 > tally.Steps, $"{count} {what}");
+        // The rarest comes about 37 times in all, give or take 8; it fails below 6.
+        foreach ((string what, long count) in tally.Counts) Assert.True(count * 5000 > tally.Steps, $"{count} {what}");
     }
 
     /// <summary>What was met so far.</summary>
