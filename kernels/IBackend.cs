@@ -144,6 +144,10 @@ public readonly record struct StepShape(int Tokens, int Sequences, int SampleRow
 /// <summary>What a step computes, as calls of a backend's operations.</summary>
 public interface IStepGraph
 {
+    /// <summary>Tokens that a step may be padded up to, where it is recorded and comes again; 0 for one that is
+    /// enqueued once.</summary>
+    int MostTokens { get; }
+
     /// <summary>Enqueues the operations. They depend on the shape alone, so they can be recorded and
     /// replayed.</summary>
     void Enqueue(in StepShape shape);

@@ -22,4 +22,28 @@ internal static class OperandCheck
         if (!bias.IsEmpty) CheckFloats(bias, 1, w.Rows, nameof(bias));
         if (!norm.Weight.IsEmpty) CheckFloats(norm.Weight, 1, w.Columns, nameof(norm));
     }
+
+    /// <summary>The operands of attention fit together.</summary>
+    /// <param name="qkv">Projections of <paramref name="tokens"/> rows.</param>
+    /// <param name="tokens">Rows of the step.</param>
+    /// <param name="shape">The layer's attention.</param>
+    /// <param name="kept">What the layer's cache has.</param>
+    /// <param name="pairs">Pairs that the shape's table rotates; -1 if it is not registered.</param>
+    /// <exception cref="ArgumentException">One does not; it is named with what was expected.</exception>
+    public static void CheckAttention(Tensor qkv, int tokens, AttentionShape shape, KvShape kept, int pairs)
+    {
+        if (shape.KvHeads < 1 || shape.Heads < shape.KvHeads || shape.Heads % shape.KvHeads != 0 || shape.HeadSize < 1)
+            throw new ArgumentException(
+                $"{shape.Heads} query heads can't share {shape.KvHeads} key heads of {shape.HeadSize}", nameof(shape));
+        CheckFloats(qkv, tokens, (shape.Heads + 2 * shape.KvHeads) * shape.HeadSize, nameof(qkv));
+        if (pairs < 0 || 2 * pairs > shape.HeadSize)
+            throw new ArgumentException(
+                $"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
+        if (!shape.QueryNorm.IsEmpty) CheckFloats(shape.QueryNorm, 1, shape.HeadSize, nameof(shape));
+        if (!shape.KeyNorm.IsEmpty) CheckFloats(shape.KeyNorm, 1, shape.HeadSize, nameof(shape));
+        if (kept.KvHeads != shape.KvHeads || kept.HeadSize != shape.HeadSize || kept.BlockSize < 1)
+            throw new ArgumentException(
+                $"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of "
+                + $"{shape.HeadSize}", nameof(kept));
+    }
 }

@@ -304,7 +304,8 @@ public sealed unsafe class CpuBackend : IBackend
     {
         CpuKvLayer layer = cache as CpuKvLayer
             ?? throw new ArgumentException("the cache is another backend's", nameof(cache));
-        CheckAttention(qkv, shape, layer);
+        CheckAttention(qkv, _step.Tokens, shape, layer.Shape,
+            (uint)shape.Rope < (uint)_ropes.Count ? _ropes[shape.Rope].Pairs : -1);
         CheckFloats(y, _step.Tokens, shape.Heads * shape.HeadSize, nameof(y));
         _attention.Run(_step, _ropes[shape.Rope], qkv, shape, layer, y);
     }
@@ -447,24 +448,6 @@ public sealed unsafe class CpuBackend : IBackend
 
     private static CpuMatrix Own(Matrix matrix) =>
         matrix as CpuMatrix ?? throw new ArgumentException("the matrix is another backend's", nameof(matrix));
-
-    private void CheckAttention(Tensor qkv, AttentionShape shape, CpuKvLayer cache)
-    {
-        if (shape.KvHeads < 1 || shape.Heads < shape.KvHeads || shape.Heads % shape.KvHeads != 0 || shape.HeadSize < 1)
-            throw new ArgumentException(
-                $"{shape.Heads} query heads can't share {shape.KvHeads} key heads of {shape.HeadSize}", nameof(shape));
-        CheckFloats(qkv, _step.Tokens, (shape.Heads + 2 * shape.KvHeads) * shape.HeadSize, nameof(qkv));
-        if ((uint)shape.Rope >= (uint)_ropes.Count || 2 * _ropes[shape.Rope].Pairs > shape.HeadSize)
-            throw new ArgumentException(
-                $"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
-        if (!shape.QueryNorm.IsEmpty) CheckFloats(shape.QueryNorm, 1, shape.HeadSize, nameof(shape));
-        if (!shape.KeyNorm.IsEmpty) CheckFloats(shape.KeyNorm, 1, shape.HeadSize, nameof(shape));
-        KvShape kept = cache.Shape;
-        if (kept.KvHeads != shape.KvHeads || kept.HeadSize != shape.HeadSize || kept.BlockSize < 1)
-            throw new ArgumentException(
-                $"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of "
-                + $"{shape.HeadSize}", nameof(cache));
-    }
 
     /// <summary>Where the step's sampling parameters lie while it is launched.</summary>
     private struct SamplingInputs

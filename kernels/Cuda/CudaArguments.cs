@@ -14,8 +14,8 @@ internal struct Product
 [StructLayout(LayoutKind.Sequential)]
 internal struct Attention
 {
-    public ulong Qkv, Rotations, QueryNorm, KeyNorm, Positions, Slots, Sequences, Tables, Keys, Values, Partials, Y;
-    public uint Heads, KvHeads, Size, Pairs, Interleaved, BlockSize, Stride, Parts, Window;
+    public ulong Step, Qkv, QueryNorm, KeyNorm, Keys, Values, Partials, Y;
+    public uint Heads, KvHeads, Size, Rope, Pairs, Interleaved, BlockSize, Parts, Window;
     public float Scale, SoftCap, NormEpsilon;
 }
 
@@ -23,43 +23,61 @@ internal struct Attention
 [StructLayout(LayoutKind.Sequential)]
 internal struct SamplingArguments
 {
-    public ulong Logits, Scores, Counts, Rows, History, Biases, Masks, Sampled, Alternatives;
-    public uint Vocabulary;
+    public ulong Step, Logits, Scores, Counts;
+    public uint First, Vocabulary;
 }
 
 /// <summary>Memory of the device that grows to the largest step.</summary>
-internal sealed class CudaBuffer(CudaDevice device, string what, bool isPinned) : IDisposable
+internal sealed class CudaBuffer(CudaDevice device, string what) : IDisposable
 {
     /// <summary>Where it is.</summary>
     public ulong Address { get; private set; }
 
-    /// <summary>Its twin in pinned memory, if it has one.</summary>
-    public nint Pinned { get; private set; }
-
     /// <summary>Bytes that it has.</summary>
     public long Capacity { get; private set; }
-
-    /// <summary>Bytes that were asked for last.</summary>
-    public long Used { get; private set; }
 
     /// <summary>Makes room. True where the memory is another than before: what was there is lost.</summary>
     public bool Reserve(long bytes)
     {
-        Used = bytes;
         if (bytes <= Capacity) return false;
         Dispose();
-        Capacity = bytes + bytes / 2;
-        Address = device.Allocate(Capacity, what);
-        if (isPinned) Pinned = device.AllocatePinned(Capacity);
+        long capacity = bytes + bytes / 2;
+        Address = device.Allocate(capacity, what);
+        Capacity = capacity;
         return true;
     }
 
     public void Dispose()
     {
         if (Capacity == 0) return;
-        device.Free(Address);
-        if (isPinned) device.FreePinned(Pinned);
         Capacity = 0;
+        device.Free(Address);
+    }
+}
+
+/// <summary>Pinned memory of the host that grows to the largest step.</summary>
+internal sealed class CudaPinned(CudaDevice device) : IDisposable
+{
+    private long _capacity;
+
+    /// <summary>Where it is.</summary>
+    public nint Address { get; private set; }
+
+    /// <summary>Makes room; what was there is lost. Nothing may be on its way from or to it.</summary>
+    public void Reserve(long bytes)
+    {
+        if (bytes <= _capacity) return;
+        Dispose();
+        long capacity = bytes + bytes / 2;
+        Address = device.AllocatePinned(capacity);
+        _capacity = capacity;
+    }
+
+    public void Dispose()
+    {
+        if (_capacity == 0) return;
+        _capacity = 0;
+        device.FreePinned(Address);
     }
 }
 

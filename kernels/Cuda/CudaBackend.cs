@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Numerics;
 using Native.Kernels.Files;
 using Native.Kernels.Sampling;
 using static Native.Kernels.OperandCheck;
@@ -12,43 +11,54 @@ namespace Native.Kernels.Cuda;
 internal sealed unsafe class CudaBackend : IBackend
 {
     private const int Part = 256, AttendWarps = 4, MatMulWarps = 8, RowTile = 4, MostHeadSize = 256;
+    private const int MostPlaces = 1 << 14, StepsInFlight = 2;
 
     private readonly CudaDevice _device;
     private readonly CudaUpload _upload;
-    private readonly CudaStep _step;
     private readonly CudaFunctions _functions;
-    private readonly CudaBuffer _scales, _gates, _partials, _sampled, _hidden, _scores, _counts;
+    private readonly CudaGraphs _graphs;
+    private readonly CudaBuffer _input, _scales, _gates, _partials, _results, _hidden, _scores;
+    private readonly CudaCounts _counts;
+    private readonly ulong _last; // by place, what it sampled last
+    private readonly CudaStep[] _steps; // as many as may be in flight
     private readonly List<ulong> _allocations = [];
     private readonly List<CudaRope> _ropes = [];
     private readonly List<CudaKvLayer> _kvLayers = [];
-    private readonly CudaEvent _done;
-    private int[] _lastSampled = [], _noted = []; // by place; places of the rows that sample, -1 for none
-    private int _alternatives, _hiddenColumns;
-    private bool _inFlight, _launching, _disposed;
+    private CudaStep _step; // the one that operations are of
+    private StepShape _shape; // and its rows, padded where it is recorded
+    private long _launched, _collected;
+    private int _parts, _hiddenColumns;
+    private bool _launching, _disposed;
 
     /// <summary>Takes a device.</summary>
     /// <param name="device">Its number.</param>
+    /// <param name="graphs">Whether decode steps are recorded and replayed.</param>
     /// <exception cref="CudaException">It can't be used; the message says why, and what to do.</exception>
-    public CudaBackend(int device = 0)
+    public CudaBackend(int device = 0, bool graphs = true)
     {
         _device = CudaDevice.Open(device);
         _upload = new CudaUpload(_device);
-        _step = new CudaStep(_device);
         _functions = new CudaFunctions(_device);
-        CudaBuffer Buffer(string what, bool isPinned = false) => new(_device, what, isPinned);
+        CudaBuffer Buffer(string what) => new(_device, what);
+        _input = Buffer("a step's input");
         _scales = Buffer("rows' scales");
         _gates = Buffer("gates");
         _partials = Buffer("parts of attention");
-        _sampled = Buffer("sampled tokens", isPinned: true);
-        _hidden = Buffer("hidden states", isPinned: true);
+        _results = Buffer("sampled tokens");
+        _hidden = Buffer("hidden states");
         _scores = Buffer("scores");
-        _counts = Buffer("counts of tokens");
-        _done = new CudaEvent(_device);
+        _counts = new CudaCounts(_device);
+        _last = Allocate(4L * MostPlaces, "last tokens");
+        _device.Clear(_last, 4L * MostPlaces);
+        _steps = [.. Enumerable.Range(0, StepsInFlight).Select(_ => new CudaStep(_device, _input))];
+        _step = _steps[0];
+        _graphs = new CudaGraphs(_device) { IsOn = graphs };
         Info = new BackendInfo
         {
             Description = string.Create(CultureInfo.InvariantCulture,
                 $"cuda ({_device.Name}, device {_device.Index}, compute capability {_device.Capability / 10}."
                 + $"{_device.Capability % 10})"),
+            StepsInFlight = StepsInFlight,
         };
     }
 
@@ -112,6 +122,8 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public int AddRope(ReadOnlySpan<double> inverseFrequencies, float magnitude)
     {
+        if (_ropes.Count == StepHeader.MostRopes)
+            throw new NotSupportedException($"a model has at most {StepHeader.MostRopes} tables of rotations");
         _ropes.Add(new CudaRope(inverseFrequencies, magnitude));
         return _ropes.Count - 1;
     }
@@ -120,66 +132,102 @@ internal sealed unsafe class CudaBackend : IBackend
     public void Launch(in Batch batch, IStepGraph graph)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        if (_inFlight) throw new InvalidOperationException("a step is in flight; collect it first");
+        if (_launched - _collected == _steps.Length)
+            throw new InvalidOperationException($"{_steps.Length} steps are in flight; collect one first");
+        CudaStep step = _steps[_launched % _steps.Length];
         _device.Enter();
-        _step.Load(batch, _ropes, _lastSampled);
-        CopyBlocks();
-        _alternatives = batch.AlternativeCount;
-        _sampled.Reserve(8L * (batch.SampleRows.Length + _alternatives));
-        NotePlaces(batch);
-        _launching = true;
         try
         {
-            int sequences = batch.ContextLengths.Length;
-            graph.Enqueue(new StepShape(_step.Tokens, sequences, _step.SampleRows, _step.HiddenRows,
-                batch.DecodeCount == sequences));
+            Load(step, batch);
+            Enqueue(step, graph, batch.ContextLengths.Length, batch.DecodeCount == batch.ContextLengths.Length);
+            long sampled = 8L * (step.SampleRows + step.Alternatives), hidden = 4L * step.HiddenRows * _hiddenColumns;
+            if (sampled > 0) _device.CopyToHost(step.Results.Address, _results.Address, sampled);
+            if (hidden > 0)
+            {
+                step.Hidden.Reserve(hidden);
+                _device.CopyToHost(step.Hidden.Address, _hidden.Address, hidden);
+            }
+            step.Done.Record();
+            _launched++;
         }
         catch
         {
-            _device.Wait(); // the next step is laid out where this one is copied from
+            _counts.Forget();
+            if (_device.Fault is null) _device.Wait(); // the next step is laid out where this one is copied from
             throw;
+        }
+    }
+
+    /// <summary>Queues a step's input, and the copies of its blocks.</summary>
+    private void Load(CudaStep step, in Batch batch)
+    {
+        for (int i = 0, s = 0; i < batch.SampleRows.Length; i++)
+        {
+            while (batch.SampleRows[i] >= batch.QueryStarts[s + 1]) s++;
+            if (CudaStep.Penalizes(batch.Sampling[i])) _counts.Add(CudaStep.CountedBy(batch, i, s));
+        }
+        long sampled = 8L * (batch.SampleRows.Length + batch.AlternativeCount);
+        step.Results.Reserve(sampled);
+        _results.Reserve(sampled);
+        if (_counts.Reserve() | step.Reserve(batch, _ropes)) _graphs.Clear();
+        step.Load(batch, _ropes, _counts, _last, _results.Address);
+        _step = step;
+        CopyBlocks();
+    }
+
+    /// <summary>Queues a step's operations. A decode step is padded to one of few shapes, which are recorded.</summary>
+    private void Enqueue(CudaStep step, IStepGraph graph, int sequences, bool decodesOnly)
+    {
+        _parts = Math.Max(1, (step.MostPositions + Part - 1) / Part);
+        _shape = new StepShape(step.Tokens, sequences, step.SampleRows, step.HiddenRows, decodesOnly);
+        _launching = true;
+        try
+        {
+            if (!_graphs.IsOn || !decodesOnly || step.HiddenRows > 0 || graph.MostTokens == 0)
+            {
+                graph.Enqueue(_shape);
+                return;
+            }
+            int tokens = Math.Min(CudaGraphs.Padded(step.Tokens), graph.MostTokens);
+            int rows = step.SampleRows == step.Tokens ? tokens : CudaGraphs.Padded(step.SampleRows);
+            _parts = CudaGraphs.PaddedParts(_parts);
+            _shape = new StepShape(tokens, tokens, rows, 0, true);
+            _graphs.Launch(graph, new GraphKey(tokens, rows, _parts), _shape);
         }
         finally
         {
             _launching = false;
         }
-        if (_sampled.Used > 0) _device.CopyToHost(_sampled.Pinned, _sampled.Address, _sampled.Used);
-        if (_step.HiddenRows > 0) _device.CopyToHost(_hidden.Pinned, _hidden.Address, _hidden.Used);
-        _done.Record();
-        _inFlight = true;
     }
 
     /// <inheritdoc/>
     public void Collect(Span<SampledToken> sampled, Span<TokenLogprob> alternatives, Span<float> hidden = default)
     {
-        if (!_inFlight) throw new InvalidOperationException("no step is in flight");
-        _inFlight = false; // also where the spans are too short: a step can't be collected twice
-        _device.Enter();
-        _done.Wait();
-        Span<SampledToken> tokens = new((void*)_sampled.Pinned, _step.SampleRows);
-        for (int row = 0; row < tokens.Length; row++)
-            if (_noted[row] >= 0) _lastSampled[_noted[row]] = tokens[row].Token;
-        tokens.CopyTo(sampled);
-        new Span<TokenLogprob>((byte*)_sampled.Pinned + 8 * tokens.Length, _alternatives).CopyTo(alternatives);
-        new Span<float>((void*)_hidden.Pinned, _step.HiddenRows * _hiddenColumns).CopyTo(hidden);
+        if (_launched == _collected) throw new InvalidOperationException("no step is in flight");
+        CudaStep step = _steps[_collected % _steps.Length];
+        try
+        {
+            _device.Enter();
+            step.Done.Wait();
+            new Span<SampledToken>((void*)step.Results.Address, step.SampleRows).CopyTo(sampled);
+            new Span<TokenLogprob>((byte*)step.Results.Address + 8 * step.SampleRows, step.Alternatives)
+                .CopyTo(alternatives);
+            new Span<float>((void*)step.Hidden.Address, step.HiddenRows * _hiddenColumns).CopyTo(hidden);
+            _collected++;
+        }
+        catch
+        {
+            _collected = _launched; // none is in flight afterwards
+            _counts.Forget();
+            if (_device.Fault is null) _device.Wait();
+            throw;
+        }
     }
 
-    /// <summary>Remembers which places the rows that sample belong to.</summary>
-    private void NotePlaces(in Batch batch)
+    /// <summary>Makes room in scratch that recorded steps name.</summary>
+    private void Reserve(CudaBuffer buffer, long bytes)
     {
-        if (_noted.Length < batch.SampleRows.Length) _noted = new int[batch.SampleRows.Length];
-        _noted.AsSpan().Fill(-1);
-        int row = 0;
-        for (int s = 0; s < batch.Places.Length; s++)
-        {
-            int last = batch.QueryStarts[s + 1] - 1, place = batch.Places[s];
-            while (row < batch.SampleRows.Length && batch.SampleRows[row] < last) row++;
-            if (row == batch.SampleRows.Length) break;
-            if (batch.SampleRows[row] != last || batch.Sampling[row].Scores) continue;
-            _noted[row] = place;
-            if (place >= _lastSampled.Length)
-                Array.Resize(ref _lastSampled, (int)BitOperations.RoundUpToPowerOf2((uint)place + 1));
-        }
+        if (buffer.Reserve(bytes)) _graphs.Clear();
     }
 
     private void CopyBlocks()
@@ -201,7 +249,7 @@ internal sealed unsafe class CudaBackend : IBackend
     public void Embed(Matrix table, float scale, Tensor x)
     {
         CudaMatrix matrix = Own(table);
-        CheckFloats(x, _step.Tokens, table.Columns, nameof(x));
+        CheckFloats(x, _shape.Tokens, table.Columns, nameof(x));
         if (matrix.Segments.Length != 1)
             throw new ArgumentException("a table of embeddings has one format", nameof(table));
         if (_step.Ids.Least < 0 || _step.Ids.Greatest >= table.Rows)
@@ -211,8 +259,8 @@ internal sealed unsafe class CudaBackend : IBackend
         }
         Product product = ProductOf(matrix.Segments[0], matrix.Columns, x.Rows);
         (product.Y, product.Stride) = ((ulong)x.Address, (uint)x.Columns);
-        ulong ids = _step.TokenIds;
-        void** arguments = stackalloc void*[] { &product, &ids, &scale };
+        ulong step = _step.Header;
+        void** arguments = stackalloc void*[] { &product, &step, &scale };
         _functions.Embed[(int)matrix.Segments[0].Layout].Launch(((uint)x.Rows, 1, 1), (256, 1, 1), 0, arguments);
     }
 
@@ -265,7 +313,7 @@ internal sealed unsafe class CudaBackend : IBackend
         if (matrix.Segments.Length != 2 || matrix.Segments[0].Rows != matrix.Segments[1].Rows)
             throw new ArgumentException(
                 $"the matrix of {w.Rows} rows is not two parts of equal height: gate, up", nameof(w));
-        _gates.Reserve(4L * x.Rows * w.Rows);
+        Reserve(_gates, 4L * x.Rows * w.Rows);
         Multiply(x, matrix, bias, _gates.Address, w.Rows, norm, ending: 0);
         ulong gates = _gates.Address, to = (ulong)y.Address;
         uint columns = (uint)y.Columns;
@@ -302,7 +350,7 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         product.X = (ulong)x.Address;
         if (norm.Weight.IsEmpty) return;
-        _scales.Reserve(4L * x.Rows);
+        Reserve(_scales, 4L * x.Rows);
         (product.Scales, product.Norm) = (_scales.Address, (ulong)norm.Weight.Address);
         nint from = x.Address;
         ulong scales = _scales.Address;
@@ -325,20 +373,18 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         CudaKvLayer layer = cache as CudaKvLayer
             ?? throw new ArgumentException("the cache is another backend's", nameof(cache));
-        CheckAttention(qkv, shape, layer);
-        CheckFloats(y, _step.Tokens, shape.Heads * shape.HeadSize, nameof(y));
-        uint parts = (uint)(_step.MostPositions + Part - 1) / Part;
-        _partials.Reserve(4L * _step.Tokens * shape.Heads * parts * (shape.HeadSize + 2));
+        CheckAttention(qkv, _shape.Tokens, shape, layer.Shape,
+            (uint)shape.Rope < (uint)_ropes.Count ? _ropes[shape.Rope].Pairs : -1);
+        if (shape.HeadSize > MostHeadSize)
+            throw new ArgumentException($"heads of {shape.HeadSize} elements, at most {MostHeadSize}", nameof(shape));
+        CheckFloats(y, _shape.Tokens, shape.Heads * shape.HeadSize, nameof(y));
+        Reserve(_partials, 4L * _shape.Tokens * shape.Heads * _parts * (shape.HeadSize + 2));
         Attention attention = new()
         {
+            Step = _step.Header,
             Qkv = (ulong)qkv.Address,
-            Rotations = _step.Rotations[shape.Rope],
             QueryNorm = (ulong)shape.QueryNorm.Address,
             KeyNorm = (ulong)shape.KeyNorm.Address,
-            Positions = _step.Positions,
-            Slots = _step.Slots,
-            Sequences = _step.Sequences,
-            Tables = _step.Tables,
             Keys = layer.Keys,
             Values = layer.Values,
             Partials = _partials.Address,
@@ -346,21 +392,21 @@ internal sealed unsafe class CudaBackend : IBackend
             Heads = (uint)shape.Heads,
             KvHeads = (uint)shape.KvHeads,
             Size = (uint)shape.HeadSize,
+            Rope = (uint)shape.Rope,
             Pairs = (uint)_ropes[shape.Rope].Pairs,
             Interleaved = shape.Pairing == RopePairing.Interleaved ? 1u : 0,
             BlockSize = (uint)layer.Shape.BlockSize,
-            Stride = (uint)_step.Stride,
-            Parts = parts,
+            Parts = (uint)_parts,
             Window = (uint)shape.Window,
             Scale = shape.Scale,
             SoftCap = shape.SoftCap,
             NormEpsilon = shape.NormEpsilon,
         };
         void** arguments = stackalloc void*[] { &attention };
-        uint tokens = (uint)_step.Tokens, all = attention.Heads + 2 * attention.KvHeads;
+        uint tokens = (uint)_shape.Tokens, all = attention.Heads + 2 * attention.KvHeads;
         int type = (int)layer.Shape.Type;
         _functions.Store[type].Launch((tokens, (all + AttendWarps - 1) / AttendWarps, 1), (128, 1, 1), 0, arguments);
-        uint shares = (parts + AttendWarps - 1) / AttendWarps;
+        uint shares = (attention.Parts + AttendWarps - 1) / AttendWarps;
         _functions.Attend[type].Launch((tokens, attention.Heads, shares), (128, 1, 1), 0, arguments);
         _functions.Combine.Launch((tokens, attention.Heads, 1), (256, 1, 1), 0, arguments);
     }
@@ -379,15 +425,13 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public void Gather(Tensor x, int first, Tensor y)
     {
-        CheckFloats(x, _step.Tokens, y.Columns, nameof(x));
+        CheckFloats(x, _shape.Tokens, y.Columns, nameof(x));
         CheckFloats(y, y.Rows, x.Columns, nameof(y));
-        if (first < 0 || (long)first + y.Rows > _step.SampleRows)
-            throw new ArgumentOutOfRangeException(nameof(first), first,
-                $"{y.Rows} rows from there, of {_step.SampleRows}");
+        CheckSampled(first, y.Rows);
         nint from = x.Address, to = y.Address;
-        ulong rows = _step.SampledRows + 4ul * (ulong)first;
+        ulong step = _step.Header;
         uint columns = (uint)x.Columns;
-        void** arguments = stackalloc void*[] { &from, &rows, &to, &columns };
+        void** arguments = stackalloc void*[] { &step, &first, &from, &to, &columns };
         _functions.Gather.Launch(((uint)y.Rows, 1, 1), (256, 1, 1), 0, arguments);
     }
 
@@ -406,23 +450,16 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         CheckFloats(logits, logits.Rows, logits.Columns, nameof(logits));
         if (!_launching) throw new InvalidOperationException("rows are sampled within a launch");
-        if (first < 0 || (long)first + logits.Rows > _step.SampleRows)
-            throw new ArgumentOutOfRangeException(nameof(first), first,
-                $"{logits.Rows} rows from there, of {_step.SampleRows}");
-        long values = 4L * logits.Rows * logits.Columns;
-        _scores.Reserve(values);
-        if (_counts.Reserve(values)) _device.Clear(_counts.Address, _counts.Capacity);
+        CheckSampled(first, logits.Rows);
+        Reserve(_scores, 4L * logits.Rows * logits.Columns);
+        if (_counts.Reserve(logits.Columns)) _graphs.Clear();
         SamplingArguments sampling = new()
         {
+            Step = _step.Header,
             Logits = (ulong)logits.Address,
             Scores = _scores.Address,
             Counts = _counts.Address,
-            Rows = _step.Sampling + (ulong)(first * sizeof(RowSampling)),
-            History = _step.History,
-            Biases = _step.Biases,
-            Masks = _step.Masks,
-            Sampled = _sampled.Address + 8ul * (ulong)first,
-            Alternatives = _sampled.Address + 8ul * (ulong)_step.SampleRows,
+            First = (uint)first,
             Vocabulary = (uint)logits.Columns,
         };
         void** arguments = stackalloc void*[] { &sampling };
@@ -432,11 +469,11 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public void Hidden(Tensor x, RowNorm norm)
     {
-        CheckFloats(x, _step.Tokens, x.Columns, nameof(x));
+        CheckFloats(x, _shape.Tokens, x.Columns, nameof(x));
         CheckFloats(norm.Weight, 1, x.Columns, nameof(norm));
         _hiddenColumns = x.Columns;
         _hidden.Reserve(4L * _step.HiddenRows * x.Columns);
-        Norm(x, _step.Hidden, norm.Weight, norm.Epsilon, _hidden.Address, _step.HiddenRows);
+        Norm(x, _step.HiddenRowsAt, norm.Weight, norm.Epsilon, _hidden.Address, _step.HiddenRows);
     }
 
     /// <inheritdoc/>
@@ -459,12 +496,13 @@ internal sealed unsafe class CudaBackend : IBackend
         {
             _device.Wait();
             _upload.Dispose();
-            _step.Dispose();
-            CudaBuffer[] buffers = [_scales, _gates, _partials, _sampled, _hidden, _scores, _counts];
+            _graphs.Dispose();
+            foreach (CudaStep step in _steps) step.Dispose();
+            CudaBuffer[] buffers = [_input, _scales, _gates, _partials, _results, _hidden, _scores];
             foreach (CudaBuffer buffer in buffers) buffer.Dispose();
+            _counts.Dispose();
             foreach (ulong address in _allocations) _device.Free(address);
             _device.Wait();
-            _done.Dispose();
             _functions.Dispose();
         }
         _device.Dispose();
@@ -473,22 +511,10 @@ internal sealed unsafe class CudaBackend : IBackend
     private static CudaMatrix Own(Matrix matrix) =>
         matrix as CudaMatrix ?? throw new ArgumentException("the matrix is another backend's", nameof(matrix));
 
-    private void CheckAttention(Tensor qkv, AttentionShape shape, CudaKvLayer cache)
+    private void CheckSampled(int first, int rows)
     {
-        if (shape.KvHeads < 1 || shape.Heads < shape.KvHeads || shape.Heads % shape.KvHeads != 0
-            || shape.HeadSize is < 1 or > MostHeadSize)
-            throw new ArgumentException($"{shape.Heads} query heads can't share {shape.KvHeads} key heads of "
-                + $"{shape.HeadSize} (at most {MostHeadSize})", nameof(shape));
-        CheckFloats(qkv, _step.Tokens, (shape.Heads + 2 * shape.KvHeads) * shape.HeadSize, nameof(qkv));
-        if ((uint)shape.Rope >= (uint)_ropes.Count || 2 * _ropes[shape.Rope].Pairs > shape.HeadSize)
-            throw new ArgumentException(
-                $"rope {shape.Rope} is not registered, or rotates more than {shape.HeadSize} elements", nameof(shape));
-        if (!shape.QueryNorm.IsEmpty) CheckFloats(shape.QueryNorm, 1, shape.HeadSize, nameof(shape));
-        if (!shape.KeyNorm.IsEmpty) CheckFloats(shape.KeyNorm, 1, shape.HeadSize, nameof(shape));
-        KvShape kept = cache.Shape;
-        if (kept.KvHeads != shape.KvHeads || kept.HeadSize != shape.HeadSize || kept.BlockSize < 1)
-            throw new ArgumentException(
-                $"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of "
-                + $"{shape.HeadSize}", nameof(cache));
+        if (first < 0 || (long)first + rows > _shape.SampleRows)
+            throw new ArgumentOutOfRangeException(nameof(first), first,
+                $"{rows} rows from there, of {_shape.SampleRows}");
     }
 }

@@ -10,19 +10,15 @@ static const int MostElements = 8; // of a head in each lane: head sizes to 256
 
 // Of a layer, and of a step.
 struct Attention {
+  const Step* step;
   float* qkv;             // [tokens, (heads + 2 kvHeads) * size]; rotated by Store
-  const float* rotations; // [tokens, 2, pairs]: cosines, sines
   const float* queryNorm; // [size] or null
   const float* keyNorm;   // [size] or null
-  const int* positions;   // [tokens]
-  const int* slots;       // [tokens]: block * blockSize + offset
-  const int* sequences;   // [tokens]: which row of the block tables
-  const int* tables;      // [sequences, stride]
   u8* keys;               // [blocks, kvHeads, blockSize, row bytes]
   u8* values;             // likewise
   float* partials;        // [tokens, heads, parts, size + 2]: sums of values, greatest logit, sum of weights
   float* y;               // [tokens, heads * size]
-  u32 heads, kvHeads, size, pairs, interleaved, blockSize, stride, parts, window;
+  u32 heads, kvHeads, size, rope, pairs, interleaved, blockSize, parts, window;
   float scale, softCap, normEpsilon;
 };
 
@@ -75,7 +71,7 @@ template <typename Type> DEVICE u64 RowOf(const Attention& a, u32 slot, u32 head
 template <typename Type> DEVICE void StoreHead(const Attention& a) {
   SHARED static float heads[AttendWarps][256];
   u32 head = BlockY() * AttendWarps + Warp(), all = a.heads + 2 * a.kvHeads, token = BlockX();
-  if (head >= all) return;
+  if (head >= all || token >= a.step->tokens) return;
   bool isQuery = head < a.heads, isValue = head >= a.heads + a.kvHeads;
   float* x = a.qkv + ((u64)token * all + head) * a.size;
   float* own = heads[Warp()];
@@ -91,7 +87,7 @@ template <typename Type> DEVICE void StoreHead(const Attention& a) {
   }
   WarpBarrier();
   if (!isValue) {
-    const float* cosines = a.rotations + (u64)token * 2 * a.pairs;
+    const float* cosines = a.step->rotations[a.rope] + (u64)token * 2 * a.pairs;
     for (u32 i = Lane(); i < a.pairs; i += WarpSize) {
       u32 first = a.interleaved ? 2 * i : i, second = a.interleaved ? 2 * i + 1 : i + a.pairs;
       float c = cosines[i], s = cosines[a.pairs + i], u = own[first], v = own[second];
@@ -101,7 +97,7 @@ template <typename Type> DEVICE void StoreHead(const Attention& a) {
     WarpBarrier();
   }
   u32 kvHead = isValue ? head - a.heads - a.kvHeads : head - a.heads;
-  u8* row = isQuery ? 0 : (isValue ? a.values : a.keys) + RowOf<Type>(a, a.slots[token], kvHead);
+  u8* row = isQuery ? 0 : (isValue ? a.values : a.keys) + RowOf<Type>(a, a.step->slots[token], kvHead);
   for (u32 i = Lane(); i < (a.size + 31) / 32 * 32; i += WarpSize) {
     float value = i < a.size ? own[i] : 0;
     if (!isQuery) Type::Store(row, a.size, i, value);
@@ -113,14 +109,15 @@ template <typename Type> DEVICE void StoreHead(const Attention& a) {
 template <typename Type> DEVICE void AttendPart(const Attention& a) {
   SHARED static float queries[AttendWarps][256];
   u32 token = BlockX(), head = BlockY(), part = __nvvm_read_ptx_sreg_ctaid_z() * AttendWarps + Warp();
-  u32 end = a.positions[token] + 1, begin = a.window && end > a.window ? end - a.window : 0;
+  if (token >= a.step->tokens) return;
+  u32 end = a.step->positions[token] + 1, begin = a.window && end > a.window ? end - a.window : 0;
   u32 from = part * Part, to = from + Part < end ? from + Part : end;
   if (part >= a.parts || from >= end || to <= begin) return;
   const float* q = a.qkv + ((u64)token * (a.heads + 2 * a.kvHeads) + head) * a.size;
   float* query = queries[Warp()];
   for (u32 i = Lane(); i < a.size; i += WarpSize) query[i] = q[i] * a.scale;
   WarpBarrier();
-  const int* table = a.tables + (u64)a.sequences[token] * a.stride;
+  const int* table = a.step->tables + (u64)a.step->sequences[token] * a.step->stride;
   u32 kvHead = head / (a.heads / a.kvHeads);
   float sums[MostElements] = {}, most = -__builtin_inff(), weights = 0;
   for (u32 first = from; first < to; first += WarpSize) {
@@ -169,8 +166,8 @@ template <typename Type> DEVICE void AttendPart(const Attention& a) {
 // Adds a row's parts, a block for each row and head.
 KERNEL(256) Combine(Attention a) {
   u32 token = BlockX(), head = BlockY(), i = Thread();
-  u32 end = a.positions[token] + 1, begin = a.window && end > a.window ? end - a.window : 0;
-  if (i >= a.size) return;
+  if (i >= a.size || token >= a.step->tokens) return;
+  u32 end = a.step->positions[token] + 1, begin = a.window && end > a.window ? end - a.window : 0;
   float sum = 0, most = -__builtin_inff(), weights = 0;
   for (u32 part = begin / Part; part * Part < end; part++) {
     const float* partial = a.partials + (((u64)token * a.heads + head) * a.parts + part) * (a.size + 2);

@@ -37,9 +37,10 @@ KERNEL(256) SoftCap(float* x, float cap, u64 count) {
   if (i < count) x[i] = cap * Tanh(x[i] / cap);
 }
 
-// y[r] = x[rows[r]].
-KERNEL(256) Gather(const float* x, const int* rows, float* y, u32 columns) {
-  x += (u64)rows[BlockX()] * columns;
+// y[r] = x[sampledRows[first + r]].
+KERNEL(256) Gather(const Step* step, u32 first, const float* x, float* y, u32 columns) {
+  if (first + BlockX() >= step->sampleRows) return;
+  x += (u64)step->sampledRows[first + BlockX()] * columns;
   y += (u64)BlockX() * columns;
   for (u32 i = Thread(); i < columns; i += RowThreads) y[i] = x[i];
 }

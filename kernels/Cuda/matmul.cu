@@ -120,10 +120,14 @@ template <typename W> DEVICE void MatMulGate(const Product& p) {
 }
 
 // y[t] = W[ids[t]] * scale: rows of W as they are.
-template <typename W> DEVICE void Embed(const Product& p, const int* ids, float scale) {
+template <typename W> DEVICE void Embed(const Product& p, const Step* step, float scale) {
+  if (BlockX() >= step->tokens) return;
+  int id = step->ids[BlockX()];
+  if (id < 0) id = step->last[step->places[BlockX()]];
+  if (id < 0) id = 0; // a row that found no token: its sequence has ended
   for (u32 column = W::Columns * Thread(); column < p.columns; column += W::Columns * Threads()) {
     float w[W::Columns];
-    W::Load(p, ids[BlockX()], column, w);
+    W::Load(p, id, column, w);
     for (int i = 0; i < W::Columns; i++) p.y[(u64)BlockX() * p.stride + column + i] = w[i] * scale;
   }
 }
@@ -131,7 +135,7 @@ template <typename W> DEVICE void Embed(const Product& p, const int* ids, float 
 #define PRODUCTS(name, W)                                                                             \
   KERNEL(256) MatMul##name(Product p) { MatMul<W>(p); }                                               \
   KERNEL(256) MatMulGate##name(Product p) { MatMulGate<W>(p); }                                       \
-  KERNEL(256) Embed##name(Product p, const int* ids, float scale) { Embed<W>(p, ids, scale); }
+  KERNEL(256) Embed##name(Product p, const Step* step, float scale) { Embed<W>(p, step, scale); }
 
 typedef Int8<32> Int8By32;
 typedef Int8<16> Int8By16;

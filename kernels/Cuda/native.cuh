@@ -89,3 +89,41 @@ DEVICE float Activate(float x, bool gelu) {
   float u = gelu ? 2 * 0.7978845608f * (x + 0.044715f * x * x * x) : x;
   return x / (1 + Exp(-u));
 }
+
+// As RowSampling, and SampledToken, TokenLogprob and TokenBias, lie in memory.
+struct RowSampling {
+  float temperature;
+  u32 topK;
+  float topP, minP, repetition, presence, frequency;
+  u64 seed;
+  u32 position, targetPlusOne, alternatives, alternativesStart, historyStart, historyPrompt, historyLength, biasStart,
+      biasLength;
+  u8 masked;
+  u32 maskStart;
+};
+struct TokenValue {
+  int token;
+  float value;
+};
+
+// What a step's kernels read that is another in each step: it lies at one address, so that a recorded graph finds it
+// there. Rows beyond its counts are there because a graph was recorded for more of them; they compute nothing.
+struct Step {
+  const int* ids;           // [tokens]; -1 is what the row's place sampled last
+  const int* places;        // by row, where an id is -1
+  const int* positions;     // [tokens]
+  const int* slots;         // [tokens]: block * block size + offset
+  const int* sequences;     // [tokens]: which row of the block tables
+  const int* tables;        // [sequences, stride]
+  const int* sampledRows;   // [sampleRows]
+  const int* sampledPlaces; // [sampleRows]: whose last token this is, -1 for none
+  const int* counters;      // [sampleRows]: 0 for none; counts of tokens i as i + 1, or as -(i + 1) if they begin anew
+  const RowSampling* sampling;
+  const int* history;
+  const TokenValue* biases;
+  const u32* masks;
+  const float* rotations[4]; // [tokens, 2, pairs] by table: cosines, sines
+  int* last;                 // by place
+  TokenValue* results;       // [sampleRows], then the alternatives
+  u32 tokens, sampleRows, stride;
+};

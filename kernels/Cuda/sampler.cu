@@ -6,33 +6,12 @@
 static const u32 SampleThreads = 256, Buckets = 2048;
 static const float Unit = 1099511627776.0f; // 2^40
 
-// As RowSampling lies in memory.
-struct RowSampling {
-  float temperature;
-  u32 topK;
-  float topP, minP, repetition, presence, frequency;
-  u64 seed;
-  u32 position, targetPlusOne, alternatives, alternativesStart, historyStart, historyPrompt, historyLength, biasStart,
-      biasLength;
-  u8 masked;
-  u32 maskStart;
-};
-
-struct TokenValue { // SampledToken, TokenLogprob, TokenBias
-  int token;
-  float value;
-};
-
 struct Sampling {
-  const float* logits;       // [rows, vocabulary]
-  float* scores;             // [rows, vocabulary]: for rows that change theirs
-  u32* counts;               // [rows, vocabulary], zero between steps
-  const RowSampling* rows;   // [rows]
-  const int* history;
-  const TokenValue* biases;
-  const u32* masks;
-  TokenValue* sampled;       // [rows]
-  TokenValue* alternatives;
+  const Step* step;
+  const float* logits; // [rows, vocabulary]
+  float* scores;       // [rows, vocabulary]: for rows that change theirs
+  u32* counts;         // [counters, vocabulary]
+  u32 first;           // of the step's rows that sample, the first one here
   u32 vocabulary;
 };
 
@@ -82,31 +61,35 @@ DEVICE u64 Weight(float score, float best, float temperature, float least) {
   return weight < least ? 0 : (u64)(weight * Unit);
 }
 
-// Penalties and biases. Each token of the history is counted, and whoever takes its count applies it.
-DEVICE void Penalize(const Sampling& s, const RowSampling& row, float* scores, u32* counts) {
-  float repetition = row.repetition > 0 ? row.repetition : 1;
-  const int* history = s.history + row.historyStart;
-  if (repetition != 1 || row.presence != 0 || row.frequency != 0) {
-    for (u32 i = Thread(); i < row.historyLength; i += SampleThreads)
-    {
-      __nvvm_atom_or_gen_i((int*)counts + history[i], 1);
-      if (i >= row.historyPrompt) __nvvm_atom_add_gen_i((int*)counts + history[i], 2);
-    }
-    Barrier();
-    for (u32 i = Thread(); i < row.historyLength; i += SampleThreads) {
-      u32 count = __nvvm_atom_xchg_gen_i((int*)counts + history[i], 0);
-      if (count == 0) continue;
-      u32 output = count >> 1;
-      float score = scores[history[i]];
-      score = score > 0 ? score / repetition : score * repetition;
-      if (output > 0) score = score - output * row.frequency - row.presence;
-      scores[history[i]] = score;
-    }
+// Adds what is new of a row's history to its counts: bit 0 of a token's says that it is there, the others count it in
+// the output.
+DEVICE void Count(const Step& step, const RowSampling& row, u32* counts, bool clears, u32 vocabulary) {
+  if (clears) {
+    for (u32 i = Thread(); i < vocabulary; i += SampleThreads) counts[i] = 0;
     Barrier();
   }
-  // A token's biases are one thread's, in their order.
+  const int* history = step.history + row.historyStart;
+  for (u32 i = Thread(); i < row.historyLength; i += SampleThreads) {
+    __nvvm_atom_or_gen_i((int*)counts + history[i], 1);
+    if (i >= row.historyPrompt) __nvvm_atom_add_gen_i((int*)counts + history[i], 2);
+  }
+  Barrier();
+}
+
+// Penalties by the counts, if there are some, and biases.
+DEVICE void Penalize(const Step& step, const RowSampling& row, float* scores, const u32* counts, u32 vocabulary) {
+  float repetition = row.repetition > 0 ? row.repetition : 1;
+  for (u32 i = Thread(); counts && i < vocabulary; i += SampleThreads) {
+    if (counts[i] == 0) continue;
+    u32 output = counts[i] >> 1;
+    float score = scores[i];
+    score = score > 0 ? score / repetition : score * repetition;
+    if (output > 0) score = score - output * row.frequency - row.presence;
+    scores[i] = score;
+  }
+  // A token's biases are one thread's, in their order: the one that had it above.
   for (u32 i = 0; i < row.biasLength; i++) {
-    TokenValue bias = s.biases[row.biasStart + i];
+    TokenValue bias = step.biases[row.biasStart + i];
     if (bias.token % SampleThreads == Thread()) scores[bias.token] += bias.value;
   }
   Barrier();
@@ -265,12 +248,43 @@ DEVICE u32 Draw(const float* scores, u32 vocabulary, const RowSampling& row, flo
   }
 }
 
+// The chosen token of a row, and what the log-probabilities are measured from.
+DEVICE int Chosen(const Sampling& s, const RowSampling& row, const u32* counts, const float* logits, u32 best,
+    Selection* selection, u64* places, u64* partial) {
+  const Step& step = *s.step;
+  const float* scores = logits;
+  if (counts || row.biasLength > 0 || row.masked) {
+    float* changed = s.scores + (u64)BlockX() * s.vocabulary;
+    for (u32 i = Thread(); i < s.vocabulary; i += SampleThreads) changed[i] = logits[i];
+    Barrier();
+    Penalize(step, row, changed, counts, s.vocabulary);
+    if (row.masked)
+      for (u32 i = Thread(); i < s.vocabulary; i += SampleThreads)
+        if (!(step.masks[row.maskStart + i / 32] >> (i % 32) & 1)) changed[i] = -Infinity();
+    Barrier();
+    scores = changed;
+    best = (u32)Best(scores, s.vocabulary, 0, true, partial);
+  }
+  float most = scores[best];
+  if (!(__builtin_fabsf(most) < Infinity())) return -1;
+  return row.temperature > 0 ? (int)Draw(scores, s.vocabulary, row, most, selection, places, partial) : (int)best;
+}
+
 KERNEL(256) Sample(Sampling s) {
   SHARED static Selection selection;
   SHARED static u64 places[SampleThreads], partial[SampleThreads / WarpSize];
-  const RowSampling row = s.rows[BlockX()];
+  const Step& step = *s.step;
+  u32 index = s.first + BlockX();
+  if (index >= step.sampleRows) return;
+  const RowSampling row = step.sampling[index];
   const float* logits = s.logits + (u64)BlockX() * s.vocabulary;
-  TokenValue* best = s.alternatives + row.alternativesStart;
+  TokenValue* best = step.results + step.sampleRows + row.alternativesStart;
+  u32* counts = 0;
+  int counter = step.counters[index];
+  if (counter != 0) {
+    counts = s.counts + (u64)((counter < 0 ? -counter : counter) - 1) * s.vocabulary;
+    Count(step, row, counts, counter < 0, s.vocabulary);
+  }
   u64 first = Best(logits, s.vocabulary, 0, true, partial);
   float most = logits[(u32)first];
   u64 own = 0, wrong = 0;
@@ -280,38 +294,18 @@ KERNEL(256) Sample(Sampling s) {
   }
   wrong = Reduce<false>(wrong, partial);
   float sum = (float)Reduce<false>(own, partial) / Unit, logSum = most + Log(sum);
-  if (wrong || most == -Infinity()) {
-    if (Thread() == 0) s.sampled[BlockX()] = TokenValue{-1, FromBits(0x7fffffff)};
-    for (u32 i = Thread(); i < row.alternatives; i += SampleThreads) best[i] = TokenValue{-1, FromBits(0x7fffffff)};
-    return;
-  }
+  bool none = wrong || most == -Infinity();
   u64 rank = first;
   for (u32 i = 0; i < row.alternatives; i++) {
-    if (i > 0 && rank != ~0ul) rank = Best(logits, s.vocabulary, rank, false, partial);
-    bool none = rank == ~0ul;
-    if (Thread() == 0) best[i] = TokenValue{none ? -1 : (int)rank, none ? -Infinity() : logits[(u32)rank] - logSum};
+    if (i > 0 && !none && rank != ~0ul) rank = Best(logits, s.vocabulary, rank, false, partial);
+    TokenValue next = {none || rank == ~0ul ? -1 : (int)rank, none ? FromBits(0x7fffffff) : -Infinity()};
+    if (next.token >= 0) next.value = logits[next.token] - logSum;
+    if (Thread() == 0) best[i] = next;
   }
   int token = row.targetPlusOne - 1;
-  if (row.targetPlusOne == 0) {
-    const float* scores = logits;
-    bool penalizes = row.historyLength > 0;
-    if (penalizes || row.biasLength > 0 || row.masked) {
-      float* changed = s.scores + (u64)BlockX() * s.vocabulary;
-      for (u32 i = Thread(); i < s.vocabulary; i += SampleThreads) changed[i] = logits[i];
-      Barrier();
-      Penalize(s, row, changed, s.counts + (u64)BlockX() * s.vocabulary);
-      if (row.masked)
-        for (u32 i = Thread(); i < s.vocabulary; i += SampleThreads)
-          if (!(s.masks[row.maskStart + i / 32] >> (i % 32) & 1)) changed[i] = -Infinity();
-      Barrier();
-      scores = changed;
-      first = Best(scores, s.vocabulary, 0, true, partial);
-      most = scores[(u32)first];
-    }
-    token = (int)first;
-    if (!(__builtin_fabsf(most) < Infinity())) token = -1;
-    else if (row.temperature > 0) token = (int)Draw(scores, s.vocabulary, row, most, &selection, places, partial);
-  }
-  if (Thread() == 0)
-    s.sampled[BlockX()] = TokenValue{token, token < 0 ? FromBits(0x7fffffff) : logits[token] - logSum};
+  if (none) token = -1;
+  else if (token < 0) token = Chosen(s, row, counts, logits, (u32)first, &selection, places, partial);
+  if (Thread() > 0) return;
+  step.results[index] = TokenValue{token, token < 0 ? FromBits(0x7fffffff) : logits[token] - logSum};
+  if (step.sampledPlaces[index] >= 0) step.last[step.sampledPlaces[index]] = token;
 }

@@ -60,6 +60,9 @@ internal sealed class Transformer : IStepGraph
         _logits = backend.Allocate(_headRows, weights.VocabularySize, DType.F32);
     }
 
+    /// <inheritdoc/>
+    public int MostTokens => _x.Rows;
+
     /// <summary>A step that samples: all layers, then the head for the rows that want a token or a score.</summary>
     public void Enqueue(in StepShape shape)
     {
@@ -82,6 +85,8 @@ internal sealed class Transformer : IStepGraph
 
     private sealed class LayersAlone(Transformer transformer) : IStepGraph
     {
+        public int MostTokens => 0;
+
         public void Enqueue(in StepShape shape) => transformer.Layers(shape);
     }
 

@@ -94,25 +94,39 @@ public sealed unsafe class CudaAttentionTests
             int[] positions = [.. Enumerable.Range(first, count)];
             int size = shape.BlockSize;
             int[] slots = [.. positions.Select(position => table[position / size] * size + position % size)];
-            long[] pointers =
-            [
-                (long)input.Data,
-                (long)memory.Allocate<float>("rotations", rotations[(first * 2 * shape.Pairs)..]).Data,
-                shape.Norms ? (long)memory.Allocate<float>("query norm", queryNorm).Data : 0,
-                shape.Norms ? (long)memory.Allocate<float>("key norm", keyNorm).Data : 0,
-                (long)memory.Allocate<int>("positions", positions).Data,
-                (long)memory.Allocate<int>("slots", slots).Data,
-                (long)memory.Allocate<int>("sequences", new int[count]).Data,
-                (long)memory.Allocate<int>("tables", table).Data, (long)keys.Data, (long)values.Data,
-                (long)partials.Data, (long)y.Data,
-            ];
-            int[] numbers = [shape.Heads, shape.KvHeads, shape.Size, shape.Pairs, shape.Interleaved ? 1 : 0,
-                shape.BlockSize, blocks, parts, shape.Window];
-            float[] floats = [1 / MathF.Sqrt(shape.Size), shape.SoftCap, 1e-5f];
-            return [.. pointers.SelectMany(BitConverter.GetBytes), .. numbers.SelectMany(BitConverter.GetBytes),
-                .. floats.SelectMany(BitConverter.GetBytes)];
+            ulong Norm(float[] norm) =>
+                shape.Norms ? (ulong)memory.Allocate<float>("norm", norm).Data : 0;
+            return TestStep.Bytes(new Attention
+            {
+                Step = new TestStep(memory)
+                {
+                    Positions = positions,
+                    Slots = slots,
+                    Sequences = new int[count],
+                    Table = table,
+                    Rotations = rotations[(first * 2 * shape.Pairs)..],
+                }.Address,
+                Qkv = (ulong)input.Data,
+                QueryNorm = Norm(queryNorm),
+                KeyNorm = Norm(keyNorm),
+                Keys = (ulong)keys.Data,
+                Values = (ulong)values.Data,
+                Partials = (ulong)partials.Data,
+                Y = (ulong)y.Data,
+                Heads = (uint)shape.Heads,
+                KvHeads = (uint)shape.KvHeads,
+                Size = (uint)shape.Size,
+                Pairs = (uint)shape.Pairs,
+                Interleaved = shape.Interleaved ? 1u : 0,
+                BlockSize = (uint)shape.BlockSize,
+                Parts = (uint)parts,
+                Window = (uint)shape.Window,
+                Scale = 1 / MathF.Sqrt(shape.Size),
+                SoftCap = shape.SoftCap,
+                NormEpsilon = 1e-5f,
+            });
         }
-        Dim3 Heads(int count) => new(count, (shape.Heads + 2 * shape.KvHeads + 3) / 4);
+        Dim3 Heads(int count) => new(count + 1, (shape.Heads + 2 * shape.KvHeads + 3) / 4);
         MemoryRange none = memory.Allocate("none", 4);
         if (from > 0)
         {
@@ -126,9 +140,9 @@ public sealed unsafe class CudaAttentionTests
         MemoryRange partials = memory.Allocate("partials", rows * shape.Heads * parts * (shape.Size + 2) * 4L);
         byte[] step = Arguments(from, rows, input, partials, y);
         module.Launch($"Store{shape.Type}", Heads(rows), new(128), [step], options: options);
-        Dim3 grid = new(rows, shape.Heads, (parts + 3) / 4);
+        Dim3 grid = new(rows + 1, shape.Heads, (parts + 3) / 4); // a row more than the step has, as padding has
         module.Launch($"Attend{shape.Type}", grid, new(128), [step], options: options);
-        module.Launch("Combine", new(rows, shape.Heads), new(256), [step], options: options);
+        module.Launch("Combine", new(rows + 1, shape.Heads), new(256), [step], options: options);
         return new Span<float>(y.Data, rows * shape.Heads * shape.Size).ToArray();
     }
 

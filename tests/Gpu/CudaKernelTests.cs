@@ -41,7 +41,8 @@ public sealed unsafe class CudaKernelTests
         float[] x = Values(1, 5 * columns), ones = [.. Enumerable.Repeat(1f, columns)];
         int[] rows = [4, 0, 4];
         float[] gathered = Run("elementwise", "Gather", new(3), new(256), 3 * columns,
-            device => [device.In(x), device.In(rows), device.Out, columns]);
+            device => [new TestStep(device.Memory) { SampledRows = [1, .. rows] }.Address, 1, device.In(x), device.Out,
+                columns]);
         float[] named = Run("elementwise", "RmsNorm", new(3), new(256), 3 * columns,
             device => [device.In(x), device.In(rows), device.In(ones), Epsilon, device.Out, columns]);
         float[] all = Run("elementwise", "RmsNorm", new(5), new(256), 5 * columns,
@@ -137,9 +138,13 @@ public sealed unsafe class CudaKernelTests
         const int rows = 7;
         int columns = type is TensorType.F32 or TensorType.F16 or TensorType.BF16 ? 261 : 512;
         Packed w = new(type, rows, columns);
-        int[] ids = [6, 0, 3, 6];
-        float[] y = Run("matmul", $"Embed{w.Format.Layout}", new(ids.Length), new(256), ids.Length * columns, device =>
-            [Parameters(device, w, null, null, null, null, ids.Length, columns, 0), device.In(ids), 2f]);
+        int[] ids = [6, 0, 3, 6, 0]; // the last two by what their places sampled last, one of them nothing
+        float[] y = Run("matmul", $"Embed{w.Format.Layout}", new(ids.Length + 2), new(256), ids.Length * columns,
+            device => [Parameters(device, w, null, null, null, null, ids.Length, columns, 0),
+                new TestStep(device.Memory)
+                {
+                    Ids = [.. ids[..3], -1, -1], Places = [0, 0, 0, 2, 1], Last = [9, -1, 6],
+                }.Address, 2f]);
         for (int t = 0; t < ids.Length; t++)
             Assert.Equal(w.Values[(ids[t] * columns)..((ids[t] + 1) * columns)].Select(value => value * 2),
                 y[(t * columns)..((t + 1) * columns)]);
@@ -158,11 +163,22 @@ public sealed unsafe class CudaKernelTests
         OneLaunch device, Packed w, float[]? x, float[]? scales, float[]? norm, float[]? bias, int tokens, int stride,
         int ending)
     {
-        long Address(float[]? values) => values is null ? 0 : (long)device.In(values).Data;
-        long[] pointers = [Address(x), Address(scales), Address(norm), (long)device.In(w.Weights).Data,
-            w.Groups.Length == 0 ? 0 : (long)device.In(w.Groups).Data, Address(bias), (long)device.Out.Data];
-        int[] numbers = [tokens, w.Rows, w.Columns, stride, ending, 0];
-        return [.. pointers.SelectMany(BitConverter.GetBytes), .. numbers.SelectMany(BitConverter.GetBytes)];
+        ulong Address(float[]? values) => values is null ? 0 : (ulong)device.In(values).Data;
+        return TestStep.Bytes(new Product
+        {
+            X = Address(x),
+            Scales = Address(scales),
+            Norm = Address(norm),
+            Weights = (ulong)device.In(w.Weights).Data,
+            Groups = w.Groups.Length == 0 ? 0 : (ulong)device.In(w.Groups).Data,
+            Bias = Address(bias),
+            Y = (ulong)device.Out.Data,
+            Tokens = (uint)tokens,
+            Rows = (uint)w.Rows,
+            Columns = (uint)w.Columns,
+            Stride = (uint)stride,
+            Ending = (uint)ending,
+        });
     }
 
     /// <summary>Runs a kernel in several orders, each with poisoned memory; the bits must be the same.</summary>

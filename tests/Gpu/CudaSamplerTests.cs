@@ -155,23 +155,34 @@ public sealed unsafe class CudaSamplerTests
     {
         using DeviceMemory memory = new();
         using GpuModule module = new(ASCII.GetString(CudaKernels.Ptx("sampler", "sm_80")), memory);
-        MemoryRange sampled = memory.Allocate("sampled", sampling.Length * 8);
-        MemoryRange alternatives = memory.Allocate<TokenLogprob>("alternatives", new TokenLogprob[listed]);
-        MemoryRange counts = memory.Allocate<uint>("counts", new uint[sampling.Length * vocabulary]);
-        long[] pointers =
-        [
-            (long)memory.Allocate<float>("logits", logits).Data,
-            (long)memory.Allocate("scores", logits.Length * 4L).Data, (long)counts.Data,
-            (long)memory.Allocate<RowSampling>("rows", sampling).Data,
-            (long)memory.Allocate<int>("history", history).Data,
-            (long)memory.Allocate<TokenBias>("biases", biases).Data,
-            (long)memory.Allocate<uint>("masks", masks).Data, (long)sampled.Data, (long)alternatives.Data,
-        ];
-        byte[] arguments =
-            [.. pointers.SelectMany(BitConverter.GetBytes), .. BitConverter.GetBytes(vocabulary), 0, 0, 0, 0];
-        module.Launch("Sample", new(sampling.Length), new(256), [arguments], options: options);
-        Assert.False(new Span<uint>(counts.Data, (int)counts.Bytes / 4).ContainsAnyExcept(0u), "counts are left");
-        return (new Span<SampledToken>(sampled.Data, sampling.Length).ToArray(),
-            new Span<TokenLogprob>(alternatives.Data, listed).ToArray());
+        int rows = sampling.Length;
+        MemoryRange results = memory.Allocate<TokenLogprob>("results", new TokenLogprob[rows + listed]);
+        MemoryRange counts = memory.Allocate("counts", rows * vocabulary * 4L); // of anything: they begin anew
+        TestStep step = new(memory)
+        {
+            Sampling = sampling,
+            SampledPlaces = [.. Enumerable.Range(0, rows).Select(i => i % 3 == 0 ? -1 : rows - i)],
+            Last = [.. Enumerable.Repeat(-7, rows)],
+            Counters = [.. sampling.Select((row, i) => row.HistoryLength > 0 ? -1 - (i ^ 1) : 0)],
+            History = history,
+            Biases = biases,
+            Masks = masks,
+            Results = results,
+        };
+        SamplingArguments arguments = new()
+        {
+            Step = step.Address,
+            Logits = (ulong)memory.Allocate<float>("logits", logits).Data,
+            Scores = (ulong)memory.Allocate("scores", logits.Length * 4L).Data,
+            Counts = (ulong)counts.Data,
+            Vocabulary = (uint)vocabulary,
+        };
+        module.Launch("Sample", new(rows + 1), new(256), [TestStep.Bytes(arguments)], options: options);
+        SampledToken[] tokens = new Span<SampledToken>(results.Data, rows).ToArray();
+        int[] last = step.LastNow(rows);
+        for (int i = 0; i < rows; i++)
+            if (i % 3 != 0) Assert.Equal(tokens[i].Token, last[rows - i]);
+        Assert.Equal((rows + 2) / 3, last.Count(token => token == -7));
+        return (tokens, new Span<TokenLogprob>((byte*)results.Data + 8 * rows, listed).ToArray());
     }
 }
