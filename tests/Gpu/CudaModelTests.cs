@@ -1,6 +1,9 @@
+using System.Text.Json;
 using Native.Kernels;
 using Native.Kernels.Cuda;
+using Native.Kernels.Models;
 using Native.Tests.Kernels;
+using Native.Tests.Scheduling;
 
 namespace Native.Tests.Gpu;
 
@@ -18,6 +21,50 @@ public sealed class GoldenModelCudaTests : GoldenModelTests, IDisposable
     /// <summary>The tightest: of the others <see cref="CudaAttentionTests"/> and stories260K tell, in less time.
     /// </summary>
     private protected override DType[] CacheTypes => [DType.F32];
+
+    public void Dispose()
+    {
+        Exception? caught = _fake.Caught;
+        IReadOnlyList<string> leaks = _fake.Leaks;
+        _fake.Dispose();
+        Assert.Null(caught);
+        Assert.Empty(leaks);
+    }
+}
+
+/// <summary>The engine over the cuda backend on the PTX machine: a request's bits are the same in any company, each time
+/// with another order of warps and blocks, and with graphs recorded or not.</summary>
+[Collection(nameof(FakeCuda))]
+public sealed class RealModelCudaTests : RealModelBits, IDisposable
+{
+    private readonly FakeCuda _fake = new();
+    private int _loads;
+
+    protected override LoadedModel Load(ModelOptions options)
+    {
+        int load = _loads++;
+        _fake.Options = _fake.Options with { Launch = Machine.MachineRun.Orders[load % Machine.MachineRun.Orders.Length] };
+        using ModelFile file = ModelFile.Open(options.Path);
+        CudaBackend backend = new(graphs: load % 3 != 1);
+        return new LoadedModel(new ModelRunner(file, backend, options), file.OpenTokenizer(), file.Config,
+            file.ReadSuggestedSampling());
+    }
+
+    private protected override long BlockBytes(ModelConfig config) =>
+        config.LayerCount * CudaKvLayer.BlockBytes(config.KvShape(16, DType.F16));
+
+    [Theory]
+    [InlineData("models/stories260K/stories260K-F32.gguf")]
+    [InlineData("models/stories260K/stories260K-Q4_0.gguf")]
+    public Task Bits_AreTheSame_AloneAndInCompany_InAnyChunk_AndAfterPreemption(string model) =>
+        SameBits(TestData.Path(model), outputs: 12);
+
+    [Fact]
+    public Task Bits_AreTheSame_ColdAndFromThePrefixCache() =>
+        SameBitsWarm(TestData.Path("models/stories260K/stories260K-Q4_0.gguf"));
+
+    [Fact]
+    public async Task TheDemoModelsBits_AreTheSame_ColdAndFromThePrefixCache() => await SameBitsWarm(Demo);
 
     public void Dispose()
     {

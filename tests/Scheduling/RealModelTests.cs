@@ -7,10 +7,9 @@ using Native.Scheduling;
 
 namespace Native.Tests.Scheduling;
 
-/// <summary>The engine over real models on the CPU: the promises that only hold if kernels and scheduler keep them
+/// <summary>The engine over real models on a backend: the promises that only hold if kernels and scheduler keep them
 /// together.</summary>
-[Collection(nameof(EngineThreadTests))]
-public sealed class RealModelTests
+public abstract class RealModelBits
 {
     /// <summary>What can surround a request. None of it may change a bit of what the request gets.</summary>
     /// <param name="Threads">Threads that compute.</param>
@@ -32,18 +31,16 @@ public sealed class RealModelTests
 
     private static CancellationToken Timeout => TestContext.Current.CancellationToken;
 
-    private static string Demo => Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+    protected static string Demo => Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
 
-    [Fact]
-    public Task TheDemoModelsBits_AreTheSame_AloneAndInCompany_InAnyChunk_WithAnyThreads() => SameBits(Demo, outputs: 40);
+    /// <summary>Loads a model onto the backend.</summary>
+    protected abstract LoadedModel Load(ModelOptions options);
 
-    [Theory]
-    [InlineData("models/stories260K/stories260K-F32.gguf")]
-    [InlineData("models/stories260K/stories260K-Q4_0.gguf")]
-    [InlineData("models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf")]
-    public Task ARealModelsBits_AreTheSame_AloneAndInCompany_InAnyChunk_WithAnyThreads(string model) => SameBits(TestData.Path(model), outputs: 24);
+    /// <summary>Bytes that a block's keys and values take in its cache over all layers.</summary>
+    private protected abstract long BlockBytes(ModelConfig config);
 
-    private static async Task SameBits(string path, int outputs)
+    /// <summary>A request's bits alone, in company, in chunks, and computed again after it lost its blocks.</summary>
+    protected async Task SameBits(string path, int outputs)
     {
         List<string> expected = await Outputs(path, Alone, outputs);
         long preemptions = 0;
@@ -57,16 +54,16 @@ public sealed class RealModelTests
 
     /// <summary>Every bit the request under test gets: scored prompt, tokens, log-probabilities and alternatives of two
     /// sampled choices.</summary>
-    private static async Task<List<string>> Outputs(string path, Surroundings surroundings, int outputs, Action<long>? preemptions = null)
+    private async Task<List<string>> Outputs(string path, Surroundings surroundings, int outputs, Action<long>? preemptions = null)
     {
         int running = Math.Min(surroundings.Chunk, surroundings.Company + 2);
         long? cache = null;
         if (surroundings.Blocks is { } blocks)
         {
             using ModelFile file = ModelFile.Open(path);
-            cache = blocks * 16L * Kernels.TestModels.KvBytesPerToken(file.Config, DType.F16);
+            cache = blocks * BlockBytes(file.Config);
         }
-        using LoadedModel model = LoadedModel.Load(new ModelOptions
+        using LoadedModel model = Load(new ModelOptions
         {
             Path = path,
             Threads = surroundings.Threads,
@@ -104,18 +101,8 @@ public sealed class RealModelTests
         return [.. lines.Where(l => !l.StartsWith("1:", StringComparison.Ordinal))]; // the first choice is there in every run
     }
 
-    [Fact]
-    public Task TheDemoModelsBits_AreTheSame_ColdAndFromThePrefixCache() => SameBitsWarm(Demo);
-
-    [Theory]
-    [InlineData("models/stories260K/stories260K-F32.gguf")]
-    [InlineData("models/stories260K/stories260K-Q4_0.gguf")]
-    [InlineData("models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf")]
-    public Task ARealModelsBits_AreTheSame_ColdAndFromThePrefixCache(string model) =>
-        SameBitsWarm(TestData.Path(model));
-
     /// <summary>A conversation of three turns, each asked twice, with and without the cache.</summary>
-    private static async Task SameBitsWarm(string path)
+    protected async Task SameBitsWarm(string path)
     {
         List<string> cold = await Conversation(caching: false), warm = await Conversation(caching: true);
         Assert.Equal(cold, warm);
@@ -123,7 +110,7 @@ public sealed class RealModelTests
         async Task<List<string>> Conversation(bool caching)
         {
             using LoadedModel model =
-                LoadedModel.Load(new ModelOptions { Path = path, Threads = 2, MaxModelLength = 256, MaxSequences = 8 });
+                Load(new ModelOptions { Path = path, Threads = 2, MaxModelLength = 256, MaxSequences = 8 });
             EngineOptions options = new() { MaxRunning = 8, MaxBatchedTokens = 512, PrefixCaching = caching };
             using Engine engine = new(model.Runner, [], options);
             SamplingParams sampling =
@@ -143,19 +130,7 @@ public sealed class RealModelTests
         }
     }
 
-    [Fact]
-    public async Task ADecodeStep_OfARealModel_AllocatesNothing()
-    {
-        using LoadedModel model = LoadedModel.Load(new ModelOptions { Path = Demo, Threads = 2, MaxSequences = 8 });
-        CountingRunner runner = new(model.Runner);
-        using Engine engine = new(runner, [], new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 512 });
-        SamplingParams sampling = new() { MaxTokens = 300, IgnoreEos = true, Temperature = 0.7f, TopP = 0.9f, Logprobs = 2, FrequencyPenalty = 0.1f, Seed = 3 };
-        await Task.WhenAll(Enumerable.Range(0, 8).Select(i => Read(engine, [1, 2, 3 + i], sampling)));
-        Assert.True(runner.MeasuredSteps > 50, $"only {runner.MeasuredSteps} steps were measured");
-        Assert.Equal(0, runner.Allocated);
-    }
-
-    private static async Task<List<string>> Read(Engine engine, int[] prompt, SamplingParams sampling)
+    private protected static async Task<List<string>> Read(Engine engine, int[] prompt, SamplingParams sampling)
     {
         Assert.Equal(SubmitOutcome.Accepted, engine.Submit(new GenerationRequest { Ids = prompt, Sampling = sampling }, out TokenStream? stream));
         List<string>[] lines = [.. Enumerable.Range(0, sampling.N).Select(_ => new List<string>())];
@@ -171,6 +146,48 @@ public sealed class RealModelTests
     }
 
     private static string Bits(float value) => BitConverter.SingleToInt32Bits(value).ToString("x8", System.Globalization.CultureInfo.InvariantCulture);
+}
+
+/// <summary>On the CPU.</summary>
+[Collection(nameof(EngineThreadTests))]
+public sealed class RealModelTests : RealModelBits
+{
+    protected override LoadedModel Load(ModelOptions options) => LoadedModel.Load(options with { Backend = "cpu" });
+
+    private protected override long BlockBytes(ModelConfig config) =>
+        16 * Kernels.TestModels.KvBytesPerToken(config, DType.F16);
+
+    [Fact]
+    public Task TheDemoModelsBits_AreTheSame_AloneAndInCompany_InAnyChunk_WithAnyThreads() => SameBits(Demo, outputs: 40);
+
+    [Theory]
+    [InlineData("models/stories260K/stories260K-F32.gguf")]
+    [InlineData("models/stories260K/stories260K-Q4_0.gguf")]
+    [InlineData("models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf")]
+    public Task ARealModelsBits_AreTheSame_AloneAndInCompany_InAnyChunk_WithAnyThreads(string model) =>
+        SameBits(TestData.Path(model), outputs: 24);
+
+    [Fact]
+    public Task TheDemoModelsBits_AreTheSame_ColdAndFromThePrefixCache() => SameBitsWarm(Demo);
+
+    [Theory]
+    [InlineData("models/stories260K/stories260K-F32.gguf")]
+    [InlineData("models/stories260K/stories260K-Q4_0.gguf")]
+    [InlineData("models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf")]
+    public Task ARealModelsBits_AreTheSame_ColdAndFromThePrefixCache(string model) =>
+        SameBitsWarm(TestData.Path(model));
+
+    [Fact]
+    public async Task ADecodeStep_OfARealModel_AllocatesNothing()
+    {
+        using LoadedModel model = Load(new ModelOptions { Path = Demo, Threads = 2, MaxSequences = 8 });
+        CountingRunner runner = new(model.Runner);
+        using Engine engine = new(runner, [], new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 512 });
+        SamplingParams sampling = new() { MaxTokens = 300, IgnoreEos = true, Temperature = 0.7f, TopP = 0.9f, Logprobs = 2, FrequencyPenalty = 0.1f, Seed = 3 };
+        await Task.WhenAll(Enumerable.Range(0, 8).Select(i => Read(engine, [1, 2, 3 + i], sampling)));
+        Assert.True(runner.MeasuredSteps > 50, $"only {runner.MeasuredSteps} steps were measured");
+        Assert.Equal(0, runner.Allocated);
+    }
 
     /// <summary>Counts what the engine thread allocates from the beginning of one pure decode step to that of the next,
     /// the runner's work among it. A step in which memory was collected is left out: the collector counts what was left

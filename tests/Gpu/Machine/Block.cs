@@ -17,9 +17,7 @@ internal sealed class Block : IDisposable
         Threads = launch.BlockSize.Count;
         ProxyFences = new uint[(Threads + 31) / 32 * 32];
         int warps = (Threads + 31) / 32;
-        Shared = new MemoryRange("shared memory", launch.Kernel.SharedBytes + launch.DynamicShared, stamped: true,
-            launch.Kernel.HasPartialBarriers ? warps : 0)
-        { IsOfBlock = true };
+        Shared = launch.TakeShared(warps);
         _warps = new Warp[warps];
         for (int i = 0; i < warps; i++)
             _warps[i] = new Warp(this, i, Threads - i * 32 >= 32 ? uint.MaxValue : (1u << (Threads - i * 32)) - 1);
@@ -117,8 +115,9 @@ internal sealed class Block : IDisposable
     /// <summary>Lets each warp run for a while. False where none could.</summary>
     public bool Turn()
     {
-        int[] order = [.. Enumerable.Range(0, _warps.Length)];
-        if (Launch.Options.Order == Order.Descending) Array.Reverse(order);
+        Span<int> order = stackalloc int[_warps.Length];
+        for (int i = 0; i < order.Length; i++) order[i] = i;
+        if (Launch.Options.Order == Order.Descending) order.Reverse();
         if (Launch.Options.Order == Order.Random) for (int i = order.Length - 1; i > 0; i--)
         {
             int j = Launch.Next(i + 1);
@@ -206,7 +205,7 @@ internal sealed class Block : IDisposable
     public void Dispose()
     {
         foreach (Warp warp in _warps) warp.Dispose();
-        Shared.Dispose();
+        Launch.Return(Shared);
     }
 
     private struct NamedBarrier

@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace Native.Tests.Gpu.Machine;
 
 internal readonly record struct Dim3(int X, int Y = 1, int Z = 1)
@@ -90,6 +92,9 @@ internal sealed record Counters
 internal sealed record OpTraffic(
     string Instruction, PtxLocation Location, long Executed, long Sectors, long LeastSectors, long Wavefronts,
     long LeastWavefronts);
+
+/// <summary>Fills the special registers of a warp that are the same in every block.</summary>
+internal unsafe delegate void SetSpecials(Launch launch, int warp, byte* registers);
 
 /// <summary>A grid of blocks that executes a kernel.</summary>
 internal sealed unsafe class Launch : IDisposable
@@ -285,5 +290,53 @@ internal sealed unsafe class Launch : IDisposable
         }
     }
 
-    public void Dispose() => Parameters.Dispose();
+    // Registers and shared memory of blocks that have ended serve those that come.
+
+    private readonly Stack<nint> _registers = [];
+    private readonly List<byte[]> _templates = [];
+    private readonly Stack<MemoryRange> _shared = [];
+
+    /// <summary>A warp's registers before its first instruction.</summary>
+    /// <param name="warp">Its number in its block.</param>
+    /// <param name="setSpecials">Fills the special registers of a warp that is the first of its number.</param>
+    public byte* RegistersOf(int warp, SetSpecials setSpecials)
+    {
+        int bytes = Kernel.Template.Length;
+        byte* registers = _registers.TryPop(out nint free)
+            ? (byte*)free : (byte*)NativeMemory.AlignedAlloc((nuint)bytes + 64, 64);
+        Span<byte> all = new(registers, bytes);
+        if (warp < _templates.Count)
+        {
+            _templates[warp].CopyTo(all);
+            return registers;
+        }
+        Kernel.Template.CopyTo(all);
+        setSpecials(this, warp, registers);
+        _templates.Add(all.ToArray());
+        return registers;
+    }
+
+    public void Return(nint registers) => _registers.Push(registers);
+
+    /// <summary>A block's shared memory, which nobody has written.</summary>
+    public MemoryRange TakeShared(int warps)
+    {
+        if (_shared.TryPop(out MemoryRange? used))
+        {
+            used.Forget(Advance());
+            return used;
+        }
+        return new MemoryRange("shared memory", Kernel.SharedBytes + DynamicShared, stamped: true,
+            Kernel.HasPartialBarriers ? warps : 0)
+        { IsOfBlock = true };
+    }
+
+    public void Return(MemoryRange shared) => _shared.Push(shared);
+
+    public void Dispose()
+    {
+        foreach (nint registers in _registers) NativeMemory.AlignedFree((void*)registers);
+        foreach (MemoryRange range in _shared) range.Dispose();
+        Parameters.Dispose();
+    }
 }

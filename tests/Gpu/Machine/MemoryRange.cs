@@ -17,6 +17,7 @@ internal sealed unsafe class MemoryRange : IDisposable
     private const byte Poison = 0xcd;
 
     private int _shift = 2;
+    private ulong _begin;
     private ulong* _writes, _reads;
     private uint* _readers; // [granules][warps]: when a warp read last
     private readonly int _warps;
@@ -50,7 +51,18 @@ internal sealed unsafe class MemoryRange : IDisposable
     public bool IsOfBlock { get; init; }
 
     private ulong LimitOf(Warp warp) =>
-        IsOfBlock && _warps == 0 ? Math.Max(warp.LaunchLimit, warp.Block.BarrierLimit) : warp.LaunchLimit;
+        IsOfBlock && _warps == 0 ? Math.Max(Begin(warp), warp.Block.BarrierLimit) : Begin(warp);
+
+    /// <summary>Stamps below are of earlier launches, or of the block that had this memory before.</summary>
+    private ulong Begin(Warp warp) => Math.Max(_begin, warp.LaunchLimit);
+
+    /// <summary>Another block has it now: nobody has written it, and what was done before is of no account.</summary>
+    /// <param name="begin">Stamps below are of before.</param>
+    public void Forget(ulong begin)
+    {
+        _begin = begin;
+        new Span<byte>(Flags, (int)Bytes).Clear();
+    }
 
     /// <summary>Marks as written from outside, by a copy of the host's.</summary>
     public void Fill(long offset, long bytes) => new Span<byte>(Flags + offset, checked((int)bytes)).Fill(Initialised);
@@ -65,11 +77,11 @@ internal sealed unsafe class MemoryRange : IDisposable
         long end = (offset + bytes - 1) >> _shift;
         for (long i = offset >> _shift; i <= end; i++)
         {
-            if (_writes != null && _writes[i] >= warp.LaunchLimit
+            if (_writes != null && _writes[i] >= Begin(warp)
                 && !(strong && (_writes[i] & Strong) != 0) && !warp.IsOrdered(_writes[i], lane))
                 return Race("reads", "wrote", _writes[i], i);
             ulong read = _reads[i];
-            if (read != stamp) _reads[i] = read < warp.LaunchLimit || warp.IsOrdered(read, lane)
+            if (read != stamp) _reads[i] = read < Begin(warp) || warp.IsOrdered(read, lane)
                 ? stamp : Join(read, stamp);
             if (_readers != null) _readers[i * _warps + warp.Index] = (uint)(stamp >> 32);
         }
@@ -108,6 +120,26 @@ internal sealed unsafe class MemoryRange : IDisposable
         stamp = warp.StampOf(0);
         for (int lane = 0; lane < 32; lane++, stamp++)
             for (int i = 0; i < each; i++) reads[lane * each + i] = stamp;
+        return true;
+    }
+
+    /// <summary>Whether a lane may read, where that is plain.</summary>
+    public bool TryRead(Warp warp, int lane, long offset, int bytes)
+    {
+        if (!All(offset, bytes, Initialised)) return false;
+        if (!IsStamped) return true;
+        if (_reads == null || _readers != null || (_shift > 0 && ((offset | (long)bytes) & 3) != 0)) return false;
+        ulong limit = LimitOf(warp), stamp = warp.StampOf(lane);
+        long end = (offset + bytes - 1) >> _shift;
+        for (long i = offset >> _shift; i <= end; i++)
+        {
+            if (_writes != null && _writes[i] >= limit) return false;
+            ulong read = _reads[i];
+            if (read < limit || read == stamp) _reads[i] = stamp;
+            else if (((uint)read & 0x7fff_ffff) == Who.Everybody && warp.Known[lane] is null)
+                _reads[i] = Math.Max(read, stamp) & 0xffff_ffff_0000_0000 | Who.Everybody;
+            else return false;
+        }
         return true;
     }
 
@@ -160,10 +192,10 @@ internal sealed unsafe class MemoryRange : IDisposable
         long end = (offset + bytes - 1) >> _shift;
         for (long i = offset >> _shift; i <= end; i++)
         {
-            if (_writes[i] >= warp.LaunchLimit && !(strong && (_writes[i] & Strong) != 0)
+            if (_writes[i] >= Begin(warp) && !(strong && (_writes[i] & Strong) != 0)
                 && !warp.IsOrdered(_writes[i], lane) && !IsSame(i, offset, bytes, value))
                 return Race("writes", "wrote", _writes[i], i);
-            if (_reads != null && _reads[i] >= warp.LaunchLimit && !(strong && (_reads[i] & Strong) != 0)
+            if (_reads != null && _reads[i] >= Begin(warp) && !(strong && (_reads[i] & Strong) != 0)
                 && !warp.IsOrdered(_reads[i], lane) && !AllReadersAreOrdered(warp, lane, i)
                 && !IsSame(i, offset, bytes, value))
                 return Race("writes", "read", _reads[i], i);
@@ -185,7 +217,8 @@ internal sealed unsafe class MemoryRange : IDisposable
     }
 
     /// <summary>The stamp of the last write of a byte, 0 for none.</summary>
-    public ulong LastWrite(long offset) => _writes == null ? 0 : _writes[offset >> _shift];
+    public ulong LastWrite(long offset) =>
+        _writes == null || _writes[offset >> _shift] < _begin ? 0 : _writes[offset >> _shift];
 
     public bool Any(long offset, int bytes, byte flag)
     {
@@ -247,7 +280,7 @@ internal sealed unsafe class MemoryRange : IDisposable
         for (int i = 0; i < _warps; i++)
         {
             ulong stamp = (ulong)_readers[granule * _warps + i] << 32 | Who.Of(warp.Block.Index, Who.Warp + (uint)i);
-            if (!warp.IsOrdered(stamp, lane)) return false;
+            if (stamp >= _begin && !warp.IsOrdered(stamp, lane)) return false;
         }
         return true;
     }

@@ -47,14 +47,13 @@ internal sealed unsafe partial class Warp : IDisposable
         Index = index;
         Lanes = Live = lanes;
         Kernel = block.Launch.Kernel;
-        Registers = (byte*)NativeMemory.AlignedAlloc((nuint)Kernel.Template.Length + 64, 64);
-        Kernel.Template.CopyTo(new Span<byte>(Registers, Kernel.Template.Length));
+        Registers = block.Launch.RegistersOf(index, SetSpecials);
         FirstWho = Who.Of(block.Index, (uint)index * 32);
         _fragments.Add(new Fragment { Mask = lanes });
         _mask = lanes;
         if (Kernel.LocalBytes > 0)
             Local = [.. Enumerable.Range(0, 32).Select(_ => new MemoryRange("local memory", Kernel.LocalBytes, false))];
-        SetSpecials();
+        SetBlock();
         Select(false);
     }
 
@@ -324,18 +323,35 @@ internal sealed unsafe partial class Warp : IDisposable
 
     public void Dispose()
     {
-        NativeMemory.AlignedFree(Registers);
+        Block.Launch.Return((nint)Registers);
         foreach (MemoryRange range in Local) range.Dispose();
     }
 
-    private void SetSpecials()
+    /// <summary>The special registers that each block has for itself.</summary>
+    private void SetBlock()
     {
-        Launch launch = Block.Launch;
-        foreach ((string name, (int slot, int bytes)) in Kernel.Specials)
+        Dim3 grid = Block.Launch.GridSize;
+        SetAll("%ctaid.x", (uint)(Block.Index % grid.X));
+        SetAll("%ctaid.y", (uint)(Block.Index / grid.X % grid.Y));
+        SetAll("%ctaid.z", (uint)(Block.Index / (grid.X * grid.Y)));
+        SetAll("%smid", (uint)(Block.Index % Block.Launch.Options.Multiprocessors));
+    }
+
+    private void SetAll(string name, uint value)
+    {
+        if (!Kernel.Specials.TryGetValue(name, out (int Slot, int Bytes) at)) return;
+        if (at.Bytes == 8) new Span<ulong>(Registers + at.Slot, 32).Fill(value);
+        else new Span<uint>(Registers + at.Slot, 32).Fill(value);
+    }
+
+    /// <summary>The special registers that a warp has alike in every block, into registers.</summary>
+    private static void SetSpecials(Launch launch, int index, byte* registers)
+    {
+        foreach ((string name, (int slot, int bytes)) in launch.Kernel.Specials)
         {
             for (int lane = 0; lane < 32; lane++)
             {
-                int thread = Index * 32 + lane;
+                int thread = index * 32 + lane;
                 long value = name switch
                 {
                     "%tid.x" => thread % launch.BlockSize.X,
@@ -344,16 +360,13 @@ internal sealed unsafe partial class Warp : IDisposable
                     "%ntid.x" => launch.BlockSize.X,
                     "%ntid.y" => launch.BlockSize.Y,
                     "%ntid.z" => launch.BlockSize.Z,
-                    "%ctaid.x" => Block.Index % launch.GridSize.X,
-                    "%ctaid.y" => Block.Index / launch.GridSize.X % launch.GridSize.Y,
-                    "%ctaid.z" => Block.Index / (launch.GridSize.X * launch.GridSize.Y),
+                    "%ctaid.x" or "%ctaid.y" or "%ctaid.z" or "%smid" => 0, // by SetBlock
                     "%nctaid.x" => launch.GridSize.X,
                     "%nctaid.y" => launch.GridSize.Y,
                     "%nctaid.z" => launch.GridSize.Z,
                     "%laneid" => lane,
-                    "%warpid" => Index,
+                    "%warpid" => index,
                     "%nwarpid" => 32,
-                    "%smid" => Block.Index % launch.Options.Multiprocessors,
                     "%nsmid" => launch.Options.Multiprocessors,
                     "%gridid" => 1,
                     "%lanemask_eq" => 1L << lane,
@@ -362,14 +375,14 @@ internal sealed unsafe partial class Warp : IDisposable
                     "%lanemask_gt" => uint.MaxValue & ~((2L << lane) - 1),
                     "%lanemask_ge" => uint.MaxValue & ~((1L << lane) - 1),
                     "%dynamic_smem_size" => launch.DynamicShared,
-                    "%total_smem_size" => launch.DynamicShared + Kernel.SharedBytes,
+                    "%total_smem_size" => launch.DynamicShared + launch.Kernel.SharedBytes,
                     "%cluster_ctaid.x" or "%cluster_ctaid.y" or "%cluster_ctaid.z" or "%cluster_ctarank" => 0,
                     "%cluster_nctaid.x" or "%cluster_nctaid.y" or "%cluster_nctaid.z" or "%cluster_nctarank" => 1,
                     "%is_explicit_cluster" => 0,
                     _ => throw new InvalidOperationException($"{name} is not filled"),
                 };
-                if (bytes == 8) *(long*)(Registers + slot + lane * 8) = value;
-                else *(uint*)(Registers + slot + lane * 4) = (uint)value;
+                if (bytes == 8) *(long*)(registers + slot + lane * 8) = value;
+                else *(uint*)(registers + slot + lane * 4) = (uint)value;
             }
         }
     }

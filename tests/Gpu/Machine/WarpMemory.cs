@@ -19,6 +19,7 @@ internal sealed unsafe partial class Warp
         int bytes = sizeof(T) * op->Count;
         int* slots = warp.Kernel.Slots + op->Slots;
         if (active == uint.MaxValue && warp.TryLoadTogether<T>(op, bytes, slots)) return;
+        if (warp.TryLoadScattered<T>(op, active, bytes, slots)) return;
         for (uint rest = active; rest != 0; rest &= rest - 1)
         {
             int lane = BitOperations.TrailingZeroCount(rest);

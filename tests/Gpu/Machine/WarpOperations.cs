@@ -15,6 +15,7 @@ internal sealed unsafe partial class Warp
         if (!warp.Converge(op, active, members, "shfl.sync")) return;
         uint* values = stackalloc uint[32];
         new Span<uint>(warp.Registers + op->A, 32).CopyTo(new Span<uint>(values, 32));
+        if (active == uint.MaxValue && op->Target < 0 && op->D >= 0 && warp.TryShuffle(op, values)) return;
         uint inRange = 0;
         for (uint rest = active; rest != 0; rest &= rest - 1)
         {
@@ -38,6 +39,19 @@ internal sealed unsafe partial class Warp
             if (op->D >= 0) warp.Value<uint>(op->D, lane) = values[source];
         }
         if (op->Target >= 0) warp.SetPredicate(op->Target, active, inRange);
+    }
+
+    /// <summary>A butterfly, or one lane's value for all, of a whole warp.</summary>
+    private bool TryShuffle(Op* op, uint* values)
+    {
+        ReadOnlySpan<uint> b = new(Registers + op->B, 32), c = new(Registers + op->C, 32);
+        if (c.ContainsAnyExcept(31u) || b.ContainsAnyExcept(b[0])) return false;
+        uint* to = (uint*)(Registers + op->D);
+        uint lanes = b[0] & 31;
+        if ((char)op->Count == 'b') for (uint lane = 0; lane < 32; lane++) to[lane] = values[lane ^ lanes];
+        else if ((char)op->Count == 'i') new Span<uint>(to, 32).Fill(values[lanes]);
+        else return false;
+        return true;
     }
 
     public void SetPredicate(int slot, uint active, uint value)
