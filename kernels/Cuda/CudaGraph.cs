@@ -13,7 +13,9 @@ internal sealed unsafe class CudaGraph : IDisposable
         _device = device;
         _graph = graph;
         nint executable;
-        device.Check(device.Api.cuGraphInstantiateWithFlags(&executable, graph, 0), "cuGraphInstantiateWithFlags");
+        int result = device.Api.cuGraphInstantiateWithFlags(&executable, graph, 0);
+        if (result != 0) _ = device.Api.cuGraphDestroy(graph);
+        device.Check(result, "cuGraphInstantiateWithFlags");
         _executable = executable;
     }
 

@@ -113,7 +113,7 @@ internal sealed unsafe partial class FakeCuda
     }, needsContext: false);
 
     [UnmanagedCallersOnly]
-    private static int cuCtxSetCurrent(nint context) => Call(fake =>
+    private static int cuCtxSetCurrent(nint context) => Call(context, static (_, context) =>
     {
         t_context = context;
         return 0;
@@ -164,31 +164,35 @@ internal sealed unsafe partial class FakeCuda
     });
 
     [UnmanagedCallersOnly]
-    private static int cuMemcpyHtoDAsync(ulong target, void* source, nuint bytes, nint stream) => Call(fake =>
-    {
-        MemoryRange range = fake.RangeOf(target, bytes);
-        fake.CheckPinned(source, bytes);
-        fake.Enqueue(stream, new Work(() =>
+    private static int cuMemcpyHtoDAsync(ulong target, void* source, nuint bytes, nint stream) =>
+        Call((target, (nint)source, bytes, stream), static (fake, call) =>
         {
-            NativeMemory.Copy(source, (void*)target, bytes);
-            range.Fill((long)target - (long)range.Data, (long)bytes);
-            fake.BytesUploaded += (long)bytes;
-        }));
-        return 0;
-    });
+            (ulong target, nint source, nuint bytes, nint stream) = call;
+            MemoryRange range = fake.RangeOf(target, bytes);
+            fake.CheckPinned((void*)source, bytes);
+            fake.Enqueue(stream, new Work(() =>
+            {
+                NativeMemory.Copy((void*)source, (void*)target, bytes);
+                range.Fill((long)target - (long)range.Data, (long)bytes);
+                fake.BytesUploaded += (long)bytes;
+            }));
+            return 0;
+        });
 
     [UnmanagedCallersOnly]
-    private static int cuMemcpyDtoHAsync(void* target, ulong source, nuint bytes, nint stream) => Call(fake =>
-    {
-        fake.RangeOf(source, bytes);
-        fake.CheckPinned(target, bytes);
-        fake.Enqueue(stream, new Work(() =>
+    private static int cuMemcpyDtoHAsync(void* target, ulong source, nuint bytes, nint stream) =>
+        Call(((nint)target, source, bytes, stream), static (fake, call) =>
         {
-            NativeMemory.Copy((void*)source, target, bytes);
-            fake.BytesDownloaded += (long)bytes;
-        }, () => Fill(target, Poison, bytes)));
-        return 0;
-    });
+            (nint target, ulong source, nuint bytes, nint stream) = call;
+            fake.RangeOf(source, bytes);
+            fake.CheckPinned((void*)target, bytes);
+            fake.Enqueue(stream, new Work(() =>
+            {
+                NativeMemory.Copy((void*)source, (void*)target, bytes);
+                fake.BytesDownloaded += (long)bytes;
+            }, () => Fill((void*)target, Poison, bytes)));
+            return 0;
+        });
 
     [UnmanagedCallersOnly]
     private static int cuMemsetD8Async(ulong target, byte value, nuint bytes, nint stream) => Call(fake =>
@@ -257,8 +261,9 @@ internal sealed unsafe partial class FakeCuda
     });
 
     [UnmanagedCallersOnly]
-    private static int cuEventRecord(nint handle, nint stream) => Call(fake =>
+    private static int cuEventRecord(nint handle, nint stream) => Call((handle, stream), static (fake, call) =>
     {
+        (nint handle, nint stream) = call;
         Event recorded = fake.Get<Event>(handle);
         recorded.Stream = fake.Get<Stream>(stream);
         recorded.Pending++;
@@ -271,7 +276,7 @@ internal sealed unsafe partial class FakeCuda
     });
 
     [UnmanagedCallersOnly]
-    private static int cuEventSynchronize(nint handle) => Call(fake =>
+    private static int cuEventSynchronize(nint handle) => Call(handle, static (fake, handle) =>
     {
         Event recorded = fake.Get<Event>(handle);
         if (recorded.Stream is { } stream) Run(stream, () => recorded.Pending == 0);
@@ -295,8 +300,9 @@ internal sealed unsafe partial class FakeCuda
     });
 
     [UnmanagedCallersOnly]
-    private static int cuGraphLaunch(nint executable, nint stream) => Call(fake =>
+    private static int cuGraphLaunch(nint executable, nint stream) => Call((executable, stream), static (fake, call) =>
     {
+        (nint executable, nint stream) = call;
         foreach (Work work in fake.Get<Executable>(executable).Work) fake.Enqueue(stream, work);
         return 0;
     });

@@ -71,6 +71,9 @@ internal sealed unsafe partial class FakeCuda : IDisposable
     /// <summary>Kernels executed, by name, with what their launches counted in all.</summary>
     public Dictionary<string, (int Launches, Counters Counters)> Kernels { get; } = [];
 
+    /// <summary>Managed bytes that the fake itself allocated, on whatever thread it was called.</summary>
+    public long Allocated { get; private set; }
+
     public long BytesUploaded { get; private set; }
 
     public long BytesDownloaded { get; private set; }
@@ -165,9 +168,15 @@ internal sealed unsafe partial class FakeCuda : IDisposable
     }
 
     /// <summary>One call of the driver: counted, failed where a test wants it, and never throwing.</summary>
-    private static int Call(Func<FakeCuda, int> body, bool needsContext = true, [CallerMemberName] string name = "")
+    private static int Call(Func<FakeCuda, int> body, bool needsContext = true, [CallerMemberName] string name = "") =>
+        Call(body, static (fake, body) => body(fake), needsContext, name);
+
+    /// <summary>A call of a step, which captures nothing, so that what it allocates is counted.</summary>
+    private static int Call<T>(
+        T arguments, Func<FakeCuda, T, int> body, bool needsContext = true, [CallerMemberName] string name = "")
     {
         if (s_current is not { } fake) return (int)CudaResult.Deinitialized;
+        long allocated = GC.GetAllocatedBytesForCurrentThread();
         lock (fake._lock)
         {
             fake.Calls[name] = fake.Count(name) + 1;
@@ -177,10 +186,12 @@ internal sealed unsafe partial class FakeCuda : IDisposable
                 if (fake.Options.Fails?.Invoke(name) is int wanted and not 0)
                 {
                     if (CudaException.Of(name, wanted).IsSticky) fake._sticky = wanted;
+                    if (name == nameof(cuStreamEndCapture)) // a recording that fails is over, too
+                        foreach (Stream stream in fake._objects.Values.OfType<Stream>()) stream.Recording = null;
                     return wanted;
                 }
                 if (needsContext && t_context != fake._device + 1) return (int)CudaResult.InvalidContext;
-                return body(fake);
+                return body(fake, arguments);
             }
             catch (DriverException e)
             {
@@ -192,6 +203,10 @@ internal sealed unsafe partial class FakeCuda : IDisposable
                 fake.Caught ??= e;
                 fake._sticky = (int)(e is GpuFault fault ? ResultOf(fault.Kind) : CudaResult.Unknown);
                 return fake._sticky;
+            }
+            finally
+            {
+                fake.Allocated += GC.GetAllocatedBytesForCurrentThread() - allocated;
             }
         }
     }

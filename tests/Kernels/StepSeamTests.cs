@@ -5,25 +5,15 @@ using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels;
 
-/// <summary>What a step is between its launch and its collection, on the CPU and on the reference.</summary>
-public sealed class StepSeamTests
+/// <summary>What a step is between its launch and its collection, on every backend.</summary>
+public abstract class StepSeam
 {
-    private const int BlockSize = 16;
+    private protected abstract IBackend CreateBackend();
 
-    private static readonly string Demo = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+    /// <summary>With activations as exact as it has them.</summary>
+    private protected virtual IBackend CreateExactBackend() => CreateBackend();
 
-    private static ModelRunner Open(bool reference = false, int maxSequences = 4, IBackend? backend = null)
-    {
-        using ModelFile file = ModelFile.Open(Demo);
-        var options = new ModelOptions
-        {
-            Path = Demo,
-            MaxModelLength = 64,
-            MaxSequences = maxSequences,
-            KvCacheBytes = TestModels.KvBytesPerToken(file.Config, DType.F16) * BlockSize * 4 * maxSequences,
-        };
-        return new ModelRunner(file, backend ?? (reference ? new ReferenceBackend() : new CpuBackend(new CpuOptions { Threads = 2 })), options);
-    }
+    private protected ModelRunner Open() => StepSeamTests.Open(CreateBackend());
 
     /// <summary>Computes a prompt, then eight tokens of it greedily; each decode's id is told, or asked of the place
     /// that sampled it.</summary>
@@ -46,20 +36,20 @@ public sealed class StepSeamTests
         return [.. output];
     }
 
-    [Theory, InlineData(false), InlineData(true)]
-    public void ATokenThatIsNotToldYet_IsTheOneItsPlaceSampledLast(bool reference)
+    [Fact]
+    public void ATokenThatIsNotToldYet_IsTheOneItsPlaceSampledLast()
     {
-        using ModelRunner runner = Open(reference);
+        using ModelRunner runner = Open();
         SampledToken[] told = Greedy(runner, promised: false);
         Assert.True(told.Select(t => t.Token).Distinct().Count() > 3, "a model that says one thing proves nothing");
         Assert.Equal(told, Greedy(runner, promised: true, place: 3));
         Assert.Equal(told, Greedy(runner, promised: true, place: 1));
     }
 
-    [Theory, InlineData(false), InlineData(true)]
-    public void AHiddenState_IsWhatTheHeadSees_WhateverTheChunks(bool reference)
+    [Fact]
+    public void AHiddenState_IsWhatTheHeadSees_WhateverTheChunks()
     {
-        using ModelRunner runner = Open(reference);
+        using ModelRunner runner = Open();
         int[] prompt = [5, 9, 30, 7, 11, 8];
         float[] Hidden(int chunk)
         {
@@ -90,7 +80,7 @@ public sealed class StepSeamTests
     {
         float[] Hidden(IBackend backend)
         {
-            using ModelRunner runner = Open(backend: backend);
+            using ModelRunner runner = StepSeamTests.Open(backend);
             BatchBuffers buffers = new(runner.Info);
             buffers.Begin();
             int row = buffers.AddSequence([5, 9, 30, 7], 0, [1], place: 0);
@@ -102,7 +92,7 @@ public sealed class StepSeamTests
             runner.Collect(buffers.Sampled, [], hidden);
             return hidden;
         }
-        float[] expected = Hidden(new ReferenceBackend()), found = Hidden(new CpuBackend(new CpuOptions { Threads = 2, FloatActivations = true }));
+        float[] expected = Hidden(new ReferenceBackend()), found = Hidden(CreateExactBackend());
         double error = expected.Zip(found, (a, b) => (double)(a - b) * (a - b)).Sum(), size = expected.Sum(a => (double)a * a);
         Assert.True(error < 1e-5 * size, $"{error} of {size}");
     }
@@ -131,12 +121,12 @@ public sealed class StepSeamTests
         Assert.NotEqual(empty, copied);
     }
 
-    [Theory, InlineData(false), InlineData(true)]
-    public void AGraph_DependsOnTheShapeAlone_SoThatItCanBeReplayed(bool reference)
+    [Fact]
+    public void AGraph_DependsOnTheShapeAlone_SoThatItCanBeReplayed()
     {
-        using ModelRunner plain = Open(reference);
-        ReplayingBackend replaying = new(reference ? new ReferenceBackend() : new CpuBackend(new CpuOptions { Threads = 2 }));
-        using ModelRunner replayed = Open(backend: replaying);
+        using ModelRunner plain = Open();
+        ReplayingBackend replaying = new(CreateBackend());
+        using ModelRunner replayed = StepSeamTests.Open(replaying);
         int[][] prompts = [[5, 9, 30], [7, 11, 2, 8, 40, 3]];
         RunnerDriver.Result[] expected = RunnerDriver.Run(plain, prompts, 10, chunk: 2), found = RunnerDriver.Run(replayed, prompts, 10, chunk: 2);
         for (int i = 0; i < prompts.Length; i++)
@@ -147,12 +137,50 @@ public sealed class StepSeamTests
         }
         Assert.True(replaying.Replayed > 5 && replaying.Recorded < 6, $"{replaying.Recorded} graphs, {replaying.Replayed} replays");
     }
+}
+
+public sealed class StepSeamCpuTests : StepSeam
+{
+    private protected override IBackend CreateBackend() => new CpuBackend(new CpuOptions { Threads = 2 });
+
+    private protected override IBackend CreateExactBackend() =>
+        new CpuBackend(new CpuOptions { Threads = 2, FloatActivations = true });
+}
+
+public sealed class StepSeamReferenceTests : StepSeam
+{
+    private protected override IBackend CreateBackend() => new ReferenceBackend();
+}
+
+/// <summary>What a step is refused for before a backend sees it, and how many are in flight on the CPU.</summary>
+public sealed class StepSeamTests
+{
+    private const int BlockSize = 16;
+
+    private static readonly string Demo = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
+
+    /// <summary>The demo model on a backend.</summary>
+    internal static ModelRunner Open(IBackend backend, int maxSequences = 4)
+    {
+        using ModelFile file = ModelFile.Open(Demo);
+        var options = new ModelOptions
+        {
+            Path = Demo,
+            MaxModelLength = 64,
+            MaxSequences = maxSequences,
+            KvCacheBytes = file.Config.LayerCount
+                * backend.KvBlockBytes(file.Config.KvShape(BlockSize, DType.F16)) * 4 * maxSequences,
+        };
+        return new ModelRunner(file, backend, options);
+    }
+
+    private static ModelRunner Open() => Open(new CpuBackend(new CpuOptions { Threads = 2 }));
 
     [Fact]
     public void EveryDecode_MeetsTheHeadInOneGo()
     {
         ReplayingBackend backend = new(new ReferenceBackend());
-        using ModelRunner runner = Open(maxSequences: 80, backend: backend);
+        using ModelRunner runner = Open(backend, maxSequences: 80);
         BatchBuffers buffers = new(runner.Info);
         buffers.Begin();
         for (int s = 0; s < 80; s++) buffers.AddSample(buffers.AddSequence([s], 0, [s], place: s), new RowSampling { Position = 1 });
