@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cuda;
 
@@ -106,6 +107,7 @@ internal sealed class CudaFunctions : IDisposable
         (Store, Attend) = (OfTypes(nameof(Store)), OfTypes(nameof(Attend)));
         (Combine, CopyBlocks) = (Of("attention", nameof(Combine)), Of("attention", nameof(CopyBlocks)));
         Sample = Of("sampler", nameof(Sample));
+        Repack = CudaLayouts.Formats.ToDictionary(format => format.Type, format => Of("repack", format.Kernel));
     }
 
     public CudaFunction RmsNorm { get; }
@@ -137,6 +139,9 @@ internal sealed class CudaFunctions : IDisposable
     public CudaFunction CopyBlocks { get; }
 
     public CudaFunction Sample { get; }
+
+    /// <summary>By the format of the file.</summary>
+    public IReadOnlyDictionary<TensorType, CudaFunction> Repack { get; }
 
     public void Dispose()
     {

@@ -92,7 +92,7 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         Tensor tensor = Allocate(1, values.Length, DType.F32);
         values.CopyTo(new Span<float>((void*)_upload.Next(tensor.ByteLength), values.Length));
-        if (values.Length > 0) _upload.Copy((ulong)tensor.Address, 0, tensor.ByteLength);
+        if (values.Length > 0) _upload.Copy((ulong)tensor.Address, tensor.ByteLength);
         _upload.End();
         return tensor;
     }
@@ -101,7 +101,7 @@ internal sealed unsafe class CudaBackend : IBackend
     public Matrix Load(ReadOnlySpan<TensorView> parts, MatrixRole role)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        return CudaMatrix.Load(parts, _upload, bytes => Allocate(bytes, "weights"));
+        return CudaMatrix.Load(parts, _upload, _functions, bytes => Allocate(bytes, "weights"));
     }
 
     /// <inheritdoc/>
@@ -110,6 +110,7 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public KvLayer AllocateKv(KvShape shape, int blocks)
     {
+        _upload.Release(); // the weights are up
         long bytes = CudaKvLayer.BlockBytes(shape) / 2 * blocks;
         ulong keys = Allocate(bytes, "the KV cache"), values = Allocate(bytes, "the KV cache");
         _device.Clear(keys, bytes);

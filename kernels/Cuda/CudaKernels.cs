@@ -6,7 +6,7 @@ namespace Native.Kernels.Cuda;
 internal static class CudaKernels
 {
     /// <summary>Files of kernels, without their endings.</summary>
-    public static IReadOnlyList<string> Files { get; } = ["elementwise", "matmul", "attention", "sampler"];
+    public static IReadOnlyList<string> Files { get; } = ["elementwise", "matmul", "attention", "sampler", "repack"];
 
     /// <summary>What PTX is made for: the least compute capability, times ten, and the PTX version, times ten, which
     /// says how new a driver must be.</summary>

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Native.Kernels.Formats;
 
 namespace Native.Kernels.Cuda;
@@ -32,12 +31,16 @@ internal static unsafe class CudaLayouts
 {
     private static readonly Format[] s_formats =
     [
-        new(TensorType.F32, CudaLayout.F32, 1, &CopyF32), new(TensorType.F16, CudaLayout.F16, 1, &CopyF16),
-        new(TensorType.BF16, CudaLayout.BF16, 1, &CopyBF16),
+        new(TensorType.F32, CudaLayout.F32, 1, &CudaRepack.F32),
+        new(TensorType.F16, CudaLayout.F16, 1, &CudaRepack.F16),
+        new(TensorType.BF16, CudaLayout.BF16, 1, &CudaRepack.BF16),
         Of<Q4_0Integers>(), Of<Q4_1Integers>(), Of<Q5_0Integers>(), Of<Q5_1Integers>(), Of<Q8_0Integers>(),
         Of<Q2_KIntegers>(), Of<Q3_KIntegers>(), Of<Q4_KIntegers>(), Of<Q5_KIntegers>(), Of<Q6_KIntegers>(),
         Of<IQ4_NLIntegers>(), Of<IQ4_XSIntegers>(),
     ];
+
+    /// <summary>The formats of files that can be computed with.</summary>
+    public static IReadOnlyList<Format> Formats => s_formats;
 
     /// <summary>A format of files, and how a row of it is packed.</summary>
     public sealed class Format(
@@ -52,7 +55,12 @@ internal static unsafe class CudaLayouts
         /// <summary>Columns of which a row is a multiple.</summary>
         public int Block => block;
 
-        /// <summary>Packs one row. False where a scale or a weight is not finite.</summary>
+        /// <summary>In <c>repack.cu</c>: what packs rows of it, or, of floats, looks whether all are finite.</summary>
+        public string Kernel =>
+            (layout is CudaLayout.F32 or CudaLayout.F16 or CudaLayout.BF16 ? "Check" : "Repack") + type;
+
+        /// <summary>Packs one row: the definition of <see cref="Kernel"/>. False where a scale or a weight is not
+        /// finite.</summary>
         /// <param name="source">The row, as the file has it.</param>
         /// <param name="columns">A multiple of <see cref="Block"/>.</param>
         /// <param name="weights">Receives <see cref="WeightBytes"/>.</param>
@@ -86,73 +94,5 @@ internal static unsafe class CudaLayouts
 
     private static Format Of<T>() where T : IIntegerFormat => new(T.Type,
         T.GroupSize == 16 ? CudaLayout.Int8By16 : T.Nibbles ? CudaLayout.Int4 : CudaLayout.Int8By32,
-        BlockFormat.Of(T.Type).BlockSize, &Pack<T>);
-
-    /// <summary>One row of integers.</summary>
-    private static bool Pack<T>(byte* source, int columns, byte* weights, float* groups) where T : IIntegerFormat
-    {
-        BlockFormat format = BlockFormat.Of(T.Type);
-        bool packsNibbles = T.Nibbles && T.GroupSize == 32;
-        byte* integers = stackalloc byte[256];
-        ushort* halves = stackalloc ushort[2];
-        sbyte* factors = stackalloc sbyte[16 * 32];
-        int apart = T.HasMin ? 32 : 16; // of the groups' factors
-        int worst = 0;
-        for (int column = 0; column < columns; column += format.BlockSize, source += format.BlockBytes)
-        {
-            T.Unpack(source, integers, halves, factors);
-            worst = Math.Max(worst, Math.Max(halves[0] & 0x7fff, T.HasMin ? halves[1] & 0x7fff : 0));
-            for (int k = 0; k < format.BlockSize; k += T.GroupSize, groups += 2)
-            {
-                sbyte* factor = factors + k / T.GroupSize * apart;
-                float scale = (float)BitConverter.UInt16BitsToHalf(halves[0]) * (T.SuperScales ? factor[0] : 1);
-                float min = T.HasMin
-                    ? (float)BitConverter.UInt16BitsToHalf(halves[1]) * (T.SuperScales ? factor[16] : 1) : 0;
-                groups[0] = scale;
-                groups[1] = packsNibbles ? min - scale * T.Offset : min;
-            }
-            if (packsNibbles)
-            {
-                for (int k = 0; k < format.BlockSize; k += 32)
-                    for (int i = 0; i < 16; i++) *weights++ = (byte)(integers[k + i] | integers[k + i + 16] << 4);
-            }
-            else
-            {
-                for (int k = 0; k < format.BlockSize; k++) *weights++ = (byte)(integers[k] - T.Offset);
-            }
-        }
-        return worst < 0x7c00;
-    }
-
-    private static bool CopyF32(byte* source, int columns, byte* weights, float* groups)
-    {
-        Unsafe.CopyBlockUnaligned(weights, source, (uint)columns * 4);
-        return Finite((uint*)weights, columns, 0x7f80_0000);
-    }
-
-    private static bool CopyF16(byte* source, int columns, byte* weights, float* groups)
-    {
-        Unsafe.CopyBlockUnaligned(weights, source, (uint)columns * 2);
-        return Finite((ushort*)weights, columns, 0x7c00);
-    }
-
-    private static bool CopyBF16(byte* source, int columns, byte* weights, float* groups)
-    {
-        Unsafe.CopyBlockUnaligned(weights, source, (uint)columns * 2);
-        return Finite((ushort*)weights, columns, 0x7f80);
-    }
-
-    private static bool Finite(uint* bits, int count, uint exponent)
-    {
-        bool finite = true;
-        for (int i = 0; i < count; i++) finite &= (bits[i] & exponent) != exponent;
-        return finite;
-    }
-
-    private static bool Finite(ushort* bits, int count, int exponent)
-    {
-        bool finite = true;
-        for (int i = 0; i < count; i++) finite &= (bits[i] & exponent) != exponent;
-        return finite;
-    }
+        BlockFormat.Of(T.Type).BlockSize, &CudaRepack.Integers<T>);
 }
