@@ -125,6 +125,9 @@ public sealed record BackendInfo
     /// <summary>Element type of the tensors between operations.</summary>
     public DType ScratchType { get; init; } = DType.F32;
 
+    /// <summary>Element types that its KV caches may have.</summary>
+    public IReadOnlyList<DType> CacheTypes { get; init; } = [DType.F32, DType.F16, DType.BF16, DType.Q8_0];
+
     /// <summary>Least number of rows that meet the head at once. Bounds the memory of logits when a prompt is
     /// scored.</summary>
     public int HeadRows { get; init; } = 64;

@@ -46,4 +46,13 @@ internal static class OperandCheck
                 $"the cache has {kept.KvHeads} heads of {kept.HeadSize} elements, the layer {shape.KvHeads} of "
                 + $"{shape.HeadSize}", nameof(kept));
     }
+
+    /// <summary>A backend keeps caches of a type.</summary>
+    /// <exception cref="NotSupportedException">It does not; those that it keeps are named.</exception>
+    public static void CheckCacheType(BackendInfo backend, DType type)
+    {
+        if (!backend.CacheTypes.Contains(type))
+            throw new NotSupportedException($"a KV cache of {type} can't be kept on {backend.Description}, but one of "
+                + string.Join(", ", backend.CacheTypes));
+    }
 }

@@ -15,6 +15,10 @@ public enum DType : byte
     /// <summary>For KV caches only: signed bytes, and a bfloat16 scale for each 32 elements of a head (see
     /// <see cref="KvLayer"/>). A tensor of this type counts bytes.</summary>
     Q8_0,
+
+    /// <summary>For KV caches only, on devices that convert it: a float of eight bits, four of them exponent and three
+    /// fraction, up to 448 and without a scale (E4M3; Micikevicius et al. 2022, arXiv:2209.05433).</summary>
+    FP8,
 }
 
 /// <summary>A dense row-major matrix in a backend's memory: an address and a shape. It owns no memory.</summary>
@@ -29,7 +33,7 @@ public readonly record struct Tensor(nint Address, int Rows, int Columns, DType 
     public int ElementSize => SizeOf(Type);
 
     /// <summary>Bytes of one element of a type.</summary>
-    public static int SizeOf(DType type) => type switch { DType.F32 => 4, DType.Q8_0 => 1, _ => 2 };
+    public static int SizeOf(DType type) => type switch { DType.F32 => 4, DType.Q8_0 or DType.FP8 => 1, _ => 2 };
 
     /// <summary>Bytes of the whole matrix.</summary>
     public long ByteLength => (long)Rows * Columns * ElementSize;

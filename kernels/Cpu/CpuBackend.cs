@@ -129,6 +129,7 @@ public sealed unsafe class CpuBackend : IBackend
     /// <inheritdoc/>
     public KvLayer AllocateKv(KvShape shape, int blocks)
     {
+        CheckCacheType(Info, shape.Type);
         int columns = CpuKvLayer.BlockColumns(shape);
         CpuKvLayer layer = new(shape, Allocate(blocks, columns, shape.Type), Allocate(blocks, columns, shape.Type));
         _kvLayers.Add(layer);

@@ -89,16 +89,18 @@ internal sealed class CudaFunctions : IDisposable
 
     public CudaFunctions(CudaDevice device)
     {
+        Target = CudaKernels.TargetFor(device.Capability, device.DriverVersion);
         Dictionary<string, CudaModule> modules = [];
         foreach (string file in CudaKernels.Files)
         {
-            modules[file] = new CudaModule(device, CudaKernels.Ptx(file, CudaKernels.Targets[0].Target), file);
+            modules[file] = new CudaModule(device, CudaKernels.Ptx(file, Target), file);
             _modules.Add(modules[file]);
         }
         CudaFunction Of(string file, string name) => modules[file].Function(name);
         CudaFunction[] OfLayouts(string name) =>
             [.. Enum.GetNames<CudaLayout>().Select(layout => Of("matmul", name + layout))];
-        CudaFunction[] OfTypes(string name) => [.. Enum.GetNames<DType>().Select(type => Of("attention", name + type))];
+        CacheTypes = [.. Enum.GetValues<DType>().Where(type => type != DType.FP8 || Target != "sm_80")];
+        CudaFunction[] OfTypes(string name) => [.. CacheTypes.Select(type => Of("attention", name + type))];
         (RmsNorm, RmsScale) = (Of("elementwise", nameof(RmsNorm)), Of("elementwise", nameof(RmsScale)));
         (Add, SoftCap) = (Of("elementwise", nameof(Add)), Of("elementwise", nameof(SoftCap)));
         (Gather, Gate) = (Of("elementwise", nameof(Gather)), Of("elementwise", nameof(Gate)));
@@ -109,6 +111,12 @@ internal sealed class CudaFunctions : IDisposable
         Sample = Of("sampler", nameof(Sample));
         Repack = CudaLayouts.Formats.ToDictionary(format => format.Type, format => Of("repack", format.Kernel));
     }
+
+    /// <summary>What their PTX was made for.</summary>
+    public string Target { get; }
+
+    /// <summary>Types of KV caches that they keep.</summary>
+    public IReadOnlyList<DType> CacheTypes { get; }
 
     public CudaFunction RmsNorm { get; }
 

@@ -59,6 +59,7 @@ internal sealed unsafe class CudaBackend : IBackend
                 $"cuda ({_device.Name}, device {_device.Index}, compute capability {_device.Capability / 10}."
                 + $"{_device.Capability % 10})"),
             StepsInFlight = StepsInFlight,
+            CacheTypes = _functions.CacheTypes,
         };
     }
 
@@ -110,6 +111,7 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public KvLayer AllocateKv(KvShape shape, int blocks)
     {
+        CheckCacheType(Info, shape.Type);
         _upload.Release(); // the weights are up
         long bytes = CudaKvLayer.BlockBytes(shape) / 2 * blocks;
         ulong keys = Allocate(bytes, "the KV cache"), values = Allocate(bytes, "the KV cache");

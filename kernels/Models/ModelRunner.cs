@@ -16,6 +16,7 @@ public sealed class ModelRunner : IModelRunner
     {
         _backend = backend;
         ModelConfig config = file.Config;
+        OperandCheck.CheckCacheType(backend.Info, options.KvCacheType); // before weights are loaded, which takes minutes
         options.CheckKvCache(backend.FreeBytes, file.Tensors.Values.Sum(t => t.ByteLength));
         var weights = new ModelWeights(file, backend, progress);
         file.CheckUnchanged();

@@ -17,6 +17,7 @@ public sealed unsafe class CudaAttentionTests
     [InlineData("F16", 2e-3)]
     [InlineData("BF16", 2e-2)]
     [InlineData("Q8_0", 4e-2)]
+    [InlineData("FP8", 0.15)]
     public void EachTypeOfCache(string type, double tolerance) => Check(new(type, 4, 2, 64, 32, 40), tolerance);
 
     [Theory]
@@ -77,10 +78,12 @@ public sealed unsafe class CudaAttentionTests
         {
             "F32" => 4 * shape.Size,
             "Q8_0" => (shape.Size + 31) / 32 * 34,
+            "FP8" => shape.Size,
             _ => 2 * shape.Size,
         };
         using DeviceMemory memory = new();
-        using GpuModule module = new(ASCII.GetString(CudaKernels.Ptx("attention", "sm_80")), memory);
+        string target = shape.Type == "FP8" ? "sm_89" : "sm_80";
+        using GpuModule module = new(ASCII.GetString(CudaKernels.Ptx("attention", target)), memory);
         int[] table = [.. Enumerable.Range(0, blocks).Select(block => (block * 7 + 3) % blocks)];
         if (table.Distinct().Count() != blocks) table = [.. Enumerable.Range(0, blocks).Reverse()];
         float[] rotations = new float[tokens * 2 * shape.Pairs];

@@ -45,6 +45,19 @@ public sealed partial class PtxTests
         Assert.All(module.Kernels.Values, kernel => Assert.InRange(kernel.LiveRegisters, 1, 128));
     }
 
+    /// <summary>A device gets the newest PTX that it and its driver take.</summary>
+    [Theory]
+    [InlineData(80, 12_000, "sm_80")]
+    [InlineData(86, 13_000, "sm_80")]
+    [InlineData(89, 12_010, "sm_89")]
+    [InlineData(89, 12_000, "sm_80")]
+    [InlineData(90, 12_080, "sm_90a")]
+    [InlineData(90, 12_000, "sm_80")]
+    [InlineData(100, 12_080, "sm_89")]
+    [InlineData(120, 13_000, "sm_89")]
+    public void ADevice_GetsTheNewestItTakes(int capability, int driver, string target) =>
+        Assert.Equal(target, CudaKernels.TargetFor(capability, driver));
+
     /// <summary>Without comments, which repeat what .loc says, and labels that nothing jumps to.</summary>
     private static string Bare(string ptx)
     {
