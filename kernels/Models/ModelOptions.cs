@@ -134,14 +134,14 @@ public sealed record ModelOptions
         if (blocks < 1)
             throw new ModelOptionsException(
                 $"a KV cache of {budget} bytes holds no block: one of {BlockSize} tokens takes {blockBytes}"
-                + Explain(backend));
+                + Explain(backend, scratchBytes));
         if (blocks < BlocksOf(wanted))
         {
             if (MaxModelLength is not null)
                 throw new ModelOptionsException(
                     $"a sequence of {wanted} tokens needs {BlocksOf(wanted) * blockBytes >> 20} MiB of KV cache, but "
                     + $"{blocks * blockBytes >> 20} MiB hold {blocks * BlockSize} tokens: lower the length or raise "
-                    + $"the cache{Explain(backend)}");
+                    + $"the cache{Explain(backend, scratchBytes)}");
             wanted = (int)(blocks * BlockSize);
         }
         return (wanted, (int)blocks);
@@ -158,8 +158,8 @@ public sealed record ModelOptions
         long free = Math.Max(FreeBytes(backend) - scratchBytes, 0);
         if (KvCacheBytes > free)
             throw new ModelOptionsException(
-                $"a KV cache of {KvCacheBytes >> 20} MiB was asked for, but weights and {scratchBytes >> 20} MiB of "
-                + $"scratch leave {free >> 20} MiB{Explain(backend)}");
+                $"a KV cache of {KvCacheBytes >> 20} MiB was asked for, but weights and scratch leave {free >> 20} MiB"
+                + Explain(backend, scratchBytes));
         return KvCacheBytes ?? free;
     }
 
@@ -173,9 +173,14 @@ public sealed record ModelOptions
     }
 
     /// <summary>Where the figures of a GPU come from, for messages.</summary>
-    private string Explain(IBackend backend) => backend.Info.DeviceBytes is not { } all ? ""
-        : Invariant($" (of {all >> 20} MiB {backend.FreeBytes >> 20} are free; --gpu-memory-utilization ")
-            + Invariant($"{GpuMemoryUtilization} keeps {all - (long)(all * GpuMemoryUtilization) >> 20} of them free)");
+    private string Explain(IBackend backend, long scratchBytes = 0)
+    {
+        if (backend.Info.DeviceBytes is not { } all) return "";
+        long free = backend.FreeBytes, kept = all - (long)(all * GpuMemoryUtilization);
+        string scratch = scratchBytes > 0 ? Invariant($"scratch needs {scratchBytes / (double)(1 << 20):0.0}, ") : "";
+        return Invariant($" (of {all >> 20} MiB {free >> 20} are free, {scratch}--gpu-memory-utilization ")
+            + Invariant($"{GpuMemoryUtilization} keeps {kept >> 20} free)");
+    }
 }
 
 /// <summary>Options that can't be met. The message says which, and what is possible.</summary>
