@@ -263,13 +263,15 @@ public sealed class CudaServerTests
         Assert.Contains(copy, text);
     }
 
+    private static bool Launches(string call) => call is "cuLaunchKernelEx" or "cuGraphLaunch";
+
     /// <summary>Breaks the device while an answer is streamed, and reads to the answer's end.</summary>
     private static async Task<string> BreakInMidStream(FakeCuda fake, CudaServer server)
     {
         using HttpResponseMessage response = await server.Post(Story);
         using Stream stream = await response.Content.ReadAsStreamAsync(Token);
         await stream.ReadExactlyAsync(new byte[100], Token);
-        fake.Options = fake.Options with { Fails = name => name == "cuLaunchKernelEx" ? 700 : 0 };
+        fake.Options = fake.Options with { Fails = name => Launches(name) ? 700 : 0 };
         using StreamReader reader = new(stream);
         return await reader.ReadToEndAsync(Token);
     }
