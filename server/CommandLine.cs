@@ -131,8 +131,8 @@ internal static partial class CommandLine
             (o, v) => o with { KvCacheType = KvType(v) }),
         new("Compute", "--kv-cache-memory", "BYTES",
             "Memory for the KV cache, with K, M or G for powers of 1024. More holds more and longer sequences at "
-                + "once. Default: what --max-num-seqs sequences can need, on the CPU at most 4G and half of the free memory, "
-                + "on a GPU at most what is left of --gpu-memory-utilization.",
+                + "once. Default: what --max-num-seqs sequences can need, on the CPU at most 4G and half of the free "
+                + "memory, on a GPU at most what is left of --gpu-memory-utilization.",
             (o, v) => o with { KvCacheBytes = Bytes(v) }),
         new("Compute", "--block-size", "TOKENS",
             "Tokens a KV block holds. Smaller wastes less memory, larger streams better. Default: "

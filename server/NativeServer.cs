@@ -60,7 +60,8 @@ internal sealed class NativeServer : IAsyncDisposable
 
     public ModelHost Host { get; }
 
-    /// <summary>Loads the model that takes the place of one whose device broke; null where none is to. Blocks.</summary>
+    /// <summary>Loads the model that takes the place of one whose device broke; null where none is to. It takes as
+    /// long as that.</summary>
     public Func<ServedModel>? Replacement { get; set; }
 
     /// <summary>Where HTTP is served, e.g. <c>http://127.0.0.1:8080</c>.</summary>
@@ -148,7 +149,8 @@ internal sealed class NativeServer : IAsyncDisposable
     }
 
     /// <summary>Has another engine take the place of a broken one, with a runner of its own: blocks, prefix cache and
-    /// plans that were made for what is lost are lost with it. Its requests have ended; they can be sent again.</summary>
+    /// plans that were made for what is lost are lost with it. Its requests have ended; they can be sent again.
+    /// </summary>
     private void Replace(ServedModel broken, Exception fault)
     {
         _app.Logger.LogError("What computes is broken: {Fault}", fault.Message);

@@ -102,8 +102,8 @@ public sealed record ServerOptions
     /// <summary>Element type of the KV cache. Default F16.</summary>
     public DType KvCacheType { get; init; } = DType.F16;
 
-    /// <summary>Bytes for the KV cache. Null: what the sequences can need, on the CPU at most 4 GiB and half of the free
-    /// memory, on a GPU at most what is left of <see cref="GpuMemoryUtilization"/>.</summary>
+    /// <summary>Bytes for the KV cache. Null: what the sequences can need, on the CPU at most 4 GiB and half of the
+    /// free memory, on a GPU at most what is left of <see cref="GpuMemoryUtilization"/>.</summary>
     public long? KvCacheBytes { get; init; }
 
     /// <summary>Where the seeds of requests without one come from. Null: drawn at the start.</summary>

@@ -133,8 +133,8 @@ internal sealed class ModelArguments
             KvCacheType = _kvCacheType.Read(arguments),
             Backend = backend,
             Device = device,
-            BackendFallback = arguments.GetRequiredValue(_fallback).ToLowerInvariant() 
-                == BackendFactory.Cpu ? BackendFactory.Cpu : null,
+            BackendFallback = arguments.GetRequiredValue(_fallback).Equals(
+                BackendFactory.Cpu, StringComparison.OrdinalIgnoreCase) ? BackendFactory.Cpu : null,
             GpuMemoryUtilization = part,
             Threads = arguments.GetValue(_threads) ?? 0,
             FloatActivations = arguments.GetValue(_floatActivations),

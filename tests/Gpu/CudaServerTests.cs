@@ -163,8 +163,8 @@ public sealed class CudaServerTests
         {
             Devices = [new("Fake T4", 75), new("Fake L4", 89), new("Fake H200", 90)],
         });
-        string backend = choice is null ? "auto" : "cuda"; // which takes a GPU where one is
-        await using CudaServer server = await CudaServer.StartAsync(Options with { Backend = backend, Device = choice });
+        ServerOptions options = Options with { Backend = choice is null ? "auto" : "cuda", Device = choice };
+        await using CudaServer server = await CudaServer.StartAsync(options);
         Assert.Null(server.Mistake);
         Assert.Contains(expected, server.Model.Info.Backend);
         Assert.Equal(HttpStatusCode.OK, (await server.Complete(tokens: 1)).Status);

@@ -62,8 +62,9 @@ public sealed class KvEventsTests
     public async Task ABrokenDevice_ClearsTheCache_AndEndsTheCall()
     {
         await using RunningServer server = await RunningServer.StartAsync(new() { CacheEvents = true });
+        await Generate(server, "abcdefgh");
         using AsyncServerStreamingCall<KvEventBatch> call = Subscribe(server, null);
-        await Next(call);
+        Assert.Equal(3, (await Next(call)).Events.Count);
         server.Runner.Fault = new InvalidOperationException("the device is lost");
         RpcException lost = await Assert.ThrowsAsync<RpcException>(() => Generate(server, "abcdefgh!"));
         Assert.Equal((StatusCode.Unavailable, "What computes is broken: the device is lost"),
