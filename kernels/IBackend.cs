@@ -18,6 +18,10 @@ public interface IBackend : IDisposable
     /// <summary>Free bytes of its memory, now.</summary>
     long FreeBytes { get; }
 
+    /// <summary>What broke it for good: it computes nothing any more, and every later step would fail alike. Null while
+    /// it works. A step that failed alone is none.</summary>
+    Exception? Fault => null;
+
     /// <summary>A zeroed tensor that lives as long as the backend.</summary>
     Tensor Allocate(int rows, int columns, DType type);
 
@@ -131,6 +135,9 @@ public sealed record BackendInfo
     /// <summary>Least number of rows that meet the head at once. Bounds the memory of logits when a prompt is
     /// scored.</summary>
     public int HeadRows { get; init; } = 64;
+
+    /// <summary>All bytes of a memory of its own; null where it computes in the machine's.</summary>
+    public long? DeviceBytes { get; init; }
 
     /// <summary>See <see cref="ModelInfo.StepsInFlight"/>.</summary>
     public int StepsInFlight { get; init; } = 1;

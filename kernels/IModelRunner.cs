@@ -14,6 +14,10 @@ public interface IModelRunner : IDisposable
     /// <summary>What was loaded, and the limits the scheduler must keep.</summary>
     ModelInfo Info { get; }
 
+    /// <summary>What broke the runner for good, such as a device that was lost: every later step would fail alike. Null
+    /// while it computes; a step that failed alone changes nothing. Asked after an exception.</summary>
+    Exception? Fault => null;
+
     /// <summary>Checks a step, copies the batch, and enqueues the step. The batch's spans are not kept.</summary>
     /// <remarks>Keys and values of all T tokens enter the cache, and R rows are sampled or scored.</remarks>
     /// <param name="batch">At most <see cref="ModelInfo.MaxBatchedTokens"/> tokens of

@@ -53,6 +53,7 @@ public sealed class CacheEvents
     private readonly int[] _blockTokens; // [block, token]
 
     private PaddedLong _next;
+    private bool _isOver;
 
     /// <param name="blockCount">Blocks there are.</param>
     /// <param name="blockSize">Tokens of a block.</param>
@@ -85,6 +86,9 @@ public sealed class CacheEvents
 
     /// <summary>The number that the next event will have. Any thread.</summary>
     public long Next => Volatile.Read(ref _next.Value);
+
+    /// <summary>Whether no event will come any more: the engine is broken. Any thread.</summary>
+    public bool IsOver => Volatile.Read(ref _isOver);
 
     /// <summary>Blocks there are, for <see cref="TryReadBlock"/>.</summary>
     public int BlockCount => _versions.Length;
@@ -179,6 +183,9 @@ public sealed class CacheEvents
         }
         Close(place);
     }
+
+    /// <summary>No event will come any more. The engine thread's.</summary>
+    internal void End() => Volatile.Write(ref _isOver, true);
 
     private int Open()
     {

@@ -44,7 +44,7 @@ public sealed class Engine : IDisposable
     private int _disposed;
     private int _stopped; // the thread takes no more from the inbox
     private long _heartbeat;
-    private Exception? _lastFailure;
+    private Exception? _lastFailure, _fault;
 
     // The engine thread's.
     private bool _abortedAll;
@@ -147,6 +147,11 @@ public sealed class Engine : IDisposable
     /// <summary>What the last failed step threw, for the log; <see cref="EngineMetrics.FailedSteps"/> counts
     /// them.</summary>
     public Exception? LastFailure => Volatile.Read(ref _lastFailure);
+
+    /// <summary>What broke the runner for good; null while it computes. From then on everyone ends with
+    /// <see cref="FinishReason.Error"/> and nobody is let in: another engine must take its place, with other blocks and
+    /// another prefix cache, since what these held is lost. Any thread.</summary>
+    public Exception? Fault => Volatile.Read(ref _fault);
 
     /// <summary>What the tenants have that <see cref="EngineOptions.Tenants"/> names. Any thread.</summary>
     public IReadOnlyList<TenantState> ReadTenants() => Tenants.Read();
@@ -260,6 +265,7 @@ public sealed class Engine : IDisposable
     private SubmitOutcome Check(IReadOnlyList<GenerationRequest> requests, out int refused)
     {
         refused = 0;
+        if (Fault is not null) return SubmitOutcome.Broken;
         if (IsDraining) return SubmitOutcome.Draining;
         List<string> errors = [];
         for (; refused < requests.Count; refused++)
@@ -318,7 +324,8 @@ public sealed class Engine : IDisposable
         Unpark();
         // The fence in Unpark orders our enqueue before this load, as the thread's last look into the inbox comes after
         // its store: either it finds the requests, or we see that it won't.
-        return Volatile.Read(ref _stopped) != 0 ? SubmitOutcome.Draining : SubmitOutcome.Accepted;
+        if (Volatile.Read(ref _stopped) == 0) return SubmitOutcome.Accepted;
+        return Fault is null ? SubmitOutcome.Draining : SubmitOutcome.Broken;
     }
 
     /// <summary>Takes nothing new, lets what is queued or running end, and aborts what has not ended after
@@ -371,6 +378,7 @@ public sealed class Engine : IDisposable
 
         _options.Budgets?.Advance(now);
         TakeNews(now);
+        if (_fault is not null && _scheduler.HasWork) _scheduler.FinishEveryone(FinishReason.Error, now); // came late
         if (IsDraining) ContinueDrain(now);
         bool stepped = (_scheduler.HasWork || _inFlight > 0) && Step(now);
         _running.Write(default);
@@ -422,7 +430,8 @@ public sealed class Engine : IDisposable
         }
         catch (Exception e)
         {
-            Fail(plan, e);
+            if (_runner.Fault is { } fault) Break(fault);
+            else Fail(plan, e);
             return true;
         }
         if (_inFlight > 0 && (!launched || _inFlight == _plans.Length)) Collect();
@@ -471,7 +480,8 @@ public sealed class Engine : IDisposable
         }
         catch (Exception e)
         {
-            FailInFlight(e);
+            if (_runner.Fault is { } fault) Break(fault);
+            else FailInFlight(e);
             return;
         }
         _oldest = (_oldest + 1) % _plans.Length;
@@ -534,6 +544,17 @@ public sealed class Engine : IDisposable
         StepPlan[] launched = [.. Enumerable.Range(0, _inFlight).Select(i => _plans[(_oldest + i) % _plans.Length])];
         _inFlight = 0;
         FailSequences(launched, e);
+    }
+
+    /// <summary>Ends everyone, the waiting too, and calls the runner no more: it can't be collected from either.
+    /// </summary>
+    private void Break(Exception fault)
+    {
+        Note(fault);
+        Volatile.Write(ref _fault, fault); // before anybody's end is seen, who may ask why
+        _inFlight = 0;
+        _scheduler.FailEveryone(_plans, _clock.GetTimestamp());
+        CacheEvents?.End();
     }
 
     private void FailSequences(ReadOnlySpan<StepPlan> plans, Exception e)

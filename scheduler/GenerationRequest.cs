@@ -95,6 +95,10 @@ public enum SubmitOutcome
     /// <summary>The engine takes nothing new: it is draining or disposed.</summary>
     Draining,
 
+    /// <summary>The engine takes nothing any more: what computes is broken, as <see cref="Engine.Fault"/> tells.
+    /// </summary>
+    Broken,
+
     /// <summary>The prompt leaves no room for a token within the model's length.</summary>
     TooLong,
 

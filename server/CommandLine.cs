@@ -53,6 +53,8 @@ internal static partial class CommandLine
 
     private static readonly ServerOptions Defaults = new();
 
+    private static readonly CultureInfo Invariant = CultureInfo.InvariantCulture;
+
     public static readonly Setting[] Settings =
     [
         new("Model", "--model", "PATH",
@@ -101,8 +103,24 @@ internal static partial class CommandLine
             (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
         new("Compute", "--backend", string.Join('|', BackendFactory.Names),
-            $"What computes. Default: {Defaults.Backend}, which takes the fastest there is.",
+            "What computes: the processors (cpu) or an NVIDIA GPU (cuda), which needs its driver and nothing else. "
+            + $"Default: {Defaults.Backend}, which takes a GPU where one can be used, else the CPU, and tells which.",
             (o, v) => o with { Backend = v.ToLowerInvariant() }),
+        new("Compute", "--device", "NUMBER|NAME",
+            "Which GPU, where there are several: its number, as the driver counts them (CUDA_VISIBLE_DEVICES and "
+                + "CUDA_DEVICE_ORDER decide), or a part of its name that only one has, such as h200. Default: the "
+                + "first that can run the kernels.",
+            (o, v) => o with { Device = v }),
+        new("Compute", "--backend-fallback", "none|cpu",
+            "What computes where the backend can't be started (no driver, no GPU, too little memory), or where its GPU "
+                + "breaks while requests run: these end with an error then, and once the model is loaded again new "
+                + "ones are served, slower. Default: none; the server ends, or refuses requests and tells why.",
+            (o, v) => o with { BackendFallback = Choice(v, "none", "cpu") is "cpu" ? "cpu" : null }),
+        new("Compute", "--gpu-memory-utilization", "PART",
+            "The part of a GPU's memory that may be taken, above 0 and at most 1, with what other processes hold of "
+                + "it. Weights and scratch take what they need, the KV cache the rest. Lower it where memory runs out "
+                + $"under load, or others need some. Default: {Defaults.GpuMemoryUtilization.ToString(Invariant)}.",
+            (o, v) => o with { GpuMemoryUtilization = Part(v) }),
         new("Compute", "--threads", "N",
             "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.",
             (o, v) => o with { Threads = Int(v) }),
@@ -113,7 +131,8 @@ internal static partial class CommandLine
             (o, v) => o with { KvCacheType = KvType(v) }),
         new("Compute", "--kv-cache-memory", "BYTES",
             "Memory for the KV cache, with K, M or G for powers of 1024. More holds more and longer sequences at "
-                + "once. Default: what --max-num-seqs sequences can need, at most 4G and half of the free memory.",
+                + "once. Default: what --max-num-seqs sequences can need, on the CPU at most 4G and half of the free "
+                + "memory, on a GPU at most what is left of --gpu-memory-utilization.",
             (o, v) => o with { KvCacheBytes = Bytes(v) }),
         new("Compute", "--block-size", "TOKENS",
             "Tokens a KV block holds. Smaller wastes less memory, larger streams better. Default: "
@@ -325,6 +344,10 @@ internal static partial class CommandLine
             || double.IsNaN(value) ? throw new FormatException($"a number of {unit}")
         : Math.Abs(value) < 1e9 ? value
         : throw new FormatException($"a number of {unit} below 1000000000");
+
+    private static double Part(string text) =>
+        double.TryParse(text, NumberStyles.Float, Invariant, out double value) && double.IsFinite(value) ? value
+        : throw new FormatException("a number above 0 and at most 1, such as 0.9");
 
     private static long Bytes(string text)
     {

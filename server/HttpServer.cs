@@ -28,14 +28,17 @@ internal static class HttpServer
             return exposition.WriteAsync(http.Response.Body, http.RequestAborted);
         }));
 
-        Task Alive(HttpContext http) => Tell(http, host.Stall is null, "ok");
+        Task Alive(HttpContext http) =>
+            Tell(http, host.Stall is null && host.State != HostState.Broken, "ok");
 
         Task Ready(HttpContext http) => Tell(http, host.IsServing, host.State.ToString().ToLowerInvariant());
 
         Task Tell(HttpContext http, bool good, string state)
         {
             http.Response.StatusCode = good ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable;
-            return http.Response.WriteAsync(host.Stall is { } stall ? $"stalled: {stall}\n" : $"{state}\n");
+            if (host.Stall is { } stall) state = $"stalled: {stall}";
+            else if (!good && host.Fault is { } fault) state = $"broken: {fault}";
+            return http.Response.WriteAsync($"{state}\n");
         }
     }
 }

@@ -28,17 +28,21 @@ internal static class ModelLoading
                 path = model.Path;
                 name ??= model.Name;
             }
-            LoadedModel loaded = LoadedModel.Load(server.Options.ToModelOptions(path), progress);
             string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
             name ??= Directory.Exists(full) ? Path.GetFileName(full) : Path.GetFileNameWithoutExtension(full);
-            SamplingParams defaults = server.Options.ToSamplingDefaults(loaded.Suggested);
-            ServedModel served = new(name, loaded.Runner, loaded.Tokenizer, defaults, server.EngineOptions);
-            // A template that does not parse is told now, not to the first client.
-            _ = (served.Template, served.ToolTemplate);
+            ModelOptions options = server.Options.ToModelOptions(path);
+            LoadedModel loaded = LoadedModel.Load(options, progress);
+            ServedModel served = Serve(server, name, loaded);
+            if (server.Options.BackendFallback is { } other && loaded.IsOnGpu)
+                server.Replacement = () =>
+                {
+                    ModelOptions onCpu = options with { Backend = other, Device = null, BackendFallback = null };
+                    return Serve(server, name, LoadedModel.Load(onCpu));
+                };
             server.Host.Serve(served);
             progress.Clear();
             foreach (string warning in StartupText.Warnings(
-                server.Options, loaded.Config, loaded.Runner.Info, loaded.Suggested))
+                server.Options, loaded.Config, loaded.Runner.Info, loaded.Suggested, loaded.WhyNoGpu))
                 Console.Error.WriteLine($"native: {warning}");
             return null;
         }
@@ -62,5 +66,18 @@ internal static class ModelLoading
         {
             progress.Clear();
         }
+    }
+
+    /// <summary>A model with its engine. A template that does not parse is told now, not to the first client.</summary>
+    /// <exception cref="TemplateException">It does not parse.</exception>
+    private static ServedModel Serve(NativeServer server, string name, LoadedModel loaded)
+    {
+        SamplingParams defaults = server.Options.ToSamplingDefaults(loaded.Suggested);
+        ServedModel served = new(name, loaded.Runner, loaded.Tokenizer, defaults, server.EngineOptions)
+        {
+            WhyNoGpu = loaded.WhyNoGpu,
+        };
+        _ = (served.Template, served.ToolTemplate);
+        return served;
     }
 }

@@ -35,6 +35,7 @@ internal sealed class NativeServer : IAsyncDisposable
     private readonly RequestMetrics _metrics;
     private readonly Timer _looking;
     private BudgetKeeper? _keeper;
+    private ServedModel? _broken; // the last that was noticed to be
     private int _disposed;
 
     private NativeServer(ServerOptions options)
@@ -58,6 +59,10 @@ internal sealed class NativeServer : IAsyncDisposable
     public EngineOptions EngineOptions { get; }
 
     public ModelHost Host { get; }
+
+    /// <summary>Loads the model that takes the place of one whose device broke; null where none is to. It takes as
+    /// long as that.</summary>
+    public Func<ServedModel>? Replacement { get; set; }
 
     /// <summary>Where HTTP is served, e.g. <c>http://127.0.0.1:8080</c>.</summary>
     public Uri HttpAddress => Addresses()[0];
@@ -139,6 +144,37 @@ internal sealed class NativeServer : IAsyncDisposable
     {
         if (Host.CheckHeartbeat() is { } news) _app.Logger.LogWarning("{News}", news);
         _metrics.Collect();
+        if (Host.Model is { Engine.Fault: { } fault } model && Interlocked.Exchange(ref _broken, model) != model)
+            Replace(model, fault);
+    }
+
+    /// <summary>Has another engine take the place of a broken one, with a runner of its own: blocks, prefix cache and
+    /// plans that were made for what is lost are lost with it. Its requests have ended; they can be sent again.
+    /// </summary>
+    private void Replace(ServedModel broken, Exception fault)
+    {
+        _app.Logger.LogError("What computes is broken: {Fault}", fault.Message);
+        Func<ServedModel>? load = Replacement;
+        Replacement = null; // what takes its place is the last
+        Host.Break(fault.Message, isReplaced: load is not null);
+        if (load is null) return;
+        Task.Factory.StartNew(() =>
+        {
+            try
+            {
+                broken.Dispose(); // its engine writes the error budgets no more
+                _metrics.Collect(); // how its last requests ended
+                ServedModel model = load();
+                Host.Serve(model);
+                _metrics.Collect();
+                _app.Logger.LogWarning("The model is served again, by {Backend}.", model.Info.Backend);
+            }
+            catch (Exception e)
+            {
+                _app.Logger.LogError("Nothing takes its place: {Mistake}", e.Message);
+                Host.Break($"{fault.Message} Nothing takes its place: {e.Message}", isReplaced: false);
+            }
+        }, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
     }
 
     private WebApplication Build()

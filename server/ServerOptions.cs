@@ -46,6 +46,18 @@ public sealed record ServerOptions
     /// <summary>What computes: one of <see cref="BackendFactory.Names"/>.</summary>
     public string Backend { get; init; } = BackendFactory.Auto;
 
+    /// <summary>Which of the backend's devices: its number, or a part of its name that only one has. Null: the first
+    /// that can run the kernels.</summary>
+    public string? Device { get; init; }
+
+    /// <summary>What computes where the backend can't be started or breaks: <see cref="BackendFactory.Cpu"/>. Null:
+    /// nothing does.</summary>
+    public string? BackendFallback { get; init; }
+
+    /// <summary>The part of a GPU's memory that weights, KV cache and scratch together may take, above 0 and at most 1.
+    /// Default 0.9, as in vLLM.</summary>
+    public double GpuMemoryUtilization { get; init; } = 0.9;
+
     /// <summary>Worker threads. Null: one for each physical core.</summary>
     public int? Threads { get; init; }
 
@@ -90,8 +102,8 @@ public sealed record ServerOptions
     /// <summary>Element type of the KV cache. Default F16.</summary>
     public DType KvCacheType { get; init; } = DType.F16;
 
-    /// <summary>Bytes for the KV cache. Null: what the sequences can need, at most 4 GiB and half of the free
-    /// memory.</summary>
+    /// <summary>Bytes for the KV cache. Null: what the sequences can need, on the CPU at most 4 GiB and half of the
+    /// free memory, on a GPU at most what is left of <see cref="GpuMemoryUtilization"/>.</summary>
     public long? KvCacheBytes { get; init; }
 
     /// <summary>Where the seeds of requests without one come from. Null: drawn at the start.</summary>
@@ -162,7 +174,7 @@ public sealed record ServerOptions
                 + $"without TLS cannot share one.");
         if (ApiKey is not null && (ApiKey.Length == 0 || ApiKey.AsSpan().ContainsAnyExceptInRange('!', '~')))
             errors.Add("--api-key must have printable ASCII characters without spaces.");
-        if (BackendFactory.Error(Backend) is { } backend) errors.Add($"--backend is {backend}");
+        ValidateBackend(errors);
         Within("--threads", Threads, 1, 1024);
         Within("--max-model-len", MaxModelLength, 1, 1 << 28);
         Within("--max-num-seqs", MaxRunning, 1, 1 << 14);
@@ -188,6 +200,20 @@ public sealed record ServerOptions
         if (ShutdownTimeout < TimeSpan.Zero || ShutdownTimeout > TimeSpan.FromDays(1))
             errors.Add(string.Create(CultureInfo.InvariantCulture,
                 $"--shutdown-timeout is {ShutdownTimeout.TotalSeconds} seconds; it must be from 0 to 86400."));
+    }
+
+    private void ValidateBackend(ICollection<string> errors)
+    {
+        if (BackendFactory.Error(Backend) is { } backend) errors.Add($"--backend is {backend}");
+        if (Device is not null && string.IsNullOrWhiteSpace(Device))
+            errors.Add("--device is empty; it must be a device's number or a part of its name.");
+        else if (Device is not null && Backend == BackendFactory.Cpu)
+            errors.Add($"--device is '{Device}', but --backend cpu has no devices.");
+        if (BackendFallback is not (null or BackendFactory.Cpu))
+            errors.Add($"--backend-fallback is '{BackendFallback}'; it must be none or {BackendFactory.Cpu}.");
+        if (!(GpuMemoryUtilization > 0 && GpuMemoryUtilization <= 1))
+            errors.Add(string.Create(CultureInfo.InvariantCulture,
+                $"--gpu-memory-utilization is {GpuMemoryUtilization}; it must be above 0 and at most 1."));
     }
 
     /// <summary>Whether clients must show a key.</summary>
@@ -224,6 +250,9 @@ public sealed record ServerOptions
         MaxBatchedTokens = MaxBatchedTokens,
         MaxSequences = MaxRunning,
         Backend = Backend,
+        Device = Device,
+        BackendFallback = BackendFallback,
+        GpuMemoryUtilization = GpuMemoryUtilization,
         Threads = Threads ?? 0,
     };
 }

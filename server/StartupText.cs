@@ -26,6 +26,7 @@ internal static class StartupText
                 $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, "
                     + $"{Size(info.WeightBytes)}, context {info.MaxModelLength})"));
         output.WriteLine($"backend  {info.Backend}");
+        if (model.WhyNoGpu is { } why) output.WriteLine($"         and no GPU: {why}");
         output.WriteLine(
             string.Create(culture,
                 $"KV       {info.BlockCount} blocks of {info.BlockSize} tokens, "
@@ -54,8 +55,11 @@ internal static class StartupText
 
     /// <summary>A sentence for everything that was settled otherwise than a user may think.</summary>
     public static IEnumerable<string> Warnings(ServerOptions options, ModelConfig config, ModelInfo info,
-        SuggestedSampling suggested)
+        SuggestedSampling suggested, string? whyNoGpu = null)
     {
+        if (options.BackendFallback is not null && whyNoGpu is not null)
+            yield return $"--backend {options.Backend} can't be used, so the CPU computes (--backend-fallback): "
+                + whyNoGpu;
         if (options.UseSuggestedSampling)
             foreach (string warning in suggested.Warnings) yield return warning;
         if (options.Slo is { } spec)

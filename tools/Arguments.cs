@@ -30,8 +30,29 @@ internal sealed class ModelArguments
     private readonly Option<string> _backend = new("--backend")
     {
         HelpName = string.Join('|', BackendFactory.Names),
-        Description = $"What computes. Default: {BackendFactory.Auto}, which takes the fastest there is.",
+        Description =
+            "What computes: the processors (cpu) or an NVIDIA GPU (cuda), which needs its driver and nothing else. "
+                + $"Default: {BackendFactory.Auto}, which takes a GPU where one can be used, else the CPU.",
         DefaultValueFactory = _ => BackendFactory.Auto,
+    };
+    private readonly Option<string?> _device = new("--device")
+    {
+        HelpName = "NUMBER|NAME",
+        Description =
+            "Which GPU, where there are several: its number, or a part of its name that only one has. Default: the "
+                + "first that can run the kernels.",
+    };
+    private readonly Option<string> _fallback = new("--backend-fallback")
+    {
+        HelpName = "none|cpu",
+        Description = "What computes where the backend can't be started.",
+        DefaultValueFactory = _ => "none",
+    };
+    private readonly Option<double> _gpuMemory = new("--gpu-memory-utilization")
+    {
+        HelpName = "PART",
+        Description = "The part of a GPU's memory that may be taken, above 0 and at most 1.",
+        DefaultValueFactory = _ => 0.9,
     };
 
     private readonly Option<int?> _threads = new("--threads", "-t")
@@ -53,6 +74,10 @@ internal sealed class ModelArguments
         command.Add(_maxModelLength);
         _kvCacheType = new KvCacheTypeArgument(command);
         command.Add(_backend);
+        _fallback.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, "none", BackendFactory.Cpu);
+        command.Add(_device);
+        command.Add(_fallback);
+        command.Add(_gpuMemory);
         command.Add(_threads);
         command.Add(_floatActivations);
     }
@@ -79,9 +104,19 @@ internal sealed class ModelArguments
     }
 
     /// <summary>What the loader is told.</summary>
-    /// <exception cref="UsageException">No model is named, and the demo model is not here.</exception>
+    /// <exception cref="UsageException">No model is named, and the demo model is not here; or a device is named that
+    /// can't be meant.</exception>
     public ModelOptions Read(ParseResult arguments)
     {
+        string backend = arguments.GetRequiredValue(_backend).ToLowerInvariant();
+        string? device = arguments.GetValue(_device);
+        if (device is not null && string.IsNullOrWhiteSpace(device))
+            throw new UsageException("--device is empty; it must be a device's number or a part of its name.");
+        if (device is not null && backend == BackendFactory.Cpu)
+            throw new UsageException($"--device is '{device}', but --backend cpu has no devices.");
+        double part = arguments.GetValue(_gpuMemory);
+        if (!(part > 0 && part <= 1))
+            throw new UsageException("--gpu-memory-utilization must be above 0 and at most 1.");
         string? path = arguments.GetValue(_model);
         if (path is null)
         {
@@ -96,7 +131,11 @@ internal sealed class ModelArguments
             Path = path,
             MaxModelLength = arguments.GetValue(_maxModelLength),
             KvCacheType = _kvCacheType.Read(arguments),
-            Backend = arguments.GetRequiredValue(_backend).ToLowerInvariant(),
+            Backend = backend,
+            Device = device,
+            BackendFallback = arguments.GetRequiredValue(_fallback).Equals(
+                BackendFactory.Cpu, StringComparison.OrdinalIgnoreCase) ? BackendFactory.Cpu : null,
+            GpuMemoryUtilization = part,
             Threads = arguments.GetValue(_threads) ?? 0,
             FloatActivations = arguments.GetValue(_floatActivations),
             MaxSequences = 1, // one conversation, one prompt: the KV cache is that one's

@@ -45,7 +45,10 @@ internal sealed class ModelSession : IDisposable
     public static async Task<LoadedModel> LoadAsync(ModelOptions options, Terminal terminal)
     {
         options = options with { Path = await HubPath.ResolveAsync(options.Path, terminal) };
-        return await terminal.LoadingAsync(options.Path, progress => LoadedModel.Load(options, progress));
+        LoadedModel loaded =
+            await terminal.LoadingAsync(options.Path, progress => LoadedModel.Load(options, progress));
+        if (loaded.WhyNoGpu is { } why) terminal.Remark($"the CPU computes, and no GPU: {why}");
+        return loaded;
     }
 
     /// <summary>A token as the vocabulary writes it; a model may have rows past its tokenizer's last token.</summary>
@@ -137,7 +140,8 @@ internal sealed class ModelSession : IDisposable
         {
             throw new CommandException($"{e.Message} (--max-model-len)");
         }
-        catch (RequestException e) when (e.Code is Generation.KvCacheExceeded or ChatPrompt.TemplateError)
+        catch (RequestException e) when (e.Code is Generation.KvCacheExceeded or ChatPrompt.TemplateError
+            or RequestException.DeviceLostCode)
         {
             throw new CommandException(e.Message);
         }

@@ -50,8 +50,11 @@ internal unsafe struct CudaApi
     /// <summary>The library's names, the first that is there is taken.</summary>
     private static string[] Libraries => OperatingSystem.IsWindows() ? ["nvcuda.dll"] : ["libcuda.so.1", "libcuda.so"];
 
-    /// <summary>What stands in for the driver's library while it is set: for tests.</summary>
-    internal static CudaApi? Instead { get; set; }
+    /// <summary>What stands in for the driver's library, for whoever set it and what that runs: for tests, whose
+    /// neighbours must not find a GPU.</summary>
+    internal static CudaApi? Instead { get => s_instead.Value; set => s_instead.Value = value; }
+
+    private static readonly AsyncLocal<CudaApi?> s_instead = new();
 
     /// <summary>The table of this machine's driver, or what stands in for it.</summary>
     /// <exception cref="CudaException">No driver is installed, or it lacks a function that is needed.</exception>
@@ -65,7 +68,7 @@ internal unsafe struct CudaApi
             if (NativeLibrary.TryLoad(name, out nint library)) return Load(library, name);
         throw new CudaException($"{Libraries[0]} is not there: no NVIDIA driver is installed, or this process can't "
             + "see it (in a container: --gpus all). Install a driver of CUDA 12.0 (525.60) or later, or use --backend "
-            + "cpu.");
+            + "cpu, or --backend-fallback cpu to go on wherever there is none.", CudaResult.NoDevice);
     }
 
     /// <summary>The table of a library that is loaded already.</summary>

@@ -31,36 +31,46 @@ internal sealed unsafe class CudaBackend : IBackend
     private bool _launching, _disposed;
 
     /// <summary>Takes a device.</summary>
-    /// <param name="device">Its number.</param>
+    /// <param name="device">Its number, or a part of its name; null for the first that can run the kernels.</param>
     /// <param name="graphs">Whether decode steps are recorded and replayed.</param>
     /// <exception cref="CudaException">It can't be used; the message says why, and what to do.</exception>
-    public CudaBackend(int device = 0, bool graphs = true)
+    /// <exception cref="NotSupportedException">There is no such device, or several are meant.</exception>
+    public CudaBackend(string? device = null, bool graphs = true)
     {
         _device = CudaDevice.Open(device);
-        _upload = new CudaUpload(_device);
-        _functions = new CudaFunctions(_device);
-        CudaBuffer Buffer(string what) => new(_device, what);
-        _input = Buffer("a step's input");
-        _scales = Buffer("rows' scales");
-        _gates = Buffer("gates");
-        _partials = Buffer("parts of attention");
-        _results = Buffer("sampled tokens");
-        _hidden = Buffer("hidden states");
-        _scores = Buffer("scores");
-        _counts = new CudaCounts(_device);
-        _last = Allocate(4L * MostPlaces, "last tokens");
-        _device.Clear(_last, 4L * MostPlaces);
-        _steps = [.. Enumerable.Range(0, StepsInFlight).Select(_ => new CudaStep(_device, _input))];
-        _step = _steps[0];
-        _graphs = new CudaGraphs(_device) { IsOn = graphs };
-        Info = new BackendInfo
+        try
         {
-            Description = string.Create(CultureInfo.InvariantCulture,
-                $"cuda ({_device.Name}, device {_device.Index}, compute capability {_device.Capability / 10}."
-                + $"{_device.Capability % 10})"),
-            StepsInFlight = StepsInFlight,
-            CacheTypes = _functions.CacheTypes,
-        };
+            _upload = new CudaUpload(_device);
+            _functions = new CudaFunctions(_device);
+            CudaBuffer Buffer(string what) => new(_device, what);
+            _input = Buffer("a step's input");
+            _scales = Buffer("rows' scales");
+            _gates = Buffer("gates");
+            _partials = Buffer("parts of attention");
+            _results = Buffer("sampled tokens");
+            _hidden = Buffer("hidden states");
+            _scores = Buffer("scores");
+            _counts = new CudaCounts(_device);
+            _last = Allocate(4L * MostPlaces, "last tokens");
+            _device.Clear(_last, 4L * MostPlaces);
+            _steps = [.. Enumerable.Range(0, StepsInFlight).Select(_ => new CudaStep(_device, _input))];
+            _step = _steps[0];
+            _graphs = new CudaGraphs(_device) { IsOn = graphs };
+            Info = new BackendInfo
+            {
+                Description = string.Create(CultureInfo.InvariantCulture,
+                    $"cuda ({_device.Name}, device {_device.Index}, compute capability {_device.Capability / 10}."
+                    + $"{_device.Capability % 10})"),
+                DeviceBytes = _device.Memory.Total,
+                StepsInFlight = StepsInFlight,
+                CacheTypes = _functions.CacheTypes,
+            };
+        }
+        catch
+        {
+            _device.Dispose(); // with the context goes what was made in it
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -68,6 +78,9 @@ internal sealed unsafe class CudaBackend : IBackend
 
     /// <inheritdoc/>
     public long FreeBytes => _device.Memory.Free;
+
+    /// <inheritdoc/>
+    public Exception? Fault => _device.Fault;
 
     /// <inheritdoc/>
     public Tensor Allocate(int rows, int columns, DType type)
@@ -495,20 +508,29 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         if (_disposed) return;
         _disposed = true;
-        if (_device.Fault is null)
+        try
         {
-            _device.Wait();
-            _upload.Dispose();
-            _graphs.Dispose();
-            foreach (CudaStep step in _steps) step.Dispose();
-            CudaBuffer[] buffers = [_input, _scales, _gates, _partials, _results, _hidden, _scores];
-            foreach (CudaBuffer buffer in buffers) buffer.Dispose();
-            _counts.Dispose();
-            foreach (ulong address in _allocations) _device.Free(address);
-            _device.Wait();
-            _functions.Dispose();
+            if (_device.Fault is null) Free();
+        }
+        catch (CudaException)
+        {
+            // It broke just now: its context's end frees what is left.
         }
         _device.Dispose();
+    }
+
+    private void Free()
+    {
+        _device.Wait();
+        _upload.Dispose();
+        _graphs.Dispose();
+        foreach (CudaStep step in _steps) step.Dispose();
+        CudaBuffer[] buffers = [_input, _scales, _gates, _partials, _results, _hidden, _scores];
+        foreach (CudaBuffer buffer in buffers) buffer.Dispose();
+        _counts.Dispose();
+        foreach (ulong address in _allocations) _device.Free(address);
+        _device.Wait();
+        _functions.Dispose();
     }
 
     private static CudaMatrix Own(Matrix matrix) =>

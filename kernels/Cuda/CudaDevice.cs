@@ -13,6 +13,8 @@ internal sealed unsafe class CudaDevice : IDisposable
     /// <summary>The least compute capability, times ten: bfloat16 and asynchronous copies.</summary>
     public const int LeastCapability = 80;
 
+    private const int NameBytes = 256;
+
     private const int MultiprocessorCount = 16, CapabilityMajor = 75, CapabilityMinor = 76, MaxSharedOptIn = 97,
         MemoryPools = 115;
 
@@ -29,22 +31,32 @@ internal sealed unsafe class CudaDevice : IDisposable
         int device;
         Check(Api.cuDeviceGet(&device, index), "cuDeviceGet", $"device {index}");
         _device = device;
-        Name = NameOf(api, device);
+        byte* name = stackalloc byte[NameBytes];
+        Check(Api.cuDeviceGetName(name, NameBytes, device), "cuDeviceGetName", $"device {index}");
+        Name = Text(name);
         Capability = Attribute(CapabilityMajor) * 10 + Attribute(CapabilityMinor);
         if (Capability < LeastCapability)
             throw new CudaException($"{Name} (device {index}) has compute capability {Digits(Capability)}; the kernels "
-                + $"need {Digits(LeastCapability)} (Ampere) or later. Choose another device, or use --backend cpu.");
+                + $"need {Digits(LeastCapability)} (Ampere) or later. Choose another by --device, or use --backend "
+                + "cpu.");
         Multiprocessors = Attribute(MultiprocessorCount);
         SharedBytes = Attribute(MaxSharedOptIn);
         if (Attribute(MemoryPools) == 0)
             throw new CudaException($"{Name} (device {index}) has no memory pools here, which virtual GPUs may lack. "
-                + "Use another GPU, or --backend cpu.");
-        nint context;
+                + "Choose another by --device, or use --backend cpu.");
+        nint context, stream;
         Check(Api.cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain", Name);
         _context = context;
-        Enter();
-        nint stream;
-        Check(Api.cuStreamCreate(&stream, 1), "cuStreamCreate"); // 1: apart from the default stream
+        try
+        {
+            Enter();
+            Check(Api.cuStreamCreate(&stream, 1), "cuStreamCreate"); // 1: apart from the default stream
+        }
+        catch
+        {
+            _ = Api.cuDevicePrimaryCtxRelease(device);
+            throw;
+        }
         Stream = stream;
     }
 
@@ -89,6 +101,40 @@ internal sealed unsafe class CudaDevice : IDisposable
     /// message says which, and what to do.</exception>
     public static CudaDevice Open(int index)
     {
+        (CudaApi api, int driver, int count) = Start();
+        if (index < 0 || index >= count)
+            throw new CudaException($"there is no device {index}: {List(api, count)}.");
+        return new CudaDevice(api, index, driver);
+    }
+
+    /// <summary>Opens the device that is asked for.</summary>
+    /// <param name="choice">Its number, or a part of its name that no other has, in any case; null for the first that
+    /// can run the kernels.</param>
+    /// <exception cref="CudaException">No driver, one too old, or no device that can run the kernels.</exception>
+    /// <exception cref="NotSupportedException">No device answers to the choice, or several do: the message lists all.
+    /// </exception>
+    public static CudaDevice Open(string? choice)
+    {
+        (CudaApi api, int driver, int count) = Start();
+        if (choice is not null) return new CudaDevice(api, Find(api, count, choice), driver);
+        List<string> reasons = [];
+        for (int i = 0; i < count; i++)
+        {
+            try
+            {
+                return new CudaDevice(api, i, driver);
+            }
+            catch (CudaException e) when (count > 1)
+            {
+                reasons.Add($"{i}: {e.Message}");
+            }
+        }
+        throw new CudaException($"none of the {count} devices can be used. {string.Join(' ', reasons)}");
+    }
+
+    /// <summary>The driver, its version and how many devices it has, at least one.</summary>
+    private static (CudaApi Api, int Driver, int Count) Start()
+    {
         CudaApi api = CudaApi.Load();
         Succeed(api.cuInit(0), "cuInit");
         int driver, count;
@@ -97,25 +143,40 @@ internal sealed unsafe class CudaDevice : IDisposable
             throw new CudaException($"the NVIDIA driver supports CUDA {Version(driver)}, and {Version(LeastDriver)} "
                 + "(driver 525.60) or later is needed. Update it, or use --backend cpu.");
         Succeed(api.cuDeviceGetCount(&count), "cuDeviceGetCount");
-        if (count == 0) throw CudaException.Of("cuDeviceGetCount", (int)CudaResult.NoDevice);
-        if (index < 0 || index >= count)
-            throw new CudaException($"there is no device {index}: {List(api, count)}.");
-        return new CudaDevice(api, index, driver);
+        return count > 0 ? (api, driver, count) : throw CudaException.Of("cuDeviceGetCount", (int)CudaResult.NoDevice);
+    }
+
+    private static int Find(CudaApi api, int count, string choice)
+    {
+        // A number that no device has may be a part of a name: 4090.
+        if (int.TryParse(choice, NumberStyles.None, CultureInfo.InvariantCulture, out int index) && index < count)
+            return index;
+        int[] named = [.. Enumerable.Range(0, count).Where(i => choice.Length > 0
+            && NameOf(api, i)?.Contains(choice, StringComparison.OrdinalIgnoreCase) == true)];
+        if (named.Length == 1) return named[0];
+        string wrong = named.Length == 0 ? "which is no device's number or part of its name"
+            : "which is a part of several names: take a number, or more of the name";
+        throw new NotSupportedException($"--device is '{choice}', {wrong}. There are: {List(api, count)}.");
     }
 
     /// <summary>What the process's devices are called: <c>0 is NVIDIA H200, 1 is NVIDIA L4</c>.</summary>
     private static string List(CudaApi api, int count) => string.Join(", ", Enumerable.Range(0, count).Select(i =>
+        NameOf(api, i) is { } name ? $"{i} is {name}" : $"{i} can't be asked"));
+
+    /// <summary>A device's name by its number; null where the driver does not say.</summary>
+    private static string? NameOf(CudaApi api, int index)
     {
         int device;
-        return api.cuDeviceGet(&device, i) == 0 ? $"{i} is {NameOf(api, device)}" : $"{i} can't be asked";
-    }));
+        byte* name = stackalloc byte[NameBytes];
+        return api.cuDeviceGet(&device, index) == 0 && api.cuDeviceGetName(name, NameBytes, device) == 0
+            ? Text(name) : null;
+    }
 
-    private static string NameOf(CudaApi api, int device)
+    private static string Text(byte* name)
     {
-        byte* name = stackalloc byte[256];
-        Succeed(api.cuDeviceGetName(name, 256, device), "cuDeviceGetName");
-        ReadOnlySpan<byte> text = new(name, 256);
-        return Encoding.UTF8.GetString(text[..text.IndexOf((byte)0)]);
+        ReadOnlySpan<byte> text = new(name, NameBytes);
+        int end = text.IndexOf((byte)0);
+        return Encoding.UTF8.GetString(end < 0 ? text : text[..end]);
     }
 
     private static string Version(int version) =>
@@ -219,10 +280,11 @@ internal sealed unsafe class CudaDevice : IDisposable
         Check(Api.cuStreamSynchronize(Stream), "cuStreamSynchronize");
     }
 
+    /// <summary>Gives the device back, in whatever state it is.</summary>
     public void Dispose()
     {
         if (_disposed) return;
-        if (Fault is null) Enter(); // a broken device answers nothing: the process's end frees what it holds
+        _ = Api.cuCtxSetCurrent(_context); // a broken device answers nothing: its context's end frees what it holds
         _ = Api.cuStreamDestroy(Stream);
         _ = Api.cuDevicePrimaryCtxRelease(_device);
         _disposed = true;

@@ -51,13 +51,13 @@ internal enum CudaResult
 /// <summary>The device can't do what was asked: which call, with which result, and what to do about it.</summary>
 public sealed class CudaException : NotSupportedException
 {
-    internal CudaException(string message) : base(message)
-    {
-    }
-
-    private CudaException(string message, CudaResult result) : base(message) => Result = result;
+    internal CudaException(string message, CudaResult result = CudaResult.Success) : base(message) => Result = result;
 
     internal CudaResult Result { get; }
+
+    /// <summary>Whether there is no GPU at all, or no driver that would know of one: nothing that anybody need be told
+    /// who did not ask for one.</summary>
+    internal bool MeansNoGpu => Result == CudaResult.NoDevice;
 
     /// <summary>Whether the process can use the device no more until it is started anew: every later call gives the
     /// same result.</summary>
@@ -86,9 +86,11 @@ public sealed class CudaException : NotSupportedException
     private static string Remedy(CudaResult result) => result switch
     {
         CudaResult.NoDevice =>
-            "No NVIDIA GPU is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use --backend cpu.",
+            "No NVIDIA GPU is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use --backend cpu, or "
+            + "--backend-fallback cpu to go on wherever there is none.",
         CudaResult.OutOfMemory =>
-            "Lower --kv-cache-memory, --max-model-len or --max-num-seqs, or load a smaller quantization.",
+            "Lower --gpu-memory-utilization, --kv-cache-memory, --max-model-len or --max-num-seqs, or load a smaller "
+            + "quantization.",
         CudaResult.UnsupportedPtxVersion or CudaResult.SystemDriverMismatch or CudaResult.CompatNotSupportedOnDevice =>
             "Update the NVIDIA driver, or use --backend cpu.",
         CudaResult.NoBinaryForGpu => "The GPU is older than the kernels (compute capability 8.0): use --backend cpu.",
@@ -98,7 +100,8 @@ public sealed class CudaException : NotSupportedException
         CudaResult.StubLibrary =>
             "The library found is the toolkit's stub: put the driver's folder before it in LD_LIBRARY_PATH.",
         CudaResult.DeviceUnavailable or CudaResult.SystemNotReady =>
-            "Another process holds the GPU alone, or it is starting: look at nvidia-smi.",
+            "Another process holds the GPU alone, or it is starting: look at nvidia-smi, or choose another GPU by "
+            + "--device.",
         CudaResult.OperatingSystem => "The operating system refused: look at the rights to /dev/nvidia*, and at dmesg.",
         CudaResult.IllegalAddress or CudaResult.MisalignedAddress or CudaResult.IllegalInstruction
             or CudaResult.InvalidPc or CudaResult.InvalidAddressSpace or CudaResult.LaunchFailed =>

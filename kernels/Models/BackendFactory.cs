@@ -1,15 +1,22 @@
 using Native.Kernels.Cpu;
+using Native.Kernels.Cuda;
 
 namespace Native.Kernels.Models;
 
 /// <summary>Backends by name.</summary>
 public static class BackendFactory
 {
-    /// <summary>The name that chooses the fastest backend.</summary>
+    /// <summary>The name that chooses the fastest backend: a GPU's where there is one that can be used.</summary>
     public const string Auto = "auto";
 
-    /// <summary>Names that <see cref="Create"/> takes.</summary>
-    public static IReadOnlyList<string> Names { get; } = [Auto, "cpu"];
+    /// <summary>The machine's processors.</summary>
+    public const string Cpu = "cpu";
+
+    /// <summary>An NVIDIA GPU.</summary>
+    public const string Cuda = "cuda";
+
+    /// <summary>Names that <see cref="ModelOptions.Backend"/> takes.</summary>
+    public static IReadOnlyList<string> Names { get; } = [Auto, Cpu, Cuda];
 
     /// <summary>The mistake in a name, as a sentence that begins with the name; null where there is none.</summary>
     public static string? Error(string name) =>
@@ -20,12 +27,25 @@ public static class BackendFactory
     public static long CpuKvBytes(int kvHeads, int headSize, DType type) =>
         CpuKvLayer.BlockBytes(new KvShape(kvHeads, headSize, BlockSize: 1, type));
 
-    /// <summary>Starts the backend that the options name.</summary>
-    /// <exception cref="NotSupportedException">There is no such backend, or it can't run here with these
-    /// options.</exception>
-    public static IBackend Create(ModelOptions options)
+    /// <summary>The backends that are tried one after the other: a later one computes where those before it can't be
+    /// started.</summary>
+    /// <remarks>Auto asks for no GPU, so it goes on with the CPU where none can be used; what only the CPU has
+    /// (<see cref="ModelOptions.Variant"/>) means it. Naming a device asks for a GPU.</remarks>
+    internal static IReadOnlyList<string> Order(ModelOptions options)
     {
-        if (Error(options.Backend) is { } error) throw new NotSupportedException($"the backend is {error}");
+        bool isCpus = options.Variant is not null || options.FloatActivations;
+        if (options.Backend == Cpu || (options.Backend == Auto && options.Device is null && isCpus)) return [Cpu];
+        bool mayFallBack = options.BackendFallback is not null || (options.Backend == Auto && options.Device is null);
+        return mayFallBack ? [Cuda, Cpu] : [Cuda];
+    }
+
+    /// <summary>Starts a backend, <see cref="Cpu"/> or <see cref="Cuda"/>.</summary>
+    /// <exception cref="CudaException">No GPU can be used; the message says why, and what to do.</exception>
+    /// <exception cref="NotSupportedException">The options name no device that is here, or instructions that the
+    /// processor lacks.</exception>
+    internal static IBackend Create(string name, ModelOptions options)
+    {
+        if (name == Cuda) return new CudaBackend(options.Device);
         CpuOptions cpu = new()
         {
             Threads = options.Threads,

@@ -1,3 +1,4 @@
+using Native.Kernels.Cuda;
 using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
@@ -10,13 +11,20 @@ namespace Native.Kernels.Models;
 public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelConfig Config,
     SuggestedSampling Suggested) : IDisposable
 {
+    /// <summary>Why no GPU computes though one was asked for, or is here; null where one does, or none is.</summary>
+    public string? WhyNoGpu { get; private init; }
+
+    /// <summary>Whether a GPU computes.</summary>
+    public bool IsOnGpu => Runner.IsOnGpu;
+
     /// <summary>Loads a model onto the backend that the options name.</summary>
     /// <param name="options">How to load. All invalid values are reported at once.</param>
     /// <param name="progress">Told after each matrix.</param>
     /// <exception cref="FileNotFoundException">Nothing at the path.</exception>
     /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>
     /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer, backend or variant of
-    /// instructions that isn't supported, with those that are.</exception>
+    /// instructions that isn't supported, with those that are; or a device that can't be used
+    /// (<see cref="CudaException"/>).</exception>
     /// <exception cref="ModelOptionsException">The options can't be met.</exception>
     public static LoadedModel Load(ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
@@ -26,11 +34,39 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
         using ModelFile file = ModelFile.Open(options.Path);
         Tokenizer tokenizer = file.OpenTokenizer();
         SuggestedSampling suggested = file.ReadSuggestedSampling();
-        IBackend backend = BackendFactory.Create(options);
+        (ModelRunner runner, string? why) = Load(file, options, progress);
+        return new LoadedModel(runner, tokenizer, file.Config, suggested) { WhyNoGpu = why };
+    }
+
+    /// <summary>Loads onto the first backend that can be started, and has the memory.</summary>
+    private static (ModelRunner Runner, string? WhyNoGpu) Load(
+        ModelFile file, ModelOptions options, IProgress<LoadProgress>? progress)
+    {
+        IReadOnlyList<string> names = BackendFactory.Order(options);
+        string? why = null;
+        for (int i = 0; ; i++)
+        {
+            try
+            {
+                return (Load(file, names[i], options, progress), why);
+            }
+            catch (Exception e) when (i + 1 < names.Count && (e is CudaException or ModelOptionsException))
+            {
+                // Who asked for no GPU need not hear that there is none.
+                bool isExpected = options is { Backend: BackendFactory.Auto, Device: null }
+                    && e is CudaException { MeansNoGpu: true };
+                if (!isExpected) why = e.Message;
+            }
+        }
+    }
+
+    private static ModelRunner Load(
+        ModelFile file, string name, ModelOptions options, IProgress<LoadProgress>? progress)
+    {
+        IBackend backend = BackendFactory.Create(name, options);
         try
         {
-            return new LoadedModel(new ModelRunner(file, backend, options, progress), tokenizer,
-                file.Config, suggested);
+            return new ModelRunner(file, backend, options, progress);
         }
         catch
         {

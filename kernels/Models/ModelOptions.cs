@@ -1,4 +1,5 @@
 using Native.Kernels.Cpu;
+using static System.FormattableString;
 
 namespace Native.Kernels.Models;
 
@@ -26,9 +27,15 @@ public sealed record ModelOptions
     /// activations bring.</summary>
     public DType KvCacheType { get; init; } = DType.F16;
 
-    /// <summary>Bytes for the KV cache. Null: enough for <see cref="MaxSequences"/> of <see cref="MaxModelLength"/>, at
-    /// most 4 GiB (vLLM's CPU default) and half of the free memory.</summary>
+    /// <summary>Bytes for the KV cache. Null: enough for <see cref="MaxSequences"/> of <see cref="MaxModelLength"/>, on
+    /// the CPU at most 4 GiB (vLLM's CPU default) and half of the free memory, on a GPU at most what weights and
+    /// scratch leave of <see cref="GpuMemoryUtilization"/>.</summary>
     public long? KvCacheBytes { get; init; }
+
+    /// <summary>The part of a GPU's memory that may be taken by weights, KV cache, scratch and whatever others hold of
+    /// it, above 0 and at most 1. Default 0.9, as in vLLM: the driver, compiled kernels and what grows with the longest
+    /// context need some too.</summary>
+    public double GpuMemoryUtilization { get; init; } = 0.9;
 
     /// <summary>Tokens one step may compute. Default 512: on a CPU a longer step gains little throughput and stalls
     /// every stream.</summary>
@@ -39,6 +46,14 @@ public sealed record ModelOptions
 
     /// <summary>What computes, by name: one of <see cref="BackendFactory.Names"/>.</summary>
     public string Backend { get; init; } = BackendFactory.Auto;
+
+    /// <summary>Which device of the backend: its number, or a part of its name that only one has, in any case. Null:
+    /// the first that can run the kernels.</summary>
+    public string? Device { get; init; }
+
+    /// <summary>What computes where the backend can't be started: <see cref="BackendFactory.Cpu"/>, or null for
+    /// nothing; loading fails then. <see cref="BackendFactory.Auto"/> needs none.</summary>
+    public string? BackendFallback { get; init; }
 
     /// <summary>Threads that compute; 0 means one for each physical core.</summary>
     public int Threads { get; init; }
@@ -65,7 +80,9 @@ public sealed record ModelOptions
         Within(nameof(MaxBatchedTokens), MaxBatchedTokens, 1, 1 << 16);
         Within(nameof(MaxSequences), MaxSequences, 1, 1 << 14);
         Within(nameof(Threads), Threads, 0, 1024);
-        if (BackendFactory.Error(Backend) is { } error) errors.Add($"Backend is {error}");
+        if (!(GpuMemoryUtilization > 0 && GpuMemoryUtilization <= 1))
+            errors.Add(Invariant($"GpuMemoryUtilization is {GpuMemoryUtilization}, expected above 0 and at most 1."));
+        ValidateBackend(errors);
         if (!Enum.IsDefined(KvCacheType))
             errors.Add($"KvCacheType is {KvCacheType}, expected one of {string.Join(", ", Enum.GetNames<DType>())}.");
         if (MaxBatchedTokens < MaxSequences)
@@ -74,45 +91,95 @@ public sealed record ModelOptions
                 + "decode one token each.");
     }
 
+    private void ValidateBackend(ICollection<string> errors)
+    {
+        if (BackendFactory.Error(Backend) is { } error) errors.Add($"Backend is {error}");
+        if (Device is not null && string.IsNullOrWhiteSpace(Device))
+            errors.Add("Device is empty; it must be a device's number or a part of its name.");
+        if (Device is not null && Backend == BackendFactory.Cpu)
+            errors.Add($"Device is '{Device}', but the cpu backend has no devices.");
+        if (Variant is not null && Backend == BackendFactory.Cuda)
+            errors.Add($"Variant is {Variant}, but only the cpu backend has such instructions.");
+        if (BackendFallback is not (null or BackendFactory.Cpu))
+            errors.Add($"BackendFallback is '{BackendFallback}'; it must be {BackendFactory.Cpu}.");
+    }
+
     /// <summary>Throws if the KV cache would not fit beside the weights. Called before weights are loaded, which may
     /// take minutes.</summary>
     /// <exception cref="ModelOptionsException">There is not that much memory.</exception>
-    internal void CheckKvCache(long freeBytes, long weightBytes)
+    internal void CheckKvCache(IBackend backend, long weightBytes)
     {
-        long free = Math.Max(freeBytes - weightBytes, 0);
+        long free = Math.Max(FreeBytes(backend) - weightBytes, 0);
         if (KvCacheBytes > free)
             throw new ModelOptionsException(
                 $"a KV cache of {KvCacheBytes >> 20} MiB was asked for, but only {free >> 20} MiB of memory are free "
-                + $"beside {weightBytes >> 20} MiB of weights");
+                + $"beside {weightBytes >> 20} MiB of weights{Explain(backend)}");
     }
 
     /// <summary>Length limit and number of blocks for a model, called when its weights are in memory.</summary>
+    /// <param name="config">The model.</param>
+    /// <param name="backend">Whose memory it is.</param>
+    /// <param name="scratchBytes">What is to be left free for the graph.</param>
     /// <exception cref="ModelOptionsException">One sequence of the requested length does not fit.</exception>
-    internal (int MaxModelLength, int BlockCount) FitKvCache(ModelConfig config, IBackend backend)
+    internal (int MaxModelLength, int BlockCount) FitKvCache(ModelConfig config, IBackend backend, long scratchBytes)
     {
-        long blockBytes = config.LayerCount * backend.KvBlockBytes(config.KvShape(BlockSize, KvCacheType)),
-            free = backend.FreeBytes;
+        long blockBytes = config.LayerCount * backend.KvBlockBytes(config.KvShape(BlockSize, KvCacheType));
         int wanted = Math.Min(MaxModelLength ?? config.ContextLength, 1 << 28);
         long BlocksOf(long tokens) => (tokens + BlockSize - 1) / BlockSize;
 
-        CheckKvCache(free, weightBytes: 0);
-        long budget = KvCacheBytes ?? Math.Min(4L << 30, free / 2);
+        long budget = KvBudget(backend, scratchBytes);
         long blocks = Math.Min(budget / blockBytes,
             KvCacheBytes is null ? BlocksOf(wanted) * MaxSequences : long.MaxValue);
         blocks = Math.Min(blocks, int.MaxValue / BlockSize); // slots are 32-bit numbers
         if (blocks < 1)
             throw new ModelOptionsException(
-                $"a KV cache of {budget} bytes holds no block: one of {BlockSize} tokens takes {blockBytes}");
+                $"a KV cache of {budget} bytes holds no block: one of {BlockSize} tokens takes {blockBytes}"
+                + Explain(backend, scratchBytes));
         if (blocks < BlocksOf(wanted))
         {
             if (MaxModelLength is not null)
                 throw new ModelOptionsException(
                     $"a sequence of {wanted} tokens needs {BlocksOf(wanted) * blockBytes >> 20} MiB of KV cache, but "
                     + $"{blocks * blockBytes >> 20} MiB hold {blocks * BlockSize} tokens: lower the length or raise "
-                    + "the cache");
+                    + $"the cache{Explain(backend, scratchBytes)}");
             wanted = (int)(blocks * BlockSize);
         }
         return (wanted, (int)blocks);
+    }
+
+    /// <summary>Bytes that the cache may take. A GPU's memory has no other use: all that is left.</summary>
+    private long KvBudget(IBackend backend, long scratchBytes)
+    {
+        if (backend.Info.DeviceBytes is null)
+        {
+            CheckKvCache(backend, weightBytes: 0);
+            return KvCacheBytes ?? Math.Min(4L << 30, FreeBytes(backend) / 2);
+        }
+        long free = Math.Max(FreeBytes(backend) - scratchBytes, 0);
+        if (KvCacheBytes > free)
+            throw new ModelOptionsException(
+                $"a KV cache of {KvCacheBytes >> 20} MiB was asked for, but weights and scratch leave {free >> 20} MiB"
+                + Explain(backend, scratchBytes));
+        return KvCacheBytes ?? free;
+    }
+
+    /// <summary>Bytes that may still be taken of a backend's memory. What other processes hold of a GPU counts as
+    /// taken.</summary>
+    private long FreeBytes(IBackend backend)
+    {
+        long free = backend.FreeBytes;
+        return backend.Info.DeviceBytes is { } all ? Math.Max(free - (all - (long)(all * GpuMemoryUtilization)), 0)
+            : free;
+    }
+
+    /// <summary>Where the figures of a GPU come from, for messages.</summary>
+    private string Explain(IBackend backend, long scratchBytes = 0)
+    {
+        if (backend.Info.DeviceBytes is not { } all) return "";
+        long free = backend.FreeBytes, kept = all - (long)(all * GpuMemoryUtilization);
+        string scratch = scratchBytes > 0 ? Invariant($"scratch needs {scratchBytes / (double)(1 << 20):0.0}, ") : "";
+        return Invariant($" (of {all >> 20} MiB {free >> 20} are free, {scratch}--gpu-memory-utilization ")
+            + Invariant($"{GpuMemoryUtilization} keeps {kept >> 20} free)");
     }
 }
 

@@ -17,11 +17,12 @@ public sealed class ModelRunner : IModelRunner
         _backend = backend;
         ModelConfig config = file.Config;
         OperandCheck.CheckCacheType(backend.Info, options.KvCacheType); // before weights are loaded, which takes minutes
-        options.CheckKvCache(backend.FreeBytes, file.Tensors.Values.Sum(t => t.ByteLength));
+        options.CheckKvCache(backend, file.Tensors.Values.Sum(t => t.ByteLength));
         var weights = new ModelWeights(file, backend, progress);
         file.CheckUnchanged();
         StepWeightBytes = weights.ByteLength - (weights.Head == weights.Embedding ? 0 : weights.Embedding.ByteLength);
-        (int maxModelLength, int blockCount) = options.FitKvCache(config, backend);
+        long scratchBytes = Transformer.ScratchBytes(config, weights.VocabularySize, backend.Info, options);
+        (int maxModelLength, int blockCount) = options.FitKvCache(config, backend, scratchBytes);
         KvShape shape = config.KvShape(options.BlockSize, options.KvCacheType);
         KvLayer[] cache = [.. Enumerable.Range(0, config.LayerCount)
             .Select(_ => backend.AllocateKv(shape, blockCount))];
@@ -48,6 +49,12 @@ public sealed class ModelRunner : IModelRunner
 
     /// <inheritdoc/>
     public ModelInfo Info { get; }
+
+    /// <summary>Whether a device with a memory of its own computes.</summary>
+    internal bool IsOnGpu => _backend.Info.DeviceBytes is not null;
+
+    /// <inheritdoc/>
+    public Exception? Fault => _backend.Fault;
 
     /// <summary>Bytes of weights that a decode step reads: all, without an embedding that is not the head
     /// too.</summary>

@@ -48,16 +48,31 @@ internal sealed class Transformer : IStepGraph
             };
         }
 
-        Tensor Scratch(int columns) => backend.Allocate(options.MaxBatchedTokens, columns, backend.Info.ScratchType);
-        _x = Scratch(config.HiddenSize);
-        _h = Scratch(config.HiddenSize);
-        _qkv = Scratch((config.Heads + 2 * config.KvHeads) * config.HeadSize);
-        _attended = Scratch(config.Heads * config.HeadSize);
-        _gated = Scratch(config.FeedForwardSize);
+        Tensor[] scratch = [.. Scratch(config, weights.VocabularySize, backend.Info, options)
+            .Select(tensor => backend.Allocate(tensor.Rows, tensor.Columns, tensor.Type))];
+        (_x, _h, _qkv, _attended) = (scratch[0], scratch[1], scratch[2], scratch[3]);
+        (_gated, _last, _logits) = (scratch[4], scratch[5], scratch[6]);
+        _headRows = _last.Rows;
+    }
+
+    /// <summary>Bytes of scratch that a model needs: known before anything is allocated, so that a KV cache that takes
+    /// all of a device's memory leaves them.</summary>
+    public static long ScratchBytes(ModelConfig config, int vocabulary, BackendInfo backend, ModelOptions options) =>
+        Scratch(config, vocabulary, backend, options).Sum(tensor => tensor.ByteLength);
+
+    /// <summary>Shapes of the scratch, in the order of the fields.</summary>
+    private static Tensor[] Scratch(ModelConfig config, int vocabulary, BackendInfo backend, ModelOptions options)
+    {
+        Tensor Of(int rows, int columns) => new(0, rows, columns, backend.ScratchType);
         // All decodes meet the head at once, so that its weights are read once. A scored prompt comes in parts.
-        _headRows = Math.Max(backend.Info.HeadRows, options.MaxSequences);
-        _last = backend.Allocate(_headRows, config.HiddenSize, backend.Info.ScratchType);
-        _logits = backend.Allocate(_headRows, weights.VocabularySize, DType.F32);
+        int tokens = options.MaxBatchedTokens, headRows = Math.Max(backend.HeadRows, options.MaxSequences);
+        return
+        [
+            Of(tokens, config.HiddenSize), Of(tokens, config.HiddenSize),
+            Of(tokens, (config.Heads + 2 * config.KvHeads) * config.HeadSize),
+            Of(tokens, config.Heads * config.HeadSize), Of(tokens, config.FeedForwardSize),
+            Of(headRows, config.HiddenSize), new(0, headRows, vocabulary, DType.F32),
+        ];
     }
 
     /// <inheritdoc/>

@@ -41,6 +41,7 @@ internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
         try
         {
             await Follow(events, request.HasStartSequenceNumber ? request.StartSequenceNumber : null, Send, end.Token);
+            throw RequestException.DeviceLost(engine.Fault!); // whoever calls again is told of the next engine's cache
         }
         catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested
             && lifetime.ApplicationStopping.IsCancellationRequested)
@@ -57,7 +58,7 @@ internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
             SlowReader.WaitAsync(context.GetHttpContext(), responses.WriteAsync(batch, end.Token));
     }
 
-    /// <summary>Tells the events from a number on, for ever.</summary>
+    /// <summary>Tells the events from a number on, until no more will come.</summary>
     /// <param name="events">The engine's.</param>
     /// <param name="start">The first; null to begin with what is cached.</param>
     /// <param name="send">Sends a batch.</param>
@@ -70,7 +71,7 @@ internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
         while (true)
         {
             KvEventBatch batch = new() { SequenceNumber = (ulong)next };
-            bool kept = true;
+            bool kept = true, isOver = events.IsOver; // before the last event is looked for
             while (next < events.Next && batch.Events.Count < MostEvents && (kept = events.TryRead(next, out var read)))
             {
                 batch.Events.Add(EventOf(read, events.BlockSize));
@@ -78,6 +79,7 @@ internal sealed class KvEventStream(IHostApplicationLifetime lifetime)
             }
             if (batch.Events.Count > 0) await Send(batch, send);
             if (!kept) next = await SendContent(events, events.Next - next, send, ct);
+            else if (next == events.Next && isOver) return;
             else if (next == events.Next) await Task.Delay(LookEvery, ct);
         }
     }

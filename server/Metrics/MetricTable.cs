@@ -394,6 +394,7 @@ internal static class MetricTable
         SubmitOutcome.OverQuota => "over_quota",
         SubmitOutcome.Shed => "shed",
         SubmitOutcome.Draining => "draining",
+        SubmitOutcome.Broken => "device_lost",
         _ => "invalid",
     };
 

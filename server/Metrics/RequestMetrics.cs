@@ -12,7 +12,10 @@ namespace Native.Server.Metrics;
 internal sealed class RequestMetrics
 {
     private readonly object _collecting = new();
+    private readonly Dictionary<ICounter, (double Before, double Last)> _counted = []; // of engines before, of this one
     private readonly ModelHost _host;
+    private ServedModel? _collected; // the model of the last collection
+    private bool _isOther; // whether the one being collected is another
 
     /// <param name="host">Whose model is measured.</param>
     /// <param name="vllm">Whether vLLM's names are told too.</param>
@@ -42,6 +45,7 @@ internal sealed class RequestMetrics
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.OverQuota));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Shed));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Draining));
+        CountOf(MetricTable.OutcomeOf(SubmitOutcome.Broken));
         CountOf(MetricTable.OutcomeOf(SubmitOutcome.Invalid));
     }
 
@@ -67,6 +71,8 @@ internal sealed class RequestMetrics
     {
         lock (_collecting) // the engine's ring has one reader
         {
+            _isOther = _host.Model != _collected;
+            _collected = _host.Model;
             string[] vllm = _host.Model is { } model ? MetricTable.VllmLabelsOf(model) : [];
             if (_host.Model is not null)
             {
@@ -120,10 +126,18 @@ internal sealed class RequestMetrics
         else set.AddGauge(exposed);
     }
 
-    private static void Set(MetricSet set, Exposed? exposed, string[] labels, double value, bool isCounter)
+    private void Set(MetricSet set, Exposed? exposed, string[] labels, double value, bool isCounter)
     {
         if (exposed is null) return;
-        if (isCounter) set.Counter(exposed, labels).IncTo(value);
-        else set.Gauge(exposed, labels).Set(value);
+        if (!isCounter)
+        {
+            set.Gauge(exposed, labels).Set(value);
+            return;
+        }
+        ICounter counter = set.Counter(exposed, labels);
+        (double before, double last) = _counted.GetValueOrDefault(counter);
+        if (_isOther && value < last) before += last; // an engine that took another's place counts from 0
+        _counted[counter] = (before, value);
+        counter.IncTo(before + value);
     }
 }

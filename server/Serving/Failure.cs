@@ -36,7 +36,7 @@ internal enum Failure
     /// <summary>As many requests wait as may.</summary>
     QueueFull,
 
-    /// <summary>Loading, draining, or the model could not be loaded.</summary>
+    /// <summary>Loading, draining, the model could not be loaded, or what computes is broken.</summary>
     Unavailable,
 
     /// <summary>The caller's deadline passed, in the queue or later.</summary>
@@ -59,6 +59,9 @@ internal sealed class RequestException(Failure failure, string message, string? 
 
     private const int MaxQuote = 100;
 
+    /// <summary>The code where what computes is broken.</summary>
+    public const string DeviceLostCode = "device_lost";
+
     public Failure Failure { get; } = failure;
 
     /// <summary>The field at fault, in the caller's own spelling.</summary>
@@ -78,6 +81,16 @@ internal sealed class RequestException(Failure failure, string message, string? 
 
     public static RequestException Unsupported(string message, string? param = null) =>
         new(Failure.Unsupported, message, param, "unsupported");
+
+    /// <summary>What computes is broken. A retry may find something else in its place, or another server.</summary>
+    /// <param name="fault">What broke it.</param>
+    /// <param name="hasBegun">Whether a step had the request.</param>
+    public static RequestException DeviceLost(Exception fault, bool hasBegun = false) =>
+        new(Failure.Unavailable, $"What computes is broken: {fault.Message}", code: DeviceLostCode)
+        {
+            RetryAfter = TimeSpan.FromSeconds(1),
+            Dropped = hasBegun ? DroppedReason.Evicted : DroppedReason.NoEndpoints,
+        };
 
     /// <summary>The caller's own words, for a message: their beginning where they are long.</summary>
     public static string Quoted(string words) => Bounded(words, MaxQuote);

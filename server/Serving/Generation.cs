@@ -56,6 +56,7 @@ internal sealed class Generation : IDisposable
     public const string KvCacheExceeded = "kv_cache_exceeded";
 
     private readonly TokenStream _stream;
+    private readonly Engine _engine;
     private readonly OutputParser[] _outputs; // one for each choice
     private readonly bool[] _ended;
     private readonly Action<TimeSpan>? _firstToken;
@@ -64,7 +65,7 @@ internal sealed class Generation : IDisposable
 
     private Generation(TokenStream stream, ServedModel model, TextRequest request, Action<TimeSpan>? firstToken)
     {
-        _stream = stream;
+        (_stream, _engine) = (stream, model.Engine);
         _arrival = request.Tokens.ArrivalTimestamp ?? Stopwatch.GetTimestamp();
         _firstToken = firstToken;
         Ids = request.Tokens.Ids;
@@ -161,6 +162,8 @@ internal sealed class Generation : IDisposable
                 { Dropped = HasBegun ? DroppedReason.Evicted : DroppedReason.ShuttingDown };
             case FinishReason.Cancelled:
                 throw new RequestException(Failure.Cancelled, "The request was cancelled.", code: "cancelled");
+            case FinishReason.Error when _engine.Fault is { } fault:
+                throw RequestException.DeviceLost(fault, HasBegun);
             default:
                 throw new RequestException(Failure.Internal, "The model's computation failed.",
                 code: "step_failed");
@@ -226,6 +229,7 @@ internal sealed class Generation : IDisposable
                 {
                     RetryAfter = refusal.RetryAfter,
                 };
+            case SubmitOutcome.Broken: return RequestException.DeviceLost(model.Engine.Fault!);
             case SubmitOutcome.Draining:
                 return new RequestException(Failure.Unavailable, "The server is shutting down.", code: "draining")
                 {

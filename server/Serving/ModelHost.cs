@@ -19,6 +19,9 @@ internal enum HostState
 
     /// <summary>The model could not be loaded.</summary>
     Failed,
+
+    /// <summary>What computes broke, and nothing takes its place. Only a new process can use it again.</summary>
+    Broken,
 }
 
 /// <summary>The served model and its state, and the request ids in use. Safe from any thread.</summary>
@@ -36,7 +39,10 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
     private const int Late = 10;
 
     private readonly ConcurrentDictionary<string, byte> _ids = new(StringComparer.Ordinal);
+    private readonly Lock _lock = new(); // model, state and fault change together
     private ServedModel? _model;
+    private string? _fault;
+    private bool _isDisposed;
     private int _state = (int)HostState.Loading;
     private TaskCompletionSource _changed = NewSignal();
     private bool _wasServing;
@@ -49,15 +55,18 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
     /// <summary>The model once it is loaded, draining or not.</summary>
     public ServedModel? Model => Volatile.Read(ref _model);
 
-    /// <summary>Whether a request sent now would be served: ready, and the engine's heart beats.</summary>
-    public bool IsServing => State == HostState.Ready && Stall is null;
+    /// <summary>Whether a request sent now would be served: ready, and the engine whole, its heart beating.</summary>
+    public bool IsServing => State == HostState.Ready && Stall is null && Model?.Engine.Fault is null;
+
+    /// <summary>What broke the engine before this one, or this one; null where none is broken.</summary>
+    public string? Fault => Volatile.Read(ref _fault);
 
     /// <summary>What the engine's thread does not come back from; null while its heart beats.</summary>
     public Stall? Stall
     {
         get
         {
-            if (Model?.Engine is not { } engine) return null;
+            if (State is not (HostState.Ready or HostState.Draining) || Model?.Engine is not { } engine) return null;
             long beat = engine.Heartbeat;
             TimeSpan silent = Stopwatch.GetElapsedTime(beat);
             if (silent < stallAfter) return null;
@@ -82,7 +91,7 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
     public string? CheckHeartbeat()
     {
         Stall? stall = Stall, before = Interlocked.Exchange(ref _stall, stall);
-        bool serving = State == HostState.Ready && stall is null;
+        bool serving = IsServing;
         if (serving != _wasServing)
         {
             _wasServing = serving;
@@ -92,17 +101,39 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
         return stall is null ? $"The engine goes on. Before: {before}" : $"The engine is stalled: {stall}";
     }
 
-    /// <summary>Begins to serve <paramref name="model"/>, which is this host's to dispose of.</summary>
+    /// <summary>Begins to serve <paramref name="model"/>, which is this host's to dispose of. One that it had is
+    /// disposed of already.</summary>
     public void Serve(ServedModel model)
     {
-        Volatile.Write(ref _model, model);
-        Interlocked.CompareExchange(ref _state, (int)HostState.Ready, (int)HostState.Loading);
+        lock (_lock)
+        {
+            if (_isDisposed)
+            {
+                model.Dispose(); // the server ended while it was loaded
+                return;
+            }
+            Volatile.Write(ref _model, model);
+            Interlocked.CompareExchange(ref _state, (int)HostState.Ready, (int)HostState.Loading);
+        }
         SignalChange();
     }
 
-    public void Fail()
+    public void Fail() => Enter(HostState.Failed, null);
+
+    /// <summary>The engine is broken.</summary>
+    /// <param name="fault">What the callers are told.</param>
+    /// <param name="isReplaced">Whether another model is being loaded in its place.</param>
+    public void Break(string fault, bool isReplaced) =>
+        Enter(isReplaced ? HostState.Loading : HostState.Broken, fault);
+
+    private void Enter(HostState state, string? fault)
     {
-        Volatile.Write(ref _state, (int)HostState.Failed);
+        lock (_lock)
+        {
+            if (State == HostState.Draining) return; // the end is near whatever happens
+            _fault = fault;
+            Volatile.Write(ref _state, (int)state);
+        }
         SignalChange();
     }
 
@@ -111,7 +142,7 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
     /// <returns>True where everything ended by itself.</returns>
     public Task<bool> DrainAsync(TimeSpan timeout)
     {
-        Volatile.Write(ref _state, (int)HostState.Draining);
+        lock (_lock) Volatile.Write(ref _state, (int)HostState.Draining);
         SignalChange();
         return Model?.Engine.Drain(timeout) ?? Task.FromResult(true);
     }
@@ -124,9 +155,13 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
         switch (State)
         {
             case HostState.Loading:
-                throw new RequestException(Failure.Unavailable, "The model is being loaded; try again in a moment.",
-                    code: "loading")
+                throw new RequestException(Failure.Unavailable, Fault is { } fault
+                    ? $"The model is being loaded onto the CPU; try again in a moment. Before: {fault}"
+                    : "The model is being loaded; try again in a moment.", code: "loading")
                 { RetryAfter = TimeSpan.FromSeconds(1) };
+            case HostState.Broken:
+                throw new RequestException(Failure.Unavailable, $"What computes is broken: {Fault}",
+                    code: RequestException.DeviceLostCode);
             case HostState.Draining:
                 throw new RequestException(Failure.Unavailable, "The server is shutting down.",
                     code: "draining")
@@ -157,7 +192,11 @@ internal sealed class ModelHost(TimeSpan stallAfter) : IDisposable
             "duplicate_request_id");
     }
 
-    public void Dispose() => Model?.Dispose();
+    public void Dispose()
+    {
+        lock (_lock) _isDisposed = true;
+        Model?.Dispose();
+    }
 
     private static TaskCompletionSource NewSignal() => new(TaskCreationOptions.RunContinuationsAsynchronously);
 

@@ -27,9 +27,9 @@ internal sealed record RequestEvents(Action<TimeSpan> FirstToken, Action<SubmitO
             Refused(SubmitOutcome.Invalid);
             throw;
         }
-        catch (RequestException e) when (e.Code == "draining")
+        catch (RequestException e) when (e.Code is "draining" or RequestException.DeviceLostCode)
         {
-            Refused(SubmitOutcome.Draining);
+            Refused(e.Code == "draining" ? SubmitOutcome.Draining : SubmitOutcome.Broken);
             throw;
         }
     }

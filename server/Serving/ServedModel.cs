@@ -37,6 +37,9 @@ internal sealed class ServedModel : IDisposable
     /// <summary>Where it was loaded from, as the server was told; the name where it was told nothing.</summary>
     public string Root { get => field ?? Name; init; }
 
+    /// <summary>As <see cref="Kernels.Models.LoadedModel.WhyNoGpu"/>.</summary>
+    public string? WhyNoGpu { get; init; }
+
     public DateTimeOffset Created { get; }
 
     /// <summary>How a request is sampled that does not say.</summary>

@@ -123,7 +123,7 @@ internal sealed unsafe partial class FakeCuda
     private static int cuMemGetInfo(nuint* free, nuint* total) => Call(fake =>
     {
         *total = (nuint)fake.Options.Devices[fake._device].Bytes;
-        *free = *total - (nuint)fake._memory.Used;
+        *free = *total - (nuint)(fake._memory.Used + fake.Options.Devices[fake._device].TakenBytes);
         return 0;
     });
 
@@ -131,7 +131,8 @@ internal sealed unsafe partial class FakeCuda
     private static int cuMemAllocAsync(ulong* address, nuint bytes, nint stream) => Call(fake =>
     {
         if (bytes == 0) return (int)CudaResult.InvalidValue;
-        long free = fake.Options.Devices[fake._device].Bytes - fake._memory.Used;
+        FakeDevice device = fake.Options.Devices[fake._device];
+        long free = device.Bytes - device.TakenBytes - fake._memory.Used;
         if ((long)bytes > free) return (int)CudaResult.OutOfMemory;
         *address = (ulong)fake._memory.Allocate($"allocation {fake.Count(nameof(cuMemAllocAsync))}", (long)bytes).Data;
         return 0;

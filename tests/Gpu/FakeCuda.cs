@@ -14,6 +14,9 @@ internal sealed record FakeDevice(string Name = "Fake H200", int Capability = 90
     public int SharedBytes { get; init; } = 227 * 1024;
 
     public bool HasPools { get; init; } = true;
+
+    /// <summary>Bytes that other processes hold.</summary>
+    public long TakenBytes { get; init; }
 }
 
 /// <summary>What the fake driver is like.</summary>
@@ -55,7 +58,7 @@ internal sealed unsafe partial class FakeCuda : IDisposable
     {
         s_one.Wait();
         Options = options ?? new();
-        _memory = new DeviceMemory { Capacity = Options.Devices.Count > 0 ? Options.Devices[0].Bytes : 0 };
+        _memory = new DeviceMemory { Capacity = Options.Devices.Select(d => d.Bytes).DefaultIfEmpty().Max() };
         s_current = this;
         CudaApi.Instead = Table();
     }

@@ -286,9 +286,9 @@ public sealed class StepSeamTests
     [Fact]
     public void AnUnknownBackend_IsRefusedWithThoseThatAreHere()
     {
-        ModelOptions options = new() { Path = Demo, Backend = "cuda" };
+        ModelOptions options = new() { Path = Demo, Backend = "npu" };
         string message = Assert.Throws<ModelOptionsException>(() => LoadedModel.Load(options)).Message;
-        Assert.Contains("'cuda'; it must be one of auto, cpu", message);
+        Assert.Contains("'npu'; it must be one of auto, cpu, cuda", message);
         using LoadedModel model = LoadedModel.Load(options with { Backend = "cpu", MaxModelLength = 32 });
         Assert.StartsWith("cpu (", model.Runner.Info.Backend);
     }

@@ -188,6 +188,36 @@ public sealed class EngineTests
         harness.AssertClean();
     }
 
+    [Theory, InlineData(true), InlineData(false)]
+    public void ABrokenRunner_EndsEveryone_AndIsCalledNoMore(bool collects)
+    {
+        using EngineHarness harness = new(new FakeModelRunner(stepsInFlight: collects ? 2 : 1), options:
+            new EngineOptions { Policy = SchedulingPolicy.Fcfs, MaxRunning = 1, MaxBatchedTokens = 64 });
+        Reading running = harness.Submit(Prompt(9, 1)), waiting = harness.Submit(Prompt(5, 4));
+        harness.Turn();
+        void Fault()
+        {
+            harness.Runner.Fault = new InvalidOperationException("the device is lost");
+            throw new IOException("a call failed");
+        }
+        if (collects) harness.Runner.OnCollect = Fault;
+        else harness.Runner.OnLaunch = Fault;
+        harness.Turn();
+        Assert.Equal((FinishReason.Error, FinishReason.Error), (running.Finish(), waiting.Finish()));
+        Assert.Equal("the device is lost", harness.Engine.Fault!.Message);
+        Assert.Equal(1, harness.Engine.Metrics.FailedSteps);
+        Assert.Equal(0, harness.Engine.Metrics.CachedBlocks);
+
+        int steps = harness.Runner.Steps;
+        harness.Runner.OnCollect = harness.Runner.OnLaunch = null;
+        Assert.Equal(SubmitOutcome.Broken, harness.Engine.Submit(new GenerationRequest { Ids = Prompt(4) }, out _));
+        Assert.False(harness.Turn());
+        Assert.Equal(steps, harness.Runner.Steps);
+        harness.AssertClean();
+        Assert.True(harness.Engine.Drain(TimeSpan.FromHours(1)) is { } drained && !harness.Turn()
+            && drained.IsCompletedSuccessfully);
+    }
+
     [Fact]
     public void AFailedStep_FailsEveryChoiceOfARequest_ThatHasNotForked()
     {

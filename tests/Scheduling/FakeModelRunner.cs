@@ -77,6 +77,9 @@ internal sealed class FakeModelRunner : IModelRunner
     /// <summary>Called before a step is collected; where it throws, all that are in flight are dropped.</summary>
     public Action? OnCollect { get; set; }
 
+    /// <summary>What broke it for good.</summary>
+    public Exception? Fault { get; set; }
+
     /// <summary>What a batch contradicted; the engine catches exceptions, so they are kept here.</summary>
     public List<string> Violations { get; } = [];
 

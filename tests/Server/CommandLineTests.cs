@@ -22,8 +22,38 @@ public sealed class CommandLineTests
     {
         Parse(["--backend", "cpu"], out ServerOptions options, out _, out _);
         Assert.Equal("cpu", options.ToModelOptions("m.gguf").Backend);
-        Assert.Equal(2, Parse(["--backend", "cuda"], out _, out _, out string error));
-        Assert.Contains("--backend is 'cuda'; it must be one of auto, cpu.", error);
+        Assert.Equal(2, Parse(["--backend", "npu"], out _, out _, out string error));
+        Assert.Contains("--backend is 'npu'; it must be one of auto, cpu, cuda.", error);
+    }
+
+    [Fact]
+    public void WhatAGpuIsTold_ReachesTheLoader()
+    {
+        string[] args = ["--backend", "CUDA", "--device", "H200", "--backend-fallback", "CPU",
+            "--gpu-memory-utilization", "0.5"];
+        Assert.Null(Parse(args, out ServerOptions options, out _, out _));
+        ModelOptions told = options.ToModelOptions("m.gguf");
+        Assert.Equal(("cuda", "H200", "cpu", 0.5),
+            (told.Backend, told.Device, told.BackendFallback, told.GpuMemoryUtilization));
+        Assert.Null(Parse(["--backend-fallback", "none"], out options, out _, out _));
+        Assert.Equal(new ServerOptions(), options);
+    }
+
+    [Theory]
+    [InlineData("--device is '1', but --backend cpu has no devices.", "--backend", "cpu", "--device", "1")]
+    [InlineData("--device is empty", "--device", " ")]
+    [InlineData("--device has no value", "--device")]
+    [InlineData("--backend-fallback is 'cuda'; it must be one of none, cpu.", "--backend-fallback", "cuda")]
+    [InlineData("--gpu-memory-utilization is 0; it must be above 0", "--gpu-memory-utilization", "0")]
+    [InlineData("--gpu-memory-utilization is -0.1; it must be above 0", "--gpu-memory-utilization", "-0.1")]
+    [InlineData("--gpu-memory-utilization is 1.01; it must be above 0", "--gpu-memory-utilization", "1.01")]
+    [InlineData("--gpu-memory-utilization is 'NaN'; it must be a number above 0", "--gpu-memory-utilization", "NaN")]
+    [InlineData("--gpu-memory-utilization is '90%'; it must be a number above 0", "--gpu-memory-utilization", "90%")]
+    [InlineData("--gpu-memory-utilization is '1e999'; it must be", "--gpu-memory-utilization", "1e999")]
+    public void WhatNoGpuCanBeTold_IsRefused(string expected, params string[] args)
+    {
+        Assert.Equal(CommandLine.Misused, Parse(args, out _, out _, out string error));
+        Assert.Contains(expected, error);
     }
 
     [Fact]

@@ -59,6 +59,26 @@ public sealed class KvEventsTests
     }
 
     [Fact]
+    public async Task ABrokenDevice_ClearsTheCache_AndEndsTheCall()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(new() { CacheEvents = true });
+        await Generate(server, "abcdefgh");
+        using AsyncServerStreamingCall<KvEventBatch> call = Subscribe(server, null);
+        Assert.Equal(3, (await Next(call)).Events.Count);
+        server.Runner.Fault = new InvalidOperationException("the device is lost");
+        RpcException lost = await Assert.ThrowsAsync<RpcException>(() => Generate(server, "abcdefgh!"));
+        Assert.Equal((StatusCode.Unavailable, "What computes is broken: the device is lost"),
+            (lost.StatusCode, lost.Status.Detail));
+        KvEventBatch? last = null;
+        RpcException over = await Assert.ThrowsAsync<RpcException>(async () =>
+        {
+            while (true) last = await Next(call);
+        });
+        Assert.Equal(StatusCode.Unavailable, over.StatusCode);
+        Assert.NotNull(Assert.Single(last!.Events).AllBlocksCleared);
+    }
+
+    [Fact]
     public async Task TheServersEnd_EndsTheCall_AndTooManyCallsAreRefused()
     {
         RunningServer server = await RunningServer.StartAsync(new() { CacheEvents = true });

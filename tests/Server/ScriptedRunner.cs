@@ -62,6 +62,9 @@ internal sealed class ScriptedRunner : IModelRunner
     /// <summary>How the row sampled last was to be sampled.</summary>
     public RowSampling LastSampling { get; private set; }
 
+    /// <summary>What broke it for good, if anything did.</summary>
+    public Exception? Fault { get; set; }
+
     /// <summary>Steps begun.</summary>
     public int Steps => Volatile.Read(ref _steps);
 
@@ -87,6 +90,7 @@ internal sealed class ScriptedRunner : IModelRunner
     {
         Interlocked.Increment(ref _steps);
         Gate.Wait();
+        if (Fault is not null) throw Fault;
         if (StepTime > TimeSpan.Zero) Thread.Sleep(StepTime);
         _sampled = new SampledToken[batch.SampleRows.Length];
         _alternatives = new TokenLogprob[batch.AlternativeCount];
