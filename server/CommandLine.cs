@@ -124,9 +124,10 @@ internal static partial class CommandLine
         new("Compute", "--threads", "N",
             "Worker threads. More than there are cores only wait for each other. Default: one for each physical core.",
             (o, v) => o with { Threads = Int(v) }),
-        new("Compute", "--kv-cache-dtype", "auto|f16|bf16|f32|q8_0",
+        new("Compute", "--kv-cache-dtype", "auto|f16|bf16|f32|q8_0|fp8",
             "Element type of the KV cache. q8_0 takes 53 % of f16's memory and reads, at some loss of "
-            + "accuracy; f32 doubles both, for exact comparisons. Default: auto, which is "
+            + "accuracy; fp8 half of them on GPUs from compute capability 8.9 on, at more; f32 doubles both, for exact "
+            + "comparisons. Default: auto, which is "
             + $"{Name(Defaults.KvCacheType)}.",
             (o, v) => o with { KvCacheType = KvType(v) }),
         new("Compute", "--kv-cache-memory", "BYTES",
@@ -362,7 +363,7 @@ internal static partial class CommandLine
 
     private static string Name(Enum value) => value.ToString().ToLowerInvariant();
 
-    private static DType KvType(string text) => Choice(text, "auto", "f16", "bf16", "f32", "q8_0") switch
+    private static DType KvType(string text) => Choice(text, "auto", "f16", "bf16", "f32", "q8_0", "fp8") switch
     {
         "auto" => DType.F16,
         string name => Enum.Parse<DType>(name, ignoreCase: true),

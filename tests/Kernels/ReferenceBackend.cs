@@ -77,6 +77,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
 
     public KvLayer AllocateKv(KvShape shape, int blocks)
     {
+        OperandCheck.CheckCacheType(Info, shape.Type);
         Paged layer = new(shape, Allocate(blocks, Columns(shape), shape.Type), Allocate(blocks, Columns(shape), shape.Type));
         _layers.Add(layer);
         return layer;

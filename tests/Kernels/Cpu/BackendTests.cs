@@ -6,80 +6,12 @@ using Native.Kernels.Sampling;
 
 namespace Native.Tests.Kernels.Cpu;
 
-public sealed unsafe class BackendTests
+public sealed class BackendTests : BackendContract
 {
-    public static TheoryData<TensorType> Formats() => MatMulTests.Formats();
+    private protected override IBackend CreateBackend() => new CpuBackend(new CpuOptions { Threads = 2 });
 
-    private static Batch Step(int[] ids, int[] rows)
-    {
-        return new Batch
-        {
-            TokenIds = ids,
-            Positions = Enumerable.Range(0, ids.Length).ToArray(),
-            SlotMapping = Enumerable.Range(0, ids.Length).ToArray(),
-            QueryStarts = new[] { 0, ids.Length },
-            ContextLengths = new[] { ids.Length },
-            BlockTables = new[] { 0 },
-            BlockTableStride = 1,
-            SampleRows = rows,
-            Sampling = new RowSampling[rows.Length],
-        };
-    }
-
-    [Theory, MemberData(nameof(Formats))]
-    public void Embed_IsExactlyTheFormatsValues(TensorType type)
-    {
-        const int Rows = 37, Columns = 512;
-        using GuardedMemory<byte> weights = MatMulTests.Weights(type, Rows, Columns, 1);
-        TensorView view = MatMulTests.View(weights, type, Rows, Columns);
-        using var backend = new CpuBackend(new CpuOptions { Threads = 2 });
-        Matrix table = backend.Load([view]);
-        int[] ids = [.. Enumerable.Range(0, Rows).Reverse()];
-        backend.Begin(Step(ids, []));
-        Tensor x = backend.Allocate(Rows, Columns, DType.F32);
-        float[] expected = new float[Columns];
-        foreach (float scale in (float[])[1, 22.627417f])
-        {
-            backend.Embed(table, scale, x);
-            for (int t = 0; t < Rows; t++)
-            {
-                view.DecodeRow(ids[t], expected);
-                for (int k = 0; k < Columns; k++)
-                    Assert.Equal(BitConverter.SingleToInt32Bits(expected[k] * scale), BitConverter.SingleToInt32Bits(((float*)x.Address)[t * Columns + k]));
-            }
-        }
-    }
-
-    [Fact]
-    public void ShapesThatDisagree_AreToldWithTheirNumbers()
-    {
-        using GuardedMemory<byte> weights = MatMulTests.Weights(TensorType.Q4_0, 32, 64, 1);
-        TensorView view = MatMulTests.View(weights, TensorType.Q4_0, 32, 64);
-        using var backend = new CpuBackend(new CpuOptions { Threads = 1 });
-        Matrix w = backend.Load([view]);
-        Tensor x = backend.Allocate(2, 64, DType.F32), y = backend.Allocate(2, 32, DType.F32);
-        Assert.Contains("[3, 64]", Assert.Throws<ArgumentException>(() => backend.MatMul(backend.Allocate(3, 64, DType.F32), w, default, y)).Message);
-        Assert.Throws<ArgumentException>(() => backend.MatMul(y, w, default, y));
-        Assert.Throws<ArgumentException>(() => backend.MatMul(x, w, y, y));
-        Assert.Throws<ArgumentException>(() => backend.MatMul(x with { Type = DType.F16 }, w, default, y));
-        Assert.Throws<ArgumentException>(() => backend.Load([]));
-        Assert.Throws<ArgumentException>(() => backend.Load([view with { ByteLength = view.ByteLength - 1 }]));
-        Assert.Throws<ArgumentException>(() => backend.Load([view, view with { Columns = 32, Rows = 64 }]));
-        Assert.Contains("Q4_0", Assert.Throws<NotSupportedException>(() => backend.Load([view with { Type = TensorType.IQ1_S }])).Message);
-        backend.Begin(Step([32], []));
-        Assert.Throws<ArgumentException>(() => backend.Embed(w, 1, backend.Allocate(1, 64, DType.F32)));
-    }
-
-    [Theory, InlineData(TensorType.Q8_0), InlineData(TensorType.Q4_K), InlineData(TensorType.F16), InlineData(TensorType.F32)]
-    public void AScaleThatIsNotANumber_IsRefusedAtLoad(TensorType type)
-    {
-        using GuardedMemory<byte> weights = MatMulTests.Weights(type, 4, 256, 1);
-        int at = (int)weights.Count / 2; // a block begins there
-        if (type == TensorType.F32) System.Runtime.InteropServices.MemoryMarshal.Write(weights.Span[at..], float.NaN);
-        else System.Runtime.InteropServices.MemoryMarshal.Write(weights.Span[at..], Half.PositiveInfinity);
-        using var backend = new CpuBackend(new CpuOptions { Threads = 1 });
-        Assert.Contains("weights", Assert.Throws<InvalidDataException>(() => backend.Load([MatMulTests.View(weights, type, 4, 256)])).Message);
-    }
+    /// <summary>Activations have eight bits.</summary>
+    private protected override double ProductTolerance => 0.01;
 
     [Fact]
     public void WrongOptions_AreToldTogether()
