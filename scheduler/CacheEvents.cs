@@ -53,7 +53,7 @@ public sealed class CacheEvents
     private readonly int[] _blockTokens; // [block, token]
 
     private PaddedLong _next;
-    private bool _isOver;
+    private int _isOver;
 
     /// <param name="blockCount">Blocks there are.</param>
     /// <param name="blockSize">Tokens of a block.</param>
@@ -88,7 +88,7 @@ public sealed class CacheEvents
     public long Next => Volatile.Read(ref _next.Value);
 
     /// <summary>Whether no event will come any more: the engine is broken. Any thread.</summary>
-    public bool IsOver => Volatile.Read(ref _isOver);
+    public bool IsOver => Volatile.Read(ref _isOver) != 0;
 
     /// <summary>Blocks there are, for <see cref="TryReadBlock"/>.</summary>
     public int BlockCount => _versions.Length;
@@ -185,7 +185,7 @@ public sealed class CacheEvents
     }
 
     /// <summary>No event will come any more. The engine thread's.</summary>
-    internal void End() => Volatile.Write(ref _isOver, true);
+    internal void End() => Volatile.Write(ref _isOver, 1);
 
     private int Open()
     {
