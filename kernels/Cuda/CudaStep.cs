@@ -41,8 +41,8 @@ internal unsafe struct StepHeader
 
 /// <summary>One of the steps that may be in flight: its input in pinned memory, which goes up by one copy, and its
 /// results in pinned memory, which may be read once <see cref="Done"/> was waited for.</summary>
-/// <remarks>The device has one place for all steps' input: the stream copies a step's there when the one before has run.
-/// </remarks>
+/// <remarks>The device has one place for all steps' input: the stream copies a step's there when the one before has
+/// run.</remarks>
 /// <param name="device">The device.</param>
 /// <param name="memory">Where the input goes on the device.</param>
 internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : IDisposable

@@ -16,7 +16,8 @@ public sealed class ModelRunner : IModelRunner
     {
         _backend = backend;
         ModelConfig config = file.Config;
-        OperandCheck.CheckCacheType(backend.Info, options.KvCacheType); // before weights are loaded, which takes minutes
+        // Before weights are loaded, which takes minutes.
+        OperandCheck.CheckCacheType(backend.Info, options.KvCacheType);
         options.CheckKvCache(backend, file.Tensors.Values.Sum(t => t.ByteLength));
         var weights = new ModelWeights(file, backend, progress);
         file.CheckUnchanged();

@@ -99,7 +99,7 @@ public sealed unsafe class CudaAttentionTests
             int[] slots = [.. positions.Select(position => table[position / size] * size + position % size)];
             ulong Norm(float[] norm) =>
                 shape.Norms ? (ulong)memory.Allocate<float>("norm", norm).Data : 0;
-            return TestStep.Bytes(new Attention
+            return TestStep.Bytes(ArgumentsOf(shape) with
             {
                 Step = new TestStep(memory)
                 {
@@ -116,17 +116,6 @@ public sealed unsafe class CudaAttentionTests
                 Values = (ulong)values.Data,
                 Partials = (ulong)partials.Data,
                 Y = (ulong)y.Data,
-                Heads = (uint)shape.Heads,
-                KvHeads = (uint)shape.KvHeads,
-                Size = (uint)shape.Size,
-                Pairs = (uint)shape.Pairs,
-                Interleaved = shape.Interleaved ? 1u : 0,
-                BlockSize = (uint)shape.BlockSize,
-                Parts = (uint)parts,
-                Window = (uint)shape.Window,
-                Scale = 1 / MathF.Sqrt(shape.Size),
-                SoftCap = shape.SoftCap,
-                NormEpsilon = 1e-5f,
             });
         }
         Dim3 Heads(int count) => new(count + 1, (shape.Heads + 2 * shape.KvHeads + 3) / 4);
@@ -148,6 +137,22 @@ public sealed unsafe class CudaAttentionTests
         module.Launch("Combine", new(rows + 1, shape.Heads), new(256), [step], options: options);
         return new Span<float>(y.Data, rows * shape.Heads * shape.Size).ToArray();
     }
+
+    /// <summary>What of a kernel's arguments is no address.</summary>
+    private static Attention ArgumentsOf(Case shape) => new()
+    {
+        Heads = (uint)shape.Heads,
+        KvHeads = (uint)shape.KvHeads,
+        Size = (uint)shape.Size,
+        Pairs = (uint)shape.Pairs,
+        Interleaved = shape.Interleaved ? 1u : 0,
+        BlockSize = (uint)shape.BlockSize,
+        Parts = (uint)(shape.Tokens + 255) / 256,
+        Window = (uint)shape.Window,
+        Scale = 1 / MathF.Sqrt(shape.Size),
+        SoftCap = shape.SoftCap,
+        NormEpsilon = 1e-5f,
+    };
 
     private static (float Sine, float Cosine) Angle(Case shape, int position, int i)
     {

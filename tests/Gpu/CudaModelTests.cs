@@ -2,6 +2,7 @@ using System.Text.Json;
 using Native.Kernels;
 using Native.Kernels.Cuda;
 using Native.Kernels.Models;
+using Native.Tests.Gpu.Machine;
 using Native.Tests.Kernels;
 using Native.Tests.Scheduling;
 
@@ -78,8 +79,8 @@ public sealed class BackendContractCudaTests : BackendContract, IDisposable
     }
 }
 
-/// <summary>The engine over the cuda backend on the PTX machine: a request's bits are the same in any company, each time
-/// with another order of warps and blocks, and with graphs recorded or not.</summary>
+/// <summary>The engine over the cuda backend on the PTX machine: a request's bits are the same in any company, each
+/// time with another order of warps and blocks, and with graphs recorded or not.</summary>
 [Collection(nameof(FakeCuda))]
 public sealed class RealModelCudaTests : RealModelBits, IDisposable
 {
@@ -89,7 +90,8 @@ public sealed class RealModelCudaTests : RealModelBits, IDisposable
     protected override LoadedModel Load(ModelOptions options)
     {
         int load = _loads++;
-        _fake.Options = _fake.Options with { Launch = Machine.MachineRun.Orders[load % Machine.MachineRun.Orders.Length] };
+        LaunchOptions[] orders = MachineRun.Orders;
+        _fake.Options = _fake.Options with { Launch = orders[load % orders.Length] };
         using ModelFile file = ModelFile.Open(options.Path);
         CudaBackend backend = new(graphs: load % 3 != 1);
         return new LoadedModel(new ModelRunner(file, backend, options), file.OpenTokenizer(), file.Config,

@@ -16,7 +16,10 @@ internal sealed unsafe class TestStep(DeviceMemory memory)
 
     public int[] Last { init => _header.Last = In("last", value); }
 
-    public int[] Positions { init => (_header.Positions, _header.Tokens) = (In("positions", value), (uint)value.Length); }
+    public int[] Positions
+    {
+        init => (_header.Positions, _header.Tokens) = (In("positions", value), (uint)value.Length);
+    }
 
     public int[] Slots { init => _header.Slots = In("slots", value); }
 
