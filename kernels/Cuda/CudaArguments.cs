@@ -16,7 +16,7 @@ internal struct Product
 internal struct Attention
 {
     public ulong Step, Qkv, QueryNorm, KeyNorm, Keys, Values, Partials, Y;
-    public uint Heads, KvHeads, Size, Rope, Pairs, Interleaved, BlockSize, Parts, Window;
+    public uint Heads, KvHeads, Size, Rope, Pairs, Interleaved, BlockSize, Parts, Window, First;
     public float Scale, SoftCap, NormEpsilon;
 }
 

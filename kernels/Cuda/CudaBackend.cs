@@ -76,6 +76,10 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public BackendInfo Info { get; }
 
+    /// <summary>Bytes that parts of attention may take: rows that need more are computed in turn. A row of 32 heads of
+    /// 128 elements in a context of 32k needs 2 MiB.</summary>
+    public long PartialBytes { get; init; } = 64 << 20;
+
     /// <inheritdoc/>
     public long FreeBytes => _device.Memory.Free;
 
@@ -394,7 +398,9 @@ internal sealed unsafe class CudaBackend : IBackend
         if (shape.HeadSize > MostHeadSize)
             throw new ArgumentException($"heads of {shape.HeadSize} elements, at most {MostHeadSize}", nameof(shape));
         CheckFloats(y, _shape.Tokens, shape.Heads * shape.HeadSize, nameof(y));
-        Reserve(_partials, 4L * _shape.Tokens * shape.Heads * _parts * (shape.HeadSize + 2));
+        long rowBytes = 4L * shape.Heads * _parts * (shape.HeadSize + 2);
+        int atOnce = (int)Math.Clamp(PartialBytes / rowBytes, 1, _shape.Tokens);
+        Reserve(_partials, atOnce * rowBytes);
         Attention attention = new()
         {
             Step = _step.Header,
@@ -423,8 +429,13 @@ internal sealed unsafe class CudaBackend : IBackend
         int type = (int)layer.Shape.Type;
         _functions.Store[type].Launch((tokens, (all + AttendWarps - 1) / AttendWarps, 1), (128, 1, 1), 0, arguments);
         uint shares = (attention.Parts + AttendWarps - 1) / AttendWarps;
-        _functions.Attend[type].Launch((tokens, attention.Heads, shares), (128, 1, 1), 0, arguments);
-        _functions.Combine.Launch((tokens, attention.Heads, 1), (256, 1, 1), 0, arguments);
+        for (int first = 0; first < _shape.Tokens; first += atOnce)
+        {
+            attention.First = (uint)first;
+            uint rows = (uint)Math.Min(atOnce, _shape.Tokens - first);
+            _functions.Attend[type].Launch((rows, attention.Heads, shares), (128, 1, 1), 0, arguments);
+            _functions.Combine.Launch((rows, attention.Heads, 1), (256, 1, 1), 0, arguments);
+        }
     }
 
     /// <inheritdoc/>

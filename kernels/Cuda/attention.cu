@@ -16,9 +16,10 @@ struct Attention {
   const float* keyNorm;   // [size] or null
   u8* keys;               // [blocks, kvHeads, blockSize, row bytes]
   u8* values;             // likewise
-  float* partials;        // [tokens, heads, parts, size + 2]: sums of values, greatest logit, sum of weights
+  float* partials;        // [rows here, heads, parts, size + 2]: sums of values, greatest logit, sum of weights
   float* y;               // [tokens, heads * size]
   u32 heads, kvHeads, size, rope, pairs, interleaved, blockSize, parts, window;
+  u32 first; // row of AttendPart and Combine: partials have room for some rows at a time
   float scale, softCap, normEpsilon;
 };
 
@@ -125,7 +126,7 @@ template <typename Type> DEVICE void StoreHead(const Attention& a) {
 // One part of one row's head.
 template <typename Type> DEVICE void AttendPart(const Attention& a) {
   SHARED static float queries[AttendWarps][256];
-  u32 token = BlockX(), head = BlockY(), part = __nvvm_read_ptx_sreg_ctaid_z() * AttendWarps + Warp();
+  u32 token = a.first + BlockX(), head = BlockY(), part = __nvvm_read_ptx_sreg_ctaid_z() * AttendWarps + Warp();
   if (token >= a.step->tokens) return;
   u32 end = a.step->positions[token] + 1, begin = a.window && end > a.window ? end - a.window : 0;
   u32 from = part * Part, to = from + Part < end ? from + Part : end;
@@ -170,7 +171,7 @@ template <typename Type> DEVICE void AttendPart(const Attention& a) {
       }
     }
   }
-  float* partial = a.partials + (((u64)token * a.heads + head) * a.parts + part) * (a.size + 2);
+  float* partial = a.partials + (((u64)BlockX() * a.heads + head) * a.parts + part) * (a.size + 2);
 #pragma unroll
   for (int e = 0; e < MostElements; e++)
     if (e * WarpSize + Lane() < a.size) partial[e * WarpSize + Lane()] = sums[e];
@@ -182,12 +183,12 @@ template <typename Type> DEVICE void AttendPart(const Attention& a) {
 
 // Adds a row's parts, a block for each row and head.
 KERNEL(256) Combine(Attention a) {
-  u32 token = BlockX(), head = BlockY(), i = Thread();
+  u32 token = a.first + BlockX(), head = BlockY(), i = Thread();
   if (i >= a.size || token >= a.step->tokens) return;
   u32 end = a.step->positions[token] + 1, begin = a.window && end > a.window ? end - a.window : 0;
   float sum = 0, most = -__builtin_inff(), weights = 0;
   for (u32 part = begin / Part; part * Part < end; part++) {
-    const float* partial = a.partials + (((u64)token * a.heads + head) * a.parts + part) * (a.size + 2);
+    const float* partial = a.partials + (((u64)BlockX() * a.heads + head) * a.parts + part) * (a.size + 2);
     float other = partial[a.size], greatest = other > most ? other : most;
     float mine = Exp(most - greatest), its = Exp(other - greatest);
     sum = sum * mine + partial[i] * its;

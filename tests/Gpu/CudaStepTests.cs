@@ -182,6 +182,25 @@ public sealed class CudaStepTests : StepSeam, IDisposable
         }
     }
 
+    /// <summary>Where the parts of attention have room for a row or two, rows are computed in turn.</summary>
+    [Fact]
+    public void RowsInTurn_HaveTheBitsOfRowsAtOnce()
+    {
+        List<SampledToken>[] outputs = new List<SampledToken>[2];
+        for (int run = 0; run < 2; run++)
+        {
+            using ModelRunner runner = StepSeamTests.Open(
+                run == 0 ? new CudaBackend() : new CudaBackend { PartialBytes = 2500 }, maxSequences: 8);
+            Decodes decodes = new(runner, 5);
+            for (int i = 0; i < 4; i++) decodes.Step();
+            outputs[run] = decodes.Output;
+            _fake.Kernels.Clear();
+            decodes.Step();
+            Assert.Equal((run == 0 ? 1 : 8 / 2) * Layers(), _fake.Kernels["Combine"].Launches);
+        }
+        Assert.Equal(outputs[0], outputs[1]);
+    }
+
     /// <summary>A place's history grows by a token a step; one that is another's begins anew. Both are what a history
     /// that is counted whole gives.</summary>
     [Fact]
