@@ -190,7 +190,7 @@ public sealed class CudaStepTests : StepSeam, IDisposable
         for (int run = 0; run < 2; run++)
         {
             using ModelRunner runner = StepSeamTests.Open(
-                run == 0 ? new CudaBackend() : new CudaBackend { PartialBytes = 2500 }, maxSequences: 8);
+                run == 0 ? new CudaBackend() : new CudaBackend { PartialBytes = 1700 }, maxSequences: 8);
             Decodes decodes = new(runner, 5);
             for (int i = 0; i < 4; i++) decodes.Step();
             outputs[run] = decodes.Output;
