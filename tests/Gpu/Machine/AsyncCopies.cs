@@ -16,6 +16,7 @@ internal sealed unsafe partial class Warp
         public long Target;
         public MemoryRange Source;
         public long SourceOffset;
+        public ulong Since;
         public UInt128 Value;
         public bool HasLanded;
     }
@@ -25,6 +26,7 @@ internal sealed unsafe partial class Warp
     public static void ExecuteCopyAsync(Warp warp, Op* op, uint active)
     {
         int bytes = op->Count;
+        ulong since = warp.Block.Launch.Advance();
         for (uint rest = active; rest != 0; rest &= rest - 1)
         {
             int lane = BitOperations.TrailingZeroCount(rest);
@@ -34,6 +36,7 @@ internal sealed unsafe partial class Warp
             int taken = op->C < 0 ? bytes : (int)Math.Min((uint)bytes, warp.Value<uint>(op->C, lane));
             if (op->IsNegatedA && (*(uint*)(warp.Registers + op->E) >> lane & 1) != 0) taken = 0; // ignore-src
             AsyncCopy copy = new() { Lane = lane, Group = warp._group[lane], Bytes = bytes, Taken = taken };
+            copy.Since = since;
             copy.Op = (int)(op - warp.Kernel.Ops);
             copy.Target = target;
             if (taken > 0)
@@ -45,9 +48,7 @@ internal sealed unsafe partial class Warp
                     warp.Throw(op, lane, cause);
                 copy.Value = Take(copy);
             }
-            if (shared.Any(target, bytes, MemoryRange.InFlight))
-                throw warp.Fault(op, lane, FaultKind.AsyncCopy,
-                    $"copies to byte {target} of shared memory while another copy to it is in flight");
+            if (shared.WhyNotWritable("copies to", "another copy", target, bytes) is { } why) warp.Throw(op, lane, why);
             if (shared.Stamp(warp, lane, target, bytes, strong: false, null) is { } race) warp.Throw(op, lane, race);
             shared.Fly(target, bytes);
             if (warp.LandsAtOnce()) warp.Land(ref copy);
@@ -73,13 +74,9 @@ internal sealed unsafe partial class Warp
         return value;
     }
 
-    /// <summary>The bytes arrive: if the source is not what it was, somebody wrote it meanwhile.</summary>
+    /// <summary>The bytes arrive.</summary>
     private void Land(ref AsyncCopy copy)
     {
-        if (copy.Taken > 0 && Take(copy) != copy.Value)
-            throw Fault(Kernel.Ops + copy.Op, copy.Lane, FaultKind.AsyncCopy,
-                $"the source at byte {copy.SourceOffset} of {copy.Source.Name} was changed while its copy was in "
-                + "flight");
         UInt128 value = copy.Value;
         Unsafe.CopyBlockUnaligned(Block.Shared.Data + copy.Target, (byte*)&value, (uint)copy.Bytes);
         copy.HasLanded = true;
@@ -108,6 +105,8 @@ internal sealed unsafe partial class Warp
     private void Complete(ref AsyncCopy copy)
     {
         if (!copy.HasLanded) Land(ref copy);
+        if (copy.Taken > 0 && copy.Source.ChangedSince(copy.Since, copy.SourceOffset, copy.Taken) is { } cause)
+            Throw(Kernel.Ops + copy.Op, copy.Lane, cause);
         Block.Shared.Land(copy.Target, copy.Bytes, StampOf(copy.Lane));
         Block.BytesInFlight -= copy.Bytes;
     }

@@ -99,9 +99,12 @@ internal sealed class Block : IDisposable
                 throw copy.Warp.FaultOf(copy, "the block ends while this copy to its shared memory is on its way");
     }
 
-    /// <summary>Moves the bytes of a copy.</summary>
+    /// <summary>Moves the bytes of a copy, whose source must be as it was.</summary>
     public unsafe void Land(BulkCopy copy)
     {
+        foreach ((MemoryRange? source, long from, _, _, int bytes) in copy.Pieces)
+            if (source?.ChangedSince(copy.Since, from, bytes) is { } cause)
+                throw copy.Warp.FaultOf(copy, cause.What);
         foreach ((MemoryRange? source, long from, MemoryRange target, long to, int bytes) in copy.Pieces)
         {
             Span<byte> into = new(target.Data + to, bytes);
@@ -111,6 +114,11 @@ internal sealed class Block : IDisposable
         BytesInFlight -= copy.Bytes;
         Launch.Progress++;
     }
+
+    /// <summary>What mbarriers lack that somebody asked for in vain.</summary>
+    public string WhatIsAwaited() => string.Concat(MemoryBarriers.Where(at => at.Value.Polls > 0).OrderBy(at => at.Key)
+        .Select(at => $"; the mbarrier at byte {at.Key} of shared memory lacks {at.Value.Pending} of {at.Value.Count} "
+            + $"arrivals and {at.Value.Bytes} bytes in phase {at.Value.Phase}"));
 
     /// <summary>Lets each warp run for a while. False where none could.</summary>
     public bool Turn()
@@ -132,8 +140,8 @@ internal sealed class Block : IDisposable
             int quantum = Launch.Options.Quantum;
             if (++warp.Turns > Launch.Options.MostTurns)
                 throw new GpuFault(FaultKind.Deadlock,
-                    $"a warp runs on after {(long)quantum * warp.Turns} instructions", Launch.Kernel.Name,
-                    warp.Here, (Index, warp.Index * 32));
+                    $"a warp runs on after {(long)quantum * warp.Turns} instructions{WhatIsAwaited()}",
+                    Launch.Kernel.Name, warp.Here, (Index, warp.Index * 32));
             warp.HasPolled = false;
             warp.Run(Launch.Options.Order == Order.Random && Launch.Next(4) == 0 ? 1 + Launch.Next(200) : quantum);
             if (!warp.HasPolled) Launch.Progress++;
@@ -158,9 +166,10 @@ internal sealed class Block : IDisposable
         return new GpuFault(FaultKind.Deadlock, "no warp gets on", Launch.Kernel.Name, LocationOfLast, (Index, 0));
     }
 
-    /// <summary>Threads of a warp arrive at a barrier, and wait there or not. True where that completes it: all who
-    /// wait go on.</summary>
-    public bool Arrive(Warp warp, int barrier, int threads, int expected, bool waits, uint predicate)
+    /// <summary>Lanes of a warp arrive at a barrier, and wait there or not. True where that completes it: all who wait
+    /// go on.</summary>
+    public bool Arrive(
+        Warp warp, uint lanes, int barrier, int threads, int expected, bool waits, uint predicate)
     {
         ref NamedBarrier at = ref _barriers[barrier];
         if (at.Arrived > 0 && at.Expected != expected) return Mismatch(at.Expected, expected);
@@ -171,8 +180,9 @@ internal sealed class Block : IDisposable
         if (Launch.Kernel.HasPartialBarriers)
         {
             at.Known ??= new Knowledge();
-            for (int lane = 0; lane < 32; lane++)
-                if ((warp.Live >> lane & 1) != 0) at.Known.Add(warp.Everything(lane));
+            for (uint rest = lanes; rest != 0; rest &= rest - 1)
+                at.Known.Add(warp.Everything(BitOperations.TrailingZeroCount(rest)));
+            Launch.Advance(); // who does not wait goes on, and nobody is told of what it does then
         }
         if (at.Arrived < at.Expected) return false;
         if (at.Arrived > at.Expected) return Mismatch(at.Expected, at.Arrived);
@@ -199,6 +209,7 @@ internal sealed class Block : IDisposable
                 foreach (Knowledge? lane in warp.Known)
                     if (lane is not null) (known ??= new Knowledge()).Add(lane);
         }
+        if (whole) Launch.Fences.Meet(Who.Of(Index, 0), Array.ConvertAll(_warps, warp => warp.Lanes));
         foreach (Warp warp in _warps) warp.Release(number, known, whole, barrier.Sum, barrier.Expected);
     }
 

@@ -6,6 +6,10 @@ namespace Native.Tests.Gpu.Machine;
 /// that the byte after its end belongs to none.</summary>
 internal sealed unsafe class DeviceMemory : IDisposable
 {
+    /// <summary>So much is nobody's behind each allocation: what goes past its end by less does not meet the next.
+    /// </summary>
+    private const int GapBytes = 64 * 1024;
+
     private readonly SortedList<long, MemoryRange> _ranges = [];
     private MemoryRange? _last;
 
@@ -13,6 +17,9 @@ internal sealed unsafe class DeviceMemory : IDisposable
     public long Capacity { get; init; } = 8L << 30;
 
     public long Used { get; private set; }
+
+    /// <summary>When the last launch on it ended, as stamps count; launches on other memory go on beside it.</summary>
+    public uint Time { get; set; }
 
     /// <summary>What is allocated now, by name.</summary>
     public IEnumerable<MemoryRange> Ranges => _ranges.Values;
@@ -22,7 +29,7 @@ internal sealed unsafe class DeviceMemory : IDisposable
     public MemoryRange Allocate(string name, long bytes)
     {
         if (bytes > Capacity - Used) throw new OutOfMemoryException($"{bytes} bytes of {Capacity - Used} free ones");
-        MemoryRange range = new(name, bytes, stamped: true);
+        MemoryRange range = new(name, bytes, stamped: true, gap: GapBytes);
         _ranges.Add((long)range.Data, range);
         Used += bytes;
         return range;

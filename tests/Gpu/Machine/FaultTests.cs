@@ -27,6 +27,7 @@ public sealed class FaultTests
     [InlineData("ld.global.u32 %r20, [%rd0+-4];", "")]
     [InlineData("st.global.u32 [%rd1+8190], %r0;", "4 bytes at byte 8190 of y")]
     [InlineData("ld.global.v4.u32 {%r20, %r21, %r22, %r23}, [%rd0+8184];", "16 bytes at byte 8184")]
+    [InlineData("ld.global.u32 %r20, [%rd0+40000];", "31808 bytes past the end of x")]
     [InlineData("ld.shared.u32 %r20, [s+4096];", "past the end of shared memory")]
     [InlineData("st.shared.u32 [s+-4], %r0;", "shared memory")]
     [InlineData("atom.global.add.u32 %r20, [%rd1+8192], 1;", "past the end of y")]
@@ -34,6 +35,17 @@ public sealed class FaultTests
     [InlineData("cvta.shared.u64 %rd30, 5000; ld.u32 %r20, [%rd30];", "shared memory")]
     public void AnAccessOutOfBounds(string body, string words) =>
         Fails(FaultKind.OutOfBounds, words, $".loc 1 42 3\n{body}", shared: Shared, location: "planted.cu:42");
+
+    /// <summary>Past the end of one variable in shared memory is not the beginning of the next.</summary>
+    [Theory]
+    [InlineData("ld.shared.u32 %r20, [first+64];")]
+    [InlineData("st.shared.u32 [first+64], %r0;")]
+    [InlineData("add.u32 %r10, %r10, 4; st.shared.u32 [%r10], %r0;")]
+    [InlineData("atom.shared.add.u32 %r20, [first+64], 1;")]
+    [InlineData("cp.async.ca.shared.global [first+64], [%rd0], 4; cp.async.wait_all;")]
+    public void AnAccessBetweenVariables(string body) => Fails(FaultKind.OutOfBounds, "between two variables",
+        $"mov.u32 %r10, first; mad.lo.u32 %r10, %r0, 4, %r10; st.shared.u32 [second], 1; {body}", threads: 16,
+        shared: ".shared .align 4 .b8 first[64]; .shared .align 4 .b8 second[64];");
 
     [Theory]
     [InlineData("ld.global.u32 %r20, [%rd0+2];", "4 bytes at byte 2 of x")]
@@ -66,6 +78,7 @@ public sealed class FaultTests
     [InlineData("st.shared.u32 [%r10], %r0; bar.warp.sync 0xffffffff; ld.shared.u32 %r20, [%r14];")]
     [InlineData("st.shared.u32 [%r10], %r0; membar.cta; ld.shared.u32 %r20, [%r14];")]
     [InlineData("st.shared.u8 [%r10], %r0; st.shared.u8 [%r14], %r0;")]
+    [InlineData("ld.shared.u32 %r20, [%r14]; st.shared.u32 [%r10], 0;")] // of the value that is there
     [InlineData("red.shared.add.u32 [s], 1; bar.sync 0; ld.shared.u32 %r21, [s]; red.shared.add.u32 [s], 1;")]
     public void ARaceBetweenWarps(string body) =>
         Fails(FaultKind.Race, "shared memory", $"{Own} st.shared.u32 [%r10], 0; bar.sync 0; {body}", threads: 64,
@@ -89,9 +102,26 @@ public sealed class FaultTests
     [InlineData("st.shared.u32 [%r10], 1; bar.warp.sync -1; ld.shared.u32 %r20, [%r13]; st.shared.u32 [%r10], 2;")]
     [InlineData("st.shared.u32 [%r10], 1; shfl.sync.bfly.b32 %r21, %r0, 1, 31, -1; ld.shared.u32 %r20, [%r13];")]
     [InlineData("st.shared.u16 [%r10], %h1; ld.shared.u16 %h2, [%r13];")]
+    [InlineData("st.volatile.shared.u32 [%r10], %r0; ld.volatile.shared.u32 %r20, [%r13];")]
     public void ARaceWithinAWarp(string body) => Fails(FaultKind.Race, "shared memory",
         $"mov.u16 %h1, 3; st.shared.u32 [%r10], 0; st.shared.u32 [s], 0; bar.sync 0; {body}".Insert(0, Own),
         shared: Shared);
+
+    /// <summary>A warp that only comes to a barrier tells what it did before, not what it does behind.</summary>
+    [Theory]
+    [InlineData("st.shared.u32 [%r10], %r0; bar.arrive 1, 64;", true)]
+    [InlineData("bar.arrive 1, 64; st.shared.u32 [%r10], %r0;", false)]
+    public void AWriteAfterAnArrival_IsNotTold(string first, bool passes)
+    {
+        string body = $"""
+            {Own} st.shared.u32 [%r10], 0; bar.sync 0; setp.lt.u32 %p1, %r0, 32; @%p1 bra FIRST;
+            bar.sync 1, 64; ld.shared.u32 %r20, [%r14]; bra END;
+            FIRST: {first}
+            END:
+            """;
+        if (passes) Passes(body, threads: 64, shared: Shared);
+        else Fails(FaultKind.Race, "shared memory", body, threads: 64, shared: Shared);
+    }
 
     [Fact]
     public void HalvesOfAWord_ByTwoThreads_AreNoRace() => Passes($"""

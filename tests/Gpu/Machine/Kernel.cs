@@ -35,7 +35,17 @@ internal sealed unsafe class Kernel : IDisposable
     /// <summary>Where each special register that it reads lies, and its width in bytes.</summary>
     public Dictionary<string, (int Slot, int Bytes)> Specials { get; init; } = [];
 
+    /// <summary>What a device needs for its variables.</summary>
     public int SharedBytes { get; init; }
+
+    /// <summary>Bytes between two variables in shared memory, which a device does not have.</summary>
+    public const int GapBytes = 128;
+
+    /// <summary>Where those gaps are.</summary>
+    public IReadOnlyList<int> SharedGaps { get; init; } = [];
+
+    /// <summary>What shared memory takes here: with the gaps.</summary>
+    public int SharedExtent { get; init; }
 
     public int LocalBytes { get; init; }
 

@@ -99,11 +99,8 @@ internal unsafe delegate void SetSpecials(Launch launch, int warp, byte* registe
 /// <summary>A grid of blocks that executes a kernel.</summary>
 internal sealed unsafe class Launch : IDisposable
 {
-    private static uint s_time;
-
     private readonly Random _random;
-    private readonly Dictionary<long, Knowledge> _published = [];
-    private readonly Dictionary<uint, Knowledge> _seen = [], _fenced = [];
+    private uint _time;
 
     private Launch(
         Kernel kernel, DeviceMemory memory, Dim3 grid, Dim3 block, int dynamicShared, ReadOnlySpan<byte> parameters,
@@ -119,7 +116,8 @@ internal sealed unsafe class Launch : IDisposable
         Parameters = new MemoryRange("the parameters", parameters.Length, stamped: false) { IsReadOnly = true };
         parameters.CopyTo(new Span<byte>(Parameters.Data, parameters.Length));
         Parameters.Fill(0, parameters.Length);
-        Limit = (ulong)++s_time << 32;
+        _time = memory.Time + 1;
+        Limit = (ulong)_time << 32;
     }
 
     public Kernel Kernel { get; }
@@ -140,8 +138,10 @@ internal sealed unsafe class Launch : IDisposable
 
     public Counters Counters { get; } = new();
 
+    public Fences Fences { get; } = new();
+
     /// <summary>Counts what orders: the time in stamps.</summary>
-    public uint Time => s_time;
+    public uint Time => _time;
 
     /// <summary>Stamps below are of earlier launches.</summary>
     public ulong Limit { get; }
@@ -185,43 +185,9 @@ internal sealed unsafe class Launch : IDisposable
     }
 
     /// <summary>One more instant: what comes after is told apart from what came before.</summary>
-    public ulong Advance() => (ulong)++s_time << 32;
+    public ulong Advance() => (ulong)++_time << 32;
 
     public int Next(int below) => _random.Next(below);
-
-    /// <summary>A strong read of an address: with acquire what was published there is known at once, otherwise after
-    /// the next fence.</summary>
-    public void Observe(Warp warp, int lane, long address, bool acquire)
-    {
-        if (!_published.TryGetValue(address, out Knowledge? told)) return;
-        if (acquire)
-        {
-            warp.Acquire(lane, told);
-            return;
-        }
-        uint who = warp.FirstWho + (uint)lane;
-        if (!_seen.TryGetValue(who, out Knowledge? seen)) _seen[who] = seen = new Knowledge();
-        seen.Add(told);
-    }
-
-    /// <summary>A strong write to an address: with release it tells all that is ordered before, otherwise what was at
-    /// the last fence.</summary>
-    public void Publish(Warp warp, int lane, long address, bool release)
-    {
-        Knowledge? told = release ? warp.Everything(lane) : _fenced.GetValueOrDefault(warp.FirstWho + (uint)lane);
-        if (told is null) return;
-        if (!_published.TryGetValue(address, out Knowledge? known)) _published[address] = known = new Knowledge();
-        known.Add(told);
-        s_time++;
-    }
-
-    public void Fence(Warp warp, int lane)
-    {
-        uint who = warp.FirstWho + (uint)lane;
-        if (_seen.Remove(who, out Knowledge? seen)) warp.Acquire(lane, seen);
-        _fenced[who] = warp.Everything(lane);
-        s_time++;
-    }
 
     private void Check()
     {
@@ -266,7 +232,8 @@ internal sealed unsafe class Launch : IDisposable
                 if (blocked && Progress == before) throw resident[0].WhyStuck();
                 if (idle > Options.Patience)
                     throw new GpuFault(FaultKind.Deadlock, $"no warp gets on: {resident.Count} blocks run, "
-                        + $"{waiting.Count} wait for a place", Kernel.Name, resident[0].LocationOfLast, null);
+                        + $"{waiting.Count} wait for a place{resident[0].WhatIsAwaited()}", Kernel.Name,
+                        resident[0].LocationOfLast, null);
             }
         }
         finally
@@ -321,14 +288,13 @@ internal sealed unsafe class Launch : IDisposable
     /// <summary>A block's shared memory, which nobody has written.</summary>
     public MemoryRange TakeShared(int warps)
     {
-        if (_shared.TryPop(out MemoryRange? used))
-        {
-            used.Forget(Advance());
-            return used;
-        }
-        return new MemoryRange("shared memory", Kernel.SharedBytes + DynamicShared, stamped: true,
-            Kernel.HasPartialBarriers ? warps : 0)
-        { IsOfBlock = true };
+        if (_shared.TryPop(out MemoryRange? shared)) shared.Forget(Advance());
+        else
+            shared = new MemoryRange("shared memory", Kernel.SharedExtent + DynamicShared, stamped: true,
+                Kernel.HasPartialBarriers ? warps : 0)
+            { IsOfBlock = true };
+        foreach (int gap in Kernel.SharedGaps) shared.Leave(gap, Kernel.GapBytes);
+        return shared;
     }
 
     public void Return(MemoryRange shared) => _shared.Push(shared);
@@ -338,5 +304,6 @@ internal sealed unsafe class Launch : IDisposable
         foreach (nint registers in _registers) NativeMemory.AlignedFree((void*)registers);
         foreach (MemoryRange range in _shared) range.Dispose();
         Parameters.Dispose();
+        Memory.Time = _time;
     }
 }

@@ -31,6 +31,32 @@ public sealed class MachineTests
             E: {StoreR20}
             """)[..32]);
 
+    /// <summary>Without .aligned each thread comes to a barrier for itself, wherever it is.</summary>
+    [Fact]
+    public void ABarrierThatIsNotAligned_TakesLanesByDifferentWays() => Assert.Equal(
+        Enumerable.Range(0, 64).Select(i => (long)(63 - i)),
+        Passes($"""
+            and.b32 %r10, %r0, 1; setp.eq.u32 %p1, %r10, 0; mov.u32 %r11, s; mad.lo.u32 %r12, %r0, 4, %r11;
+            st.shared.u32 [%r12], %r0; @%p1 bra EVEN; barrier.sync 0; bra READ; EVEN: barrier.sync 0;
+            READ: sub.u32 %r13, 63, %r0; mad.lo.u32 %r13, %r13, 4, %r11; ld.shared.u32 %r20, [%r13]; {StoreR20}
+            """, threads: 64, shared: Shared)[..64]);
+
+    /// <summary>Shared memory whose size the launch says lies behind all other, wherever the text declares it.
+    /// </summary>
+    [Fact]
+    public void SharedMemoryOfTheLaunch_LiesBehindTheKernels()
+    {
+        using DeviceMemory memory = new();
+        MemoryRange y = memory.Allocate("y", 8);
+        using GpuModule module = new(Kernel("""
+            st.shared.u32 [dynamic], 1; st.shared.u32 [own], 2; ld.shared.u32 %r20, [dynamic]; cvt.u64.u32 %rd10, %r20;
+            st.global.u64 [%rd0], %rd10;
+            """, 1, ".extern .shared .align 16 .b8 dynamic[]; .shared .align 4 .b8 own[4];"), memory);
+        module.Launch("k", new(1), new(1), [y], dynamicShared: 4);
+        Assert.Equal([1], Words(y));
+        Assert.Equal(16, module.Kernels["k"].SharedBytes);
+    }
+
     /// <summary>A lock that lanes and warps and blocks take in turn; the machine lets others on while some wait.
     /// </summary>
     [Fact]

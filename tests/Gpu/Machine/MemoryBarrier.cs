@@ -44,8 +44,13 @@ internal sealed class BulkCopy
 
     public int Group { get; set; }
 
-    /// <summary>Who it is in stamps.</summary>
+    /// <summary>Who it is in stamps, and what time they have that come after it.</summary>
     public uint Who { get; set; }
+
+    public ulong Since { get; set; }
+
+    /// <summary>Whether its sources may be overwritten again, though what it wrote is not there yet.</summary>
+    public bool HasRead { get; set; }
 }
 
 /// <summary>mbarriers (PTX ISA 9.7.13.15): threads and bytes arrive, and who waits for a phase knows what they did.
@@ -110,7 +115,7 @@ internal sealed unsafe partial class Warp
     /// <summary>That the barrier was initialised must be known: by a barrier of the block, say.</summary>
     private void IsReady(Op* op, int lane, long at)
     {
-        if (Block.Shared.Read(this, lane, at, 8, strong: true) is { } cause) Throw(op, lane, cause);
+        if (Block.Shared.Read(this, lane, at, 8, strong: true, records: false) is { } cause) Throw(op, lane, cause);
     }
 
     /// <summary>mbarrier.test_wait and .try_wait: D the predicate, A the address, B a phase or its parity (Count is 1).
@@ -187,9 +192,9 @@ internal sealed unsafe partial class Warp
 
     /// <summary>A read by the copy engine or the tensor cores on behalf of a lane: what threads wrote by themselves
     /// must have come past a proxy fence, theirs or the lane's.</summary>
-    private void ReadAsync(Op* op, int lane, MemoryRange range, long offset, int bytes)
+    private void ReadAsync(Op* op, int lane, MemoryRange range, long offset, int bytes, bool records = true)
     {
-        if (range.Read(this, lane, offset, bytes, strong: false) is { } cause) Throw(op, lane, cause);
+        if (range.Read(this, lane, offset, bytes, strong: false, records) is { } cause) Throw(op, lane, cause);
         if (range != Block.Shared) return;
         for (long at = offset; at < offset + bytes; at += 4)
         {
@@ -207,12 +212,12 @@ internal sealed unsafe partial class Warp
     private void Issue(Op* op, int lane, BulkCopy copy, MemoryBarrier? barrier)
     {
         copy.Who = Block.NextCopy();
+        copy.Since = Block.Launch.Advance();
         foreach ((MemoryRange? source, long from, MemoryRange target, long to, int bytes) in copy.Pieces)
         {
-            if (source is not null) ReadAsync(op, lane, source, from, bytes);
-            if (target.Any(to, bytes, MemoryRange.InFlight))
-                throw Fault(op, lane, FaultKind.AsyncCopy,
-                    $"copies to byte {to} of {target.Name} while another copy to it is in flight");
+            if (source is not null) ReadAsync(op, lane, source, from, bytes, records: barrier is null);
+            if (source is not null && barrier is not null) source.ReadByCopy(this, lane, from, bytes, copy.Who);
+            if (target.WhyNotWritable("copies to", "another copy", to, bytes) is { } why) Throw(op, lane, why);
             if (target.Stamp(this, lane, to, bytes, strong: false, null) is { } race) Throw(op, lane, race);
             target.Fly(to, bytes);
         }
@@ -245,7 +250,9 @@ internal sealed unsafe partial class Warp
         {
             BulkCopy copy = warp._bulkCopies[i];
             if ((active >> copy.Lane & 1) == 0 || copy.Group >= warp._bulkGroup[copy.Lane] - op->Count) continue;
-            warp.Block.Land(copy);
+            if (!copy.HasRead) warp.Block.Land(copy);
+            copy.HasRead = true;
+            if (op->E == 1) continue; // what it wrote is not known yet
             foreach (var piece in copy.Pieces)
                 piece.Target.Land(piece.To, piece.Bytes, warp.StampOf(copy.Lane));
             warp._bulkCopies.RemoveAt(i--);

@@ -10,7 +10,7 @@ namespace Native.Tests.Gpu.Machine;
 internal sealed unsafe class MemoryRange : IDisposable
 {
     /// <summary>Flags of a byte.</summary>
-    public const byte Initialised = 1, InFlight = 2;
+    public const byte Initialised = 1, InFlight = 2, Gap = 4;
 
     public const ulong Strong = 1UL << 31;
 
@@ -19,18 +19,20 @@ internal sealed unsafe class MemoryRange : IDisposable
     private int _shift = 2;
     private ulong _begin;
     private ulong* _writes, _reads;
-    private uint* _readers; // [granules][warps]: when a warp read last
+    private Dictionary<long, Dictionary<uint, uint>>? _polled; // by granule, when who read last by a strong read
+    private long _firstPolled = long.MaxValue, _lastPolled = -1;
+    private ulong* _readers; // [granules][warps]: the stamp of who of a warp read last
     private readonly int _warps;
 
     /// <summary>New memory, poisoned. <c>warps</c> is more than 0 to tell apart when each warp of a block read, where
-    /// there are barriers of parts of it.</summary>
-    public MemoryRange(string name, long bytes, bool stamped, int warps = 0)
+    /// there are barriers of parts of it, and <c>gap</c> bytes behind it are nobody's.</summary>
+    public MemoryRange(string name, long bytes, bool stamped, int warps = 0, int gap = 0)
     {
         Name = name;
         Bytes = bytes;
         IsStamped = stamped;
         _warps = warps;
-        Data = (byte*)NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), 1024);
+        Data = (byte*)NativeMemory.AlignedAlloc((nuint)Math.Max(bytes + gap, 1), 1024);
         new Span<byte>(Data, (int)Math.Min(bytes, int.MaxValue)).Fill(Poison);
         Flags = (byte*)NativeMemory.AllocZeroed((nuint)bytes + 16);
     }
@@ -62,28 +64,39 @@ internal sealed unsafe class MemoryRange : IDisposable
     {
         _begin = begin;
         new Span<byte>(Flags, (int)Bytes).Clear();
+        _polled = null;
+        (_firstPolled, _lastPolled) = (long.MaxValue, -1);
     }
 
     /// <summary>Marks as written from outside, by a copy of the host's.</summary>
     public void Fill(long offset, long bytes) => new Span<byte>(Flags + offset, checked((int)bytes)).Fill(Initialised);
 
-    /// <summary>Null if the bytes may be read by a lane, else why not.</summary>
-    public GpuFaultCause? Read(Warp warp, int lane, long offset, int bytes, bool strong)
+    /// <summary>Null if the bytes may be read by a lane, else why not. It is not recorded where the write behind it
+    /// stands for it, as in an atomic operation.</summary>
+    public GpuFaultCause? Read(Warp warp, int lane, long offset, int bytes, bool strong, bool records = true)
     {
         if (!All(offset, bytes, Initialised)) return WhyNotReadable(offset, bytes);
         if (!IsStamped) return null;
         Prepare(offset, bytes, write: false);
-        ulong stamp = warp.StampOf(lane) | (strong ? Strong : 0);
+        ulong stamp = warp.StampOf(lane);
         long end = (offset + bytes - 1) >> _shift;
         for (long i = offset >> _shift; i <= end; i++)
         {
             if (_writes != null && _writes[i] >= Begin(warp)
-                && !(strong && (_writes[i] & Strong) != 0) && !warp.IsOrdered(_writes[i], lane))
+                && !(strong && (_writes[i] & Strong) != 0) && !IsKnown(warp, lane, _writes[i], i))
                 return Race("reads", "wrote", _writes[i], i);
+            if (!records) continue;
+            if (strong)
+            {
+                Poll(warp, lane, i);
+                continue;
+            }
             ulong read = _reads[i];
             if (read != stamp) _reads[i] = read < Begin(warp) || warp.IsOrdered(read, lane)
                 ? stamp : Join(read, stamp);
-            if (_readers != null) _readers[i * _warps + warp.Index] = (uint)(stamp >> 32);
+            if (_readers == null) continue;
+            ref ulong last = ref _readers[i * _warps + warp.Index];
+            last = last < Begin(warp) || warp.IsOrdered(last, lane) ? stamp : Join(last, stamp);
         }
         return null;
     }
@@ -92,11 +105,54 @@ internal sealed unsafe class MemoryRange : IDisposable
     public GpuFaultCause? Write(Warp warp, int lane, long offset, int bytes, bool strong, byte* value)
     {
         if (IsReadOnly) return new(FaultKind.OutOfBounds, $"writes to {Name}, which is constant");
-        if (Any(offset, bytes, InFlight))
-            return new(FaultKind.AsyncCopy, $"writes {At(offset)} while an asynchronous copy to it is in flight");
+        if (WhyNotWritable("writes", "an asynchronous copy", offset, bytes) is { } why) return why;
         GpuFaultCause? cause = IsStamped ? Stamp(warp, lane, offset, bytes, strong, value) : null;
         Unsafe.InitBlockUnaligned(Flags + offset, Initialised, (uint)bytes);
         return cause;
+    }
+
+    /// <summary>Null if nothing keeps a copy or a thread from writing there, else why not.</summary>
+    public GpuFaultCause? WhyNotWritable(string does, string copy, long offset, int bytes)
+    {
+        if (!Any(offset, bytes, InFlight | Gap)) return null;
+        return Any(offset, bytes, Gap) ? InGap(does, offset)
+            : new(FaultKind.AsyncCopy, $"{does} {At(offset)} while {copy} to it is in flight");
+    }
+
+    private GpuFaultCause InGap(string does, long offset) =>
+        new(FaultKind.OutOfBounds, $"{does} {At(offset)}, which lies between two variables");
+
+    /// <summary>Makes some bytes belong to nobody.</summary>
+    public void Leave(long offset, int bytes) => new Span<byte>(Flags + offset, bytes).Fill(Gap);
+
+    /// <summary>Whether another lane of the warp wrote there, unordered, and this is the first that a lane reads of it:
+    /// no waiting for it.</summary>
+    public bool IsFirstLookAtOwnWarp(Warp warp, int lane, long offset)
+    {
+        ulong write = LastWrite(offset);
+        return (uint)write is var who && Who.BlockOf(who & 0x7fff_ffff) == warp.Block.Index && write > warp.LaunchLimit
+            && Who.CodeOf(who) / 32 == warp.Index && !warp.IsOrdered(write, lane)
+            && !(_polled?.GetValueOrDefault(offset >> _shift)?.ContainsKey(warp.WhoOf(lane)) ?? false);
+    }
+
+    private void Poll(Warp warp, int lane, long granule)
+    {
+        _polled ??= [];
+        if (!_polled.TryGetValue(granule, out Dictionary<uint, uint>? readers)) _polled[granule] = readers = [];
+        readers[warp.WhoOf(lane)] = warp.Block.Launch.Time;
+        (_firstPolled, _lastPolled) = (Math.Min(_firstPolled, granule), Math.Max(_lastPolled, granule));
+    }
+
+    /// <summary>The stamp of a strong read that is not ordered before a lane, or null.</summary>
+    private ulong? PolledBy(Warp warp, int lane, long granule)
+    {
+        if (!_polled!.TryGetValue(granule, out Dictionary<uint, uint>? readers)) return null;
+        foreach ((uint who, uint time) in readers)
+        {
+            ulong stamp = (ulong)time << 32 | who;
+            if (stamp >= Begin(warp) && !warp.IsOrdered(stamp, lane)) return stamp;
+        }
+        return null;
     }
 
     /// <summary>Whether all lanes of a warp may read neighbouring elements, where that is plain.</summary>
@@ -169,6 +225,7 @@ internal sealed unsafe class MemoryRange : IDisposable
         Prepare(offset, bytes, write: true);
         long first = offset >> _shift;
         int each = bytes >> _shift;
+        if (first <= _lastPolled && first + 32 * each > _firstPolled) return false;
         ulong limit = LimitOf(warp), stamp = warp.StampOf(0);
         ulong* writes = _writes + first, reads = _reads == null ? null : _reads + first;
         for (int lane = 0; lane < 32; lane++, stamp++)
@@ -193,12 +250,12 @@ internal sealed unsafe class MemoryRange : IDisposable
         for (long i = offset >> _shift; i <= end; i++)
         {
             if (_writes[i] >= Begin(warp) && !(strong && (_writes[i] & Strong) != 0)
-                && !warp.IsOrdered(_writes[i], lane) && !IsSame(i, offset, bytes, value))
+                && !IsKnown(warp, lane, _writes[i], i) && !IsSame(i, offset, bytes, value))
                 return Race("writes", "wrote", _writes[i], i);
-            if (_reads != null && _reads[i] >= Begin(warp) && !(strong && (_reads[i] & Strong) != 0)
-                && !warp.IsOrdered(_reads[i], lane) && !AllReadersAreOrdered(warp, lane, i)
-                && !IsSame(i, offset, bytes, value))
-                return Race("writes", "read", _reads[i], i);
+            if (!strong && i >= _firstPolled && i <= _lastPolled && PolledBy(warp, lane, i) is { } poll)
+                return Race("writes", "read", poll, i);
+            if (_reads != null && _reads[i] >= Begin(warp) && !warp.IsOrdered(_reads[i], lane)
+                && !AllReadersAreOrdered(warp, lane, i)) return Race("writes", "read", _reads[i], i);
             _writes[i] = stamp;
         }
         return null;
@@ -214,6 +271,26 @@ internal sealed unsafe class MemoryRange : IDisposable
         if (!IsStamped) return;
         Prepare(offset, bytes, write: true);
         for (long i = offset >> _shift; i <= (offset + bytes - 1) >> _shift; i++) _writes[i] = stamp;
+    }
+
+    /// <summary>A copy of the copy engine reads: who writes there must have waited for it.</summary>
+    public void ReadByCopy(Warp warp, int lane, long offset, int bytes, uint who)
+    {
+        ulong stamp = (ulong)warp.Block.Launch.Time << 32 | who;
+        Prepare(offset, bytes, write: false);
+        for (long i = offset >> _shift; i <= (offset + bytes - 1) >> _shift; i++)
+            _reads[i] = _reads[i] < Begin(warp) || warp.IsOrdered(_reads[i], lane) ? stamp : Join(_reads[i], stamp);
+    }
+
+    /// <summary>What is wrong where bytes were written since a time, in stamps: what a copy reads must stay.</summary>
+    public GpuFaultCause? ChangedSince(ulong time, long offset, int bytes)
+    {
+        if (!IsStamped || _writes == null) return null;
+        for (long i = offset >> _shift; i <= (offset + bytes - 1) >> _shift; i++)
+            if (_writes[i] >= time && _writes[i] >= _begin)
+                return new(FaultKind.AsyncCopy,
+                    $"its source at {At(i << _shift)} was changed while it was in flight, by {NameOf(_writes[i])}");
+        return null;
     }
 
     /// <summary>The stamp of the last write of a byte, 0 for none.</summary>
@@ -242,10 +319,16 @@ internal sealed unsafe class MemoryRange : IDisposable
         {
             if ((Flags[i] & InFlight) != 0)
                 return new(FaultKind.AsyncCopy, $"reads {At(i)} before the asynchronous copy to it was awaited");
+            if ((Flags[i] & Gap) != 0) return InGap("reads", i);
             if (Flags[i] == 0) return new(FaultKind.Uninitialised, $"reads {At(i)}, which nobody wrote");
         }
         throw new InvalidOperationException("all bytes are readable");
     }
+
+    /// <summary>Whether a write was before: by what orders, or since the lane has read it by a strong read.</summary>
+    private bool IsKnown(Warp warp, int lane, ulong write, long granule) => warp.IsOrdered(write, lane)
+        || ((write & Strong) != 0 && warp.Block.Launch.Fences.HasObserved(warp.WhoOf(lane),
+            (long)Data + (granule << _shift), (uint)(write >> 32)));
 
     private GpuFaultCause Race(string does, string did, ulong other, long granule) =>
         new(FaultKind.Race, $"{does} {At(granule << _shift)}, which {NameOf(other)} {did} without order between them");
@@ -271,15 +354,14 @@ internal sealed unsafe class MemoryRange : IDisposable
     }
 
     private static ulong Join(ulong a, ulong b) =>
-        Math.Max(a, b) & 0xffff_ffff_0000_0000 | (a & b & Strong)
-            | Who.Join((uint)a & 0x7fff_ffff, (uint)b & 0x7fff_ffff);
+        Math.Max(a, b) & 0xffff_ffff_0000_0000 | Who.Join((uint)a & 0x7fff_ffff, (uint)b & 0x7fff_ffff);
 
     private bool AllReadersAreOrdered(Warp warp, int lane, long granule)
     {
         if (_readers == null) return false;
         for (int i = 0; i < _warps; i++)
         {
-            ulong stamp = (ulong)_readers[granule * _warps + i] << 32 | Who.Of(warp.Block.Index, Who.Warp + (uint)i);
+            ulong stamp = _readers[granule * _warps + i];
             if (stamp >= _begin && !warp.IsOrdered(stamp, lane)) return false;
         }
         return true;
@@ -292,7 +374,7 @@ internal sealed unsafe class MemoryRange : IDisposable
         if (write && _writes == null) _writes = (ulong*)NativeMemory.AllocZeroed((nuint)granules, sizeof(ulong));
         if (write || _reads != null) return;
         _reads = (ulong*)NativeMemory.AllocZeroed((nuint)granules, sizeof(ulong));
-        if (_warps > 0) _readers = (uint*)NativeMemory.AllocZeroed((nuint)(granules * _warps), sizeof(uint));
+        if (_warps > 0) _readers = (ulong*)NativeMemory.AllocZeroed((nuint)(granules * _warps), sizeof(ulong));
     }
 
     /// <summary>From stamps for four bytes to stamps for each.</summary>
@@ -310,6 +392,13 @@ internal sealed unsafe class MemoryRange : IDisposable
         _writes = Spread(_writes, 1);
         _reads = Spread(_reads, 1);
         _readers = Spread(_readers, Math.Max(1, _warps));
+        if (_polled is { } polled)
+        {
+            _polled = [];
+            foreach ((long granule, Dictionary<uint, uint> readers) in polled)
+                for (int i = 0; i < 4; i++) _polled[4 * granule + i] = new(readers);
+            (_firstPolled, _lastPolled) = (4 * _firstPolled, 4 * _lastPolled + 3);
+        }
         _shift = 0;
     }
 

@@ -27,7 +27,10 @@ internal unsafe struct Op
     /// <summary>Whether operand A is a predicate after an exclamation mark.</summary>
     public bool IsNegatedA;
 
-    public bool GuardNegated, IsStrong, IsAcquire, IsRelease;
+    public bool GuardNegated, IsStrong, IsVolatile, IsAcquire, IsRelease;
+
+    /// <summary>Whether a strong access or a fence is for threads of its own block alone.</summary>
+    public bool IsOfBlock;
 
     public Space Space;
 

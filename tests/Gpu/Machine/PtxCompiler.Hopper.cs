@@ -95,9 +95,9 @@ internal sealed unsafe partial class PtxCompiler
         }
         if (form.Take("wait_group"))
         {
-            form.Take("read");
+            bool reads = form.Take("read");
             form.End(1);
-            Emit(&Warp.ExecuteBulkWait, count: (int)((ImmediateOperand)form.Operands[0]).Bits);
+            Emit(&Warp.ExecuteBulkWait, e: reads ? 1 : 0, count: (int)((ImmediateOperand)form.Operands[0]).Bits);
             return;
         }
         bool tensor = form.Take("tensor");

@@ -51,9 +51,9 @@ internal sealed unsafe partial class PtxCompiler
 
     private void LoadStore(Form form, bool isLoad)
     {
-        bool strong = form.Take("volatile") | form.Take("relaxed") | form.Take("mmio");
+        bool isVolatile = form.Take("volatile"), strong = isVolatile | form.Take("relaxed") | form.Take("mmio");
         bool acquires = form.Take("acquire"), releases = form.Take("release");
-        form.TakeOne("cta", "cluster", "gpu", "sys");
+        string? scope = form.TakeOne("cta", "cluster", "gpu", "sys");
         form.Take("weak");
         Space space = TakeSpace(form);
         string? cache = form.TakeOne("ca", "cg", "cs", "lu", "cv", "wb", "wt");
@@ -84,7 +84,9 @@ internal sealed unsafe partial class PtxCompiler
         ref Op op = ref At(Emit(execute, a: slot, count: count, immediate: offset));
         op.Slots = slots;
         op.Space = space;
+        op.IsVolatile = isVolatile;
         op.IsStrong = strong || acquires || releases || cache == "cv";
+        op.IsOfBlock = scope == "cta";
         op.IsAcquire = acquires;
         op.IsRelease = releases;
     }
@@ -93,7 +95,7 @@ internal sealed unsafe partial class PtxCompiler
     {
         bool acquires = form.Take("acquire"), releases = form.Take("release"), both = form.Take("acq_rel");
         form.TakeOne("relaxed");
-        form.TakeOne("cta", "cluster", "gpu", "sys");
+        string? scope = form.TakeOne("cta", "cluster", "gpu", "sys");
         Space space = TakeSpace(form);
         string? name = form.TakeOne("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec");
         form.TakeOne("noftz");
@@ -107,6 +109,8 @@ internal sealed unsafe partial class PtxCompiler
         int d = returns ? Write(form.Operands[0], type.Bytes, type.IsSigned, mayDrop: true) : -1;
         ref Op op = ref At(Emit(AtomicOf(form, name, type), d, slot, b, c, immediate: offset));
         op.Space = space;
+        op.IsStrong = true;
+        op.IsOfBlock = scope == "cta";
         op.IsAcquire = acquires || both;
         op.IsRelease = releases || both;
     }
@@ -154,10 +158,13 @@ internal sealed unsafe partial class PtxCompiler
             Emit(&Warp.ExecuteProxyFence);
             return;
         }
-        while (form.TakeOne("sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "gl", "sys",
-            "mbarrier_init", "sync_restrict::shared::cta", "sync_restrict::shared::cluster") is not null) { }
+        // membar is fence.sc; so is a fence that does not say.
+        string? order = form.TakeOne("sc", "acq_rel", "acquire", "release");
+        string? scope = form.TakeOne("cta", "cluster", "gpu", "gl", "sys");
+        while (form.TakeOne("mbarrier_init", "release", "cluster", "sync_restrict::shared::cta",
+            "sync_restrict::shared::cluster") is not null) { }
         form.End(0);
-        Emit(&Warp.ExecuteFence);
+        At(Emit(&Warp.ExecuteFence, count: order is null or "sc" ? 1 : 0)).IsOfBlock = scope == "cta";
     }
 
     private bool Control(Form form, string opcode)

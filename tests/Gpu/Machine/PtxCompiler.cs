@@ -63,7 +63,8 @@ internal sealed unsafe partial class PtxCompiler
     private readonly Dictionary<string, (int Slot, int Bytes)> _specials = [];
     private readonly List<(int From, int Slot, int Width, bool Signed)> _after = [];
     private readonly List<(int Slot, ulong Bits, int Width)> _initial = [];
-    private int _bytes, _sharedBytes, _localBytes, _source;
+    private int _bytes, _sharedBytes, _sharedExtent, _localBytes, _source;
+    private readonly List<int> _gaps = [];
     private bool _hasPartialBarriers;
 
     private PtxCompiler(PtxFunction function, string target)
@@ -100,8 +101,7 @@ internal sealed unsafe partial class PtxCompiler
     {
         PtxFunction function = Inliner.Flatten(module, kernel);
         PtxCompiler compiler = new(function, module.Target);
-        foreach (PtxVariable variable in module.Variables.Values)
-            if (variable.Space == "shared") compiler.PlaceShared(variable);
+        compiler.PlaceShared(module.Variables.Values.Concat(function.Variables));
         return compiler.Compile();
     }
 
@@ -135,6 +135,8 @@ internal sealed unsafe partial class PtxCompiler
         {
             Specials = _specials,
             SharedBytes = _sharedBytes,
+            SharedExtent = _sharedExtent,
+            SharedGaps = _gaps,
             LocalBytes = _localBytes,
             HasPartialBarriers = _hasPartialBarriers,
             LiveRegisters = LiveRegisters,
@@ -188,8 +190,7 @@ internal sealed unsafe partial class PtxCompiler
     {
         foreach (PtxVariable variable in function.Variables)
         {
-            if (variable.Space == "shared") PlaceShared(variable);
-            else if (variable.Space is "local" or "param")
+            if (variable.Space is "local" or "param")
             {
                 variable.Offset = _localBytes = Align(_localBytes, variable.Alignment);
                 _localBytes += variable.Bytes;
@@ -197,13 +198,22 @@ internal sealed unsafe partial class PtxCompiler
         }
     }
 
-    /// <summary>One of unknown size lies behind all others: what the launch adds.</summary>
-    private void PlaceShared(PtxVariable variable)
+    /// <summary>Those of unknown size lie behind all others: what the launch adds. Between two there is a gap that
+    /// belongs to none, so that who goes past the end of one is not taken to mean the next.</summary>
+    private void PlaceShared(IEnumerable<PtxVariable> variables)
     {
-        int alignment = variable.Bytes == 0 ? Math.Max(16, variable.Alignment) : variable.Alignment;
-        _sharedBytes = Align(_sharedBytes, alignment);
-        variable.Offset = _sharedBytes;
-        _sharedBytes += variable.Bytes;
+        foreach (PtxVariable variable in variables.Where(v => v.Space == "shared").OrderBy(v => v.Bytes == 0))
+        {
+            int alignment = variable.Bytes == 0 ? Math.Max(16, variable.Alignment) : variable.Alignment;
+            if (_sharedExtent > 0 && (_gaps.Count == 0 || _gaps[^1] + Kernel.GapBytes < _sharedExtent))
+            {
+                _gaps.Add(_sharedExtent);
+                _sharedExtent += Kernel.GapBytes;
+            }
+            variable.Offset = _sharedExtent = Align(_sharedExtent, alignment);
+            _sharedExtent += variable.Bytes;
+            _sharedBytes = Align(_sharedBytes, alignment) + variable.Bytes;
+        }
     }
 
     private static int Align(int at, int alignment) => (at + alignment - 1) / alignment * alignment;

@@ -97,7 +97,9 @@ internal sealed unsafe partial class Warp : IDisposable
     /// <summary>What lanes know beyond barriers of their block and warp.</summary>
     public Knowledge?[] Known { get; } = new Knowledge?[32];
 
-    public ulong StampOf(int lane) => (ulong)Block.Launch.Time << 32 | (FirstWho + (uint)lane);
+    public uint WhoOf(int lane) => FirstWho + (uint)lane;
+
+    public ulong StampOf(int lane) => (ulong)Block.Launch.Time << 32 | WhoOf(lane);
 
     /// <summary>Whether what a stamp tells of happened before what a lane does now.</summary>
     public bool IsOrdered(ulong stamp, int lane)

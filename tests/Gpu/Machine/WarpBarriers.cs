@@ -20,16 +20,14 @@ internal sealed unsafe partial class Warp
     /// where its sum goes. Count says whether it waits, Immediate2 what is made of the predicates.</summary>
     public static void ExecuteBarrier(Warp warp, Op* op, uint active)
     {
-        if (active != warp.Live)
+        bool isAligned = op->Immediate == 0; // the whole warp executes it at once, not each thread for itself
+        if (isAligned && active != warp.Live)
         {
-            if (op->Immediate == 0) // aligned: the whole warp executes it at once
-            {
-                uint others = warp.Live & ~active;
-                int lane = BitOperations.TrailingZeroCount(active);
-                if (warp._fragments.Count == 1 || active != warp._mask)
-                    throw warp.Fault(op, lane, FaultKind.Barrier,
-                        $"lanes 0x{others:x8} of the warp don't come to the barrier");
-            }
+            uint others = warp.Live & ~active;
+            int lane = BitOperations.TrailingZeroCount(active);
+            if (warp._fragments.Count == 1 || active != warp._mask)
+                throw warp.Fault(op, lane, FaultKind.Barrier,
+                    $"lanes 0x{others:x8} of the warp don't come to the barrier");
             if (!warp.Converge(op, active, warp.Live, "a barrier")) return;
         }
         int first = BitOperations.TrailingZeroCount(active);
@@ -40,13 +38,13 @@ internal sealed unsafe partial class Warp
         if (op->B >= 0 && (expected % 32 != 0 || expected == 0))
             throw warp.Fault(op, first, FaultKind.Barrier, $"a barrier for {expected} threads, no multiple of 32");
         // The warp counts as a whole, as the hardware has it, but lanes that have exited never come.
-        int threads = op->B < 0 ? BitOperations.PopCount(active) : 32;
+        int threads = op->B < 0 || !isAligned ? BitOperations.PopCount(active) : 32;
         uint predicate = op->C < 0 ? 0 : *(uint*)(warp.Registers + op->C) & active;
         bool waits = op->Count != 0;
         if (waits) warp.Wait(active, FragmentState.BlockBarrier, number);
         try
         {
-            warp.Block.Arrive(warp, (int)number, threads, expected, waits, predicate);
+            warp.Block.Arrive(warp, active, (int)number, threads, expected, waits, predicate);
         }
         catch (InvalidOperationException e)
         {
@@ -127,6 +125,7 @@ internal sealed unsafe partial class Warp
                 Known[BitOperations.TrailingZeroCount(rest)] = joined;
         }
         if (whole) SyncLimit = now;
+        Block.Launch.Fences.Meet(FirstWho, [members]);
     }
 
     private void ReleaseWarpBarriers()

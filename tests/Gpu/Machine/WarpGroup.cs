@@ -35,7 +35,7 @@ internal readonly record struct MatrixDescriptor(long Start, long Leading, long 
 /// awaited, nor is what it reads to be overwritten.</summary>
 internal sealed unsafe partial class Warp
 {
-    private readonly List<(int Group, int Op, int[] Slots, MatrixDescriptor?[] Read)> _products = [];
+    private readonly List<(int Group, int Op, int[] Slots, MatrixDescriptor?[] Read, ulong Since)> _products = [];
     private readonly HashSet<int> _touched = [];
     private int _productGroup;
 
@@ -74,7 +74,8 @@ internal sealed unsafe partial class Warp
                 b[i * op->Count + column] = warp.GroupElement(op, right, column, i, bytes, shape.B);
         bool keeps = op->C < 0 || (*(uint*)(warp.Registers + op->C) & 1) != 0 != op->IsNegatedA;
         warp.MultiplyGroup(op, shape, results, a, b, sum, k, keeps);
-        warp._products.Add((warp._productGroup, (int)(op - warp.Kernel.Ops), results, read));
+        warp._products.Add(
+            (warp._productGroup, (int)(op - warp.Kernel.Ops), results, read, warp.Block.Launch.Advance()));
         warp.Block.Launch.Counters.MatrixOperations += op->Count / 8;
     }
 
@@ -139,7 +140,7 @@ internal sealed unsafe partial class Warp
     {
         for (int i = 0; i < warp._products.Count; i++)
         {
-            (int group, int product, int[] _, MatrixDescriptor?[] read) = warp._products[i];
+            (int group, int product, int[] _, MatrixDescriptor?[] read, ulong since) = warp._products[i];
             if (group >= warp._productGroup - op->Count) continue;
             warp._products.RemoveAt(i--);
             Op* from = warp.Kernel.Ops + product;
@@ -151,7 +152,11 @@ internal sealed unsafe partial class Warp
                 int first = side == 0 ? warp.Index % 4 * 16 : 0, rows = side == 0 ? 16 : from->Count;
                 for (int row = first; row < first + rows; row++)
                     for (int depth = 0; depth < k; depth++)
+                    {
                         warp.GroupElement(from, matrix, row, depth, bytes, side == 0 ? shape.A : shape.B);
+                        long at = matrix.Of(row, depth, bytes);
+                        if (warp.Block.Shared.ChangedSince(since, at, bytes) is { } cause) warp.Throw(from, 0, cause);
+                    }
             }
         }
     }
@@ -162,7 +167,7 @@ internal sealed unsafe partial class Warp
         for (int i = 0; i < op->Count; i++)
         {
             int slot = warp.Kernel.Slots[op->Slots + i];
-            foreach ((int _, int _, int[] results, MatrixDescriptor?[] _) in warp._products)
+            foreach ((int _, int _, int[] results, MatrixDescriptor?[] _, ulong _) in warp._products)
                 if (Array.IndexOf(results, slot) >= 0)
                     throw warp.Fault(op, BitOperations.TrailingZeroCount(active), FaultKind.AsyncCopy,
                         "touches a register that a wgmma is writing, before its wgmma.wait_group");

@@ -24,13 +24,18 @@ internal sealed unsafe partial class Warp
         {
             int lane = BitOperations.TrailingZeroCount(rest);
             MemoryRange range = warp.Resolve(op, lane, warp.AddressOf(op, lane), bytes, out long offset);
-            if (range.Read(warp, lane, offset, bytes, op->IsStrong) is { } cause) warp.Throw(op, lane, cause);
+            // volatile was order between the lanes of a warp once: no more, since lanes go each their way.
+            if (op->IsVolatile && range.IsOfBlock && range.IsFirstLookAtOwnWarp(warp, lane, offset))
+                throw warp.Fault(op, lane, FaultKind.Race, $"reads byte {offset} of shared memory, which another lane "
+                    + "of the warp wrote without bar.warp.sync between them, though by volatile");
+            bool strong = op->IsStrong && warp.Reaches(op, range, offset);
+            if (range.Read(warp, lane, offset, bytes, strong) is { } cause) warp.Throw(op, lane, cause);
             T* from = (T*)(range.Data + offset);
             for (int i = 0; i < op->Count; i++)
                 if (slots[i] >= 0) *(T*)(warp.Registers + slots[i] + lane * sizeof(T)) = from[i];
             if (!op->IsStrong) continue;
             warp.HasPolled = true;
-            warp.Block.Launch.Observe(warp, lane, (long)from, op->IsAcquire);
+            warp.Block.Launch.Fences.Observe(warp, lane, (long)from, op->IsAcquire, IsWide(op, range));
         }
         warp.CountTraffic(op, active, bytes);
     }
@@ -47,12 +52,13 @@ internal sealed unsafe partial class Warp
             int lane = BitOperations.TrailingZeroCount(rest);
             MemoryRange range = warp.Resolve(op, lane, warp.AddressOf(op, lane), bytes, out long offset);
             for (int i = 0; i < op->Count; i++) value[i] = *(T*)(warp.Registers + slots[i] + lane * sizeof(T));
-            if (range.Write(warp, lane, offset, bytes, op->IsStrong, (byte*)value) is { } cause)
-                warp.Throw(op, lane, cause);
+            bool strong = op->IsStrong && warp.Reaches(op, range, offset);
+            if (range.Write(warp, lane, offset, bytes, strong, (byte*)value) is { } cause) warp.Throw(op, lane, cause);
             Unsafe.CopyBlockUnaligned(range.Data + offset, value, (uint)bytes);
             if (!op->IsStrong) continue;
             warp.Block.Launch.Progress++;
-            warp.Block.Launch.Publish(warp, lane, (long)(range.Data + offset), op->IsRelease);
+            warp.Block.Launch.Fences.Publish(warp, lane, (long)(range.Data + offset), op->IsRelease, isAtomic: false,
+                IsWide(op, range));
         }
         warp.CountTraffic(op, active, bytes);
     }
@@ -68,18 +74,20 @@ internal sealed unsafe partial class Warp
             int lane = descending ? 31 - BitOperations.LeadingZeroCount(rest) : BitOperations.TrailingZeroCount(rest);
             rest &= ~(1u << lane);
             MemoryRange range = warp.Resolve(op, lane, warp.AddressOf(op, lane), sizeof(T), out long offset);
-            GpuFaultCause? cause = range.Read(warp, lane, offset, sizeof(T), strong: true);
+            bool strong = warp.Reaches(op, range, offset);
+            GpuFaultCause? cause = range.Read(warp, lane, offset, sizeof(T), strong, records: false);
             T* at = (T*)(range.Data + offset);
             T old = *at;
             T value = TChange.Invoke(old, warp.Value<T>(op->B, lane), op->C < 0 ? default : warp.Value<T>(op->C, lane));
-            cause ??= range.Write(warp, lane, offset, sizeof(T), strong: true, (byte*)&value);
+            cause ??= range.Write(warp, lane, offset, sizeof(T), strong, (byte*)&value);
             if (cause is not null) warp.Throw(op, lane, cause);
             *at = value;
             warp.HasPolled = true;
             if (!EqualityComparer<T>.Default.Equals(old, value)) warp.Block.Launch.Progress++;
             if (op->D >= 0) warp.Value<T>(op->D, lane) = old;
-            warp.Block.Launch.Observe(warp, lane, (long)at, op->IsAcquire);
-            warp.Block.Launch.Publish(warp, lane, (long)at, op->IsRelease);
+            Fences fences = warp.Block.Launch.Fences;
+            fences.Observe(warp, lane, (long)at, op->IsAcquire, IsWide(op, range));
+            fences.Publish(warp, lane, (long)at, op->IsRelease, isAtomic: true, IsWide(op, range));
         }
         warp.CountTraffic(op, active, sizeof(T));
     }
@@ -89,7 +97,19 @@ internal sealed unsafe partial class Warp
     public static void ExecuteFence(Warp warp, Op* op, uint active)
     {
         for (uint rest = active; rest != 0; rest &= rest - 1)
-            warp.Block.Launch.Fence(warp, BitOperations.TrailingZeroCount(rest));
+            warp.Block.Launch.Fences.Fence(warp, BitOperations.TrailingZeroCount(rest), !op->IsOfBlock, op->Count != 0);
+    }
+
+    /// <summary>Whether a strong access has to do with other blocks: no block's shared memory does.</summary>
+    private static bool IsWide(Op* op, MemoryRange range) => !op->IsOfBlock && !range.IsOfBlock;
+
+    /// <summary>Whether the scope of a strong access contains who wrote last there; if not it is as weak as any.
+    /// </summary>
+    private bool Reaches(Op* op, MemoryRange range, long offset)
+    {
+        if (!op->IsOfBlock || range.IsOfBlock || !range.IsStamped) return true;
+        ulong last = range.LastWrite(offset);
+        return last < LaunchLimit || Who.BlockOf((uint)last & 0x7fff_ffff) == Block.Index;
     }
 
     public ref T Value<T>(int slot, int lane) where T : unmanaged => ref *(T*)(Registers + slot + lane * sizeof(T));
