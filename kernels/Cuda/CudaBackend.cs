@@ -172,7 +172,8 @@ internal sealed unsafe class CudaBackend : IBackend
         }
         catch
         {
-            _counts.Forget();
+            _graphs.Clear(); // memory that was to grow is gone, though there was no more, and they name it
+            _counts.Reset();
             if (_device.Fault is null) _device.Wait(); // the next step is laid out where this one is copied from
             throw;
         }
@@ -238,7 +239,7 @@ internal sealed unsafe class CudaBackend : IBackend
         catch
         {
             _collected = _launched; // none is in flight afterwards
-            _counts.Forget();
+            _counts.Reset();
             if (_device.Fault is null) _device.Wait();
             throw;
         }
@@ -247,7 +248,9 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <summary>Makes room in scratch that recorded steps name.</summary>
     private void Reserve(CudaBuffer buffer, long bytes)
     {
-        if (buffer.Reserve(bytes)) _graphs.Clear();
+        if (bytes <= buffer.Capacity) return;
+        _graphs.Clear(); // first: what they name is gone even if there is no more
+        buffer.Reserve(bytes);
     }
 
     private void CopyBlocks()
@@ -508,10 +511,16 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         CheckFloats(x, x.Rows, x.Columns, nameof(x));
         nint pinned = _device.AllocatePinned(Math.Max(1, x.ByteLength));
-        _device.CopyToHost(pinned, (ulong)x.Address, x.ByteLength);
-        _device.Wait();
-        new ReadOnlySpan<float>((void*)pinned, checked(x.Rows * x.Columns)).CopyTo(values);
-        _device.FreePinned(pinned);
+        try
+        {
+            _device.CopyToHost(pinned, (ulong)x.Address, x.ByteLength);
+            _device.Wait();
+            new ReadOnlySpan<float>((void*)pinned, checked(x.Rows * x.Columns)).CopyTo(values);
+        }
+        finally
+        {
+            _device.FreePinned(pinned);
+        }
     }
 
     /// <summary>Frees all memory. Tensors and matrices of this backend are invalid afterwards.</summary>

@@ -53,7 +53,7 @@ internal sealed class CudaCounts(CudaDevice device) : IDisposable
         }
         if (_counterOf[place] >= 0) return;
         if (_counters == _counted.Length) Array.Resize(ref _counted, Math.Max(4, 2 * _counters));
-        _counted[_counters].Tokens = [];
+        _counted[_counters].Tokens ??= [];
         _counterOf[place] = _counters++;
     }
 
@@ -77,8 +77,16 @@ internal sealed class CudaCounts(CudaDevice device) : IDisposable
         return extends ? counter + 1 : -counter - 1;
     }
 
-    /// <summary>Forgets what was counted: a step that should have done it may not have run.</summary>
-    public void Forget()
+    /// <summary>Forgets what was counted, and whose counts there are: a step that should have counted may not have run,
+    /// or there was no memory for its places, which others don't need.</summary>
+    public void Reset()
+    {
+        Forget();
+        _counterOf.AsSpan().Fill(-1);
+        _counters = 0;
+    }
+
+    private void Forget()
     {
         foreach (ref Counted counted in _counted.AsSpan(0, _counters)) counted.Length = 0;
     }

@@ -20,8 +20,12 @@ internal sealed unsafe class CudaDevice : IDisposable
 
     private readonly int _device;
     private readonly nint _context;
-    private int _thread;
     private bool _disposed;
+
+    /// <summary>Whose context a thread has. By thread and not by its number, which another gets once it has ended.
+    /// </summary>
+    [ThreadStatic]
+    private static CudaDevice? t_entered;
 
     private CudaDevice(CudaApi api, int index, int driver)
     {
@@ -197,10 +201,9 @@ internal sealed unsafe class CudaDevice : IDisposable
     public void Enter()
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        int thread = Environment.CurrentManagedThreadId;
-        if (thread == _thread) return;
+        if (t_entered == this) return;
         Check(Api.cuCtxSetCurrent(_context), "cuCtxSetCurrent");
-        _thread = thread;
+        t_entered = this;
     }
 
     /// <summary>Throws for a call that did not succeed.</summary>
@@ -285,6 +288,7 @@ internal sealed unsafe class CudaDevice : IDisposable
     {
         if (_disposed) return;
         _ = Api.cuCtxSetCurrent(_context); // a broken device answers nothing: its context's end frees what it holds
+        t_entered = null;
         _ = Api.cuStreamDestroy(Stream);
         _ = Api.cuDevicePrimaryCtxRelease(_device);
         _disposed = true;

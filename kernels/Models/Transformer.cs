@@ -64,8 +64,9 @@ internal sealed class Transformer : IStepGraph
     private static Tensor[] Scratch(ModelConfig config, int vocabulary, BackendInfo backend, ModelOptions options)
     {
         Tensor Of(int rows, int columns) => new(0, rows, columns, backend.ScratchType);
-        // All decodes meet the head at once, so that its weights are read once. A scored prompt comes in parts.
-        int tokens = options.MaxBatchedTokens, headRows = Math.Max(backend.HeadRows, options.MaxSequences);
+        // All decodes meet the head at once, so that its weights are read once, padded or not. A scored prompt comes in
+        // parts.
+        int tokens = options.MaxBatchedTokens, headRows = Math.Max(backend.HeadRows, options.MaxSequences + 31 & ~31);
         return
         [
             Of(tokens, config.HiddenSize), Of(tokens, config.HiddenSize),

@@ -8,6 +8,9 @@ namespace Native.Tests.Gpu;
 /// <summary>The driver's functions.</summary>
 internal sealed unsafe partial class FakeCuda
 {
+    /// <summary>Blocks of a launch in y and in z (CUDA C++ Programming Guide, technical specifications).</summary>
+    private const int MostBlocks = 65_535;
+
     private static CudaApi Table() => new()
     {
         cuInit = &cuInit,
@@ -131,6 +134,7 @@ internal sealed unsafe partial class FakeCuda
     private static int cuMemAllocAsync(ulong* address, nuint bytes, nint stream) => Call(fake =>
     {
         if (bytes == 0) return (int)CudaResult.InvalidValue;
+        fake.CheckNotRecording();
         FakeDevice device = fake.Options.Devices[fake._device];
         long free = device.Bytes - device.TakenBytes - fake._memory.Used;
         if ((long)bytes > free) return (int)CudaResult.OutOfMemory;
@@ -141,6 +145,7 @@ internal sealed unsafe partial class FakeCuda
     [UnmanagedCallersOnly]
     private static int cuMemFreeAsync(ulong address, nint stream) => Call(fake =>
     {
+        fake.CheckNotRecording();
         MemoryRange range = fake.RangeOf(address, 1);
         if ((ulong)range.Data != address) return (int)CudaResult.InvalidValue;
         fake.Enqueue(stream, new Work(() => fake._memory.Free(range)));
@@ -150,6 +155,7 @@ internal sealed unsafe partial class FakeCuda
     [UnmanagedCallersOnly]
     private static int cuMemHostAlloc(void** memory, nuint bytes, uint flags) => Call(fake =>
     {
+        fake.CheckNotRecording();
         *memory = NativeMemory.AlignedAlloc(Math.Max(bytes, 1), 4096);
         Fill(*memory, Poison, bytes);
         fake._pinned[(nint)(*memory)] = (long)bytes;
@@ -159,6 +165,7 @@ internal sealed unsafe partial class FakeCuda
     [UnmanagedCallersOnly]
     private static int cuMemFreeHost(void* memory) => Call(fake =>
     {
+        fake.CheckNotRecording();
         if (!fake._pinned.Remove((nint)memory)) return (int)CudaResult.InvalidValue;
         NativeMemory.AlignedFree(memory);
         return 0;
@@ -173,6 +180,8 @@ internal sealed unsafe partial class FakeCuda
             fake.CheckPinned((void*)source, bytes);
             fake.Enqueue(stream, new Work(() =>
             {
+                fake.CheckPinned((void*)source, bytes); // it may have been freed since
+                fake.RangeOf(target, bytes);
                 NativeMemory.Copy((void*)source, (void*)target, bytes);
                 range.Fill((long)target - (long)range.Data, (long)bytes);
                 fake.BytesUploaded += (long)bytes;
@@ -189,6 +198,8 @@ internal sealed unsafe partial class FakeCuda
             fake.CheckPinned((void*)target, bytes);
             fake.Enqueue(stream, new Work(() =>
             {
+                fake.CheckPinned((void*)target, bytes);
+                fake.RangeOf(source, bytes);
                 NativeMemory.Copy((void*)source, (void*)target, bytes);
                 fake.BytesDownloaded += (long)bytes;
             }, () => Fill((void*)target, Poison, bytes)));
@@ -413,6 +424,8 @@ internal sealed unsafe partial class FakeCuda
             Dim3 grid = new((int)config->GridX, (int)config->GridY, (int)config->GridZ);
             Dim3 block = new((int)config->BlockX, (int)config->BlockY, (int)config->BlockZ);
             if (grid.Count < 1 || block.Count < 1 || block.Count > 1024) return (int)CudaResult.InvalidValue;
+            if (config->GridX > int.MaxValue || config->GridY > MostBlocks || config->GridZ > MostBlocks)
+                return (int)CudaResult.InvalidValue;
             if (block.Count > launched.Kernel.Function.MaxThreads) return (int)CudaResult.LaunchOutOfResources;
             if (config->SharedBytes > launched.AllowedShared) return (int)CudaResult.InvalidValue;
             if (config->AttributeCount > 0 && fake.Options.Devices[fake._device].Capability < 90)

@@ -231,6 +231,14 @@ internal sealed unsafe partial class FakeCuda : IDisposable
         return range;
     }
 
+    /// <summary>Memory that is taken while a graph is recorded would become the graph's, and be there while it runs
+    /// alone; pinned memory ends the recording. The driver says neither at once, which is why this does.</summary>
+    private void CheckNotRecording()
+    {
+        if (_objects.Values.OfType<Stream>().Any(stream => stream.Recording is not null))
+            throw new DriverException(CudaResult.StreamCaptureUnsupported, "memory changes while a graph is recorded");
+    }
+
     private void CheckPinned(void* memory, nuint bytes)
     {
         foreach ((nint start, long length) in _pinned)
