@@ -250,6 +250,8 @@ public sealed unsafe class CudaDriverTests
                 fake.Kernels["axpy"].Launches));
             // What can't be recorded is told, and the stream is as before.
             Assert.Throws<CudaException>(() => CudaGraph.Record(fixture.Device, fixture.Device.Wait));
+            Assert.Throws<CudaException>(() => CudaGraph.Record(fixture.Device,
+                () => fixture.Device.Allocate(16, "memory that would be the graph's")));
             fixture.Launch(1);
             fixture.Device.Wait();
         }

@@ -18,6 +18,9 @@ public sealed class CudaFaultTests : IDisposable
 
     private readonly FakeCuda _fake = new();
 
+    private static CudaCompanyTests.Shape Shape => new("llama", 32, 2, 1, 16, 32, 67, TensorType.Q8_0)
+        { Layers = 1, Up = TensorType.Q4_0, Sequences = 4, Prompt = 1850 };
+
     /// <summary>Steps of some sequences, each built anew where it is asked for, with tokens that are told.</summary>
     private static Action<BatchBuffers>[] Steps
     {
@@ -59,8 +62,8 @@ public sealed class CudaFaultTests : IDisposable
     {
         for (int s = 0; s < 3; s++)
         {
-            int[] blocks = Blocks(s, lengths[s] + 1);
-            int row = buffers.AddSequence([5 + s + lengths[s]], lengths[s], blocks, s, decodes: true);
+            int row = buffers.AddSequence(
+                [5 + s + lengths[s]], lengths[s], Blocks(s, lengths[s] + 1), s, decodes: true);
             RowSampling sampling = new() { Position = lengths[s] + 1, Alternatives = penalized ? 20 : 0 };
             if (penalized)
             {
@@ -125,9 +128,7 @@ public sealed class CudaFaultTests : IDisposable
     [Theory, MemberData(nameof(Names))]
     public void ACallThatFailsOnce_FailsItsStepAlone(string name)
     {
-        CudaCompanyTests.Shape shape = new("llama", 32, 2, 1, 16, 32, 67, TensorType.Q8_0)
-            { Layers = 1, Up = TensorType.Q4_0, Sequences = 4, Prompt = 57 };
-        using TemporaryFile file = new(shape.File(seed: 1));
+        using TemporaryFile file = new(Shape.File(seed: 1));
         for (int inFlight = 1; inFlight <= 2; inFlight++)
         {
             List<SampledToken>? expected = null;
@@ -135,7 +136,7 @@ public sealed class CudaFaultTests : IDisposable
             for (int fails = 0; fails <= calls; fails += stride)
             {
                 _fake.Options = _fake.Options with { Fails = null };
-                using ModelRunner runner = CudaCompanyTests.Open(file.Path, new CudaBackend(), shape);
+                using ModelRunner runner = CudaCompanyTests.Open(file.Path, new CudaBackend(), Shape);
                 int before = _fake.Count(name), failing = fails;
                 _fake.Options = _fake.Options with
                 {
@@ -148,12 +149,63 @@ public sealed class CudaFaultTests : IDisposable
                 {
                     expected = output;
                     calls = _fake.Count(name) - before;
-                    stride = Math.Max(1, calls / 12);
+                    stride = Math.Max(1, calls / 6);
                 }
                 Assert.True(_fake.Caught is null, $"{name} {fails} of {calls}: {_fake.Caught}");
                 Assert.True(expected!.SequenceEqual(output),
                     $"{name} {fails} of {calls}, {inFlight} in flight, {failures} failures");
             }
+        }
+    }
+
+    /// <summary>A step of a long context, or one with penalties, finds no memory at its n-th try or later, and is given
+    /// up. What was recorded before names no memory that is gone, and steps that need no more than before go on.
+    /// </summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AStepThatFindsNoMemory_LeavesSmallerOnesRight(bool penalized)
+    {
+        using TemporaryFile file = new(Shape.File(seed: 1));
+        SampledToken[]? expected = null;
+        bool failed = true;
+        for (int fails = 0; failed; fails++)
+        {
+            using ModelRunner runner = CudaCompanyTests.Open(file.Path, new CudaBackend(), Shape);
+            BatchBuffers buffers = new(runner.Info);
+            SampledToken[] Launch(int step)
+            {
+                buffers.Begin();
+                int length = 3 + Math.Min(step, 4); // the last is computed again, so it does not matter whether it was
+                if (step != 5 || penalized) AddDecodes(buffers, [length, length, length], step == 5);
+                else buffers.AddSample(buffers.AddSequence([5], 1800, Blocks(2, 1801), 3, true), new RowSampling());
+                runner.Launch(buffers.Batch);
+                SampledToken[] sampled = new SampledToken[buffers.Rows];
+                runner.Collect(sampled, new TokenLogprob[buffers.AlternativeCount]);
+                return sampled;
+            }
+            for (int step = 0; step < 5; step++) Launch(step);
+            int before = _fake.Count("cuMemAllocAsync");
+            failed = fails == 0;
+            _fake.Options = _fake.Options with
+            {
+                Fails = call => fails > 0 && call == "cuMemAllocAsync"
+                    && _fake.Count(call) - before >= fails ? 2 : 0,
+            };
+            try
+            {
+                Launch(5);
+            }
+            catch (CudaException)
+            {
+                failed = true;
+            }
+            _fake.Options = _fake.Options with { Fails = null };
+            SampledToken[] output = [.. Launch(6), .. Launch(7), .. Launch(8)];
+            expected ??= output;
+            Assert.Equal(expected, output);
+            Assert.Null(_fake.Caught);
+            Assert.True(fails > 0 || _fake.Count("cuMemAllocAsync") > before, "nothing grew");
         }
     }
 
