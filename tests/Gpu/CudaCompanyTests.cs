@@ -345,17 +345,17 @@ public sealed class CudaCompanyTests : IDisposable
         ["72"] = new("llama", 96, 6, 1, 72, 160, 331, TensorType.Q8_0) { Up = TensorType.Q4_0 },
         ["96"] = new("qwen2", 160, 5, 5, 96, 96, 17, TensorType.Q4_0) { BlockSize = 1, Cache = DType.Q8_0 },
         ["112"] = new("qwen3", 64, 16, 1, 112, 224, 257, TensorType.F16)
-            { Window = 5, BlockSize = 128, Cache = DType.FP8, Up = TensorType.BF16 },
+        { Window = 5, BlockSize = 128, Cache = DType.FP8, Up = TensorType.BF16 },
         ["200"] = new("gemma2", 224, 2, 1, 200, 320, 259, TensorType.Q5_1)
-            { Window = 7, Cache = DType.BF16, Up = TensorType.Q8_0 },
+        { Window = 7, Cache = DType.BF16, Up = TensorType.Q8_0 },
         ["256"] = new("gemma2", 256, 4, 2, 256, 256, 300, TensorType.Q4_K)
-            { Window = 3, BlockSize = 8, Up = TensorType.Q6_K, Cache = DType.F32 },
+        { Window = 3, BlockSize = 8, Up = TensorType.Q6_K, Cache = DType.F32 },
         ["f32"] = new("llama", 34, 3, 1, 22, 50, 33, TensorType.F32) { Window = 1, Up = TensorType.F32, BlockSize = 3 },
         ["33"] = new("llama", 32, 2, 1, 16, 32, 67, TensorType.Q8_0) { Sequences = 33, Tokens = 33, Prompt = 5 },
         ["66"] = new("llama", 32, 2, 1, 16, 32, 67, TensorType.Q4_1) { Sequences = 66, Tokens = 70, Prompt = 5 },
         ["130"] = new("llama", 32, 2, 1, 16, 32, 67, TensorType.Q8_0) { Sequences = 130, Tokens = 131, Prompt = 5 },
         ["parts"] = new("gemma2", 32, 2, 1, 16, 32, 67, TensorType.Q8_0)
-            { Sequences = 2, Tokens = 64, Prompt = 280, Outputs = 16, Window = 200, Cache = DType.Q8_0 },
+        { Sequences = 2, Tokens = 64, Prompt = 280, Outputs = 16, Window = 200, Cache = DType.Q8_0 },
     };
 
     public static TheoryData<string> Shapes => [.. s_shapes.Keys];
@@ -375,7 +375,7 @@ public sealed class CudaCompanyTests : IDisposable
         {
             _fake.Options = _fake.Options with { Launch = MachineRun.Orders[run] };
             using ModelRunner runner = Open(file.Path, new CudaBackend(graphs: run > 0)
-                { PartialBytes = run == 2 ? 1 << 14 : 128 << 20 }, shape);
+            { PartialBytes = run == 2 ? 1 << 14 : 128 << 20 }, shape);
             new Driver(runner, jobs, companies[run]).Run();
             first ??= [.. jobs.Select(job => job.Given.ToDictionary())];
             for (int j = 0; j < jobs.Length; j++) Assert.Equal(first[j], jobs[j].Given);

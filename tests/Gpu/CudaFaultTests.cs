@@ -19,7 +19,7 @@ public sealed class CudaFaultTests : IDisposable
     private readonly FakeCuda _fake = new();
 
     private static CudaCompanyTests.Shape Shape => new("llama", 32, 2, 1, 16, 32, 67, TensorType.Q8_0)
-        { Layers = 1, Up = TensorType.Q4_0, Sequences = 4, Prompt = 1850 };
+    { Layers = 1, Up = TensorType.Q4_0, Sequences = 4, Prompt = 1850 };
 
     /// <summary>Steps of some sequences, each built anew where it is asked for, with tokens that are told.</summary>
     private static Action<BatchBuffers>[] Steps
