@@ -54,7 +54,8 @@ public abstract class RealModelBits
 
     /// <summary>Every bit the request under test gets: scored prompt, tokens, log-probabilities and alternatives of two
     /// sampled choices.</summary>
-    private async Task<List<string>> Outputs(string path, Surroundings surroundings, int outputs, Action<long>? preemptions = null)
+    private async Task<List<string>> Outputs(
+        string path, Surroundings surroundings, int outputs, Action<long>? preemptions = null)
     {
         int running = Math.Min(surroundings.Chunk, surroundings.Company + 2);
         long? cache = null;
@@ -158,7 +159,8 @@ public sealed class RealModelTests : RealModelBits
         16 * Kernels.TestModels.KvBytesPerToken(config, DType.F16);
 
     [Fact]
-    public Task TheDemoModelsBits_AreTheSame_AloneAndInCompany_InAnyChunk_WithAnyThreads() => SameBits(Demo, outputs: 40);
+    public Task TheDemoModelsBits_AreTheSame_AloneAndInCompany_InAnyChunk_WithAnyThreads() =>
+        SameBits(Demo, outputs: 40);
 
     [Theory]
     [InlineData("models/stories260K/stories260K-F32.gguf")]
@@ -183,7 +185,16 @@ public sealed class RealModelTests : RealModelBits
         using LoadedModel model = Load(new ModelOptions { Path = Demo, Threads = 2, MaxSequences = 8 });
         CountingRunner runner = new(model.Runner);
         using Engine engine = new(runner, [], new EngineOptions { MaxRunning = 8, MaxBatchedTokens = 512 });
-        SamplingParams sampling = new() { MaxTokens = 300, IgnoreEos = true, Temperature = 0.7f, TopP = 0.9f, Logprobs = 2, FrequencyPenalty = 0.1f, Seed = 3 };
+        SamplingParams sampling = new()
+        {
+            MaxTokens = 300,
+            IgnoreEos = true,
+            Temperature = 0.7f,
+            TopP = 0.9f,
+            Logprobs = 2,
+            FrequencyPenalty = 0.1f,
+            Seed = 3,
+        };
         await Task.WhenAll(Enumerable.Range(0, 8).Select(i => Read(engine, [1, 2, 3 + i], sampling)));
         Assert.True(runner.MeasuredSteps > 50, $"only {runner.MeasuredSteps} steps were measured");
         Assert.Equal(0, runner.Allocated);
