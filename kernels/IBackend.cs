@@ -136,6 +136,9 @@ public sealed record BackendInfo
     /// scored.</summary>
     public int HeadRows { get; init; } = 64;
 
+    /// <summary>A step that is recorded may be padded up to the next multiple of so many rows.</summary>
+    public int RowMultiple { get; init; } = 1;
+
     /// <summary>All bytes of a memory of its own; null where it computes in the machine's.</summary>
     public long? DeviceBytes { get; init; }
 

@@ -37,14 +37,15 @@ internal sealed class CudaBuffer(CudaDevice device, string what) : IDisposable
     /// <summary>Bytes that it has.</summary>
     public long Capacity { get; private set; }
 
-    /// <summary>Makes room. True where the memory is another than before: what was there is lost.</summary>
+    /// <summary>Makes room. True where the memory is another than before: what was there is lost. Where there is none
+    /// all stays as it was, so that steps that need no more, and those that are recorded, go on.</summary>
     public bool Reserve(long bytes)
     {
         if (bytes <= Capacity) return false;
-        Dispose();
         long capacity = bytes + bytes / 2;
-        Address = device.Allocate(capacity, what);
-        Capacity = capacity;
+        ulong address = device.Allocate(capacity, what);
+        Dispose();
+        (Address, Capacity) = (address, capacity);
         return true;
     }
 
@@ -68,10 +69,10 @@ internal sealed class CudaPinned(CudaDevice device) : IDisposable
     public void Reserve(long bytes)
     {
         if (bytes <= _capacity) return;
-        Dispose();
         long capacity = bytes + bytes / 2;
-        Address = device.AllocatePinned(capacity);
-        _capacity = capacity;
+        nint address = device.AllocatePinned(capacity);
+        Dispose();
+        (Address, _capacity) = (address, capacity);
     }
 
     public void Dispose()

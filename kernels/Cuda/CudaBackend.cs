@@ -63,6 +63,7 @@ internal sealed unsafe class CudaBackend : IBackend
                     + $"{_device.Capability % 10})"),
                 DeviceBytes = _device.Memory.Total,
                 StepsInFlight = StepsInFlight,
+                RowMultiple = CudaGraphs.RowMultiple,
                 CacheTypes = _functions.CacheTypes,
             };
         }
@@ -172,7 +173,6 @@ internal sealed unsafe class CudaBackend : IBackend
         }
         catch
         {
-            _graphs.Clear(); // memory that was to grow is gone, though there was no more, and they name it
             _counts.Reset();
             if (_device.Fault is null) _device.Wait(); // the next step is laid out where this one is copied from
             throw;
@@ -190,7 +190,8 @@ internal sealed unsafe class CudaBackend : IBackend
         long sampled = 8L * (batch.SampleRows.Length + batch.AlternativeCount);
         step.Results.Reserve(sampled);
         _results.Reserve(sampled);
-        if (_counts.Reserve() | step.Reserve(batch, _ropes)) _graphs.Clear();
+        if (_counts.Reserve()) _graphs.Clear();
+        if (step.Reserve(batch, _ropes)) _graphs.Clear();
         step.Load(batch, _ropes, _counts, _last, _results.Address);
         _step = step;
         CopyBlocks();
@@ -248,9 +249,7 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <summary>Makes room in scratch that recorded steps name.</summary>
     private void Reserve(CudaBuffer buffer, long bytes)
     {
-        if (bytes <= buffer.Capacity) return;
-        _graphs.Clear(); // first: what they name is gone even if there is no more
-        buffer.Reserve(bytes);
+        if (buffer.Reserve(bytes)) _graphs.Clear();
     }
 
     private void CopyBlocks()

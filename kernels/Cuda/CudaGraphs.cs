@@ -14,8 +14,8 @@ internal sealed class CudaGraphs(CudaDevice device) : IDisposable
     /// <summary>Whether decode steps are recorded at all.</summary>
     public bool IsOn { get; init; } = true;
 
-    /// <summary>Graphs there are.</summary>
-    public int Count { get; private set; }
+    /// <summary>No step is padded beyond the next multiple of this.</summary>
+    public const int RowMultiple = 32;
 
     /// <summary>Rows that a decode step is padded up to: few shapes, and at most an eighth of the rows for
     /// nothing.</summary>
@@ -24,7 +24,7 @@ internal sealed class CudaGraphs(CudaDevice device) : IDisposable
         <= 4 => rows,
         <= 32 => (rows + 3) / 4 * 4,
         <= 128 => (rows + 7) / 8 * 8,
-        _ => (rows + 31) / 32 * 32,
+        _ => (rows + RowMultiple - 1) / RowMultiple * RowMultiple,
     };
 
     /// <summary>Parts of a context, padded to a power of two.</summary>
@@ -44,11 +44,7 @@ internal sealed class CudaGraphs(CudaDevice device) : IDisposable
             _graphs[key] = null; // after it: what throws is not met
             return;
         }
-        if (recorded is null)
-        {
-            _graphs[key] = recorded = Record(graph, shape);
-            Count++;
-        }
+        if (recorded is null) _graphs[key] = recorded = Record(graph, shape);
         recorded.Launch();
     }
 
@@ -61,7 +57,6 @@ internal sealed class CudaGraphs(CudaDevice device) : IDisposable
     {
         foreach (CudaGraph? graph in _graphs.Values) graph?.Dispose();
         _graphs.Clear();
-        Count = 0;
     }
 
     public void Dispose() => Clear();

@@ -175,15 +175,17 @@ KERNEL(128) CheckF32(Repacking p) { CheckFinite<u32>(p, 0x7f800000); }
 KERNEL(128) CheckF16(Repacking p) { CheckFinite<u16>(p, 0x7c00); }
 KERNEL(128) CheckBF16(Repacking p) { CheckFinite<u16>(p, 0x7f80); }
 
-KERNEL(128) RepackQ4_0(Repacking p) { Repack<Q4_0>(p); }
-KERNEL(128) RepackQ4_1(Repacking p) { Repack<Q4_1>(p); }
-KERNEL(128) RepackQ5_0(Repacking p) { Repack<Q5_0>(p); }
-KERNEL(128) RepackQ5_1(Repacking p) { Repack<Q5_1>(p); }
-KERNEL(128) RepackQ8_0(Repacking p) { Repack<Q8_0>(p); }
-KERNEL(128) RepackQ2_K(Repacking p) { Repack<Q2_K>(p); }
-KERNEL(128) RepackQ3_K(Repacking p) { Repack<Q3_K>(p); }
-KERNEL(128) RepackQ4_K(Repacking p) { Repack<Q4_K>(p); }
-KERNEL(128) RepackQ5_K(Repacking p) { Repack<Q5_K>(p); }
-KERNEL(128) RepackQ6_K(Repacking p) { Repack<Q6_K>(p); }
-KERNEL(128) RepackIQ4_NL(Repacking p) { Repack<IQ4_NL>(p); }
-KERNEL(128) RepackIQ4_XS(Repacking p) { Repack<IQ4_XS>(p); }
+#define REPACK(F) KERNEL(128) Repack##F(Repacking p) { Repack<F>(p); }
+
+REPACK(Q4_0)
+REPACK(Q4_1)
+REPACK(Q5_0)
+REPACK(Q5_1)
+REPACK(Q8_0)
+REPACK(Q2_K)
+REPACK(Q3_K)
+REPACK(Q4_K)
+REPACK(Q5_K)
+REPACK(Q6_K)
+REPACK(IQ4_NL)
+REPACK(IQ4_XS)

@@ -64,9 +64,10 @@ internal sealed class Transformer : IStepGraph
     private static Tensor[] Scratch(ModelConfig config, int vocabulary, BackendInfo backend, ModelOptions options)
     {
         Tensor Of(int rows, int columns) => new(0, rows, columns, backend.ScratchType);
-        // All decodes meet the head at once, so that its weights are read once, padded or not. A scored prompt comes in
+        // All decodes meet the head at once, padded or not, so that its weights are read once. A scored prompt comes in
         // parts.
-        int tokens = options.MaxBatchedTokens, headRows = Math.Max(backend.HeadRows, options.MaxSequences + 31 & ~31);
+        int multiple = backend.RowMultiple, padded = (options.MaxSequences + multiple - 1) / multiple * multiple;
+        int tokens = options.MaxBatchedTokens, headRows = Math.Max(backend.HeadRows, padded);
         return
         [
             Of(tokens, config.HiddenSize), Of(tokens, config.HiddenSize),

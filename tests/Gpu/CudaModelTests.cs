@@ -23,24 +23,6 @@ public sealed class GoldenModelCudaTests : GoldenModelTests, IDisposable
     /// </summary>
     private protected override DType[] CacheTypes => [DType.F32];
 
-    public void Dispose()
-    {
-        Exception? caught = _fake.Caught;
-        IReadOnlyList<string> leaks = _fake.Leaks;
-        _fake.Dispose();
-        Assert.Null(caught);
-        Assert.Empty(leaks);
-    }
-}
-
-/// <summary>Its operations are those of every backend.</summary>
-[Collection(nameof(FakeCuda))]
-public sealed class BackendContractCudaTests : BackendContract, IDisposable
-{
-    private readonly FakeCuda _fake = new();
-
-    private protected override IBackend CreateBackend() => new CudaBackend();
-
     /// <summary>A few steps of a model that people use: what it says is scored as its float32 reference does, as far as
     /// the cache's 16 bits allow.</summary>
     [Fact]
@@ -69,14 +51,18 @@ public sealed class BackendContractCudaTests : BackendContract, IDisposable
         Assert.Equal(2, result.Output.Length);
     }
 
-    public void Dispose()
-    {
-        Exception? caught = _fake.Caught;
-        IReadOnlyList<string> leaks = _fake.Leaks;
-        _fake.Dispose();
-        Assert.Null(caught);
-        Assert.Empty(leaks);
-    }
+    public void Dispose() => _fake.End();
+}
+
+/// <summary>Its operations are those of every backend.</summary>
+[Collection(nameof(FakeCuda))]
+public sealed class BackendContractCudaTests : BackendContract, IDisposable
+{
+    private readonly FakeCuda _fake = new();
+
+    private protected override IBackend CreateBackend() => new CudaBackend();
+
+    public void Dispose() => _fake.End();
 }
 
 /// <summary>The engine over the cuda backend on the PTX machine: a request's bits are the same in any company, each
@@ -109,12 +95,5 @@ public sealed class RealModelCudaTests : RealModelBits, IDisposable
     public Task Bits_AreTheSame_ColdAndFromThePrefixCache() =>
         SameBitsWarm(TestData.Path("models/stories260K/stories260K-Q4_0.gguf"));
 
-    public void Dispose()
-    {
-        Exception? caught = _fake.Caught;
-        IReadOnlyList<string> leaks = _fake.Leaks;
-        _fake.Dispose();
-        Assert.Null(caught);
-        Assert.Empty(leaks);
-    }
+    public void Dispose() => _fake.End();
 }

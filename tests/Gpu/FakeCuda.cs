@@ -90,6 +90,17 @@ internal sealed unsafe partial class FakeCuda : IDisposable
         .. _pinned.Values.Select(bytes => $"{bytes} pinned bytes"), .. Enumerable.Repeat("a context", _retained),
     ];
 
+    /// <summary>The end of a test in which nothing may go wrong: no kernel and no call did, and all was given back.
+    /// </summary>
+    public void End()
+    {
+        Exception? caught = Caught;
+        IReadOnlyList<string> leaks = Leaks;
+        Dispose();
+        Assert.Null(caught);
+        Assert.Empty(leaks);
+    }
+
     public void Dispose()
     {
         CudaApi.Instead = null;
