@@ -55,8 +55,8 @@ public sealed record ServerOptions
     public string? BackendFallback { get; init; }
 
     /// <summary>The part of a GPU's memory that weights, KV cache and scratch together may take, above 0 and at most 1.
-    /// Default 0.9, as in vLLM.</summary>
-    public double GpuMemoryUtilization { get; init; } = 0.9;
+    /// Default 0.9.</summary>
+    public double GpuMemoryUtilization { get; init; } = ModelOptions.DefaultGpuMemoryUtilization;
 
     /// <summary>Worker threads. Null: one for each physical core.</summary>
     public int? Threads { get; init; }

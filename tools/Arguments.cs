@@ -52,7 +52,7 @@ internal sealed class ModelArguments
     {
         HelpName = "PART",
         Description = "The part of a GPU's memory that may be taken, above 0 and at most 1.",
-        DefaultValueFactory = _ => 0.9,
+        DefaultValueFactory = _ => ModelOptions.DefaultGpuMemoryUtilization,
     };
 
     private readonly Option<int?> _threads = new("--threads", "-t")

@@ -12,6 +12,9 @@ public sealed record ModelOptions
     /// <summary>Default of <see cref="MaxSequences"/>.</summary>
     public const int DefaultMaxSequences = 64;
 
+    /// <summary>Default of <see cref="GpuMemoryUtilization"/>.</summary>
+    public const double DefaultGpuMemoryUtilization = 0.9;
+
     /// <summary>A GGUF file, or a Hugging Face folder with config.json and safetensors.</summary>
     public required string Path { get; init; }
 
@@ -33,9 +36,9 @@ public sealed record ModelOptions
     public long? KvCacheBytes { get; init; }
 
     /// <summary>The part of a GPU's memory that may be taken by weights, KV cache, scratch and whatever others hold of
-    /// it, above 0 and at most 1. Default 0.9, as in vLLM: the driver, compiled kernels and what grows with the longest
+    /// it, above 0 and at most 1. Default 0.9: the driver, compiled kernels and what grows with the longest
     /// context need some too.</summary>
-    public double GpuMemoryUtilization { get; init; } = 0.9;
+    public double GpuMemoryUtilization { get; init; } = DefaultGpuMemoryUtilization;
 
     /// <summary>Tokens one step may compute. Default 512: on a CPU a longer step gains little throughput and stalls
     /// every stream.</summary>
