@@ -45,12 +45,12 @@ public readonly ref struct Batch
     /// it.</remarks>
     public ReadOnlySpan<int> Places { get; init; }
 
-    /// <summary>Blocks of each sequence in order, shape [S, <see cref="BlockTableStride"/>].</summary>
-    /// <remarks>Entries past a sequence's length are not read.</remarks>
+    /// <summary>Blocks of each sequence in order, one table after the other.</summary>
     public required ReadOnlySpan<int> BlockTables { get; init; }
 
-    /// <summary>Entries a row of <see cref="BlockTables"/> has.</summary>
-    public required int BlockTableStride { get; init; }
+    /// <summary>Where each sequence's table begins in <see cref="BlockTables"/>, and the end, shape [S + 1].</summary>
+    /// <remarks>A table may have more blocks than the context fills; those are not read.</remarks>
+    public required ReadOnlySpan<int> BlockTableStarts { get; init; }
 
     /// <summary>Rows of the flat batch whose next token is wanted, ascending, shape [R].</summary>
     public required ReadOnlySpan<int> SampleRows { get; init; }

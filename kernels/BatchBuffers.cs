@@ -17,11 +17,12 @@ namespace Native.Kernels;
 /// </remarks>
 public sealed class BatchBuffers
 {
-    private readonly int _blockSize, _stride, _maskWords;
+    private readonly int _blockSize, _maskWords;
     private readonly int[] _tokenIds, _positions, _slotMapping; // [T]
     private readonly int[] _queryStarts;                        // [S + 1]
     private readonly int[] _contextLengths, _places;            // [S]
-    private readonly int[] _blockTables;                        // [S, stride]
+    private readonly int[] _blockTables;                        // one after the other
+    private readonly int[] _blockTableStarts;                   // [S + 1]
     private readonly int[] _sampleRows, _hiddenRows;            // [T]: a scored prompt uses all of its rows
     private readonly RowSampling[] _sampling;                   // [T]
     private readonly SampledToken[] _sampled;                   // [T]
@@ -40,7 +41,6 @@ public sealed class BatchBuffers
     {
         int tokens = maxTokens ?? info.MaxBatchedTokens, sequences = maxSequences ?? info.MaxSequences;
         _blockSize = info.BlockSize;
-        _stride = (int)Math.Min(((long)info.MaxModelLength + _blockSize - 1) / _blockSize, info.BlockCount);
         _maskWords = Batch.MaskWords(info.VocabularySize);
         _tokenIds = new int[tokens];
         _positions = new int[tokens];
@@ -48,8 +48,10 @@ public sealed class BatchBuffers
         _queryStarts = new int[sequences + 1];
         _contextLengths = new int[sequences];
         _places = new int[sequences];
-        // Zeroed pages that no sequence reaches are never touched, so the worst case costs address space, not memory.
-        _blockTables = new int[(long)sequences * _stride];
+        // Zeroed pages that no step reaches are never touched, so the worst case costs address space, not memory.
+        long longest = Math.Min(((long)info.MaxModelLength + _blockSize - 1) / _blockSize, info.BlockCount);
+        _blockTables = new int[sequences * longest];
+        _blockTableStarts = new int[sequences + 1];
         _sampleRows = new int[tokens];
         _hiddenRows = new int[tokens];
         _sampling = new RowSampling[tokens];
@@ -74,8 +76,8 @@ public sealed class BatchBuffers
         ContextLengths = _contextLengths.AsSpan(0, Sequences),
         DecodeCount = _decodes,
         Places = _places.AsSpan(0, Sequences),
-        BlockTables = _blockTables.AsSpan(0, Sequences * _stride),
-        BlockTableStride = _stride,
+        BlockTables = _blockTables.AsSpan(0, _blockTableStarts[Sequences]),
+        BlockTableStarts = _blockTableStarts.AsSpan(0, Sequences + 1),
         SampleRows = _sampleRows.AsSpan(0, _rows),
         Sampling = _sampling.AsSpan(0, _rows),
         History = _history.AsSpan(0, _historyLength),
@@ -146,7 +148,8 @@ public sealed class BatchBuffers
         _queryStarts[Sequences] = row;
         _contextLengths[Sequences] = start + count;
         _places[Sequences] = place;
-        blocks.CopyTo(_blockTables.AsSpan(Sequences * _stride, _stride));
+        int table = _blockTableStarts[Sequences];
+        blocks.CopyTo(_blockTables.AsSpan(table));
         for (int i = 0; i < count; i++)
         {
             (int block, int offset) = Math.DivRem(start + i, _blockSize);
@@ -155,7 +158,8 @@ public sealed class BatchBuffers
         }
         if (decodes) _decodes++;
         Tokens += count;
-        _queryStarts[++Sequences] = Tokens;
+        Sequences++;
+        (_queryStarts[Sequences], _blockTableStarts[Sequences]) = (Tokens, table + blocks.Length);
         return _tokenIds.AsSpan(row, count);
     }
 

@@ -51,9 +51,10 @@ internal static class BatchCheck
         if (batch.QueryStarts.Length != sequences + 1 || batch.QueryStarts[0] != 0
             || batch.QueryStarts[sequences] != tokens)
             throw new ArgumentException($"the query starts don't lead from 0 to {tokens} in {sequences} steps");
-        if (batch.BlockTables.Length < (long)sequences * batch.BlockTableStride)
+        if (batch.BlockTableStarts.Length != sequences + 1 || batch.BlockTableStarts[0] != 0
+            || batch.BlockTableStarts[sequences] != batch.BlockTables.Length)
             throw new ArgumentException(
-                $"{sequences} block tables of {batch.BlockTableStride} don't fit {batch.BlockTables.Length} entries");
+                $"the starts of {sequences} block tables don't lead from 0 to {batch.BlockTables.Length}");
         if (batch.Sampling.Length != rows)
             throw new ArgumentException($"{rows} rows are sampled, {batch.Sampling.Length} have parameters");
         if (!batch.Places.IsEmpty && batch.Places.Length != sequences)
@@ -89,9 +90,12 @@ internal static class BatchCheck
     {
         int start = batch.QueryStarts[s], end = batch.QueryStarts[s + 1], context = batch.ContextLengths[s];
         int blocks = (context + info.BlockSize - 1) / info.BlockSize;
-        if (start >= end || end > batch.TokenIds.Length || context < end - start || context > info.MaxModelLength
-            || blocks > batch.BlockTableStride)
+        if (start >= end || end > batch.TokenIds.Length || context < end - start || context > info.MaxModelLength)
             throw new ArgumentException($"sequence {s} has rows {start} to {end} and a context of {context}");
+        int table = batch.BlockTableStarts[s], tableEnd = batch.BlockTableStarts[s + 1];
+        if (table < 0 || tableEnd > batch.BlockTables.Length || (long)tableEnd - table < blocks)
+            throw new ArgumentException($"sequence {s} has the blocks from {table} to {tableEnd} of "
+                + $"{batch.BlockTables.Length}, expected {blocks}");
         if (s < batch.DecodeCount && end - start != 1)
             throw new ArgumentException($"sequence {s} decodes, but has {end - start} rows");
         for (int t = start; t < end; t++)
@@ -100,7 +104,7 @@ internal static class BatchCheck
                 throw new ArgumentException(
                     $"row {t} is at position {batch.Positions[t]}, expected {context - (end - t)}");
         }
-        foreach (int block in batch.BlockTables.Slice(s * batch.BlockTableStride, blocks))
+        foreach (int block in batch.BlockTables.Slice(table, blocks))
             if ((uint)block >= (uint)info.BlockCount)
                 throw new ArgumentException($"sequence {s} names block {block} of {info.BlockCount}");
     }

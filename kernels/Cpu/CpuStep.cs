@@ -31,9 +31,6 @@ internal sealed unsafe class CpuStep : IDisposable
     /// <summary>Sequences of the step, S.</summary>
     public int Sequences { get; private set; }
 
-    /// <summary>Entries of a row of <see cref="BlockTables"/>.</summary>
-    public int BlockTableStride { get; private set; }
-
     /// <summary>Shape [T].</summary>
     public int* TokenIds { get; private set; }
 
@@ -49,8 +46,11 @@ internal sealed unsafe class CpuStep : IDisposable
     /// <summary>Shape [S].</summary>
     public int* ContextLengths { get; private set; }
 
-    /// <summary>Shape [S, stride].</summary>
+    /// <summary>One table after the other.</summary>
     public int* BlockTables { get; private set; }
+
+    /// <summary>Shape [S + 1].</summary>
+    public int* BlockTableStarts { get; private set; }
 
     /// <summary>Runs of rows of one sequence that attention computes together, shape [<see cref="QueryTileCount"/>].
     /// The most expensive come first.</summary>
@@ -69,10 +69,10 @@ internal sealed unsafe class CpuStep : IDisposable
     public void Load(in Batch batch)
     {
         int tokens = batch.TokenIds.Length, sequences = batch.ContextLengths.Length;
-        long ints = (3L * tokens) + (2L * sequences) + 1 + batch.BlockTables.Length;
+        long ints = (3L * tokens) + (3L * sequences) + 2 + batch.BlockTables.Length;
         Reserve((nuint)((ints * sizeof(int)) + ((long)(tokens + 1) * sizeof(QueryTile))));
 
-        (Tokens, Sequences, BlockTableStride) = (tokens, sequences, batch.BlockTableStride);
+        (Tokens, Sequences) = (tokens, sequences);
         int* next = (int*)_memory;
         TokenIds = Copy(batch.TokenIds, ref next);
         Positions = Copy(batch.Positions, ref next);
@@ -80,6 +80,7 @@ internal sealed unsafe class CpuStep : IDisposable
         QueryStarts = Copy(batch.QueryStarts, ref next);
         ContextLengths = Copy(batch.ContextLengths, ref next);
         BlockTables = Copy(batch.BlockTables, ref next);
+        BlockTableStarts = Copy(batch.BlockTableStarts, ref next);
         QueryTiles = (QueryTile*)(((nint)next + sizeof(long) - 1) & ~(nint)(sizeof(long) - 1));
 
         (TilesAreSequences, VisiblePositions) = (true, 0);

@@ -85,7 +85,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
             Positions = step.Positions,
             Slots = step.SlotMapping,
             BlockTables = step.BlockTables,
-            BlockTableStride = step.BlockTableStride,
+            BlockTableStarts = step.BlockTableStarts,
             Rows = step.Tokens,
             Rotations = rotations.Cosines(0),
             Pairs = rotations.Pairs,
@@ -216,7 +216,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         {
             for (int r = 0; r < tile.Rows; r++) StoreRow(job, tile.FirstRow + r, kvHead, scratch);
         }
-        int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
+        int* blockTable = job->BlockTables + job->BlockTableStarts[tile.Sequence];
         for (int i = 0; i < tile.Rows * job->Group; i++)
         {
             int row = tile.FirstRow + (i / job->Group), head = (kvHead * job->Group) + (i % job->Group);
@@ -309,7 +309,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         where E : struct, IKvElement<V>
     {
         int begin = item->Begin, end = item->End, count = item->Count, kvHead = item->KvHead, padded = job->Padded;
-        int* blockTable = job->BlockTables + ((long)item->Tile.Sequence * job->BlockTableStride);
+        int* blockTable = job->BlockTables + job->BlockTableStarts[item->Tile.Sequence];
         KvTile current = default, next = default, converted = Converted(item->Keys, item->Values, padded);
         next.KeyScales = item->KeyScales;
         next.ValueScales = item->ValueScales;
@@ -506,7 +506,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         QueryTile tile = job->Tiles[item / job->KvHeads];
         int kvHead = item % job->KvHeads, size = job->Keys.ElementSize,
             block = job->BlockSize * job->HeadColumns * size;
-        int* blockTable = job->BlockTables + ((long)tile.Sequence * job->BlockTableStride);
+        int* blockTable = job->BlockTables + job->BlockTableStarts[tile.Sequence];
         job->Context(tile, out int begin, out int end);
         int first = begin / job->BlockSize, last =
             (Math.Min(end, (begin / TileSize * TileSize) + TileSize) - 1) / job->BlockSize;
@@ -678,7 +678,7 @@ internal sealed unsafe class PagedAttention(WorkerPool pool, NativeHeap heap)
         public int* Positions;
         public int* Slots;
         public int* BlockTables;
-        public int BlockTableStride;
+        public int* BlockTableStarts;
         public int Rows;
         public float* Rotations;     // [Rows, 2, Pairs], cosines and sines
         public int Pairs;

@@ -31,12 +31,12 @@ internal unsafe struct StepHeader
     /// <summary>Tables of rotations that a model may have.</summary>
     public const int MostRopes = 4;
 
-    public ulong Ids, Places, Positions, Slots, Sequences, Tables, SampledRows, SampledPlaces, Counters, Sampling,
+    public ulong Ids, Places, Positions, Slots, Sequences, Tables, TableStarts, SampledRows, SampledPlaces, Counters, Sampling,
         History, Biases, Masks;
 
     public fixed ulong Rotations[MostRopes];
     public ulong Last, Results;
-    public uint Tokens, SampleRows, Stride;
+    public uint Tokens, SampleRows;
 }
 
 /// <summary>One of the steps that may be in flight: its input in pinned memory, which goes up by one copy, and its
@@ -92,9 +92,10 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
     /// <summary>Makes room for a step. True where the device's memory is another than before.</summary>
     public bool Reserve(in Batch batch, List<CudaRope> ropes)
     {
-        const int sections = 15, padding = 16;
+        const int sections = 16, padding = 16;
         long tokens = batch.TokenIds.Length, rows = batch.SampleRows.Length;
-        long ints = 4 * tokens + batch.Places.Length + batch.BlockTables.Length + 3 * rows + batch.HiddenRows.Length
+        long ints = 4 * tokens + batch.Places.Length + batch.BlockTables.Length
+            + batch.BlockTableStarts.Length + 3 * rows + batch.HiddenRows.Length
             + batch.History.Length + batch.Masks.Length + 2L * batch.Copies.Length;
         long bytes = sizeof(StepHeader) + 4 * ints + rows * sizeof(RowSampling) + 8L * batch.Biases.Length;
         foreach (CudaRope rope in ropes) bytes += 8L * rope.Pairs * tokens;
@@ -117,7 +118,7 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
         Room(1, out Span<StepHeader> header);
         ref StepHeader h = ref header[0];
         h = new StepHeader { Last = last, Results = results };
-        (h.Tokens, h.SampleRows, h.Stride) = ((uint)Tokens, (uint)SampleRows, (uint)batch.BlockTableStride);
+        (h.Tokens, h.SampleRows) = ((uint)Tokens, (uint)SampleRows);
         h.Ids = Put(batch.TokenIds, out _);
         Ids = (int.MaxValue, Batch.LastSampled);
         foreach (int id in batch.TokenIds)
@@ -132,6 +133,7 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
             MostPositions = Math.Max(MostPositions, batch.ContextLengths[s]);
         }
         h.Tables = Put(batch.BlockTables, out _);
+        h.TableStarts = Put(batch.BlockTableStarts, out _);
         LoadSampling(batch, counts, sequences, ref h);
         HiddenRowsAt = Put(batch.HiddenRows, out _);
         Copies = Put(batch.Copies, out _);

@@ -135,7 +135,7 @@ template <typename Type> DEVICE void AttendPart(const Attention& a) {
   float* query = queries[Warp()];
   for (u32 i = Lane(); i < a.size; i += WarpSize) query[i] = q[i] * a.scale;
   WarpBarrier();
-  const int* table = a.step->tables + (u64)a.step->sequences[token] * a.step->stride;
+  const int* table = a.step->tables + a.step->tableStarts[a.step->sequences[token]];
   u32 kvHead = head / (a.heads / a.kvHeads);
   float sums[MostElements] = {}, most = -__builtin_inff(), weights = 0;
   for (u32 first = from; first < to; first += WarpSize) {

@@ -113,8 +113,9 @@ struct Step {
   const int* places;        // by row, where an id is -1
   const int* positions;     // [tokens]
   const int* slots;         // [tokens]: block * block size + offset
-  const int* sequences;     // [tokens]: which row of the block tables
-  const int* tables;        // [sequences, stride]
+  const int* sequences;     // [tokens]: whose block table
+  const int* tables;        // blocks of each sequence in order, one table after the other
+  const int* tableStarts;   // [sequences + 1]
   const int* sampledRows;   // [sampleRows]
   const int* sampledPlaces; // [sampleRows]: whose last token this is, -1 for none
   const int* counters;      // [sampleRows]: 0 for none; counts of tokens i as i + 1, or as -(i + 1) if they begin anew
@@ -125,5 +126,5 @@ struct Step {
   const float* rotations[4]; // [tokens, 2, pairs] by table: cosines, sines
   int* last;                 // by place
   TokenValue* results;       // [sampleRows], then the alternatives
-  u32 tokens, sampleRows, stride;
+  u32 tokens, sampleRows;
 };

@@ -109,6 +109,21 @@ public sealed class CudaStepTests : StepSeam, IDisposable
             (all.A, all.B, all.C, all.D, all.E, all.F);
     }
 
+    /// <summary>A step's input holds the blocks that its sequences have, not room for the longest ones.</summary>
+    [Fact]
+    public void WhatGoesUp_DoesNotGrowWithTheLongestContextAllowed()
+    {
+        long Uploaded(int maxModelLength)
+        {
+            using ModelRunner runner = StepSeamTests.Open(CreateBackend(), maxModelLength: maxModelLength);
+            Decodes decodes = new(runner, 3);
+            long before = _fake.BytesUploaded;
+            decodes.Step();
+            return _fake.BytesUploaded - before;
+        }
+        Assert.Equal(Uploaded(16), Uploaded(256));
+    }
+
     [Fact]
     public void AStep_AllocatesNothing_OnceItsGraphIsRecorded()
     {

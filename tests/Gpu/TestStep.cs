@@ -26,7 +26,11 @@ internal sealed unsafe class TestStep(DeviceMemory memory)
     public int[] Sequences { init => _header.Sequences = In("sequences", value); }
 
     /// <summary>Of one sequence.</summary>
-    public int[] Table { init => (_header.Tables, _header.Stride) = (In("tables", value), (uint)value.Length); }
+    public int[] Table
+    {
+        init => (_header.Tables, _header.TableStarts) =
+            (In("tables", value), In("starts of tables", [0, value.Length]));
+    }
 
     public float[] Rotations { init => _header.Rotations[0] = In("rotations", value); }
 

@@ -32,7 +32,7 @@ public abstract class BackendContract
             QueryStarts = new[] { 0, ids.Length },
             ContextLengths = new[] { ids.Length },
             BlockTables = new int[(ids.Length + 15) / 16],
-            BlockTableStride = (ids.Length + 15) / 16,
+            BlockTableStarts = new[] { 0, (ids.Length + 15) / 16 },
             SampleRows = [],
             Sampling = [],
         }, new TestGraph(_ => enqueue()));
@@ -217,7 +217,7 @@ public abstract class BackendContract
                 QueryStarts = new[] { 0, count },
                 ContextLengths = new[] { first + count },
                 BlockTables = table,
-                BlockTableStride = table.Length,
+                BlockTableStarts = new[] { 0, table.Length },
                 SampleRows = [],
                 Sampling = [],
             }, new TestGraph(_ => backend.Attend(qkv, shape, cache, y)));

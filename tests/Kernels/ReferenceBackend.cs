@@ -11,7 +11,8 @@ internal sealed unsafe class ReferenceBackend : IBackend
 {
     private readonly List<nint> _owned = [];
     private readonly List<(double[] Frequencies, double Magnitude)> _ropes = [];
-    private int[] _ids = [], _positions = [], _slots = [], _starts = [], _contexts = [], _tables = [], _rows = [];
+    private int[] _ids = [], _positions = [], _slots = [], _starts = [], _contexts = [], _tables = [], _tableStarts = [],
+        _rows = [];
     private readonly List<Paged> _layers = [];
     private RowSampling[] _sampling = [];
     private SampledToken[] _sampled = [];
@@ -20,7 +21,6 @@ internal sealed unsafe class ReferenceBackend : IBackend
     private float[] _hidden = [];
     private int[] _lastSampled = [];
     private bool _inFlight;
-    private int _stride;
 
     private sealed class Decoded(int rows, int columns, float[] values) : Matrix(rows, columns, 4L * rows * columns)
     {
@@ -127,7 +127,7 @@ internal sealed unsafe class ReferenceBackend : IBackend
         _contexts = batch.ContextLengths.ToArray();
         _tables = batch.BlockTables.ToArray();
         _rows = batch.SampleRows.ToArray();
-        _stride = batch.BlockTableStride;
+        _tableStarts = batch.BlockTableStarts.ToArray();
     }
 
     public void Embed(Matrix table, float scale, Tensor x)
@@ -204,7 +204,8 @@ internal sealed unsafe class ReferenceBackend : IBackend
                 {
                     float* q = Row(qkv, t) + head * d;
                     int kv = head / (shape.Heads / shape.KvHeads);
-                    int Slot(int p) => _tables[s * _stride + p / cache.BlockSize] * cache.BlockSize + p % cache.BlockSize;
+                    int Slot(int p) =>
+                        _tables[_tableStarts[s] + p / cache.BlockSize] * cache.BlockSize + p % cache.BlockSize;
                     double[] weights = new double[position + 1 - from];
                     for (int p = from; p <= position; p++)
                     {

@@ -160,13 +160,13 @@ public sealed class StepSeamTests
     private static readonly string Demo = Path.Combine(AppContext.BaseDirectory, "models", "demo.gguf");
 
     /// <summary>The demo model on a backend.</summary>
-    internal static ModelRunner Open(IBackend backend, int maxSequences = 4)
+    internal static ModelRunner Open(IBackend backend, int maxSequences = 4, int maxModelLength = 64)
     {
         using ModelFile file = ModelFile.Open(Demo);
         var options = new ModelOptions
         {
             Path = Demo,
-            MaxModelLength = 64,
+            MaxModelLength = maxModelLength,
             MaxSequences = maxSequences,
             KvCacheBytes = file.Config.LayerCount
                 * backend.KvBlockBytes(file.Config.KvShape(BlockSize, DType.F16)) * 4 * maxSequences,
@@ -210,9 +210,9 @@ public sealed class StepSeamTests
     /// <summary>A sound step of two sequences, the first a decode, whose numbers a test spoils.</summary>
     public sealed class BrokenBatch
     {
-        public int[] Ids = [3, 4, 5], Positions = [2, 0, 1], Slots = [2, 16, 17], Starts = [0, 1, 3], Contexts = [3, 2], Tables = [0, 1];
+        public int[] Ids = [3, 4, 5], Positions = [2, 0, 1], Slots = [2, 16, 17], Starts = [0, 1, 3], Contexts = [3, 2], Tables = [0, 1], TableStarts = [0, 1, 2];
         public int[] Places = [0, 1], Rows = [0, 2], History = [], Hidden = [];
-        public int Decodes = 1, Stride = 1;
+        public int Decodes = 1;
         public BlockCopy[] Copies = [];
         public TokenBias[] Biases = [];
         public uint[] Masks = [];
@@ -229,7 +229,7 @@ public sealed class StepSeamTests
             DecodeCount = Decodes,
             Places = Places,
             BlockTables = Tables,
-            BlockTableStride = Stride,
+            BlockTableStarts = TableStarts,
             SampleRows = Rows,
             Sampling = Sampling,
             History = History,
@@ -253,7 +253,12 @@ public sealed class StepSeamTests
         { "decode count", "3 sequences decode, the batch has 2", b => b.Decodes = 3 },
         { "context", "sequence 0 has rows 0 to 1 and a context of 70", b => b.Contexts[0] = 70 },
         { "block", "sequence 1 names block 99999", b => b.Tables[1] = 99_999 },
-        { "tables", "2 block tables of 2 don't fit 2 entries", b => b.Stride = 2 },
+        { "tables", "the starts of 2 block tables don't lead from 0 to 2", b => b.TableStarts = [0, 1, 4] },
+        { "fewer tables", "the starts of 2 block tables don't lead from 0 to 2", b => b.TableStarts = [0, 2] },
+        { "first table", "the starts of 2 block tables don't lead from 0 to 2", b => b.TableStarts = [1, 1, 2] },
+        { "table beyond", "sequence 0 has the blocks from 0 to 6 of 2, expected 1", b => b.TableStarts = [0, 6, 2] },
+        { "table before", "sequence 0 has the blocks from 0 to -4 of 2, expected 1", b => b.TableStarts = [0, -4, 2] },
+        { "short table", "sequence 0 has the blocks from 0 to 0 of 2, expected 1", b => b.TableStarts = [0, 0, 2] },
         { "place", "place 4 is not in 0 to 3", b => b.Places[1] = 4 },
         { "places", "1 places for 2 sequences", b => b.Places = [0] },
         { "copy", "block 1 is copied to 99999", b => b.Copies = [new BlockCopy(1, 99_999)] },

@@ -163,11 +163,11 @@ internal sealed class FakeModelRunner : IModelRunner
         Expect(sequences <= Info.MaxSequences && batch.QueryStarts.Length == sequences + 1, "sequences within the limit");
         Expect(batch.QueryStarts[0] == 0 && batch.QueryStarts[^1] == batch.TokenIds.Length, "query starts span the batch");
         Expect(batch.SampleRows.Length == sampled.Length && batch.Sampling.Length == sampled.Length, "one entry per sampled row");
-        Expect(batch.BlockTables.Length == sequences * batch.BlockTableStride, "one row of blocks per sequence");
+        Expect(batch.BlockTableStarts.Length == sequences + 1 && batch.BlockTableStarts[^1] == batch.BlockTables.Length, "a block table per sequence");
 
         for (int s = 0; s < sequences; s++)
         {
-            ReadOnlySpan<int> table = batch.BlockTables.Slice(s * batch.BlockTableStride, batch.BlockTableStride);
+            ReadOnlySpan<int> table = batch.BlockTables[batch.BlockTableStarts[s]..batch.BlockTableStarts[s + 1]];
             Expect(batch.Positions[batch.QueryStarts[s + 1] - 1] == batch.ContextLengths[s] - 1, "the last row is at the context's end");
             for (int row = batch.QueryStarts[s]; row < batch.QueryStarts[s + 1]; row++)
             {
@@ -188,7 +188,7 @@ internal sealed class FakeModelRunner : IModelRunner
             previous = row;
             int s = 0;
             while (batch.QueryStarts[s + 1] <= row) s++;
-            ReadOnlySpan<int> table = batch.BlockTables.Slice(s * batch.BlockTableStride, batch.BlockTableStride);
+            ReadOnlySpan<int> table = batch.BlockTables[batch.BlockTableStarts[s]..batch.BlockTableStarts[s + 1]];
             ulong context = Hash.Seed;
             for (int position = 0; position <= batch.Positions[row]; position++)
             {
@@ -241,7 +241,7 @@ internal sealed class FakeModelRunner : IModelRunner
         private readonly int[] _slotMapping = batch.SlotMapping.ToArray();
         private readonly int[] _contextLengths = batch.ContextLengths.ToArray();
         private readonly int[] _blockTables = batch.BlockTables.ToArray();
-        private readonly int _stride = batch.BlockTableStride;
+        private readonly int[] _blockTableStarts = batch.BlockTableStarts.ToArray();
         private readonly int[] _history = batch.History.ToArray();
         private readonly TokenBias[] _biases = batch.Biases.ToArray();
         private readonly uint[] _masks = batch.Masks.ToArray();
@@ -256,7 +256,7 @@ internal sealed class FakeModelRunner : IModelRunner
             DecodeCount = DecodeCount,
             Places = Places,
             BlockTables = _blockTables,
-            BlockTableStride = _stride,
+            BlockTableStarts = _blockTableStarts,
             SampleRows = SampleRows,
             Sampling = Sampling,
             History = _history,

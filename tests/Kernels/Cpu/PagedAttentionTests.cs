@@ -380,7 +380,7 @@ public sealed unsafe class PagedAttentionTests
         private readonly PagedAttention _attention;
         private readonly StepRotations _rotations = new([], 1);
         private readonly GuardedMemory<float> _qkv, _y;
-        private readonly int[] _ids, _positions, _slots, _starts, _lengths, _tables;
+        private readonly int[] _ids, _positions, _slots, _starts, _lengths, _tables, _tableStarts;
 
         public StepUnderTest(Layer layer, (int Sequence, int First, int Count)[] chunks, int workers)
         {
@@ -393,6 +393,7 @@ public sealed unsafe class PagedAttentionTests
             _starts = new int[chunks.Length + 1];
             _lengths = [.. chunks.Select(chunk => chunk.First + chunk.Count)];
             _tables = new int[chunks.Length * layer.Stride];
+            _tableStarts = [.. Enumerable.Range(0, chunks.Length + 1).Select(s => s * layer.Stride)];
             _qkv = new GuardedMemory<float>(rows * columns);
             _y = new GuardedMemory<float>(rows * shape.Heads * d);
             _rotations.Begin(rows);
@@ -435,7 +436,7 @@ public sealed unsafe class PagedAttentionTests
             QueryStarts = _starts,
             ContextLengths = _lengths,
             BlockTables = _tables,
-            BlockTableStride = _layer.Stride,
+            BlockTableStarts = _tableStarts,
             SampleRows = [],
             Sampling = [],
         });

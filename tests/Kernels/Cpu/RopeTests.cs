@@ -160,7 +160,8 @@ public sealed unsafe class RopeTests
         Assert.Equal(
             [new QueryTile(1, 9, 8, 100), new QueryTile(1, 1, 8, 36), new QueryTile(3, 18, 6, 21), new QueryTile(1, 17, 1, 17), new QueryTile(0, 0, 1, 1)],
             new ReadOnlySpan<QueryTile>(step.QueryTiles, step.QueryTileCount).ToArray());
-        Assert.Equal((24, 4, 2, 175L, false), (step.Tokens, step.Sequences, step.BlockTableStride, step.VisiblePositions, step.TilesAreSequences));
+        Assert.Equal((24, 4, 175L, false), (step.Tokens, step.Sequences, step.VisiblePositions, step.TilesAreSequences));
+        Assert.Equal([0, 2, 4, 6, 8], new ReadOnlySpan<int>(step.BlockTableStarts, 5).ToArray());
     }
 
     [Fact]
@@ -189,7 +190,7 @@ public sealed unsafe class RopeTests
             QueryStarts = starts,
             ContextLengths = lengths,
             BlockTables = new int[2 * lengths.Length],
-            BlockTableStride = 2,
+            BlockTableStarts = Enumerable.Range(0, lengths.Length + 1).Select(s => 2 * s).ToArray(),
             SampleRows = [],
             Sampling = [],
         });
@@ -207,7 +208,7 @@ public sealed unsafe class RopeTests
             QueryStarts = [0, positions.Length],
             ContextLengths = [positions.Max() + 1],
             BlockTables = [],
-            BlockTableStride = 0,
+            BlockTableStarts = [0, 0],
             SampleRows = [],
             Sampling = [],
         });
