@@ -31,8 +31,8 @@ internal unsafe struct StepHeader
     /// <summary>Tables of rotations that a model may have.</summary>
     public const int MostRopes = 4;
 
-    public ulong Ids, Places, Positions, Slots, Sequences, Tables, TableStarts, SampledRows, SampledPlaces, Counters, Sampling,
-        History, Biases, Masks;
+    public ulong Ids, Places, Positions, Slots, Sequences, Tables, TableStarts, SampledRows, SampledPlaces, Counters,
+        Sampling, History, Biases, Masks;
 
     public fixed ulong Rotations[MostRopes];
     public ulong Last, Results;
