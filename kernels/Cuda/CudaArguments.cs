@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Native.Kernels.Formats;
+using Native.Kernels.Gpu;
 
 namespace Native.Kernels.Cuda;
 
@@ -99,7 +100,7 @@ internal sealed class CudaFunctions : IDisposable
         }
         CudaFunction Of(string file, string name) => modules[file].Function(name);
         CudaFunction[] OfLayouts(string name) =>
-            [.. Enum.GetNames<CudaLayout>().Select(layout => Of("matmul", name + layout))];
+            [.. Enum.GetNames<WeightLayout>().Select(layout => Of("matmul", name + layout))];
         CacheTypes = [.. Enum.GetValues<DType>().Where(type => type != DType.FP8 || Target != "sm_80")];
         CudaFunction[] OfTypes(string name) => [.. CacheTypes.Select(type => Of("attention", name + type))];
         (RmsNorm, RmsScale) = (Of("elementwise", nameof(RmsNorm)), Of("elementwise", nameof(RmsScale)));
@@ -110,7 +111,7 @@ internal sealed class CudaFunctions : IDisposable
         (Store, Attend) = (OfTypes(nameof(Store)), OfTypes(nameof(Attend)));
         (Combine, CopyBlocks) = (Of("attention", nameof(Combine)), Of("attention", nameof(CopyBlocks)));
         Sample = Of("sampler", nameof(Sample));
-        Repack = CudaLayouts.Formats.ToDictionary(format => format.Type, format => Of("repack", format.Kernel));
+        Repack = WeightLayouts.Formats.ToDictionary(format => format.Type, format => Of("repack", format.Kernel));
     }
 
     /// <summary>What their PTX was made for.</summary>
@@ -131,7 +132,7 @@ internal sealed class CudaFunctions : IDisposable
 
     public CudaFunction Gate { get; }
 
-    /// <summary>By <see cref="CudaLayout"/>.</summary>
+    /// <summary>By <see cref="WeightLayout"/>.</summary>
     public CudaFunction[] MatMul { get; }
 
     public CudaFunction[] MatMulGate { get; }

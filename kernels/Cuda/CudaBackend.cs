@@ -1,5 +1,6 @@
 using System.Globalization;
 using Native.Kernels.Files;
+using Native.Kernels.Gpu;
 using Native.Kernels.Sampling;
 using static Native.Kernels.OperandCheck;
 
@@ -17,12 +18,12 @@ internal sealed unsafe class CudaBackend : IBackend
     private readonly CudaUpload _upload;
     private readonly CudaFunctions _functions;
     private readonly CudaGraphs _graphs;
-    private readonly CudaBuffer _input, _scales, _gates, _partials, _results, _hidden, _scores;
-    private readonly CudaCounts _counts;
+    private readonly CudaBuffer _input, _scales, _gates, _partials, _results, _hidden, _scores, _countsOfTokens;
+    private readonly TokenCounts _counts;
     private readonly ulong _last; // by place, what it sampled last
     private readonly CudaStep[] _steps; // as many as may be in flight
     private readonly List<ulong> _allocations = [];
-    private readonly List<CudaRope> _ropes = [];
+    private readonly List<RotaryTable> _ropes = [];
     private readonly List<CudaKvLayer> _kvLayers = [];
     private CudaStep _step; // the one that operations are of
     private StepShape _shape; // and its rows, padded where it is recorded
@@ -50,7 +51,8 @@ internal sealed unsafe class CudaBackend : IBackend
             _results = Buffer("sampled tokens");
             _hidden = Buffer("hidden states");
             _scores = Buffer("scores");
-            _counts = new CudaCounts(_device);
+            _countsOfTokens = Buffer("counts of tokens");
+            _counts = new TokenCounts(_countsOfTokens.Reserve);
             _last = Allocate(4L * MostPlaces, "last tokens");
             _device.Clear(_last, 4L * MostPlaces);
             _steps = [.. Enumerable.Range(0, StepsInFlight).Select(_ => new CudaStep(_device, _input))];
@@ -145,7 +147,7 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         if (_ropes.Count == StepHeader.MostRopes)
             throw new NotSupportedException($"a model has at most {StepHeader.MostRopes} tables of rotations");
-        _ropes.Add(new CudaRope(inverseFrequencies, magnitude));
+        _ropes.Add(new RotaryTable(inverseFrequencies, magnitude));
         return _ropes.Count - 1;
     }
 
@@ -487,7 +489,7 @@ internal sealed unsafe class CudaBackend : IBackend
             Step = _step.Header,
             Logits = (ulong)logits.Address,
             Scores = _scores.Address,
-            Counts = _counts.Address,
+            Counts = _countsOfTokens.Address,
             First = (uint)first,
             Vocabulary = (uint)logits.Columns,
         };
@@ -544,9 +546,8 @@ internal sealed unsafe class CudaBackend : IBackend
         _upload.Dispose();
         _graphs.Dispose();
         foreach (CudaStep step in _steps) step.Dispose();
-        CudaBuffer[] buffers = [_input, _scales, _gates, _partials, _results, _hidden, _scores];
+        CudaBuffer[] buffers = [_input, _scales, _gates, _partials, _results, _hidden, _scores, _countsOfTokens];
         foreach (CudaBuffer buffer in buffers) buffer.Dispose();
-        _counts.Dispose();
         foreach (ulong address in _allocations) _device.Free(address);
         _device.Wait();
         _functions.Dispose();

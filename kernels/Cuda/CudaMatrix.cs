@@ -1,5 +1,7 @@
+using System.Runtime.InteropServices;
 using Native.Kernels.Files;
 using Native.Kernels.Formats;
+using Native.Kernels.Gpu;
 
 namespace Native.Kernels.Cuda;
 
@@ -11,7 +13,7 @@ internal sealed unsafe class CudaMatrix : Matrix
         : base(rows, columns, bytes) => Segments = segments;
 
     /// <summary>Rows of one layout.</summary>
-    public readonly record struct Segment(CudaLayout Layout, int FirstRow, int Rows, ulong Weights, ulong Groups);
+    public readonly record struct Segment(WeightLayout Layout, int FirstRow, int Rows, ulong Weights, ulong Groups);
 
     /// <summary>In the order of their rows.</summary>
     public Segment[] Segments { get; }
@@ -31,11 +33,11 @@ internal sealed unsafe class CudaMatrix : Matrix
         upload.ClearRefused();
         for (int first = 0, row = 0; first < parts.Length;)
         {
-            CudaLayout layout = CudaLayouts.Of(parts[first].Type).Layout;
+            WeightLayout layout = WeightLayouts.Of(parts[first].Type).Layout;
             int last = first, own = 0;
-            for (; last < parts.Length && CudaLayouts.Of(parts[last].Type).Layout == layout; last++)
+            for (; last < parts.Length && WeightLayouts.Of(parts[last].Type).Layout == layout; last++)
                 own += (int)parts[last].Rows;
-            long weights = CudaLayouts.WeightBytes(layout, columns), groups = CudaLayouts.Groups(layout, columns) * 8L;
+            long weights = WeightLayouts.WeightBytes(layout, columns), groups = WeightLayouts.Groups(layout, columns) * 8L;
             Segment segment = new(layout, row, own, allocate(own * weights), groups == 0 ? 0 : allocate(own * groups));
             bytes += own * (weights + groups);
             segments.Add(segment);
@@ -50,8 +52,8 @@ internal sealed unsafe class CudaMatrix : Matrix
     private static void LoadPart(TensorView part, int first, Segment segment, CudaUpload upload, CudaFunction kernel)
     {
         int columns = (int)part.Columns;
-        ulong weightBytes = (ulong)CudaLayouts.WeightBytes(segment.Layout, columns);
-        ulong groupBytes = (ulong)CudaLayouts.Groups(segment.Layout, columns) * 8;
+        ulong weightBytes = (ulong)WeightLayouts.WeightBytes(segment.Layout, columns);
+        ulong groupBytes = (ulong)WeightLayouts.Groups(segment.Layout, columns) * 8;
         long atOnce = Math.Max(1, upload.BufferBytes / part.RowBytes);
         for (long row = 0; row < part.Rows; row += atOnce)
         {
@@ -98,7 +100,7 @@ internal sealed unsafe class CudaMatrix : Matrix
         long rows = 0;
         foreach (TensorView part in parts)
         {
-            CudaLayouts.Format format = CudaLayouts.Of(part.Type);
+            WeightLayouts.Format format = WeightLayouts.Of(part.Type);
             BlockFormat file = BlockFormat.Of(part.Type);
             if (part.Columns != parts[0].Columns || part.Columns % format.Block != 0 || part.Rows < 1
                 || part.ByteLength != part.Rows * part.Columns / file.BlockSize * file.BlockBytes)
@@ -109,6 +111,14 @@ internal sealed unsafe class CudaMatrix : Matrix
         }
         return checked((int)rows);
     }
+}
+
+/// <summary>As <c>Repacking</c> lies in <c>repack.cu</c>. Addresses are of the device.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct Repacking
+{
+    public ulong Rows, Weights, Groups, Refused;
+    public uint Columns, First;
 }
 
 /// <summary>What goes up: two pinned buffers in turn, one being filled while the other is copied, and a place on the

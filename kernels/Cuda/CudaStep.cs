@@ -1,28 +1,8 @@
 using System.Runtime.InteropServices;
+using Native.Kernels.Gpu;
 using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Cuda;
-
-/// <summary>A table of rotary frequencies: radians a position for each pair, and what sine and cosine are multiplied
-/// with.</summary>
-internal sealed class CudaRope(ReadOnlySpan<double> inverseFrequencies, float magnitude)
-{
-    private readonly double[] _inverseFrequencies = inverseFrequencies.ToArray();
-
-    /// <summary>Pairs of elements that it rotates.</summary>
-    public int Pairs => _inverseFrequencies.Length;
-
-    /// <summary>Cosines and sines of a position, shape [2, pairs]. Angles are double, as the CPU's.</summary>
-    public void Compute(int position, Span<float> values)
-    {
-        for (int i = 0; i < Pairs; i++)
-        {
-            (double sine, double cosine) = Math.SinCos(position * _inverseFrequencies[i]);
-            values[i] = (float)(cosine * magnitude);
-            values[Pairs + i] = (float)(sine * magnitude);
-        }
-    }
-}
 
 /// <summary>As <c>Step</c> lies in <c>native.cuh</c>: where on the device what a step's kernels read is.</summary>
 [StructLayout(LayoutKind.Sequential)]
@@ -90,7 +70,7 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
     public ulong Copies { get; private set; }
 
     /// <summary>Makes room for a step. True where the device's memory is another than before.</summary>
-    public bool Reserve(in Batch batch, List<CudaRope> ropes)
+    public bool Reserve(in Batch batch, List<RotaryTable> ropes)
     {
         const int sections = 16, padding = 16;
         long tokens = batch.TokenIds.Length, rows = batch.SampleRows.Length;
@@ -98,7 +78,7 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
             + batch.BlockTableStarts.Length + 3 * rows + batch.HiddenRows.Length
             + batch.History.Length + batch.Masks.Length + 2L * batch.Copies.Length;
         long bytes = sizeof(StepHeader) + 4 * ints + rows * sizeof(RowSampling) + 8L * batch.Biases.Length;
-        foreach (CudaRope rope in ropes) bytes += 8L * rope.Pairs * tokens;
+        foreach (RotaryTable rope in ropes) bytes += 8L * rope.Pairs * tokens;
         bytes += (sections + ropes.Count) * padding;
         _input.Reserve(bytes);
         return memory.Reserve(bytes);
@@ -110,7 +90,7 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
     /// <param name="counts">What is counted of histories; places were added.</param>
     /// <param name="last">Where the tokens are that places sampled last.</param>
     /// <param name="results">Where the results go on the device.</param>
-    public void Load(in Batch batch, List<CudaRope> ropes, CudaCounts counts, ulong last, ulong results)
+    public void Load(in Batch batch, List<RotaryTable> ropes, TokenCounts counts, ulong last, ulong results)
     {
         (Tokens, SampleRows, HiddenRows) = (batch.TokenIds.Length, batch.SampleRows.Length, batch.HiddenRows.Length);
         (CopyCount, Alternatives, MostPositions) = (batch.Copies.Length, batch.AlternativeCount, 0);
@@ -148,7 +128,7 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
     }
 
     /// <summary>Rows that sample: of a history only what its place has not counted yet goes up.</summary>
-    private void LoadSampling(in Batch batch, CudaCounts counts, ReadOnlySpan<int> sequences, ref StepHeader h)
+    private void LoadSampling(in Batch batch, TokenCounts counts, ReadOnlySpan<int> sequences, ref StepHeader h)
     {
         h.SampledRows = Put(batch.SampleRows, out _);
         h.SampledPlaces = Room(SampleRows, out Span<int> places);

@@ -1,5 +1,6 @@
 using Native.Kernels.Cuda;
 using Native.Kernels.Formats;
+using Native.Kernels.Gpu;
 using Native.Tests.Gpu.Machine;
 using static System.Text.Encoding;
 
@@ -237,9 +238,9 @@ public sealed unsafe class CudaKernelTests
             }
             Values = new float[rows * columns];
             format.Decode(file, Values);
-            Format = CudaLayouts.Of(type);
-            long weights = CudaLayouts.WeightBytes(Format.Layout, columns);
-            int groups = CudaLayouts.Groups(Format.Layout, columns), rowBytes = file.Length / rows;
+            Format = WeightLayouts.Of(type);
+            long weights = WeightLayouts.WeightBytes(Format.Layout, columns);
+            int groups = WeightLayouts.Groups(Format.Layout, columns), rowBytes = file.Length / rows;
             Weights = new byte[rows * weights];
             Groups = new float[rows * groups * 2];
             fixed (byte* from = file, to = Weights)
@@ -255,7 +256,7 @@ public sealed unsafe class CudaKernelTests
 
         public int Columns { get; }
 
-        public CudaLayouts.Format Format { get; }
+        public WeightLayouts.Format Format { get; }
 
         public float[] Values { get; }
 

@@ -1,11 +1,12 @@
 using Native.Kernels.Cuda;
 using Native.Kernels.Files;
 using Native.Kernels.Formats;
+using Native.Kernels.Gpu;
 using Native.Tests.Gpu.Machine;
 
 namespace Native.Tests.Gpu;
 
-/// <summary>Matrices go up as the file has them, and kernels repack them: bit for bit as <see cref="CudaRepack"/> does,
+/// <summary>Matrices go up as the file has them, and kernels repack them: bit for bit as <see cref="WeightPacking"/> does,
 /// in several orders of warps, whatever a buffer holds; and a row that is not finite is named.</summary>
 [Collection(nameof(FakeCuda))] // there is one at a time
 public sealed unsafe class CudaRepackTests
@@ -30,7 +31,7 @@ public sealed unsafe class CudaRepackTests
         [TensorType.IQ4_XS] = [0],
     };
 
-    public static TheoryData<TensorType> Formats() => [.. CudaLayouts.Formats.Select(format => format.Type)];
+    public static TheoryData<TensorType> Formats() => [.. WeightLayouts.Formats.Select(format => format.Type)];
 
     [Theory, MemberData(nameof(Formats))]
     public void RowsOfAnyFormat_AreRepackedByTheDefinition(TensorType type)
@@ -58,8 +59,8 @@ public sealed unsafe class CudaRepackTests
         ];
         using Loading loading = new(300); // less than a row of v: memory grows on the way
         CudaMatrix matrix = loading.Check(parts);
-        Assert.Equal([CudaLayout.Int4, CudaLayout.Int8By16, CudaLayout.F16, CudaLayout.Int8By32, CudaLayout.F32,
-            CudaLayout.Int8By16], matrix.Segments.Select(segment => segment.Layout));
+        Assert.Equal([WeightLayout.Int4, WeightLayout.Int8By16, WeightLayout.F16, WeightLayout.Int8By32, WeightLayout.F32,
+            WeightLayout.Int8By16], matrix.Segments.Select(segment => segment.Layout));
         Assert.Equal([0, 8, 12, 14, 21, 24], matrix.Segments.Select(segment => segment.FirstRow));
     }
 
@@ -185,10 +186,10 @@ public sealed unsafe class CudaRepackTests
         /// <summary>Adds what the definition makes of it.</summary>
         public void PackTo(List<byte> weights, List<byte> groups)
         {
-            CudaLayouts.Format format = CudaLayouts.Of(View.Type);
+            WeightLayouts.Format format = WeightLayouts.Of(View.Type);
             int columns = (int)View.Columns;
-            byte[] integers = new byte[CudaLayouts.WeightBytes(format.Layout, columns)];
-            byte[] scales = new byte[CudaLayouts.Groups(format.Layout, columns) * 8];
+            byte[] integers = new byte[WeightLayouts.WeightBytes(format.Layout, columns)];
+            byte[] scales = new byte[WeightLayouts.Groups(format.Layout, columns) * 8];
             fixed (byte* from = _bytes, to = integers, group = scales)
                 for (int row = 0; row < View.Rows; row++)
                 {

@@ -1,20 +1,11 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using Native.Kernels.Formats;
 
-namespace Native.Kernels.Cuda;
+namespace Native.Kernels.Gpu;
 
-/// <summary>As <c>Repacking</c> lies in <c>repack.cu</c>. Addresses are of the device.</summary>
-[StructLayout(LayoutKind.Sequential)]
-internal struct Repacking
-{
-    public ulong Rows, Weights, Groups, Refused;
-    public uint Columns, First;
-}
-
-/// <summary>What <c>repack.cu</c> does, as plain loops: its definition, which tests hold it to bit for bit. A device
-/// repacks by itself.</summary>
-internal static unsafe class CudaRepack
+/// <summary>Rows as files have them, packed to a <see cref="WeightLayout"/>: plain loops, which define what
+/// <c>repack.cu</c> does on a device, bit for bit.</summary>
+internal static unsafe class WeightPacking
 {
     /// <summary>One row of integers.</summary>
     public static bool Integers<T>(byte* source, int columns, byte* weights, float* groups) where T : IIntegerFormat

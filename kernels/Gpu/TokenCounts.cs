@@ -1,14 +1,15 @@
 using System.Numerics;
 
-namespace Native.Kernels.Cuda;
+namespace Native.Kernels.Gpu;
 
 /// <summary>How often each token is in the history of the sequences that have penalties. The counts stay on the device
 /// by place; a step sends what is new of a history, which is one token for a decode.</summary>
 /// <remarks>What a place has counted is kept here as tokens, so that a place with another sequence begins anew.
 /// </remarks>
-internal sealed class CudaCounts(CudaDevice device) : IDisposable
+/// <param name="reserve">Makes room for so many bytes on the device, shape [counters, vocabulary] of 32-bit words. True
+/// where the memory is another than before.</param>
+internal sealed class TokenCounts(Func<long, bool> reserve)
 {
-    private readonly CudaBuffer _counts = new(device, "counts of tokens");
     private int[] _counterOf = []; // by place, -1 for none
     private Counted[] _counted = [];
     private int _counters, _vocabulary;
@@ -20,14 +21,11 @@ internal sealed class CudaCounts(CudaDevice device) : IDisposable
         public int Length, Prompt;
     }
 
-    /// <summary>Where the counts are, shape [counters, vocabulary].</summary>
-    public ulong Address => _counts.Address;
-
     /// <summary>Makes room for a step's places before they are counted. True where the memory is another than before:
     /// all begin anew.</summary>
     public bool Reserve()
     {
-        if (!_counts.Reserve(4L * _counters * _vocabulary)) return false; // of no tokens until the first step samples
+        if (!reserve(4L * _counters * _vocabulary)) return false; // of no tokens until the first step samples
         Forget();
         return true;
     }
@@ -39,7 +37,7 @@ internal sealed class CudaCounts(CudaDevice device) : IDisposable
         if (_vocabulary != 0 && _vocabulary != vocabulary)
             throw new ArgumentException($"{vocabulary} logits a row, and {_vocabulary} before", nameof(vocabulary));
         _vocabulary = vocabulary;
-        return _counts.Reserve(4L * Math.Max(1, _counters) * vocabulary);
+        return reserve(4L * Math.Max(1, _counters) * vocabulary);
     }
 
     /// <summary>Gives a place counts, if it has none.</summary>
@@ -90,6 +88,4 @@ internal sealed class CudaCounts(CudaDevice device) : IDisposable
     {
         foreach (ref Counted counted in _counted.AsSpan(0, _counters)) counted.Length = 0;
     }
-
-    public void Dispose() => _counts.Dispose();
 }
