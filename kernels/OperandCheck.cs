@@ -52,7 +52,10 @@ internal static class OperandCheck
     public static void CheckCacheType(BackendInfo backend, DType type)
     {
         if (!backend.CacheTypes.Contains(type))
-            throw new NotSupportedException($"a KV cache of {type} can't be kept on {backend.Description}, but one of "
-                + string.Join(", ", backend.CacheTypes));
+            throw new NotSupportedException($"a KV cache of {NameOf(type)} can't be kept on {backend.Description}, but "
+                + $"one of {string.Join(", ", backend.CacheTypes.Select(NameOf))} (--kv-cache-dtype)"
+                + (type == DType.FP8 ? "; fp8 needs an NVIDIA GPU of compute capability 8.9 or later" : ""));
+
+        static string NameOf(DType type) => type.ToString().ToLowerInvariant();
     }
 }

@@ -227,7 +227,7 @@ internal static partial class CommandLine
         if (parsed.Action is HelpText or { } and not ParseErrorAction && parsed.Action != root.Action)
             return parsed.Invoke(new InvocationConfiguration { Output = output, Error = error });
 
-        List<string> errors = [.. parsed.Errors.Select(e => e.Message)];
+        List<string> errors = [.. Mistakes(parsed)];
         IConfiguration? files = ReadFiles(errors);
         foreach (Setting setting in Settings)
         {
@@ -257,6 +257,40 @@ internal static partial class CommandLine
         foreach (string mistake in errors) error.WriteLine($"  {mistake}");
         error.WriteLine("See --help.");
         return Misused;
+    }
+
+    /// <summary>What of the command line is no option: an unknown one's values are not told beside it.</summary>
+    private static IEnumerable<string> Mistakes(ParseResult parsed)
+    {
+        IReadOnlyList<string> unmatched = parsed.UnmatchedTokens;
+        foreach (ParseError error in parsed.Errors)
+            if (!unmatched.Any(token => error.Message.Contains($"'{token}'", StringComparison.Ordinal)))
+                yield return error.Message;
+        for (int i = 0; i < unmatched.Count; i++)
+        {
+            bool isValue = i > 0 && !unmatched[i].StartsWith('-') && unmatched[i - 1].StartsWith('-');
+            if (isValue) continue;
+            string name = unmatched[i].Split('=')[0];
+            Setting? near = Settings.MinBy(setting => Distance(setting.Name, name));
+            yield return $"'{name}' is no option." + (near is not null && Distance(near.Name, name) <= name.Length / 4
+                ? $" Did you mean {near.Name}?" : "");
+        }
+    }
+
+    /// <summary>Characters to insert, remove or replace until one text is the other (Levenshtein 1966).</summary>
+    private static int Distance(string from, string to)
+    {
+        int[] row = [.. Enumerable.Range(0, to.Length + 1)];
+        foreach (char c in from)
+        {
+            int before = row[0]++;
+            for (int j = 1; j <= to.Length; j++)
+            {
+                int replaced = before + (c == to[j - 1] ? 0 : 1);
+                (before, row[j]) = (row[j], Math.Min(replaced, Math.Min(row[j - 1], row[j]) + 1));
+            }
+        }
+        return row[^1];
     }
 
     private static (string? Value, string Source) Find(Setting setting, OptionResult? result, IConfiguration? files,

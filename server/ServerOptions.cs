@@ -211,6 +211,12 @@ public sealed record ServerOptions
             errors.Add($"--device is '{Device}', but --backend cpu has no devices.");
         if (BackendFallback is not (null or BackendFactory.Cpu))
             errors.Add($"--backend-fallback is '{BackendFallback}'; it must be none or {BackendFactory.Cpu}.");
+        if (KvCacheType == DType.FP8 && Backend == BackendFactory.Cpu)
+            errors.Add("--kv-cache-dtype is fp8, which GPUs alone keep, but --backend is cpu.");
+        if (KvCacheType == DType.FP8 && BackendFallback == BackendFactory.Cpu)
+            errors.Add("--kv-cache-dtype is fp8, which GPUs alone keep, but --backend-fallback is cpu.");
+        if (GpuMemoryUtilization != ModelOptions.DefaultGpuMemoryUtilization && Backend == BackendFactory.Cpu)
+            errors.Add("--gpu-memory-utilization is given, but --backend cpu has no GPU's memory.");
         if (!(GpuMemoryUtilization > 0 && GpuMemoryUtilization <= 1))
             errors.Add(string.Create(CultureInfo.InvariantCulture,
                 $"--gpu-memory-utilization is {GpuMemoryUtilization}; it must be above 0 and at most 1."));

@@ -26,7 +26,9 @@ internal static class StartupText
                 $"model    {model.Name} ({info.Architecture}, {Count(info.ParameterCount)} parameters, "
                     + $"{Size(info.WeightBytes)}, context {info.MaxModelLength})"));
         output.WriteLine($"backend  {info.Backend}");
-        if (model.WhyNoGpu is { } why) output.WriteLine($"         and no GPU: {why}");
+        // Where a fallback was asked for, a warning has told it.
+        if (model.WhyNoGpu is { } why && server.Options.BackendFallback is null)
+            output.WriteLine($"         and no GPU: {why}");
         output.WriteLine(
             string.Create(culture,
                 $"KV       {info.BlockCount} blocks of {info.BlockSize} tokens, "
@@ -58,8 +60,7 @@ internal static class StartupText
         SuggestedSampling suggested, string? whyNoGpu = null)
     {
         if (options.BackendFallback is not null && whyNoGpu is not null)
-            yield return $"--backend {options.Backend} can't be used, so the CPU computes (--backend-fallback): "
-                + whyNoGpu;
+            yield return $"no GPU can be used, so the CPU computes (--backend-fallback): {whyNoGpu}";
         if (options.UseSuggestedSampling)
             foreach (string warning in suggested.Warnings) yield return warning;
         if (options.Slo is { } spec)

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using System.Numerics;
 using Native.Kernels;
 using Native.Kernels.Cpu;
 using Native.Kernels.Models;
@@ -62,13 +63,16 @@ internal sealed class ModelArguments
     };
     private readonly Option<bool> _floatActivations = new("--float-activations")
     {
-        Description = "Keep activations in float32 for quantized weights too: slower, closest to the reference.",
+        Description =
+            "Keep activations in float32 for quantized weights too: slower, closest to the reference. On CPUs alone, "
+                + $"so --backend {BackendFactory.Auto} takes the CPU with it.",
     };
 
     public ModelArguments(Command command)
     {
         _maxModelLength.Within(1, 1 << 28);
         _threads.Within(1, 1024);
+        _gpuMemory.Real();
         _backend.AcceptOnlyFromAmong(StringComparer.OrdinalIgnoreCase, [.. BackendFactory.Names]);
         command.Add(_model);
         command.Add(_maxModelLength);
@@ -116,7 +120,16 @@ internal sealed class ModelArguments
             throw new UsageException($"--device is '{device}', but --backend cpu has no devices.");
         double part = arguments.GetValue(_gpuMemory);
         if (!(part > 0 && part <= 1))
-            throw new UsageException("--gpu-memory-utilization must be above 0 and at most 1.");
+            throw new UsageException(string.Create(CultureInfo.InvariantCulture,
+                $"--gpu-memory-utilization is {part}; it must be above 0 and at most 1."));
+        if (arguments.GetResult(_gpuMemory) is { Implicit: false } && backend == BackendFactory.Cpu)
+            throw new UsageException("--gpu-memory-utilization is given, but --backend cpu has no GPU's memory.");
+        DType cacheType = _kvCacheType.Read(arguments);
+        bool fallsBack =
+            arguments.GetRequiredValue(_fallback).Equals(BackendFactory.Cpu, StringComparison.OrdinalIgnoreCase);
+        if (cacheType == DType.FP8 && (fallsBack || backend == BackendFactory.Cpu))
+            throw new UsageException("--kv-cache-dtype is fp8, which GPUs alone keep, but "
+                + $"{(fallsBack ? "--backend-fallback" : "--backend")} is cpu.");
         string? path = arguments.GetValue(_model);
         if (path is null)
         {
@@ -130,11 +143,10 @@ internal sealed class ModelArguments
         {
             Path = path,
             MaxModelLength = arguments.GetValue(_maxModelLength),
-            KvCacheType = _kvCacheType.Read(arguments),
+            KvCacheType = cacheType,
             Backend = backend,
             Device = device,
-            BackendFallback = arguments.GetRequiredValue(_fallback).Equals(
-                BackendFactory.Cpu, StringComparison.OrdinalIgnoreCase) ? BackendFactory.Cpu : null,
+            BackendFallback = fallsBack ? BackendFactory.Cpu : null,
             GpuMemoryUtilization = part,
             Threads = arguments.GetValue(_threads) ?? 0,
             FloatActivations = arguments.GetValue(_floatActivations),
@@ -268,6 +280,7 @@ internal sealed class SamplingArguments
             [_temperature, _topK, _topP, _minP, _repetitionPenalty, _presencePenalty, _frequencyPenalty, _seed,
                 _maxTokens, _stop, _ignoreEos];
         foreach (Option option in options) command.Add(option);
+        foreach (Option<float> option in options.OfType<Option<float>>()) option.Real();
     }
 
     /// <summary>Texts that end the output.</summary>
@@ -360,4 +373,14 @@ internal static class OptionRanges
                 string.Create(CultureInfo.InvariantCulture,
                     $"{option.Name} is {value}; it must be from {least} to {most}."));
     });
+
+    /// <summary>Takes numbers with a decimal point alone: by default <c>0,9</c> would be 9.</summary>
+    public static void Real<T>(this Option<T> option) where T : struct, INumberBase<T> =>
+        option.CustomParser = result =>
+        {
+            string text = result.Tokens[0].Value;
+            if (T.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out T value)) return value;
+            result.AddError($"{option.Name} is '{text}'; it must be a number, such as 0.9.");
+            return default;
+        };
 }

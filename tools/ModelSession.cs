@@ -47,7 +47,7 @@ internal sealed class ModelSession : IDisposable
         options = options with { Path = await HubPath.ResolveAsync(options.Path, terminal) };
         LoadedModel loaded =
             await terminal.LoadingAsync(options.Path, progress => LoadedModel.Load(options, progress));
-        if (loaded.WhyNoGpu is { } why) terminal.Remark($"the CPU computes, and no GPU: {why}");
+        if (loaded.WhyNoGpu is { } why) terminal.Warn($"the CPU computes, and no GPU: {why}");
         return loaded;
     }
 

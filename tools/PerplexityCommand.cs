@@ -82,6 +82,9 @@ internal sealed class PerplexityCommand : ToolCommand
     {
         int context = arguments.GetValue(_context) ?? 512;
         ModelOptions options = _model.Read(arguments) with { Variant = _variant.Read(arguments) };
+        if (options is { Variant: { } variant, Backend: BackendFactory.Cuda })
+            throw new UsageException(
+                $"--variant is {variant}, but --backend {options.Backend} has no such instructions, only the CPU.");
         string text = await File.ReadAllTextAsync(arguments.GetRequiredValue(_file));
         if (arguments.GetValue(_reference) is { } reference)
         {
@@ -98,6 +101,7 @@ internal sealed class PerplexityCommand : ToolCommand
             Json.WriteLine(Terminal.Out, writer =>
             {
                 writer.WriteStartObject();
+                writer.WriteString("backend", session.Info.Backend);
                 WriteJson(writer, measured);
                 writer.WriteEndObject();
             });
@@ -129,8 +133,10 @@ internal sealed class PerplexityCommand : ToolCommand
             Json.WriteLine(Terminal.Out, writer =>
             {
                 writer.WriteStartObject();
+                writer.WriteString("backend", model.Runner.Info.Backend);
                 WriteJson(writer, d.Measured);
                 writer.WriteStartObject("reference");
+                writer.WriteString("backend", exact.Runner.Info.Backend);
                 writer.WriteNumber("perplexity", d.Reference.Value);
                 writer.WriteNumber("error", d.Reference.Error);
                 writer.WriteEndObject();

@@ -120,6 +120,9 @@ internal sealed record Terminal(TextReader In, TextWriter Out, TextWriter Error)
             return Task.Run(() => load(progress));
         });
 
+    /// <summary>Writes a line that whoever reads the results should know of, also where they are piped on.</summary>
+    public void Warn(string line) => Error.WriteLine($"native: {line}");
+
     /// <summary>Writes a line of no consequence, such as a speed, where somebody looks.</summary>
     public void Remark(string line)
     {

@@ -67,8 +67,8 @@ internal unsafe struct CudaApi
         foreach (string name in Libraries)
             if (NativeLibrary.TryLoad(name, out nint library)) return Load(library, name);
         throw new CudaException($"{Libraries[0]} is not there: no NVIDIA driver is installed, or this process can't "
-            + "see it (in a container: --gpus all). Install a driver of CUDA 12.0 (525.60) or later, or use --backend "
-            + "cpu, or --backend-fallback cpu to go on wherever there is none.", CudaResult.NoDevice);
+            + "see it (in a container: --gpus all). Install a driver of CUDA 12.0 (525.60) or later.",
+            CudaResult.NoDevice);
     }
 
     /// <summary>The table of a library that is loaded already.</summary>
@@ -80,7 +80,7 @@ internal unsafe struct CudaApi
         {
             if (NativeLibrary.TryGetExport(library, function, out nint address)) return address;
             throw new CudaException($"{name} has no {function}: the NVIDIA driver is too old. Install one of CUDA 12.0 "
-                + "(525.60) or later, or use --backend cpu.");
+                + "(525.60) or later.");
         }
         api.cuInit = (delegate* unmanaged<uint, int>)Find("cuInit");
         api.cuDriverGetVersion = (delegate* unmanaged<int*, int>)Find("cuDriverGetVersion");

@@ -41,13 +41,13 @@ internal sealed unsafe class CudaDevice : IDisposable
         Capability = Attribute(CapabilityMajor) * 10 + Attribute(CapabilityMinor);
         if (Capability < LeastCapability)
             throw new CudaException($"{Name} (device {index}) has compute capability {Digits(Capability)}; the kernels "
-                + $"need {Digits(LeastCapability)} (Ampere) or later. Choose another by --device, or use --backend "
-                + "cpu.");
+                + $"need {Digits(LeastCapability)} (Ampere) or later. Choose another by --device.",
+                CudaResult.NoBinaryForGpu);
         Multiprocessors = Attribute(MultiprocessorCount);
         SharedBytes = Attribute(MaxSharedOptIn);
         if (Attribute(MemoryPools) == 0)
             throw new CudaException($"{Name} (device {index}) has no memory pools here, which virtual GPUs may lack. "
-                + "Choose another by --device, or use --backend cpu.");
+                + "Choose another by --device.");
         nint context, stream;
         Check(Api.cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain", Name);
         _context = context;
@@ -121,7 +121,7 @@ internal sealed unsafe class CudaDevice : IDisposable
     {
         (CudaApi api, int driver, int count) = Start();
         if (choice is not null) return new CudaDevice(api, Find(api, count, choice), driver);
-        List<string> reasons = [];
+        List<CudaException> reasons = [];
         for (int i = 0; i < count; i++)
         {
             try
@@ -130,10 +130,13 @@ internal sealed unsafe class CudaDevice : IDisposable
             }
             catch (CudaException e) when (count > 1)
             {
-                reasons.Add($"{i}: {e.Message}");
+                reasons.Add(e);
             }
         }
-        throw new CudaException($"none of the {count} devices can be used. {string.Join(' ', reasons)}");
+        CudaResult first = reasons[0].Result;
+        throw new CudaException($"none of the {count} devices can be used. "
+            + string.Join(' ', reasons.Select((e, i) => $"{i}: {e.Message}")),
+            reasons.TrueForAll(e => e.Result == first) ? first : CudaResult.Unknown);
     }
 
     /// <summary>The driver, its version and how many devices it has, at least one.</summary>
@@ -145,7 +148,7 @@ internal sealed unsafe class CudaDevice : IDisposable
         Succeed(api.cuDriverGetVersion(&driver), "cuDriverGetVersion");
         if (driver < LeastDriver)
             throw new CudaException($"the NVIDIA driver supports CUDA {Version(driver)}, and {Version(LeastDriver)} "
-                + "(driver 525.60) or later is needed. Update it, or use --backend cpu.");
+                + "(driver 525.60) or later is needed. Update it.");
         Succeed(api.cuDeviceGetCount(&count), "cuDeviceGetCount");
         return count > 0 ? (api, driver, count) : throw CudaException.Of("cuDeviceGetCount", (int)CudaResult.NoDevice);
     }

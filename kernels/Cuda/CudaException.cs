@@ -86,14 +86,13 @@ public sealed class CudaException : NotSupportedException
     private static string Remedy(CudaResult result) => result switch
     {
         CudaResult.NoDevice =>
-            "No NVIDIA GPU is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use --backend cpu, or "
-            + "--backend-fallback cpu to go on wherever there is none.",
+            "No NVIDIA GPU is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES.",
         CudaResult.OutOfMemory =>
             "Lower --gpu-memory-utilization, --kv-cache-memory, --max-model-len or --max-num-seqs, or load a smaller "
             + "quantization.",
         CudaResult.UnsupportedPtxVersion or CudaResult.SystemDriverMismatch or CudaResult.CompatNotSupportedOnDevice =>
-            "Update the NVIDIA driver, or use --backend cpu.",
-        CudaResult.NoBinaryForGpu => "The GPU is older than the kernels (compute capability 8.0): use --backend cpu.",
+            "Update the NVIDIA driver.",
+        CudaResult.NoBinaryForGpu => "The GPU is older than the kernels (compute capability 8.0).",
         CudaResult.JitCompilerNotFound or CudaResult.JitCompilationDisabled =>
             "The driver's PTX compiler (libnvidia-ptxjitcompiler) is needed: install it, and unset "
             + "CUDA_DISABLE_PTX_JIT.",
@@ -111,6 +110,6 @@ public sealed class CudaException : NotSupportedException
             "The hardware reports an error: look at nvidia-smi -q and dmesg; reset or replace the GPU.",
         CudaResult.LaunchTimeout =>
             "A display's watchdog ended the kernel: use a GPU without display, or a smaller --max-num-batched-tokens.",
-        _ => "Look at dmesg and nvidia-smi; --backend cpu needs no GPU.",
+        _ => "Look at dmesg and nvidia-smi.",
     };
 }

@@ -37,7 +37,8 @@ internal sealed unsafe class CudaMatrix : Matrix
             int last = first, own = 0;
             for (; last < parts.Length && WeightLayouts.Of(parts[last].Type).Layout == layout; last++)
                 own += (int)parts[last].Rows;
-            long weights = WeightLayouts.WeightBytes(layout, columns), groups = WeightLayouts.Groups(layout, columns) * 8L;
+            long weights = WeightLayouts.WeightBytes(layout, columns);
+            long groups = WeightLayouts.Groups(layout, columns) * 8L;
             Segment segment = new(layout, row, own, allocate(own * weights), groups == 0 ? 0 : allocate(own * groups));
             bytes += own * (weights + groups);
             segments.Add(segment);

@@ -55,10 +55,23 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
                 // Who asked for no GPU need not hear that there is none.
                 bool isExpected = options is { Backend: BackendFactory.Auto, Device: null }
                     && e is CudaException { MeansNoGpu: true };
-                if (!isExpected) why = e.Message;
+                if (!isExpected || options.KvCacheType == DType.FP8) why = e.Message;
+            }
+            catch (CudaException e) when (why is null)
+            {
+                throw new CudaException($"{e.Message} {WithoutGpu(options)}", e.Result);
+            }
+            catch (Exception e) when (why is not null && e is NotSupportedException or ModelOptionsException)
+            {
+                throw new ModelOptionsException($"{e.Message}. The CPU was tried because no GPU can be used: {why}");
             }
         }
     }
+
+    private static string WithoutGpu(ModelOptions options) => options.Device is null
+        ? "Or use --backend cpu; --backend-fallback cpu goes on with the CPU wherever no GPU can be used."
+        : "--device asks for a GPU: leave it out for the CPU, or add --backend-fallback cpu to go on wherever no GPU "
+            + "can be used.";
 
     private static ModelRunner Load(
         ModelFile file, string name, ModelOptions options, IProgress<LoadProgress>? progress)

@@ -101,8 +101,10 @@ public sealed record ModelOptions
             errors.Add("Device is empty; it must be a device's number or a part of its name.");
         if (Device is not null && Backend == BackendFactory.Cpu)
             errors.Add($"Device is '{Device}', but the cpu backend has no devices.");
+        if (KvCacheType == DType.FP8 && BackendFactory.Cpu == (BackendFallback ?? Backend))
+            errors.Add("KvCacheType is FP8, which the cpu backend does not keep.");
         if (Variant is not null && Backend == BackendFactory.Cuda)
-            errors.Add($"Variant is {Variant}, but only the cpu backend has such instructions.");
+            errors.Add($"Variant is {Variant} (--variant), but only the cpu backend has such instructions.");
         if (BackendFallback is not (null or BackendFactory.Cpu))
             errors.Add($"BackendFallback is '{BackendFallback}'; it must be {BackendFactory.Cpu}.");
     }

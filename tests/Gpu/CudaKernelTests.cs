@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Native.Kernels.Cuda;
 using Native.Kernels.Formats;
 using Native.Kernels.Gpu;
@@ -164,7 +165,8 @@ public sealed unsafe class CudaKernelTests
         OneLaunch device, Packed w, float[]? x, float[]? scales, float[]? norm, float[]? bias, int tokens, int stride,
         int ending)
     {
-        ulong Address(float[]? values) => values is null ? 0 : (ulong)device.In(values).Data;
+        ulong Address(float[]? values, [CallerArgumentExpression(nameof(values))] string name = "") =>
+            values is null ? 0 : (ulong)device.In(values, name).Data;
         return TestStep.Bytes(new Product
         {
             X = Address(x),
@@ -216,7 +218,8 @@ public sealed unsafe class CudaKernelTests
 
         public MemoryRange Out { get; }
 
-        public MemoryRange In<T>(T[] values) where T : unmanaged => Memory.Allocate<T>("in", values);
+        public MemoryRange In<T>(T[] values, [CallerArgumentExpression(nameof(values))] string name = "")
+            where T : unmanaged => Memory.Allocate<T>(name, values);
 
         public void Dispose() => Memory.Dispose();
     }

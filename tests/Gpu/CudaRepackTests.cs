@@ -6,8 +6,8 @@ using Native.Tests.Gpu.Machine;
 
 namespace Native.Tests.Gpu;
 
-/// <summary>Matrices go up as the file has them, and kernels repack them: bit for bit as <see cref="WeightPacking"/> does,
-/// in several orders of warps, whatever a buffer holds; and a row that is not finite is named.</summary>
+/// <summary>Matrices go up as the file has them, and kernels repack them: bit for bit as <see cref="WeightPacking"/>
+/// does, in several orders of warps, whatever a buffer holds; and a row that is not finite is named.</summary>
 [Collection(nameof(FakeCuda))] // there is one at a time
 public sealed unsafe class CudaRepackTests
 {
@@ -59,7 +59,8 @@ public sealed unsafe class CudaRepackTests
         ];
         using Loading loading = new(300); // less than a row of v: memory grows on the way
         CudaMatrix matrix = loading.Check(parts);
-        Assert.Equal([WeightLayout.Int4, WeightLayout.Int8By16, WeightLayout.F16, WeightLayout.Int8By32, WeightLayout.F32,
+        Assert.Equal(
+            [WeightLayout.Int4, WeightLayout.Int8By16, WeightLayout.F16, WeightLayout.Int8By32, WeightLayout.F32,
             WeightLayout.Int8By16], matrix.Segments.Select(segment => segment.Layout));
         Assert.Equal([0, 8, 12, 14, 21, 24], matrix.Segments.Select(segment => segment.FirstRow));
     }

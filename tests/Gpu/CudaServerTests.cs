@@ -119,7 +119,7 @@ public sealed class CudaServerTests
             Assert.Null(server.Mistake);
             Assert.StartsWith("cpu (", server.Model.Info.Backend);
             Assert.Contains(words, server.Model.WhyNoGpu);
-            Assert.Contains($"         and no GPU: {server.Model.WhyNoGpu}", server.StartupText());
+            Assert.DoesNotContain("no GPU", server.StartupText()); // a warning has told it
             Assert.Equal(HttpStatusCode.OK, (await server.Complete()).Status);
         }
         await using (CudaServer server = await CudaServer.StartAsync(Options with { Backend = "auto" }))
@@ -127,7 +127,11 @@ public sealed class CudaServerTests
             Assert.Null(server.Mistake);
             Assert.StartsWith("cpu (", server.Model.Info.Backend);
             if (what == "no device") Assert.Null(server.Model.WhyNoGpu);
-            else Assert.Contains(words, server.Model.WhyNoGpu);
+            else
+            {
+                Assert.Contains(words, server.Model.WhyNoGpu);
+                Assert.Contains($"         and no GPU: {server.Model.WhyNoGpu}", server.StartupText());
+            }
         }
         if (what.EndsWith(" 700")) Assert.Equal(1, fake.Count("cuDevicePrimaryCtxRelease")); // and it answers no more
         else Assert.DoesNotContain("a context", fake.Leaks);
@@ -147,7 +151,23 @@ public sealed class CudaServerTests
         await using (CudaServer server = await CudaServer.StartAsync(Options with { Backend = "auto" }))
             Assert.Null(server.Model.WhyNoGpu);
         await using (CudaServer server = await CudaServer.StartAsync(Options with { Backend = "auto", Device = "0" }))
+        {
             Assert.Contains("no NVIDIA driver is installed", server.Mistake);
+            Assert.Contains("--device asks for a GPU: leave it out for the CPU", server.Mistake);
+        }
+        // Where the CPU can't either, why it was tried is told too.
+        ServerOptions large = WithFallback with { KvCacheBytes = 1L << 45 };
+        await using (CudaServer server = await CudaServer.StartAsync(large))
+        {
+            Assert.Contains("a KV cache of 33554432 MiB was asked for", server.Mistake);
+            Assert.Contains("The CPU was tried because no GPU can be used: libcuda", server.Mistake);
+        }
+        ServerOptions fp8 = Options with { Backend = "auto", KvCacheType = Native.Kernels.DType.FP8 };
+        await using (CudaServer server = await CudaServer.StartAsync(fp8))
+        {
+            Assert.Contains("fp8 needs an NVIDIA GPU of compute capability 8.9", server.Mistake);
+            Assert.Contains("no GPU can be used: libcuda", server.Mistake);
+        }
     }
 
     [Theory]

@@ -4,27 +4,59 @@ using Native.Tests.Kernels;
 
 namespace Native.Tests.Gpu;
 
-/// <summary>The GPU of this machine, if it has one that the kernels run on.</summary>
+/// <summary>The GPU of this machine, if it has one.</summary>
 internal static class RealDevice
 {
-    private static readonly Lazy<string?> s_missing = new(() =>
+    private static readonly Lazy<string?> s_missing = new(WhyNone);
+
+    /// <summary>A backend on it; skips the test where there is none. One that is there and can't be used fails
+    /// it.</summary>
+    public static IBackend Open()
+    {
+        Assert.SkipWhen(s_missing.Value is not null, $"no GPU: {s_missing.Value}");
+        return new CudaBackend();
+    }
+
+    /// <summary>Why this machine has no GPU: no driver, no device, or only those that are too old for the kernels. Null
+    /// where it has one, even one that refuses the kernels.</summary>
+    internal static string? WhyNone()
     {
         try
         {
-            using CudaBackend backend = new();
+            CudaDevice.Open(null).Dispose();
             return null;
         }
-        catch (CudaException e)
+        catch (CudaException e) when (e.MeansNoGpu || e.Result == CudaResult.NoBinaryForGpu)
         {
             return e.Message;
         }
-    });
+        catch (CudaException)
+        {
+            return null; // what Open says fails the test
+        }
+    }
+}
 
-    /// <summary>A backend on it; skips the test where there is none.</summary>
-    public static IBackend Open()
+/// <summary>What counts as no GPU.</summary>
+[Collection(nameof(FakeCuda))] // there is one at a time
+public sealed class RealDeviceTests
+{
+    [Fact]
+    public void ADeviceThatRefusesTheKernels_IsThere_SoThatItsTestsFail()
     {
-        Assert.SkipWhen(s_missing.Value is not null, "no GPU that the kernels run on");
-        return new CudaBackend();
+        using FakeCuda fake = new(new FakeCudaOptions
+        {
+            Fails = call => call == "cuModuleLoadDataEx" ? (int)CudaResult.InvalidPtx : 0,
+        });
+        Assert.Null(RealDevice.WhyNone());
+    }
+
+    [Fact]
+    public void NoDevice_AndOneThatIsTooOld_AreNone()
+    {
+        using (FakeCuda fake = new(new FakeCudaOptions { Devices = [] })) Assert.NotNull(RealDevice.WhyNone());
+        using (FakeCuda fake = new(new FakeCudaOptions { Devices = [new("Old", 75), new("Older", 61)] }))
+            Assert.Contains("none of the 2 devices", RealDevice.WhyNone());
     }
 }
 

@@ -30,7 +30,16 @@ public sealed partial class PtxTests
         if (Environment.GetEnvironmentVariable("PTX_REWRITE") == "1") File.WriteAllText(path, made);
         else
             Assert.True(made == File.ReadAllText(path), $"{path} is not what {file}.cu makes: PTX_REWRITE=1 tests/bin/"
-                + "Release/net10.0/Native.Tests -class '*PtxTests' writes it anew");
+                + "Release/net10.0/Native.Tests -class '*PtxTests' writes it anew; then build again, which embeds it");
+    }
+
+    [Fact]
+    public void EverySource_IsShipped()
+    {
+        string folder = Path.GetFullPath(Path.Combine(Path.GetDirectoryName(ThisFile())!, "../../kernels/Cuda"));
+        Assert.SkipUnless(Directory.Exists(folder), "the sources are not where they were built");
+        string?[] sources = [.. Directory.GetFiles(folder, "*.cu").Select(Path.GetFileNameWithoutExtension)];
+        Assert.Equal(CudaKernels.Files.Order(), sources.Order());
     }
 
     [Theory, MemberData(nameof(Files))]

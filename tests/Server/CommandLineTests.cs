@@ -41,6 +41,11 @@ public sealed class CommandLineTests
 
     [Theory]
     [InlineData("--device is '1', but --backend cpu has no devices.", "--backend", "cpu", "--device", "1")]
+    [InlineData("--backend cpu has no GPU's memory", "--backend", "cpu", "--gpu-memory-utilization", "0.5")]
+    [InlineData("--kv-cache-dtype is fp8, which GPUs alone keep, but --backend is cpu.", "--backend", "cpu",
+        "--kv-cache-dtype", "fp8")]
+    [InlineData("--kv-cache-dtype is fp8, which GPUs alone keep, but --backend-fallback is cpu.", "--backend-fallback",
+        "cpu", "--kv-cache-dtype", "fp8")]
     [InlineData("--device is empty", "--device", " ")]
     [InlineData("--device has no value", "--device")]
     [InlineData("--backend-fallback is 'cuda'; it must be one of none, cpu.", "--backend-fallback", "cuda")]
@@ -54,6 +59,18 @@ public sealed class CommandLineTests
     {
         Assert.Equal(CommandLine.Misused, Parse(args, out _, out _, out string error));
         Assert.Contains(expected, error);
+    }
+
+    [Theory]
+    [InlineData("'--gpu-memory-utilisation' is no option. Did you mean --gpu-memory-utilization?",
+        "--gpu-memory-utilisation", "0.9")]
+    [InlineData("'--treads' is no option. Did you mean --threads?", "--treads=2")]
+    [InlineData("'--nothing-like-it' is no option.\n", "--nothing-like-it", "cpu")]
+    [InlineData("'model.gguf' is no option.\n", "model.gguf")]
+    public void WhatIsNoOption_IsTold_WithTheOneThatWasMeant(string expected, params string[] args)
+    {
+        Assert.Equal(CommandLine.Misused, Parse(args, out _, out _, out string error));
+        Assert.StartsWith($"native: 1 setting is wrong:\n  {expected}", error);
     }
 
     [Fact]

@@ -215,7 +215,18 @@ public sealed class CliTests
     [InlineData("auto", "chat", "--backend", "npu")]
     [InlineData("--device is '1', but --backend cpu has no devices", "chat", "--backend", "cpu", "--device", "1")]
     [InlineData("--device is empty", "generate", "--model", "m", "--prompt", "x", "--device", "")]
-    [InlineData("--gpu-memory-utilization must be above 0", "chat", "--gpu-memory-utilization", "1.1")]
+    [InlineData("--gpu-memory-utilization is 1.1; it must be above 0", "chat", "--gpu-memory-utilization", "1.1")]
+    [InlineData("--gpu-memory-utilization is '0,9'; it must be a number, such as 0.9", "chat",
+        "--gpu-memory-utilization", "0,9")]
+    [InlineData("--temperature is '0,7'; it must be a number", "generate", "--prompt", "x", "--temperature", "0,7")]
+    [InlineData("--top-p is 'x'; it must be a number", "generate", "--prompt", "x", "--top-p", "x")]
+    [InlineData("--backend cpu has no GPU's memory", "chat", "--backend", "cpu", "--gpu-memory-utilization", "0.5")]
+    [InlineData("--kv-cache-dtype is fp8, which GPUs alone keep, but --backend is cpu", "chat", "--backend", "cpu",
+        "--kv-cache-dtype", "fp8")]
+    [InlineData("--kv-cache-dtype is fp8, which GPUs alone keep, but --backend-fallback is cpu", "chat",
+        "--backend-fallback", "cpu", "--kv-cache-dtype", "fp8")]
+    [InlineData("--variant is Avx2, but --backend cuda has no such instructions", "perplexity", "--file", "x",
+        "--backend", "cuda", "--variant", "Avx2")]
     [InlineData("cuda", "chat", "--backend-fallback", "cuda")]
     [InlineData("--file", "perplexity", "--model", "m")]
     [InlineData("q3", "chat", "--kv-cache-dtype", "q3")]

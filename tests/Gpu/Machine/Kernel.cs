@@ -44,6 +44,9 @@ internal sealed unsafe class Kernel : IDisposable
     /// <summary>Where those gaps are.</summary>
     public IReadOnlyList<int> SharedGaps { get; init; } = [];
 
+    /// <summary>Its variables in shared memory, by where they lie.</summary>
+    public IReadOnlyList<PtxVariable> SharedVariables { get; init; } = [];
+
     /// <summary>What shared memory takes here: with the gaps.</summary>
     public int SharedExtent { get; init; }
 

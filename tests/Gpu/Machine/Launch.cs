@@ -218,28 +218,34 @@ internal sealed unsafe class Launch : IDisposable
                     resident.Add(new Block(this, waiting.Dequeue()));
                 long before = Progress;
                 bool blocked = true;
-                for (int i = resident.Count - 1; i >= 0; i--)
+                foreach (Block block in resident)
                 {
-                    blocked &= !resident[i].Turn();
-                    if (!resident[i].HasExited) continue;
-                    resident[i].CheckCopies();
-                    resident[i].Dispose();
-                    resident.RemoveAt(i);
+                    blocked &= !block.Turn();
+                    if (!block.HasExited) continue;
+                    block.CheckCopies();
                     Progress++;
                 }
+                resident.RemoveAll(Ended);
                 if (resident.Count == 0) continue;
                 idle = Progress == before ? idle + 1 : 0;
                 if (blocked && Progress == before) throw resident[0].WhyStuck();
                 if (idle > Options.Patience)
                     throw new GpuFault(FaultKind.Deadlock, $"no warp gets on: {resident.Count} blocks run, "
                         + $"{waiting.Count} wait for a place{resident[0].WhatIsAwaited()}", Kernel.Name,
-                        resident[0].LocationOfLast, null);
+                        resident[0].LocationOfLast, (resident[0].Index, 0));
             }
         }
         finally
         {
             foreach (Block block in resident) block.Dispose();
         }
+    }
+
+    private static bool Ended(Block block)
+    {
+        if (!block.HasExited) return false;
+        block.Dispose();
+        return true;
     }
 
     private void Sum()
@@ -292,7 +298,7 @@ internal sealed unsafe class Launch : IDisposable
         else
             shared = new MemoryRange("shared memory", Kernel.SharedExtent + DynamicShared, stamped: true,
                 Kernel.HasPartialBarriers ? warps : 0)
-            { IsOfBlock = true };
+            { IsOfBlock = true, Variables = Kernel.SharedVariables };
         foreach (int gap in Kernel.SharedGaps) shared.Leave(gap, Kernel.GapBytes);
         return shared;
     }

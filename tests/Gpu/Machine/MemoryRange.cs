@@ -52,6 +52,9 @@ internal sealed unsafe class MemoryRange : IDisposable
     /// <summary>Whether a block's barriers order all that is done with it.</summary>
     public bool IsOfBlock { get; init; }
 
+    /// <summary>What lies in it, in ascending order, for messages; nothing where it has no parts.</summary>
+    public IReadOnlyList<PtxVariable> Variables { get; init; } = [];
+
     private ulong LimitOf(Warp warp) =>
         IsOfBlock && _warps == 0 ? Math.Max(Begin(warp), warp.Block.BarrierLimit) : Begin(warp);
 
@@ -320,7 +323,7 @@ internal sealed unsafe class MemoryRange : IDisposable
             if ((Flags[i] & InFlight) != 0)
                 return new(FaultKind.AsyncCopy, $"reads {At(i)} before the asynchronous copy to it was awaited");
             if ((Flags[i] & Gap) != 0) return InGap("reads", i);
-            if (Flags[i] == 0) return new(FaultKind.Uninitialised, $"reads {At(i)}, which nobody wrote");
+            if (Flags[i] == 0) return new(FaultKind.Uninitialised, $"reads {At(i)}, which nobody has written yet");
         }
         throw new InvalidOperationException("all bytes are readable");
     }
@@ -343,7 +346,17 @@ internal sealed unsafe class MemoryRange : IDisposable
             : code < Who.Block ? $"warp {code - Who.Warp} of block {block}" : $"block {block}";
     }
 
-    private string At(long offset) => $"byte {offset} of {Name}";
+    private string At(long offset) =>
+        $"byte {offset} of {Name}" + (Variables.LastOrDefault(variable => variable.Offset <= offset) is { } variable
+            ? $" ({SourceName(variable.Name)} + {offset - variable.Offset})" : "");
+
+    /// <summary>What the source calls a variable that clang calls <c>_ZZ3SumE4high</c>.</summary>
+    private static string SourceName(string name)
+    {
+        int digits = name.LastIndexOf('E') + 1;
+        int length = name[digits..].TakeWhile(char.IsAsciiDigit).Count();
+        return name.StartsWith("_Z", StringComparison.Ordinal) && length > 0 ? name[(digits + length)..] : name;
+    }
 
     private bool IsSame(long granule, long offset, int bytes, byte* value)
     {

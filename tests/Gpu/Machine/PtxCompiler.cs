@@ -65,6 +65,7 @@ internal sealed unsafe partial class PtxCompiler
     private readonly List<(int Slot, ulong Bits, int Width)> _initial = [];
     private int _bytes, _sharedBytes, _sharedExtent, _localBytes, _source;
     private readonly List<int> _gaps = [];
+    private readonly List<PtxVariable> _shared = [];
     private bool _hasPartialBarriers;
 
     private PtxCompiler(PtxFunction function, string target)
@@ -137,6 +138,7 @@ internal sealed unsafe partial class PtxCompiler
             SharedBytes = _sharedBytes,
             SharedExtent = _sharedExtent,
             SharedGaps = _gaps,
+            SharedVariables = _shared,
             LocalBytes = _localBytes,
             HasPartialBarriers = _hasPartialBarriers,
             LiveRegisters = LiveRegisters,
@@ -212,6 +214,7 @@ internal sealed unsafe partial class PtxCompiler
             }
             variable.Offset = _sharedExtent = Align(_sharedExtent, alignment);
             _sharedExtent += variable.Bytes;
+            _shared.Add(variable);
             _sharedBytes = Align(_sharedBytes, alignment) + variable.Bytes;
         }
     }
