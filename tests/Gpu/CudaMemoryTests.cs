@@ -112,7 +112,7 @@ public sealed class CudaMemoryTests
         { "Device is empty", new ModelOptions { Path = "m", Device = "" } },
         { "Device is '0', but the cpu", new ModelOptions { Path = "m", Device = "0", Backend = "cpu" } },
         { "BackendFallback is 'cuda'", new ModelOptions { Path = "m", BackendFallback = "cuda" } },
-        { "Variant is Avx2, but", new ModelOptions
+        { "Variant is Avx2 (--variant), but", new ModelOptions
             { Path = "m", Backend = "cuda", Variant = Native.Kernels.Cpu.CpuVariant.Avx2 } },
     };
 

@@ -164,7 +164,7 @@ public abstract class BackendContract
         {
             KvShape shape = new(1, 64, 16, type);
             if (backend.Info.CacheTypes.Contains(type)) Assert.Equal(2, backend.AllocateKv(shape, 2).Blocks);
-            else Assert.Contains("F32, F16", Assert.Throws<NotSupportedException>(
+            else Assert.Contains("f32, f16", Assert.Throws<NotSupportedException>(
                 () => backend.AllocateKv(shape, 2)).Message);
         }
     }
