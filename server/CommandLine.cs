@@ -103,8 +103,10 @@ internal static partial class CommandLine
             (o, v) => o with { ShutdownTimeout = Seconds(v) }),
 
         new("Compute", "--backend", string.Join('|', BackendFactory.Names),
-            "What computes: the processors (cpu) or an NVIDIA GPU (cuda), which needs its driver and nothing else. "
-            + $"Default: {Defaults.Backend}, which takes a GPU where one can be used, else the CPU, and tells which.",
+            "What computes: the processors (cpu), an NVIDIA GPU (cuda), which needs its driver and nothing else, or a "
+            + "GPU by kernels in C# for CUDA and OpenCL (ilgpu; tried on processors as an OpenCL device alone, which "
+            + $"are taken where --device names them). Default: {Defaults.Backend}, which takes a GPU by cuda or ilgpu "
+            + "where one can be used, else the CPU, and tells which.",
             (o, v) => o with { Backend = v.ToLowerInvariant() }),
         new("Compute", "--device", "NUMBER|NAME",
             "Which GPU, where there are several: its number, as the driver counts them (CUDA_VISIBLE_DEVICES and "

@@ -32,7 +32,8 @@ internal sealed class ModelArguments
     {
         HelpName = string.Join('|', BackendFactory.Names),
         Description =
-            "What computes: the processors (cpu) or an NVIDIA GPU (cuda), which needs its driver and nothing else. "
+            "What computes: the processors (cpu), an NVIDIA GPU (cuda), which needs its driver and nothing else, or a "
+                + "GPU by kernels in C# for CUDA and OpenCL (ilgpu). "
                 + $"Default: {BackendFactory.Auto}, which takes a GPU where one can be used, else the CPU.",
         DefaultValueFactory = _ => BackendFactory.Auto,
     };

@@ -82,7 +82,7 @@ internal sealed class PerplexityCommand : ToolCommand
     {
         int context = arguments.GetValue(_context) ?? 512;
         ModelOptions options = _model.Read(arguments) with { Variant = _variant.Read(arguments) };
-        if (options is { Variant: { } variant, Backend: BackendFactory.Cuda })
+        if (options is { Variant: { } variant, Backend: BackendFactory.Cuda or BackendFactory.Ilgpu })
             throw new UsageException(
                 $"--variant is {variant}, but --backend {options.Backend} has no such instructions, only the CPU.");
         string text = await File.ReadAllTextAsync(arguments.GetRequiredValue(_file));

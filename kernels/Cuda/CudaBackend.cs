@@ -184,11 +184,7 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <summary>Queues a step's input, and the copies of its blocks.</summary>
     private void Load(CudaStep step, in Batch batch)
     {
-        for (int i = 0, s = 0; i < batch.SampleRows.Length; i++)
-        {
-            while (batch.SampleRows[i] >= batch.QueryStarts[s + 1]) s++;
-            if (CudaStep.Penalizes(batch.Sampling[i])) _counts.Add(CudaStep.CountedBy(batch, i, s));
-        }
+        _counts.Add(batch);
         long sampled = 8L * (batch.SampleRows.Length + batch.AlternativeCount);
         step.Results.Reserve(sampled);
         _results.Reserve(sampled);

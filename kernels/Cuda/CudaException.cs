@@ -1,4 +1,5 @@
 using System.Globalization;
+using Native.Kernels.Gpu;
 
 namespace Native.Kernels.Cuda;
 
@@ -49,15 +50,13 @@ internal enum CudaResult
 }
 
 /// <summary>The device can't do what was asked: which call, with which result, and what to do about it.</summary>
-public sealed class CudaException : NotSupportedException
+public sealed class CudaException : GpuException
 {
     internal CudaException(string message, CudaResult result = CudaResult.Success) : base(message) => Result = result;
 
     internal CudaResult Result { get; }
 
-    /// <summary>Whether there is no GPU at all, or no driver that would know of one: nothing that anybody need be told
-    /// who did not ask for one.</summary>
-    internal bool MeansNoGpu => Result == CudaResult.NoDevice;
+    internal override bool MeansNoGpu => Result == CudaResult.NoDevice;
 
     /// <summary>Whether the process can use the device no more until it is started anew: every later call gives the
     /// same result.</summary>

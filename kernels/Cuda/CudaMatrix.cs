@@ -27,7 +27,7 @@ internal sealed unsafe class CudaMatrix : Matrix
     public static CudaMatrix Load(
         ReadOnlySpan<TensorView> parts, CudaUpload upload, CudaFunctions functions, Func<long, ulong> allocate)
     {
-        int rows = CheckedRows(parts), columns = (int)parts[0].Columns;
+        int rows = WeightLayouts.CheckedRows(parts), columns = (int)parts[0].Columns;
         List<Segment> segments = [];
         long bytes = 0;
         upload.ClearRefused();
@@ -92,25 +92,6 @@ internal sealed unsafe class CudaMatrix : Matrix
         for (; refused >= parts[part].Rows; part++) refused -= parts[part].Rows;
         throw new InvalidDataException(
             $"{parts[part].Name}: row {refused} has weights or scales that are not finite numbers");
-    }
-
-    /// <summary>All rows, after a check that the parts fit together.</summary>
-    private static int CheckedRows(ReadOnlySpan<TensorView> parts)
-    {
-        if (parts.IsEmpty) throw new ArgumentException("a matrix has at least one part", nameof(parts));
-        long rows = 0;
-        foreach (TensorView part in parts)
-        {
-            WeightLayouts.Format format = WeightLayouts.Of(part.Type);
-            BlockFormat file = BlockFormat.Of(part.Type);
-            if (part.Columns != parts[0].Columns || part.Columns % format.Block != 0 || part.Rows < 1
-                || part.ByteLength != part.Rows * part.Columns / file.BlockSize * file.BlockBytes)
-                throw new ArgumentException($"{part.Name} is [{part.Rows}, {part.Columns}] of {part.Type} in "
-                    + $"{part.ByteLength} bytes; [, {parts[0].Columns}] in whole blocks of {format.Block} was expected",
-                    nameof(parts));
-            rows += part.Rows;
-        }
-        return checked((int)rows);
     }
 }
 

@@ -146,9 +146,9 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
             bool isLast = row == batch.QueryStarts[sequence + 1] - 1 && !own.Scores;
             places[i] = isLast && !batch.Places.IsEmpty ? batch.Places[sequence] : -1;
             counters[i] = 0;
-            if (!Penalizes(own)) continue;
+            if (!TokenCounts.Penalizes(own)) continue;
             ReadOnlySpan<int> all = batch.History.Slice(own.HistoryStart, own.HistoryLength);
-            counters[i] = counts.Extend(CountedBy(batch, i, sequence), all, own.HistoryPrompt, out int from);
+            counters[i] = counts.Extend(TokenCounts.PlaceOf(batch, i, sequence), all, own.HistoryPrompt, out int from);
             all[from..].CopyTo(history[fresh..]);
             own.HistoryStart = fresh;
             (own.HistoryPrompt, own.HistoryLength) = (Math.Max(0, own.HistoryPrompt - from), all.Length - from);
@@ -157,14 +157,6 @@ internal sealed unsafe class CudaStep(CudaDevice device, CudaBuffer memory) : ID
         _used = start + (4L * fresh + 15) / 16 * 16;
         new Span<byte>((byte*)_input.Address + start + 4L * fresh, (int)(_used - start - 4L * fresh)).Clear();
     }
-
-    /// <summary>Whether a row's scores are changed by what its history has.</summary>
-    public static bool Penalizes(in RowSampling row) => row.HistoryLength > 0 && !row.Scores
-        && (row.RepetitionPenalty is not (0 or 1) || row.PresencePenalty != 0 || row.FrequencyPenalty != 0);
-
-    /// <summary>Which counts a row that samples has: its place's, if places are told.</summary>
-    public static int CountedBy(in Batch batch, int index, int sequence) =>
-        batch.Places.IsEmpty ? index : batch.Places[sequence];
 
     public void Dispose()
     {

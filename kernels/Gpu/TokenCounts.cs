@@ -1,4 +1,5 @@
 using System.Numerics;
+using Native.Kernels.Sampling;
 
 namespace Native.Kernels.Gpu;
 
@@ -21,6 +22,14 @@ internal sealed class TokenCounts(Func<long, bool> reserve)
         public int Length, Prompt;
     }
 
+    /// <summary>Whether a row's scores are changed by what its history has.</summary>
+    public static bool Penalizes(in RowSampling row) => row.HistoryLength > 0 && !row.Scores
+        && (row.RepetitionPenalty is not (0 or 1) || row.PresencePenalty != 0 || row.FrequencyPenalty != 0);
+
+    /// <summary>Which counts a row that samples has: its place's, if places are told.</summary>
+    public static int PlaceOf(in Batch batch, int index, int sequence) =>
+        batch.Places.IsEmpty ? index : batch.Places[sequence];
+
     /// <summary>Makes room for a step's places before they are counted. True where the memory is another than before:
     /// all begin anew.</summary>
     public bool Reserve()
@@ -40,8 +49,17 @@ internal sealed class TokenCounts(Func<long, bool> reserve)
         return reserve(4L * Math.Max(1, _counters) * vocabulary);
     }
 
-    /// <summary>Gives a place counts, if it has none.</summary>
-    public void Add(int place)
+    /// <summary>Gives counts to the places of all rows that have penalties.</summary>
+    public void Add(in Batch batch)
+    {
+        for (int i = 0, s = 0; i < batch.SampleRows.Length; i++)
+        {
+            while (batch.SampleRows[i] >= batch.QueryStarts[s + 1]) s++;
+            if (Penalizes(batch.Sampling[i])) Add(PlaceOf(batch, i, s));
+        }
+    }
+
+    private void Add(int place)
     {
         int length = _counterOf.Length;
         if (place >= length)

@@ -1,3 +1,4 @@
+using Native.Kernels.Files;
 using Native.Kernels.Formats;
 
 namespace Native.Kernels.Gpu;
@@ -91,6 +92,27 @@ internal static unsafe class WeightLayouts
         WeightLayout.Int8By16 => columns / 16,
         _ => 0,
     };
+
+    /// <summary>All rows, after a check that the parts fit together.</summary>
+    /// <exception cref="ArgumentException">They don't, or a row is not a whole number of blocks.</exception>
+    /// <exception cref="NotSupportedException">A format that has no layout.</exception>
+    public static int CheckedRows(ReadOnlySpan<TensorView> parts)
+    {
+        if (parts.IsEmpty) throw new ArgumentException("a matrix has at least one part", nameof(parts));
+        long rows = 0;
+        foreach (TensorView part in parts)
+        {
+            Format format = Of(part.Type);
+            BlockFormat file = BlockFormat.Of(part.Type);
+            if (part.Columns != parts[0].Columns || part.Columns % format.Block != 0 || part.Rows < 1
+                || part.ByteLength != part.Rows * part.Columns / file.BlockSize * file.BlockBytes)
+                throw new ArgumentException($"{part.Name} is [{part.Rows}, {part.Columns}] of {part.Type} in "
+                    + $"{part.ByteLength} bytes; [, {parts[0].Columns}] in whole blocks of {format.Block} was expected",
+                    nameof(parts));
+            rows += part.Rows;
+        }
+        return checked((int)rows);
+    }
 
     private static Format Of<T>() where T : IIntegerFormat => new(T.Type,
         T.GroupSize == 16 ? WeightLayout.Int8By16 : T.Nibbles ? WeightLayout.Int4 : WeightLayout.Int8By32,

@@ -1,5 +1,7 @@
 using Native.Kernels.Cpu;
 using Native.Kernels.Cuda;
+using Native.Kernels.Gpu;
+using Native.Kernels.Ilgpu;
 
 namespace Native.Kernels.Models;
 
@@ -15,8 +17,11 @@ public static class BackendFactory
     /// <summary>An NVIDIA GPU.</summary>
     public const string Cuda = "cuda";
 
+    /// <summary>A GPU, by kernels in C# for CUDA and OpenCL.</summary>
+    public const string Ilgpu = "ilgpu";
+
     /// <summary>Names that <see cref="ModelOptions.Backend"/> takes.</summary>
-    public static IReadOnlyList<string> Names { get; } = [Auto, Cpu, Cuda];
+    public static IReadOnlyList<string> Names { get; } = [Auto, Cpu, Cuda, Ilgpu];
 
     /// <summary>The mistake in a name, as a sentence that begins with the name; null where there is none.</summary>
     public static string? Error(string name) =>
@@ -36,16 +41,18 @@ public static class BackendFactory
         bool isCpus = options.Variant is not null || options.FloatActivations;
         if (options.Backend == Cpu || (options.Backend == Auto && options.Device is null && isCpus)) return [Cpu];
         bool mayFallBack = options.BackendFallback is not null || (options.Backend == Auto && options.Device is null);
-        return mayFallBack ? [Cuda, Cpu] : [Cuda];
+        string[] gpus = options.Backend == Auto ? [Cuda, Ilgpu] : [options.Backend];
+        return mayFallBack ? [.. gpus, Cpu] : gpus;
     }
 
-    /// <summary>Starts a backend, <see cref="Cpu"/> or <see cref="Cuda"/>.</summary>
-    /// <exception cref="CudaException">No GPU can be used; the message says why, and what to do.</exception>
+    /// <summary>Starts a backend: any name but <see cref="Auto"/>.</summary>
+    /// <exception cref="GpuException">No GPU can be used; the message says why, and what to do.</exception>
     /// <exception cref="NotSupportedException">The options name no device that is here, or instructions that the
     /// processor lacks.</exception>
     internal static IBackend Create(string name, ModelOptions options)
     {
         if (name == Cuda) return new CudaBackend(options.Device);
+        if (name == Ilgpu) return new IlgpuBackend(options.Device);
         CpuOptions cpu = new()
         {
             Threads = options.Threads,

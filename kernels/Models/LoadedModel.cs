@@ -1,4 +1,4 @@
-using Native.Kernels.Cuda;
+using Native.Kernels.Gpu;
 using Native.Kernels.Text;
 
 namespace Native.Kernels.Models;
@@ -24,7 +24,7 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
     /// <exception cref="InvalidDataException">A bad file: names file, place, expected and found.</exception>
     /// <exception cref="NotSupportedException">An architecture, tensor type, tokenizer, backend or variant of
     /// instructions that isn't supported, with those that are; or a device that can't be used
-    /// (<see cref="CudaException"/>).</exception>
+    /// (<see cref="GpuException"/>).</exception>
     /// <exception cref="ModelOptionsException">The options can't be met.</exception>
     public static LoadedModel Load(ModelOptions options, IProgress<LoadProgress>? progress = null)
     {
@@ -43,27 +43,29 @@ public sealed record LoadedModel(ModelRunner Runner, Tokenizer Tokenizer, ModelC
         ModelFile file, ModelOptions options, IProgress<LoadProgress>? progress)
     {
         IReadOnlyList<string> names = BackendFactory.Order(options);
-        string? why = null;
+        List<string> whyNot = [];
         for (int i = 0; ; i++)
         {
+            bool isLast = i + 1 == names.Count;
             try
             {
-                return (Load(file, names[i], options, progress), why);
+                return (Load(file, names[i], options, progress), whyNot.Count > 0 ? string.Join(' ', whyNot) : null);
             }
-            catch (Exception e) when (i + 1 < names.Count && (e is CudaException or ModelOptionsException))
+            catch (Exception e) when (!isLast && e is GpuException or ModelOptionsException)
             {
                 // Who asked for no GPU need not hear that there is none.
                 bool isExpected = options is { Backend: BackendFactory.Auto, Device: null }
-                    && e is CudaException { MeansNoGpu: true };
-                if (!isExpected || options.KvCacheType == DType.FP8) why = e.Message;
+                    && e is GpuException { MeansNoGpu: true };
+                if (!isExpected || options.KvCacheType == DType.FP8) whyNot.Add(e.Message);
             }
-            catch (CudaException e) when (why is null)
+            catch (GpuException e)
             {
-                throw new CudaException($"{e.Message} {WithoutGpu(options)}", e.Result);
+                throw new NotSupportedException(string.Join(' ', [.. whyNot, e.Message, WithoutGpu(options)]), e);
             }
-            catch (Exception e) when (why is not null && e is NotSupportedException or ModelOptionsException)
+            catch (Exception e) when (whyNot.Count > 0 && e is NotSupportedException or ModelOptionsException)
             {
-                throw new ModelOptionsException($"{e.Message}. The CPU was tried because no GPU can be used: {why}");
+                throw new ModelOptionsException(
+                    $"{e.Message}. The CPU was tried because no GPU can be used: {string.Join(' ', whyNot)}");
             }
         }
     }

@@ -103,7 +103,7 @@ public sealed record ModelOptions
             errors.Add($"Device is '{Device}', but the cpu backend has no devices.");
         if (KvCacheType == DType.FP8 && BackendFactory.Cpu == (BackendFallback ?? Backend))
             errors.Add("KvCacheType is FP8, which the cpu backend does not keep.");
-        if (Variant is not null && Backend == BackendFactory.Cuda)
+        if (Variant is not null && Backend is BackendFactory.Cuda or BackendFactory.Ilgpu)
             errors.Add($"Variant is {Variant} (--variant), but only the cpu backend has such instructions.");
         if (BackendFallback is not (null or BackendFactory.Cpu))
             errors.Add($"BackendFallback is '{BackendFallback}'; it must be {BackendFactory.Cpu}.");

@@ -17,17 +17,17 @@ public sealed class CudaServerTests
 
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
-    private static ServerOptions Options => CudaServer.Options;
+    private static ServerOptions Options => ModelServer.Options;
 
     private static ServerOptions WithFallback => Options with { BackendFallback = "cpu" };
 
     [Fact]
     public async Task HttpAndGrpc_GenerateWhatTheCpuGenerates()
     {
-        await using CudaServer cpu = await CudaServer.StartAsync(Options with { Backend = "cpu" });
+        await using ModelServer cpu = await ModelServer.StartAsync(Options with { Backend = "cpu" });
         (HttpStatusCode _, string expected) = await cpu.Complete(tokens: 24);
         using FakeCuda fake = new();
-        await using (CudaServer server = await CudaServer.StartAsync(Options))
+        await using (ModelServer server = await ModelServer.StartAsync(Options))
         {
             Assert.Null(server.Mistake);
             Assert.Equal((HttpStatusCode.OK, expected), await server.Complete(tokens: 24));
@@ -57,7 +57,7 @@ public sealed class CudaServerTests
     public async Task WhoLeavesInMidStream_FreesAllBlocks()
     {
         using FakeCuda fake = new();
-        await using CudaServer server = await CudaServer.StartAsync(Options);
+        await using ModelServer server = await ModelServer.StartAsync(Options);
         using (HttpResponseMessage response = await server.Post(Story))
         {
             using Stream stream = await response.Content.ReadAsStreamAsync(Token);
@@ -109,12 +109,12 @@ public sealed class CudaServerTests
     public async Task ADeviceThatCantBeUsed_EndsTheStartWithOneLine_OrTheCpuTakesItsPlace(string what, string words)
     {
         using FakeCuda fake = new(Driver(what));
-        await using (CudaServer server = await CudaServer.StartAsync(Options))
+        await using (ModelServer server = await ModelServer.StartAsync(Options))
         {
             Assert.Contains(words, server.Mistake);
             Assert.DoesNotContain('\n', server.Mistake!);
         }
-        await using (CudaServer server = await CudaServer.StartAsync(WithFallback))
+        await using (ModelServer server = await ModelServer.StartAsync(WithFallback))
         {
             Assert.Null(server.Mistake);
             Assert.StartsWith("cpu (", server.Model.Info.Backend);
@@ -122,7 +122,7 @@ public sealed class CudaServerTests
             Assert.DoesNotContain("no GPU", server.StartupText()); // a warning has told it
             Assert.Equal(HttpStatusCode.OK, (await server.Complete()).Status);
         }
-        await using (CudaServer server = await CudaServer.StartAsync(Options with { Backend = "auto" }))
+        await using (ModelServer server = await ModelServer.StartAsync(Options with { Backend = "auto" }))
         {
             Assert.Null(server.Mistake);
             Assert.StartsWith("cpu (", server.Model.Info.Backend);
@@ -141,29 +141,29 @@ public sealed class CudaServerTests
     public async Task WithoutADriver_TheStartEndsWithOneLine_OrTheCpuComputes()
     {
         Assert.SkipWhen(File.Exists("/dev/nvidiactl"), "a GPU is here");
-        await using (CudaServer server = await CudaServer.StartAsync(Options))
+        await using (ModelServer server = await ModelServer.StartAsync(Options))
         {
             Assert.Contains("no NVIDIA driver is installed", server.Mistake);
             Assert.Contains("--backend-fallback cpu", server.Mistake);
         }
-        await using (CudaServer server = await CudaServer.StartAsync(WithFallback))
+        await using (ModelServer server = await ModelServer.StartAsync(WithFallback))
             Assert.Contains("no NVIDIA driver is installed", server.Model.WhyNoGpu);
-        await using (CudaServer server = await CudaServer.StartAsync(Options with { Backend = "auto" }))
+        await using (ModelServer server = await ModelServer.StartAsync(Options with { Backend = "auto" }))
             Assert.Null(server.Model.WhyNoGpu);
-        await using (CudaServer server = await CudaServer.StartAsync(Options with { Backend = "auto", Device = "0" }))
+        await using (ModelServer server = await ModelServer.StartAsync(Options with { Backend = "auto", Device = "0" }))
         {
             Assert.Contains("no NVIDIA driver is installed", server.Mistake);
             Assert.Contains("--device asks for a GPU: leave it out for the CPU", server.Mistake);
         }
         // Where the CPU can't either, why it was tried is told too.
         ServerOptions large = WithFallback with { KvCacheBytes = 1L << 45 };
-        await using (CudaServer server = await CudaServer.StartAsync(large))
+        await using (ModelServer server = await ModelServer.StartAsync(large))
         {
             Assert.Contains("a KV cache of 33554432 MiB was asked for", server.Mistake);
             Assert.Contains("The CPU was tried because no GPU can be used: libcuda", server.Mistake);
         }
         ServerOptions fp8 = Options with { Backend = "auto", KvCacheType = Native.Kernels.DType.FP8 };
-        await using (CudaServer server = await CudaServer.StartAsync(fp8))
+        await using (ModelServer server = await ModelServer.StartAsync(fp8))
         {
             Assert.Contains("fp8 needs an NVIDIA GPU of compute capability 8.9", server.Mistake);
             Assert.Contains("no GPU can be used: libcuda", server.Mistake);
@@ -184,7 +184,7 @@ public sealed class CudaServerTests
             Devices = [new("Fake T4", 75), new("Fake L4", 89), new("Fake H200", 90)],
         });
         ServerOptions options = Options with { Backend = choice is null ? "auto" : "cuda", Device = choice };
-        await using CudaServer server = await CudaServer.StartAsync(options);
+        await using ModelServer server = await ModelServer.StartAsync(options);
         Assert.Null(server.Mistake);
         Assert.Contains(expected, server.Model.Info.Backend);
         Assert.Equal(HttpStatusCode.OK, (await server.Complete(tokens: 1)).Status);
@@ -200,7 +200,7 @@ public sealed class CudaServerTests
         using FakeCuda fake = new(new FakeCudaOptions { Devices = [new("Fake L4", 89), new("Fake H200", 90)] });
         foreach (ServerOptions options in (ServerOptions[])[Options, WithFallback, Options with { Backend = "auto" }])
         {
-            await using CudaServer server = await CudaServer.StartAsync(options with { Device = choice });
+            await using ModelServer server = await ModelServer.StartAsync(options with { Device = choice });
             Assert.Equal($"--device is '{choice}', {words}{(words.Contains("several")
                 ? ": take a number, or more of the name" : "")}. There are: 0 is Fake L4, 1 is Fake H200.",
                 server.Mistake);
@@ -211,7 +211,7 @@ public sealed class CudaServerTests
     public async Task ADeviceThatBreaksInMidStream_WithoutFallback_IsTold_AndTheProcessLives()
     {
         using FakeCuda fake = new();
-        await using CudaServer server = await CudaServer.StartAsync(Options);
+        await using ModelServer server = await ModelServer.StartAsync(Options);
         Health.HealthClient health = new(server.Channel);
         string end = await BreakInMidStream(fake, server);
         Assert.Contains("\"code\":\"device_lost\"", end);
@@ -250,10 +250,10 @@ public sealed class CudaServerTests
     [Fact]
     public async Task ADeviceThatBreaksInMidStream_WithFallback_IsFollowedByTheCpu()
     {
-        await using CudaServer cpu = await CudaServer.StartAsync(Options with { Backend = "cpu" });
+        await using ModelServer cpu = await ModelServer.StartAsync(Options with { Backend = "cpu" });
         (HttpStatusCode, string) expected = await cpu.Complete(tokens: 12);
         using FakeCuda fake = new();
-        await using CudaServer server = await CudaServer.StartAsync(WithFallback);
+        await using ModelServer server = await ModelServer.StartAsync(WithFallback);
         Assert.Equal(expected, await server.Complete(tokens: 12)); // its blocks are cached, and lost with the device
         string end = await BreakInMidStream(fake, server);
         Assert.Contains("\"code\":\"device_lost\"", end);
@@ -274,7 +274,7 @@ public sealed class CudaServerTests
         string copy = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}.gguf");
         File.Copy(Options.Model!, copy);
         using FakeCuda fake = new();
-        await using CudaServer server = await CudaServer.StartAsync(WithFallback with { Model = copy });
+        await using ModelServer server = await ModelServer.StartAsync(WithFallback with { Model = copy });
         File.Delete(copy);
         await BreakInMidStream(fake, server);
         await RunningServer.Until(() => server.Server.Host.State == Native.Server.Serving.HostState.Broken, "noticed");
@@ -286,7 +286,7 @@ public sealed class CudaServerTests
     private static bool Launches(string call) => call is "cuLaunchKernelEx" or "cuGraphLaunch";
 
     /// <summary>Breaks the device while an answer is streamed, and reads to the answer's end.</summary>
-    private static async Task<string> BreakInMidStream(FakeCuda fake, CudaServer server)
+    private static async Task<string> BreakInMidStream(FakeCuda fake, ModelServer server)
     {
         using HttpResponseMessage response = await server.Post(Story);
         using Stream stream = await response.Content.ReadAsStreamAsync(Token);
@@ -301,7 +301,7 @@ public sealed class CudaServerTests
     public async Task AStepThatFailsAlone_EndsItsRequests_AndNobodyElse()
     {
         using FakeCuda fake = new();
-        await using CudaServer server = await CudaServer.StartAsync(WithFallback);
+        await using ModelServer server = await ModelServer.StartAsync(WithFallback);
         fake.Options = fake.Options with { Fails = name => name == "cuLaunchKernelEx" ? 1 : 0 };
         (HttpStatusCode status, string text) = await server.Complete();
         Assert.Equal(HttpStatusCode.InternalServerError, status);
@@ -322,7 +322,7 @@ public sealed class CudaServerTests
         string[] calls;
         using (FakeCuda fake = new())
         {
-            await using (CudaServer server = await CudaServer.StartAsync(Options)) await server.Complete(tokens: 1);
+            await using (ModelServer server = await ModelServer.StartAsync(Options)) await server.Complete(tokens: 1);
             calls = [.. fake.Calls.Keys];
         }
         Assert.True(calls.Length > 20, "the driver's functions are called");
@@ -330,7 +330,7 @@ public sealed class CudaServerTests
         {
             using (FakeCuda fake = new(new FakeCudaOptions { Fails = name => name == call ? result : 0 }))
             {
-                await using CudaServer server = await CudaServer.StartAsync(Options);
+                await using ModelServer server = await ModelServer.StartAsync(Options);
                 if (server.Mistake is { } mistake)
                 {
                     Assert.Contains(call, mistake);
@@ -340,7 +340,7 @@ public sealed class CudaServerTests
             }
             using (FakeCuda fake = new())
             {
-                await using CudaServer server = await CudaServer.StartAsync(Options);
+                await using ModelServer server = await ModelServer.StartAsync(Options);
                 fake.Options = fake.Options with { Fails = name => name == call ? result : 0 };
                 (HttpStatusCode status, string text) = await server.Complete(tokens: 2);
                 Assert.True(status is HttpStatusCode.OK or HttpStatusCode.InternalServerError

@@ -293,7 +293,7 @@ public sealed class StepSeamTests
     {
         ModelOptions options = new() { Path = Demo, Backend = "npu" };
         string message = Assert.Throws<ModelOptionsException>(() => LoadedModel.Load(options)).Message;
-        Assert.Contains("'npu'; it must be one of auto, cpu, cuda", message);
+        Assert.Contains("'npu'; it must be one of auto, cpu, cuda, ilgpu", message);
         using LoadedModel model = LoadedModel.Load(options with { Backend = "cpu", MaxModelLength = 32 });
         Assert.StartsWith("cpu (", model.Runner.Info.Backend);
     }

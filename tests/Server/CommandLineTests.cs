@@ -23,7 +23,7 @@ public sealed class CommandLineTests
         Parse(["--backend", "cpu"], out ServerOptions options, out _, out _);
         Assert.Equal("cpu", options.ToModelOptions("m.gguf").Backend);
         Assert.Equal(2, Parse(["--backend", "npu"], out _, out _, out string error));
-        Assert.Contains("--backend is 'npu'; it must be one of auto, cpu, cuda.", error);
+        Assert.Contains("--backend is 'npu'; it must be one of auto, cpu, cuda, ilgpu.", error);
     }
 
     [Fact]

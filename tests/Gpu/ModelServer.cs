@@ -10,9 +10,9 @@ using Native.V1;
 namespace Native.Tests.Gpu;
 
 /// <summary>A server that loads a real, small model as its options say, and clients for it.</summary>
-internal sealed class CudaServer : IAsyncDisposable
+internal sealed class ModelServer : IAsyncDisposable
 {
-    private CudaServer(NativeServer server, string? mistake)
+    private ModelServer(NativeServer server, string? mistake)
     {
         (Server, Mistake) = (server, mistake);
         Http = new HttpClient { BaseAddress = server.HttpAddress, Timeout = TimeSpan.FromMinutes(2) };
@@ -49,10 +49,10 @@ internal sealed class CudaServer : IAsyncDisposable
         Seed = 1,
     };
 
-    public static async Task<CudaServer> StartAsync(ServerOptions options)
+    public static async Task<ModelServer> StartAsync(ServerOptions options)
     {
         NativeServer server = await NativeServer.StartAsync(options);
-        return new CudaServer(server, await Task.Run(() => ModelLoading.Load(server), Token));
+        return new ModelServer(server, await Task.Run(() => ModelLoading.Load(server), Token));
     }
 
     public Task<HttpResponseMessage> Post(string json) => Http.SendAsync(

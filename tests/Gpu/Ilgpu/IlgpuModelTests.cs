@@ -1,0 +1,87 @@
+using Native.Kernels;
+using Native.Kernels.Ilgpu;
+using Native.Kernels.Models;
+using Native.Kernels.Sampling;
+using Native.Tests.Kernels;
+using Native.Tests.Scheduling;
+
+namespace Native.Tests.Gpu.Ilgpu;
+
+/// <summary>Its operations are those of every backend.</summary>
+[Collection(nameof(Pocl))] // it has the processors
+public sealed class BackendContractIlgpuTests : BackendContract
+{
+    private protected override IBackend CreateBackend() => Pocl.Open();
+}
+
+/// <summary>A step is what it is on every backend, between its launch and its collection.</summary>
+[Collection(nameof(Pocl))]
+public sealed class StepSeamIlgpuTests : StepSeam
+{
+    private protected override IBackend CreateBackend() => Pocl.Open();
+}
+
+/// <summary>Real and tiny models against float64.</summary>
+[Collection(nameof(Pocl))]
+public sealed class GoldenModelIlgpuTests : GoldenModelTests
+{
+    private protected override IBackend CreateBackend() => Pocl.Open();
+
+    private protected override IBackend CreateExactBackend() => Pocl.Open();
+}
+
+/// <summary>The sampler draws the CPU's tokens.</summary>
+[Collection(nameof(Pocl))]
+public sealed class SamplerIlgpuTests : SamplerContract
+{
+    private protected override IEnumerable<(SampledToken[] Tokens, TokenLogprob[] Alternatives)> Runs(
+        int vocabulary, float[] logits, RowSampling[] sampling, int[] history, TokenBias[] biases, uint[] masks,
+        int listed)
+    {
+        using IBackend backend = Pocl.Open();
+        int rows = sampling.Length;
+        int[] zeros = new int[rows], starts = [.. Enumerable.Range(0, rows + 1)];
+        for (int run = 0; run < 2; run++)
+        {
+            Tensor uploaded = backend.Upload(logits) with { Rows = rows, Columns = vocabulary };
+            backend.Launch(new Batch
+            {
+                TokenIds = zeros,
+                Positions = zeros,
+                SlotMapping = zeros,
+                QueryStarts = starts,
+                ContextLengths = [.. Enumerable.Repeat(1, rows)],
+                BlockTables = zeros,
+                BlockTableStarts = starts,
+                SampleRows = starts.AsSpan(0, rows),
+                Sampling = sampling,
+                History = history,
+                Biases = biases,
+                Masks = masks,
+            }, new TestGraph(_ => backend.Sample(uploaded, 0)));
+            SampledToken[] tokens = new SampledToken[rows];
+            TokenLogprob[] alternatives = new TokenLogprob[listed];
+            backend.Collect(tokens, alternatives);
+            yield return (tokens, alternatives);
+        }
+    }
+}
+
+/// <summary>The engine over PoCL: a request's bits are the same in any company.</summary>
+[Collection(nameof(Pocl))]
+public sealed class RealModelIlgpuTests : RealModelBits
+{
+    protected override LoadedModel Load(ModelOptions options) =>
+        LoadedModel.Load(options with { Backend = BackendFactory.Ilgpu, Device = Pocl.Device });
+
+    private protected override long BlockBytes(ModelConfig config) =>
+        config.LayerCount * IlgpuKvLayer.BlockBytes(config.KvShape(16, DType.F16));
+
+    [Fact]
+    public Task Bits_AreTheSame_AloneAndInCompany_InAnyChunk_AndAfterPreemption() =>
+        SameBits(TestData.Path("models/stories260K/stories260K-Q4_0.gguf"), outputs: 12);
+
+    [Fact]
+    public Task Bits_AreTheSame_ColdAndFromThePrefixCache() =>
+        SameBitsWarm(TestData.Path("models/stories260K/stories260K-Q4_0.gguf"));
+}

@@ -1,0 +1,25 @@
+using Native.Kernels;
+using Native.Kernels.Ilgpu;
+
+namespace Native.Tests.Gpu.Ilgpu;
+
+/// <summary>The processors as an OpenCL device (PoCL), where its driver is installed.</summary>
+internal static class Pocl
+{
+    private static readonly Lazy<string?> s_name = new(() =>
+        IlgpuDevice.All().Where(found => found.ToString().Contains("PoCL", StringComparison.Ordinal))
+            .Select(found => $"{found.Index}").FirstOrDefault());
+
+    /// <summary>What <c>--device</c> says for it; skips the test where it is not there.</summary>
+    public static string Device
+    {
+        get
+        {
+            Assert.SkipWhen(s_name.Value is null, "no OpenCL device of PoCL (Debian: pocl-opencl-icd)");
+            return s_name.Value!;
+        }
+    }
+
+    /// <summary>A backend on it.</summary>
+    public static IBackend Open() => new IlgpuBackend(Device);
+}
