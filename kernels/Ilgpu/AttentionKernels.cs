@@ -268,6 +268,7 @@ internal static class AttentionKernels
     private static float Sum(float x, ArrayView<float> shared)
     {
         int thread = Group.IdxX;
+        Group.Barrier(); // what was there was read
         shared[thread] = x;
         Group.Barrier();
         for (int half = Threads / 2; half > 0; half /= 2)
@@ -275,14 +276,13 @@ internal static class AttentionKernels
             if (thread < half) shared[thread] += shared[thread + half];
             Group.Barrier();
         }
-        float sum = shared[0];
-        Group.Barrier();
-        return sum;
+        return shared[0];
     }
 
     private static float Greatest(float x, ArrayView<float> shared)
     {
         int thread = Group.IdxX;
+        Group.Barrier(); // what was there was read
         shared[thread] = x;
         Group.Barrier();
         for (int half = Threads / 2; half > 0; half /= 2)
@@ -294,9 +294,7 @@ internal static class AttentionKernels
             }
             Group.Barrier();
         }
-        float greatest = shared[0];
-        Group.Barrier();
-        return greatest;
+        return shared[0];
     }
 
     /// <summary>One part of one row's head.</summary>

@@ -133,7 +133,8 @@ internal sealed unsafe class IlgpuStep(IlgpuDevice device) : IDisposable
         _used -= batch.History.Length - fresh;
     }
 
-    private static void Write(in RowSampling row, Span<int> words)
+    /// <summary>Parameters as <see cref="SamplingWord"/> has them.</summary>
+    internal static void Write(in RowSampling row, Span<int> words)
     {
         static int Bits(float value) => BitConverter.SingleToInt32Bits(value);
         words[SamplingWord.Temperature] = Bits(row.Temperature);

@@ -11,9 +11,12 @@ internal static class RowKernels
 
     /// <summary>The sum over the group, the same in each thread: by halves, so that it depends on the number of threads
     /// alone. <paramref name="shared"/> has a float for each.</summary>
+    /// <remarks>Who writes waits before. A barrier behind the last read would not do: ILGPU 1.5.3 moves a load past
+    /// what follows it in its block (<c>Movement.CanMoveSideEffectValue</c>), barriers too.</remarks>
     public static float Sum(float x, ArrayView<float> shared)
     {
         int thread = Group.IdxX;
+        Group.Barrier(); // what was there was read
         shared[thread] = x;
         Group.Barrier();
         for (int half = Threads / 2; half > 0; half /= 2)
@@ -21,9 +24,7 @@ internal static class RowKernels
             if (thread < half) shared[thread] += shared[thread + half];
             Group.Barrier();
         }
-        float sum = shared[0];
-        Group.Barrier(); // or the next sum would overwrite what others still read
-        return sum;
+        return shared[0];
     }
 
     /// <summary>1 / sqrt(mean(x^2) + epsilon) of the row that begins at <paramref name="from"/>.</summary>

@@ -162,6 +162,7 @@ internal static class SamplerKernel
     private static ulong Sum(ulong x, ArrayView<ulong> shared)
     {
         int thread = Group.IdxX;
+        Group.Barrier(); // what was there was read
         shared[thread] = x;
         Group.Barrier();
         for (int half = Threads / 2; half > 0; half /= 2)
@@ -169,14 +170,13 @@ internal static class SamplerKernel
             if (thread < half) shared[thread] += shared[thread + half];
             Group.Barrier();
         }
-        ulong sum = shared[0];
-        Group.Barrier();
-        return sum;
+        return shared[0];
     }
 
     private static ulong Least(ulong x, ArrayView<ulong> shared)
     {
         int thread = Group.IdxX;
+        Group.Barrier(); // what was there was read
         shared[thread] = x;
         Group.Barrier();
         for (int half = Threads / 2; half > 0; half /= 2)
@@ -184,9 +184,7 @@ internal static class SamplerKernel
             if (thread < half && shared[thread + half] < shared[thread]) shared[thread] = shared[thread + half];
             Group.Barrier();
         }
-        ulong least = shared[0];
-        Group.Barrier();
-        return least;
+        return shared[0];
     }
 
     /// <summary>Of all tokens behind <paramref name="after"/> in the ranking the first: its key above, its id
@@ -271,7 +269,6 @@ internal static class SamplerKernel
             Weigh(scores, key, shift, mass != None, counts, first, second, third);
             ulong all = counts[0], most = (1ul << 21) - 1;
             ulong a = all & most, b = all >> 21 & most, c = all >> 42, x = first[0], y = second[0], z = third[0];
-            Group.Barrier();
             uint bucket = 3;
             counted = inside - a - b - c;
             if (Ends(a, x, left, missing, b + c + counted)) (bucket, counted) = (0, a);
@@ -319,6 +316,7 @@ internal static class SamplerKernel
             else if (bucket == 1) b += weight;
             else c += weight;
         }
+        Group.Barrier(); // what was there was read
         counts[thread] = count;
         first[thread] = a;
         second[thread] = b;
@@ -358,11 +356,11 @@ internal static class SamplerKernel
     /// <summary>The sum over the threads before this one.</summary>
     private static ulong Before(ulong own, ArrayView<ulong> shared)
     {
+        Group.Barrier(); // what was there was read
         shared[Group.IdxX] = own;
         Group.Barrier();
         ulong before = 0;
         for (int thread = 0; thread < Group.IdxX; thread++) before += shared[thread];
-        Group.Barrier();
         return before;
     }
 

@@ -21,6 +21,61 @@ public sealed class StepSeamIlgpuTests : StepSeam
     private protected override IBackend CreateBackend() => Pocl.Open();
 }
 
+/// <summary>What a step costs beside its kernels.</summary>
+[Collection(nameof(Pocl))]
+public sealed class IlgpuStepTests
+{
+    [Fact]
+    public void ADecodeStep_AllocatesNothing()
+    {
+        using ModelRunner runner = StepSeamTests.Open(Pocl.Open());
+        BatchBuffers buffers = new(runner.Info);
+        int length = 0;
+        void Step(int count)
+        {
+            buffers.Begin();
+            for (int s = 0; s < 3; s++)
+            {
+                Span<int> ids = buffers.AddSequence(count, length, [s], s, decodes: count == 1, out int row);
+                ids.Fill(5 + s);
+                buffers.AddSample(row + count - 1, new RowSampling { Position = length + count, Temperature = s });
+            }
+            length += count;
+            runner.Launch(buffers.Batch);
+            runner.Collect(buffers.Sampled, buffers.Alternatives);
+        }
+        Step(3);
+        for (int i = 0; i < 3; i++) Step(1);
+        long least = long.MaxValue;
+        for (int i = 0; i < 8 && least > 0; i++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            Step(1);
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+        Assert.Equal(0, least);
+    }
+
+    /// <summary>An output that needs more parts of attention than their memory has is computed in turn.</summary>
+    [Fact]
+    public void PartsOfAttentionInTurn_AreThoseAtOnce()
+    {
+        List<SampledToken> Output(long partialBytes)
+        {
+            using ModelRunner runner = StepSeamTests.Open(
+                new IlgpuBackend(Pocl.Device) { PartialBytes = partialBytes });
+            BatchBuffers buffers = new(runner.Info);
+            buffers.Begin();
+            int row = buffers.AddSequence([5, 9, 30, 7, 7, 2, 11], 0, [1], 0);
+            buffers.AddSample(row + 6, new RowSampling { Position = 7 });
+            runner.Launch(buffers.Batch);
+            runner.Collect(buffers.Sampled, buffers.Alternatives);
+            return [buffers.Sampled[0]];
+        }
+        Assert.Equal(Output(64 << 20), Output(1700));
+    }
+}
+
 /// <summary>Real and tiny models against float64.</summary>
 [Collection(nameof(Pocl))]
 public sealed class GoldenModelIlgpuTests : GoldenModelTests

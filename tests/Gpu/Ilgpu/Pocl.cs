@@ -3,11 +3,16 @@ using Native.Kernels.Ilgpu;
 
 namespace Native.Tests.Gpu.Ilgpu;
 
-/// <summary>The processors as an OpenCL device (PoCL), where its driver is installed.</summary>
+/// <summary>The processors as an OpenCL device (PoCL), where its driver is installed; in a process of
+/// Oclgrind that one.</summary>
 internal static class Pocl
 {
+    /// <summary>Names another device: a part of what the list says.</summary>
+    public const string Variable = "NATIVE_TEST_OPENCL";
+
     private static readonly Lazy<string?> s_name = new(() =>
-        IlgpuDevice.All().Where(found => found.ToString().Contains("PoCL", StringComparison.Ordinal))
+        IlgpuDevice.All().Where(found => found.ToString().Contains(
+                Environment.GetEnvironmentVariable(Variable) ?? "PoCL", StringComparison.Ordinal))
             .Select(found => $"{found.Index}").FirstOrDefault());
 
     /// <summary>What <c>--device</c> says for it; skips the test where it is not there.</summary>
