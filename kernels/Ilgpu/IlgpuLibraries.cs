@@ -19,6 +19,12 @@ internal static class IlgpuLibraries
     /// <exception cref="IlgpuException">The library can't start.</exception>
     public static Context? Context => s_context.Value;
 
+    /// <summary>False where the system has no GPU's device file: drivers of processors, which take a quarter of a
+    /// second and 70 MB to look at, have none.</summary>
+    public static bool MayFindGpu => !OperatingSystem.IsLinux()
+        || Directory.EnumerateFileSystemEntries("/dev").Any(path => Path.GetFileName(path) is "dri" or "kfd" or "dxg"
+            || Path.GetFileName(path).StartsWith("nvidia", StringComparison.Ordinal));
+
     private static Context? Create()
     {
         // ILGPU asks for libOpenCL.so and libcuda.so, which only packages for developers have.

@@ -41,7 +41,8 @@ public static class BackendFactory
         bool isCpus = options.Variant is not null || options.FloatActivations;
         if (options.Backend == Cpu || (options.Backend == Auto && options.Device is null && isCpus)) return [Cpu];
         bool mayFallBack = options.BackendFallback is not null || (options.Backend == Auto && options.Device is null);
-        string[] gpus = options.Backend == Auto ? [Cuda, Ilgpu] : [options.Backend];
+        bool asksOpenCl = options.Device is not null || IlgpuLibraries.MayFindGpu;
+        string[] gpus = options.Backend != Auto ? [options.Backend] : asksOpenCl ? [Cuda, Ilgpu] : [Cuda];
         return mayFallBack ? [.. gpus, Cpu] : gpus;
     }
 
