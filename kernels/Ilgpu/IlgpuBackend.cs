@@ -46,8 +46,17 @@ internal sealed unsafe class IlgpuBackend : IBackend
             Description = $"ilgpu ({_device.Found})",
             DeviceBytes = _device.Found.IsGpu ? _device.Accelerator.MemorySize : null,
             CacheTypes = Enum.GetValues<DType>(),
+            CompilesAtFirstStep = true,
         };
-        _last = _buffers[Allocate(4L * MostPlaces, "last tokens") - 1].View.BaseView.Cast<int>();
+        try
+        {
+            _last = _buffers[Allocate(4L * MostPlaces, "last tokens") - 1].View.BaseView.Cast<int>();
+        }
+        catch
+        {
+            _device.Dispose();
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -128,7 +137,7 @@ internal sealed unsafe class IlgpuBackend : IBackend
     public void Launch(in Batch batch, IStepGraph graph)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        if (_inFlight) throw new InvalidOperationException("1 steps are in flight; collect one first");
+        if (_inFlight) throw new InvalidOperationException("a step is in flight; collect it first");
         try
         {
             _counts.Add(batch);

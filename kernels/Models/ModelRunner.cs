@@ -46,6 +46,17 @@ public sealed class ModelRunner : IModelRunner
             HiddenSize = config.HiddenSize,
             StepsInFlight = backend.Info.StepsInFlight,
         };
+        if (backend.Info.CompilesAtFirstStep) WarmUp();
+    }
+
+    /// <summary>Draws a token after one that nobody asked for.</summary>
+    private void WarmUp()
+    {
+        BatchBuffers buffers = new(Info, maxTokens: 1, maxSequences: 1);
+        buffers.Begin();
+        buffers.AddSample(buffers.AddSequence([0], 0, [0], place: 0), new RowSampling { Position = 1, Temperature = 1 });
+        Launch(buffers.Batch);
+        Collect(buffers.Sampled, buffers.Alternatives);
     }
 
     /// <inheritdoc/>
