@@ -139,8 +139,8 @@ public sealed record BackendInfo
     /// <summary>A step that is recorded may be padded up to the next multiple of so many rows.</summary>
     public int RowMultiple { get; init; } = 1;
 
-    /// <summary>Whether kernels are compiled when they first run, which takes seconds: a model's first step is made while
-    /// it loads.</summary>
+    /// <summary>Whether kernels are compiled when they first run, which takes seconds: a model's first step is made
+    /// while it loads.</summary>
     public bool CompilesAtFirstStep { get; init; }
 
     /// <summary>All bytes of a memory of its own; null where it computes in the machine's.</summary>

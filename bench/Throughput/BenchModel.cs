@@ -1,6 +1,5 @@
 using System.Globalization;
 using Native.Kernels;
-using Native.Kernels.Cpu;
 using Native.Kernels.Files;
 using Native.Kernels.Formats;
 using Native.Kernels.Models;
@@ -38,8 +37,11 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
     /// <param name="kvCacheType">Element type of the KV cache.</param>
     /// <param name="progress">Told how much is loaded.</param>
     /// <param name="stepTokens">Tokens that a step is to hold at least.</param>
+    /// <param name="backend">What computes: a name of <see cref="BackendFactory"/>, not <c>auto</c>.</param>
+    /// <param name="device">Which device of it; null for the first.</param>
     public static BenchModel Load(string path, int threads, IReadOnlyList<ThroughputTest> tests, DType kvCacheType,
-        IProgress<LoadProgress>? progress, int stepTokens = 0)
+        IProgress<LoadProgress>? progress, int stepTokens = 0, string backend = BackendFactory.Cpu,
+        string? device = null)
     {
         if (path.Length == 0)
             throw new UsageException("--model is empty; it must be a GGUF file or a Hugging Face folder.");
@@ -51,11 +53,13 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
             MaxModelLength = tests.Max(test => test.Length),
             MaxSequences = sequences,
             KvCacheType = kvCacheType,
+            Threads = threads,
+            Device = device,
         };
         long blocks = tests.Max(test => (test.Length + options.BlockSize - 1) / options.BlockSize * (long)test.Batch);
-        CpuBackend backend = new(new CpuOptions { Threads = threads });
+        IBackend opened = BackendFactory.Create(backend, options);
         long kvBytesPerToken =
-            file.Config.LayerCount * backend.KvBlockBytes(file.Config.KvShape(1, options.KvCacheType));
+            file.Config.LayerCount * opened.KvBlockBytes(file.Config.KvShape(1, options.KvCacheType));
         options = options with
         {
             KvCacheBytes = blocks * options.BlockSize * kvBytesPerToken,
@@ -63,7 +67,7 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
         };
         try
         {
-            ModelRunner runner = new(file, backend, options, progress);
+            ModelRunner runner = new(file, opened, options, progress);
             long bytes = file.Tensors.Values.Sum(tensor => tensor.ByteLength);
             TensorType type =
                 file.Tensors.Values.GroupBy(tensor => tensor.Type)
@@ -82,7 +86,7 @@ internal sealed record BenchModel(string FileName, string Type, long Bytes, long
         }
         catch
         {
-            backend.Dispose();
+            opened.Dispose();
             throw;
         }
     }

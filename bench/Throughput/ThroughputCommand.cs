@@ -2,6 +2,7 @@ using System.CommandLine;
 using Native.Bench.Common;
 using Native.Bench.Serve;
 using Native.Kernels.Cpu.Machine;
+using Native.Kernels.Models;
 using Native.Server;
 using Native.Tools;
 
@@ -38,6 +39,16 @@ internal sealed class ThroughputCommand : ToolCommand
         HelpName = "N",
         Description = "Worker threads. Default: one for each physical core.",
     };
+    private readonly Option<string[]> _backends = new("--backend")
+    {
+        HelpName = "cpu|cuda|ilgpu",
+        Description = "What computes; may be given several times, and then all are measured by turns. Default: cpu.",
+    };
+    private readonly Option<string?> _device = new("--device")
+    {
+        HelpName = "NUMBER|NAME",
+        Description = "Which device of cuda or ilgpu, such as pocl: processors by OpenCL. Default: the first GPU.",
+    };
     private readonly KvCacheTypeArgument _kvCacheType;
     private readonly Option<bool> _bandwidth = new("--bandwidth")
     {
@@ -60,13 +71,16 @@ internal sealed class ThroughputCommand : ToolCommand
             "throughput",
             "throughput --model model.gguf -p 512 -n 128 -d 0,2048 --bandwidth",
             "throughput --model q4_0.gguf --model q8_0.gguf -r 10 -o json",
-            "throughput --model model.gguf -p 128 -n 64 -b 1,8,32")
+            "throughput --model model.gguf -p 128 -n 64 -b 1,8,32",
+            "throughput --backend cpu --backend ilgpu --device pocl")
     {
+        _backends.AcceptOnlyFromAmong(BackendFactory.Cpu, BackendFactory.Cuda, BackendFactory.Ilgpu);
         _repetitions.Within(1, 1000);
         _threads.Within(1, 1024);
         _format.AcceptOnlyFromAmong("md", "csv", "json", "jsonl");
         Option[] options =
-            [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _bandwidth, _format];
+            [_models, _prompts, _generate, _batches, _depths, _repetitions, _threads, _backends, _device, _bandwidth,
+                _format];
         foreach (Option option in options) Add(option);
         _kvCacheType = new KvCacheTypeArgument(this);
     }
@@ -82,6 +96,10 @@ internal sealed class ThroughputCommand : ToolCommand
         int threads = arguments.GetValue(_threads) ?? Processors.PhysicalCores(),
             repetitions = arguments.GetValue(_repetitions) ?? 5;
 
+        string[] backends = arguments.GetValue(_backends) is { Length: > 0 } asked ? asked : [BackendFactory.Cpu];
+        string? device = arguments.GetValue(_device);
+        if (device is not null && backends.All(backend => backend == BackendFactory.Cpu))
+            throw new UsageException($"--device is '{device}', but --backend cpu has no devices.");
         List<BenchModel> models = [];
         List<Phase> phases;
         try
@@ -89,8 +107,12 @@ internal sealed class ThroughputCommand : ToolCommand
             foreach (string model in paths)
             {
                 string path = await HubPath.ResolveAsync(model, Terminal);
-                models.Add(await Terminal.LoadingAsync(path,
-                    progress => BenchModel.Load(path, threads, tests, _kvCacheType.Read(arguments), progress)));
+                foreach (string backend in backends)
+                {
+                    string? on = backend == BackendFactory.Cpu ? null : device;
+                    models.Add(await Terminal.LoadingAsync(path, progress => BenchModel.Load(path, threads, tests,
+                        _kvCacheType.Read(arguments), progress, backend: backend, device: on)));
+                }
             }
             using MemoryBandwidth? bandwidth = arguments.GetValue(_bandwidth) ? new MemoryBandwidth(threads) : null;
             phases = await Terminal.InterruptibleAsync(ct => Terminal.ProgressAsync("Measuring", report =>

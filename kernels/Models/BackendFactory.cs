@@ -41,7 +41,9 @@ public static class BackendFactory
         bool isCpus = options.Variant is not null || options.FloatActivations;
         if (options.Backend == Cpu || (options.Backend == Auto && options.Device is null && isCpus)) return [Cpu];
         bool mayFallBack = options.BackendFallback is not null || (options.Backend == Auto && options.Device is null);
-        bool asksOpenCl = options.Device is not null || IlgpuLibraries.MayFindGpu;
+        // A number means a GPU; processors have to be named.
+        bool isName = options.Device is not null && !int.TryParse(options.Device, out _);
+        bool asksOpenCl = IlgpuLibraries.MayFindGpu || isName;
         string[] gpus = options.Backend != Auto ? [options.Backend] : asksOpenCl ? [Cuda, Ilgpu] : [Cuda];
         return mayFallBack ? [.. gpus, Cpu] : gpus;
     }

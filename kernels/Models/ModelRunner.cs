@@ -54,7 +54,8 @@ public sealed class ModelRunner : IModelRunner
     {
         BatchBuffers buffers = new(Info, maxTokens: 1, maxSequences: 1);
         buffers.Begin();
-        buffers.AddSample(buffers.AddSequence([0], 0, [0], place: 0), new RowSampling { Position = 1, Temperature = 1 });
+        int row = buffers.AddSequence([0], 0, [0], place: 0);
+        buffers.AddSample(row, new RowSampling { Position = 1, Temperature = 1 });
         Launch(buffers.Batch);
         Collect(buffers.Sampled, buffers.Alternatives);
     }

@@ -227,6 +227,8 @@ public sealed class ThroughputTests
     [InlineData("--threads is 0", "-t", "0")]
     [InlineData("--model is empty", "-m", "")]
     [InlineData("'xml'", "-o", "xml")]
+    [InlineData("'npu'", "--backend", "npu")]
+    [InlineData("--device is '0', but --backend cpu has no devices", "--device", "0")]
     public async Task AWrongCommandLine_IsExplained_WithExitCode2(string expected, params string[] command)
     {
         (int exit, string output, string error) = await Run(["throughput", .. command]);

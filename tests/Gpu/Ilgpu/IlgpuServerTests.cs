@@ -89,6 +89,9 @@ public sealed class IlgpuServerTests
             await using ModelServer server = await ModelServer.StartAsync(Options with { Device = choice });
             Assert.Equal(HttpStatusCode.OK, (await server.Complete(tokens: 1)).Status);
         }
+        ServerOptions named = Options with { Backend = "auto", Device = "pocl" };
+        await using (ModelServer server = await ModelServer.StartAsync(named))
+            Assert.StartsWith("ilgpu (", server.Model.Info.Backend);
         await using (ModelServer server = await ModelServer.StartAsync(Options with { Device = "h200" }))
             Assert.StartsWith("--device is 'h200', which is no device's number or part of its name. There are: 0: ",
                 server.Mistake);
