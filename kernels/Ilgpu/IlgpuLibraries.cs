@@ -28,7 +28,13 @@ internal static class IlgpuLibraries
     private static Context? Create()
     {
         // ILGPU asks for libOpenCL.so and libcuda.so, which only packages for developers have.
-        if (OperatingSystem.IsLinux()) NativeLibrary.SetDllImportResolver(typeof(Context).Assembly, Resolve);
+        if (OperatingSystem.IsLinux())
+        {
+            NativeLibrary.SetDllImportResolver(typeof(Context).Assembly, Resolve);
+            // PoCL would take over SIGFPE for the whole process, by which .NET tells that a division can't be done. The
+            // variable has to be the C library's, which knows nothing of those that .NET sets.
+            _ = SetVariable("POCL_SIGFPE_HANDLER", "0", overwrite: 1);
+        }
         string[] drivers = OperatingSystem.IsLinux() ? [.. s_libraries.Select(library => library.Found)]
             : ["OpenCL", "nvcuda"];
         if (!drivers.Any(Exists)) return null;
@@ -43,6 +49,11 @@ internal static class IlgpuLibraries
             throw IlgpuException.Of("ILGPU can't start", e);
         }
     }
+
+    [DllImport("libc", EntryPoint = "setenv")]
+    private static extern int SetVariable(
+        [MarshalAs(UnmanagedType.LPUTF8Str)] string name, [MarshalAs(UnmanagedType.LPUTF8Str)] string value,
+        int overwrite);
 
     private static nint Resolve(string name, Assembly assembly, DllImportSearchPath? path) =>
         Array.Find(s_libraries, library => name.Contains(library.Asked, StringComparison.OrdinalIgnoreCase)) is

@@ -106,6 +106,16 @@ public sealed class IlgpuServerTests
         Assert.DoesNotContain('\n', server.Mistake!);
     }
 
+    /// <summary>A driver may not change what the rest of the process does: PoCL has a handler for a signal that is
+    /// .NET's.</summary>
+    [Theory]
+    [InlineData(long.MinValue, -1)]
+    [InlineData(1, 0)]
+    public void WithPoclInTheProcess_ADivisionThatCantBeDone_IsAnException(long dividend, long divisor)
+    {
+        using (IlgpuDevice.Open(Pocl.Device)) Assert.ThrowsAny<ArithmeticException>(() => dividend / divisor);
+    }
+
     /// <summary>A cache that is larger than what the device has.</summary>
     [Fact]
     public async Task MemoryThatIsNotThere_IsToldBeforeWeightsAreLoaded()
