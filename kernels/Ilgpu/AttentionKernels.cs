@@ -212,7 +212,7 @@ internal static class AttentionKernels
             own[i] = value;
             sum += value * value;
         }
-        float scale = 1 / MathF.Sqrt(Sum(sum, sums) / a.Size + a.NormEpsilon);
+        float scale = 1 / MathF.Sqrt(GroupReduction.Of<float, FloatSum>(sum, sums) / a.Size + a.NormEpsilon);
         bool isNormalized = isQuery ? a.HasQueryNorm != 0 : !isValue && a.HasKeyNorm != 0;
         for (int i = thread; isNormalized && i < a.Size; i += Threads)
             own[i] = own[i] * scale * (isQuery ? a.QueryNorm[i] : a.KeyNorm[i]);
@@ -264,39 +264,6 @@ internal static class AttentionKernels
         }
     }
 
-    /// <summary>The sum over the group, the same in each thread; all threads must come here.</summary>
-    private static float Sum(float x, ArrayView<float> shared)
-    {
-        int thread = Group.IdxX;
-        Group.Barrier(); // what was there was read
-        shared[thread] = x;
-        Group.Barrier();
-        for (int half = Threads / 2; half > 0; half /= 2)
-        {
-            if (thread < half) shared[thread] += shared[thread + half];
-            Group.Barrier();
-        }
-        return shared[0];
-    }
-
-    private static float Greatest(float x, ArrayView<float> shared)
-    {
-        int thread = Group.IdxX;
-        Group.Barrier(); // what was there was read
-        shared[thread] = x;
-        Group.Barrier();
-        for (int half = Threads / 2; half > 0; half /= 2)
-        {
-            if (thread < half)
-            {
-                float other = shared[thread + half];
-                if (other > shared[thread] || IsNan(other)) shared[thread] = other;
-            }
-            Group.Barrier();
-        }
-        return shared[0];
-    }
-
     /// <summary>One part of one row's head.</summary>
     public static void Attend<T>(Attention a, StepInput step) where T : struct, ICacheType
     {
@@ -318,14 +285,14 @@ internal static class AttentionKernels
             weights[position - from] = logit;
             greatest = logit > greatest || IsNan(logit) ? logit : greatest;
         }
-        float most = Greatest(greatest, sums), sum = 0;
+        float most = GroupReduction.Of<float, FloatGreatest>(greatest, sums), sum = 0;
         for (int position = first + thread; position < to; position += Threads)
         {
             float weight = Exp(weights[position - from] - most);
             weights[position - from] = weight;
             sum += weight;
         }
-        sum = Sum(sum, sums);
+        sum = GroupReduction.Of<float, FloatSum>(sum, sums);
         long partial = (((long)row * a.Heads + head) * a.Parts + part) * (a.Size + 2);
         for (int i = thread; i < a.Size; i += Threads)
         {

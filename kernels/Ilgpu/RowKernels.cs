@@ -9,24 +9,6 @@ internal static class RowKernels
     /// <summary>Threads of a group: each device that ILGPU has takes as many.</summary>
     public const int Threads = 256;
 
-    /// <summary>The sum over the group, the same in each thread: by halves, so that it depends on the number of threads
-    /// alone. <paramref name="shared"/> has a float for each.</summary>
-    /// <remarks>Who writes waits before. A barrier behind the last read would not do: ILGPU 1.5.3 moves a load past
-    /// what follows it in its block (<c>Movement.CanMoveSideEffectValue</c>), barriers too.</remarks>
-    public static float Sum(float x, ArrayView<float> shared)
-    {
-        int thread = Group.IdxX;
-        Group.Barrier(); // what was there was read
-        shared[thread] = x;
-        Group.Barrier();
-        for (int half = Threads / 2; half > 0; half /= 2)
-        {
-            if (thread < half) shared[thread] += shared[thread + half];
-            Group.Barrier();
-        }
-        return shared[0];
-    }
-
     /// <summary>1 / sqrt(mean(x^2) + epsilon) of the row that begins at <paramref name="from"/>.</summary>
     private static float Scale(ArrayView<float> x, long from, float epsilon, int columns, ArrayView<float> shared)
     {
@@ -36,7 +18,7 @@ internal static class RowKernels
             float value = x[from + i];
             sum += value * value;
         }
-        return 1 / MathF.Sqrt(Sum(sum, shared) / columns + epsilon);
+        return 1 / MathF.Sqrt(GroupReduction.Of<float, FloatSum>(sum, shared) / columns + epsilon);
     }
 
     /// <summary>y[r] = x[r] / sqrt(mean(x[r]^2) + epsilon) * weight; y may be x.</summary>

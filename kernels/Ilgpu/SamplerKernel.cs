@@ -159,33 +159,9 @@ internal static class SamplerKernel
     private static float Score(uint key) =>
         FromBits((int)((key & 0x8000_0000) != 0 ? key : ~key & 0x7fff_ffff));
 
-    private static ulong Sum(ulong x, ArrayView<ulong> shared)
-    {
-        int thread = Group.IdxX;
-        Group.Barrier(); // what was there was read
-        shared[thread] = x;
-        Group.Barrier();
-        for (int half = Threads / 2; half > 0; half /= 2)
-        {
-            if (thread < half) shared[thread] += shared[thread + half];
-            Group.Barrier();
-        }
-        return shared[0];
-    }
+    private static ulong Sum(ulong x, ArrayView<ulong> shared) => GroupReduction.Of<ulong, LongSum>(x, shared);
 
-    private static ulong Least(ulong x, ArrayView<ulong> shared)
-    {
-        int thread = Group.IdxX;
-        Group.Barrier(); // what was there was read
-        shared[thread] = x;
-        Group.Barrier();
-        for (int half = Threads / 2; half > 0; half /= 2)
-        {
-            if (thread < half && shared[thread + half] < shared[thread]) shared[thread] = shared[thread + half];
-            Group.Barrier();
-        }
-        return shared[0];
-    }
+    private static ulong Least(ulong x, ArrayView<ulong> shared) => GroupReduction.Of<ulong, LongLeast>(x, shared);
 
     /// <summary>Of all tokens behind <paramref name="after"/> in the ranking the first: its key above, its id
     /// below.</summary>

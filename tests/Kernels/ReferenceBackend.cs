@@ -11,8 +11,8 @@ internal sealed unsafe class ReferenceBackend : IBackend
 {
     private readonly List<nint> _owned = [];
     private readonly List<(double[] Frequencies, double Magnitude)> _ropes = [];
-    private int[] _ids = [], _positions = [], _slots = [], _starts = [], _contexts = [], _tables = [], _tableStarts = [],
-        _rows = [];
+    private int[] _ids = [], _positions = [], _slots = [], _starts = [], _contexts = [], _tables = [];
+    private int[] _tableStarts = [], _rows = [];
     private readonly List<Paged> _layers = [];
     private RowSampling[] _sampling = [];
     private SampledToken[] _sampled = [];

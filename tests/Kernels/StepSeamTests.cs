@@ -210,7 +210,8 @@ public sealed class StepSeamTests
     /// <summary>A sound step of two sequences, the first a decode, whose numbers a test spoils.</summary>
     public sealed class BrokenBatch
     {
-        public int[] Ids = [3, 4, 5], Positions = [2, 0, 1], Slots = [2, 16, 17], Starts = [0, 1, 3], Contexts = [3, 2], Tables = [0, 1], TableStarts = [0, 1, 2];
+        public int[] Ids = [3, 4, 5], Positions = [2, 0, 1], Slots = [2, 16, 17], Starts = [0, 1, 3], Contexts = [3, 2];
+        public int[] Tables = [0, 1], TableStarts = [0, 1, 2];
         public int[] Places = [0, 1], Rows = [0, 2], History = [], Hidden = [];
         public int Decodes = 1;
         public BlockCopy[] Copies = [];

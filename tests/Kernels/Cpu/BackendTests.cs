@@ -48,7 +48,8 @@ public sealed class BackendTests : BackendContract
         KvLayer cache = backend.AllocateKv(new KvShape(2, D, 16, DType.F16), 1);
         Tensor x = backend.Allocate(Tokens, Hidden, DType.F32), qkv = backend.Allocate(Tokens, (Heads + 4) * D, DType.F32), attended = backend.Allocate(Tokens, Heads * D, DType.F32);
         Tensor gated = backend.Allocate(Tokens, Hidden / 2, DType.F32), last = backend.Allocate(2, Hidden, DType.F32), logits = backend.Allocate(2, Vocabulary, DType.F32);
-        int[] ids = [1, 2, 3, 4, 5, 6, 7, 8, 299], positions = [.. Enumerable.Range(0, Tokens)], starts = [0, Tokens], lengths = [Tokens], table = [0], tableStarts = [0, 1], rows = [3, 8];
+        int[] ids = [1, 2, 3, 4, 5, 6, 7, 8, 299], positions = [.. Enumerable.Range(0, Tokens)], starts = [0, Tokens];
+        int[] lengths = [Tokens], table = [0], tableStarts = [0, 1], rows = [3, 8];
         var sampling = new RowSampling[] { default, new() { Temperature = 1, TopP = 0.9f, Alternatives = 3 } };
         var sampled = new SampledToken[2];
         var best = new TokenLogprob[3];

@@ -160,7 +160,8 @@ public sealed unsafe class RopeTests
         Assert.Equal(
             [new QueryTile(1, 9, 8, 100), new QueryTile(1, 1, 8, 36), new QueryTile(3, 18, 6, 21), new QueryTile(1, 17, 1, 17), new QueryTile(0, 0, 1, 1)],
             new ReadOnlySpan<QueryTile>(step.QueryTiles, step.QueryTileCount).ToArray());
-        Assert.Equal((24, 4, 175L, false), (step.Tokens, step.Sequences, step.VisiblePositions, step.TilesAreSequences));
+        Assert.Equal((24, 4, 175L, false),
+            (step.Tokens, step.Sequences, step.VisiblePositions, step.TilesAreSequences));
         Assert.Equal([0, 2, 4, 6, 8], new ReadOnlySpan<int>(step.BlockTableStarts, 5).ToArray());
     }
 
