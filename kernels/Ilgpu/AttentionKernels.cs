@@ -9,7 +9,7 @@ internal struct Attention
     public ArrayView<float> Qkv;       // [tokens, (heads + 2 kvHeads) * size]; rotated by Store
     public ArrayView<float> QueryNorm; // [size]
     public ArrayView<float> KeyNorm;   // [size]
-    public ArrayView<byte> Keys;       // see IlgpuKvLayer
+    public ArrayView<byte> Keys;       // see CachePlace
     public ArrayView<byte> Values;
     public ArrayView<float> Partials;  // [rows here, heads, parts, size + 2]: sums, greatest logit, sum of weights
     public ArrayView<float> Y;         // [tokens, heads * size]
@@ -20,163 +20,6 @@ internal struct Attention
 
     /// <summary>The first position that a row sees whose context ends at <paramref name="end"/>.</summary>
     public readonly int Begin(int end) => Window > 0 && end > Window ? end - Window : 0;
-}
-
-/// <summary>How the elements of a block's head lie in the cache. Keys lie by element, so that threads with neighbouring
-/// positions read neighbouring bytes; values lie by position, for threads with neighbouring elements.</summary>
-internal interface ICacheType
-{
-    /// <summary>Bytes of a block's head.</summary>
-    long Bytes(int size, int blockSize);
-
-    /// <summary>An element of a head.</summary>
-    /// <param name="cache">Keys or values.</param>
-    /// <param name="head">Where the block's head begins.</param>
-    /// <param name="index">The element's number in it: see <see cref="Place.Index"/>.</param>
-    /// <param name="scale">Its group's, see <see cref="Place.Scale"/>.</param>
-    float Load(ArrayView<byte> cache, long head, int index, int scale);
-
-    /// <summary>Puts an element into a head; <paramref name="step"/> is its group's scale.</summary>
-    void Store(ArrayView<byte> cache, long head, int index, float value, float step);
-
-    /// <summary>What a group's elements are multiples of, by their greatest magnitude; kept beside them.</summary>
-    float Step(float greatest);
-
-    /// <summary>Whether groups have scales, which <see cref="KeepStep"/> keeps.</summary>
-    bool HasSteps { get; }
-
-    /// <summary>Keeps a group's scale.</summary>
-    void KeepStep(ArrayView<byte> cache, long head, int scale, float step);
-}
-
-/// <summary>Numbers of elements and scales within a block's head.</summary>
-internal static class Place
-{
-    /// <summary>Elements that share a scale.</summary>
-    public const int Group = 32;
-
-    /// <summary>An element's number.</summary>
-    public static int Index(bool isKey, int element, int offset, int size, int blockSize) =>
-        isKey ? element * blockSize + offset : offset * size + element;
-
-    /// <summary>The number of its scale, counted in 16-bit words from the head's beginning: behind all
-    /// elements.</summary>
-    public static int Scale(bool isKey, int element, int offset, int size, int blockSize)
-    {
-        int groups = (size + Group - 1) / Group, group = element / Group;
-        return groups * (Group / 2) * blockSize + (isKey ? group * blockSize + offset : offset * groups + group);
-    }
-}
-
-/// <summary>float32.</summary>
-internal struct F32Cache : ICacheType
-{
-    public readonly bool HasSteps => false;
-
-    public readonly long Bytes(int size, int blockSize) => 4L * size * blockSize;
-
-    public readonly float Load(ArrayView<byte> cache, long head, int index, int scale) =>
-        cache.Cast<float>()[head / 4 + index];
-
-    public readonly void Store(ArrayView<byte> cache, long head, int index, float value, float step) =>
-        cache.Cast<float>()[head / 4 + index] = value;
-
-    public readonly float Step(float greatest) => 1;
-
-    public readonly void KeepStep(ArrayView<byte> cache, long head, int scale, float step)
-    {
-    }
-}
-
-/// <summary>Halves.</summary>
-internal struct F16Cache : ICacheType
-{
-    public readonly bool HasSteps => false;
-
-    public readonly long Bytes(int size, int blockSize) => 2L * size * blockSize;
-
-    public readonly float Load(ArrayView<byte> cache, long head, int index, int scale) =>
-        FromHalf(cache.Cast<ushort>()[head / 2 + index]);
-
-    public readonly void Store(ArrayView<byte> cache, long head, int index, float value, float step) =>
-        cache.Cast<ushort>()[head / 2 + index] = ToHalf(value);
-
-    public readonly float Step(float greatest) => 1;
-
-    public readonly void KeepStep(ArrayView<byte> cache, long head, int scale, float step)
-    {
-    }
-}
-
-/// <summary>bfloat16.</summary>
-internal struct BF16Cache : ICacheType
-{
-    public readonly bool HasSteps => false;
-
-    public readonly long Bytes(int size, int blockSize) => 2L * size * blockSize;
-
-    public readonly float Load(ArrayView<byte> cache, long head, int index, int scale) =>
-        FromBFloat(cache.Cast<ushort>()[head / 2 + index]);
-
-    public readonly void Store(ArrayView<byte> cache, long head, int index, float value, float step) =>
-        cache.Cast<ushort>()[head / 2 + index] = ToBFloat(value);
-
-    public readonly float Step(float greatest) => 1;
-
-    public readonly void KeepStep(ArrayView<byte> cache, long head, int scale, float step)
-    {
-    }
-}
-
-/// <summary>E4M3.</summary>
-internal struct Fp8Cache : ICacheType
-{
-    public readonly bool HasSteps => false;
-
-    public readonly long Bytes(int size, int blockSize) => (long)size * blockSize;
-
-    public readonly float Load(ArrayView<byte> cache, long head, int index, int scale) => FromFp8(cache[head + index]);
-
-    public readonly void Store(ArrayView<byte> cache, long head, int index, float value, float step) =>
-        cache[head + index] = ToFp8(value);
-
-    public readonly float Step(float greatest) => 1;
-
-    public readonly void KeepStep(ArrayView<byte> cache, long head, int scale, float step)
-    {
-    }
-}
-
-/// <summary>Signed bytes, and a bfloat16 for each 32 elements of a key or value. The scale is rounded up, so that no
-/// integer is above 127; one that is not finite makes all 32 NaN.</summary>
-internal struct Q8Cache : ICacheType
-{
-    public readonly bool HasSteps => true;
-
-    public readonly long Bytes(int size, int blockSize) => (size + 31L) / 32 * 34 * blockSize;
-
-    public readonly float Load(ArrayView<byte> cache, long head, int index, int scale)
-    {
-        int integer = (cache[head + index] << 24) >> 24;
-        return integer * FromBFloat(cache.Cast<ushort>()[head / 2 + scale]);
-    }
-
-    public readonly void Store(ArrayView<byte> cache, long head, int index, float value, float step)
-    {
-        float ratio = step > 0 ? value / step : 0, size = IntrinsicMath.Abs(ratio);
-        // To nearest, ties to even, as adding 2^23 rounds; NaN, whose scale is one too, is any integer.
-        int magnitude = (Bits(size + 8388608.0f)) & 0xff;
-        cache[head + index] = (byte)(ratio < 0 ? -magnitude : magnitude);
-    }
-
-    public readonly float Step(float greatest)
-    {
-        uint bits = (uint)Bits(greatest / 127);
-        return FromBits((int)(bits >= 0x7f80_0000 ? 0x7fc0_0000 : (bits + 0xffff) & 0xffff_0000));
-    }
-
-    public readonly void KeepStep(ArrayView<byte> cache, long head, int scale, float step) =>
-        cache.Cast<ushort>()[head / 2 + scale] = (ushort)(Bits(step) >> 16);
 }
 
 /// <summary>Paged attention: y[t] = softmax(cap(q[t] K^T * scale)) V over the blocks of a row's sequence. A row's
@@ -194,8 +37,16 @@ internal static class AttentionKernels
     /// <summary>Elements of the largest head.</summary>
     public const int MostSize = 256;
 
-    private static long HeadAt<T>(Attention a, int block, int kvHead) where T : struct, ICacheType =>
-        ((long)block * a.KvHeads + kvHead) * default(T).Bytes(a.Size, a.BlockSize);
+    private static CachePlace PlaceOf<T>(Attention a, bool isKey, int block, int offset, int kvHead)
+        where T : struct, ICacheType => new()
+        {
+            Cache = isKey ? a.Keys : a.Values,
+            Head = ((long)block * a.KvHeads + kvHead) * default(T).Bytes(a.Size, a.BlockSize),
+            IsKey = isKey,
+            Offset = offset,
+            Size = a.Size,
+            BlockSize = a.BlockSize,
+        };
 
     /// <summary>Normalizes and rotates a token's head, a group each; keys and values go to the cache, queries stay
     /// where they are.</summary>
@@ -239,29 +90,9 @@ internal static class AttentionKernels
     private static void Keep<T>(Attention a, int slot, int head, bool isValue, ArrayView<float> own)
         where T : struct, ICacheType
     {
-        int kvHead = isValue ? head - a.KvHeads : head, offset = slot % a.BlockSize;
-        long at = HeadAt<T>(a, slot / a.BlockSize, kvHead);
-        ArrayView<byte> cache = isValue ? a.Values : a.Keys;
-        for (int i = Group.IdxX; i < a.Size; i += Threads)
-        {
-            float step = 1;
-            if (default(T).HasSteps)
-            {
-                float greatest = 0;
-                int group = i / Place.Group * Place.Group;
-                for (int j = group; j < IntrinsicMath.Min(group + Place.Group, a.Size); j++)
-                {
-                    float size = IntrinsicMath.Abs(own[j]);
-                    greatest = size > greatest || IsNan(size) ? size : greatest;
-                    if (IsNan(size)) greatest = Infinity;
-                }
-                step = default(T).Step(greatest);
-                int scale = Place.Scale(!isValue, i, offset, a.Size, a.BlockSize);
-                if (i == group) default(T).KeepStep(cache, at, scale, step);
-            }
-            int index = Place.Index(!isValue, i, offset, a.Size, a.BlockSize);
-            default(T).Store(cache, at, index, own[i], step);
-        }
+        CachePlace at = PlaceOf<T>(a, !isValue, slot / a.BlockSize, slot % a.BlockSize,
+            isValue ? head - a.KvHeads : head);
+        for (at.Element = Group.IdxX; at.Element < a.Size; at.Element += Threads) default(T).Store(at, own);
     }
 
     /// <summary>One part of one row's head.</summary>
@@ -299,11 +130,10 @@ internal static class AttentionKernels
             float value = 0;
             for (int position = first; position < to; position++)
             {
-                int offset = position % a.BlockSize;
-                long at = HeadAt<T>(a, step.Int(table, position / a.BlockSize), kvHead);
-                int index = Place.Index(false, i, offset, a.Size, a.BlockSize);
-                int scale = Place.Scale(false, i, offset, a.Size, a.BlockSize);
-                value += weights[position - from] * default(T).Load(a.Values, at, index, scale);
+                CachePlace at = PlaceOf<T>(
+                    a, false, step.Int(table, position / a.BlockSize), position % a.BlockSize, kvHead);
+                at.Element = i;
+                value += weights[position - from] * default(T).Load(at);
             }
             a.Partials[partial + i] = value;
         }
@@ -315,13 +145,9 @@ internal static class AttentionKernels
     private static float Logit<T>(Attention a, int block, int offset, int kvHead, ArrayView<float> query)
         where T : struct, ICacheType
     {
-        long at = HeadAt<T>(a, block, kvHead);
+        CachePlace at = PlaceOf<T>(a, true, block, offset, kvHead);
         float dot = 0;
-        for (int i = 0; i < a.Size; i++)
-        {
-            int index = Place.Index(true, i, offset, a.Size, a.BlockSize);
-            dot += query[i] * default(T).Load(a.Keys, at, index, Place.Scale(true, i, offset, a.Size, a.BlockSize));
-        }
+        for (at.Element = 0; at.Element < a.Size; at.Element++) dot += query[at.Element] * default(T).Load(at);
         return a.SoftCap > 0 ? a.SoftCap * Tanh(dot / a.SoftCap) : dot;
     }
 
