@@ -222,7 +222,7 @@ internal sealed unsafe class IlgpuBackend : IBackend
         }
         Product product = ProductOf(matrix.Segments[0], matrix.Columns, default, default, default);
         (product.Y, product.Stride) = (Floats(x), x.Columns);
-        _device.Kernels.Embed(matrix.Segments[0].Layout)(
+        _device.Kernels.Of(matrix.Segments[0].Layout).Embed(
             _device.Stream, Rows(x.Rows), product, _step.Input, _last, scale);
     }
 
@@ -260,7 +260,7 @@ internal sealed unsafe class IlgpuBackend : IBackend
         {
             Product product = ProductOf(matrix.Segments[0], w.Columns, x, bias, norm);
             (product.Y, product.Stride, product.Ending) = (Floats(y), y.Columns, gelu);
-            Launch(_device.Kernels.MatMulGate(matrix.Segments[0].Layout), product, w.Rows / 2);
+            Launch(_device.Kernels.Of(matrix.Segments[0].Layout).MatMulGate, product, w.Rows / 2);
             return;
         }
         if (matrix.Segments.Length != 2 || matrix.Segments[0].Rows != matrix.Segments[1].Rows)
@@ -278,7 +278,7 @@ internal sealed unsafe class IlgpuBackend : IBackend
         {
             Product product = ProductOf(segment, w.Columns, x, bias, norm);
             (product.Y, product.Stride, product.Ending) = (y.SubView(segment.FirstRow), stride, ending);
-            Launch(_device.Kernels.MatMul(segment.Layout), product, segment.Rows);
+            Launch(_device.Kernels.Of(segment.Layout).MatMul, product, segment.Rows);
             norm = norm with { Epsilon = float.NaN }; // the rows' scales are there
         }
     }
@@ -334,13 +334,13 @@ internal sealed unsafe class IlgpuBackend : IBackend
         _partials.Reserve(atOnce * rowBytes);
         Attention attention = AttentionOf(qkv, shape, layer, y, parts);
         Index3D threads = new(AttentionKernels.Threads, 1, 1);
-        _device.Kernels.Store(layer.Shape.Type)(_device.Stream,
+        _device.Kernels.Of(layer.Shape.Type).Store(_device.Stream,
             new KernelConfig(new Index3D(tokens, shape.Heads + 2 * shape.KvHeads, 1), threads), attention, _step.Input);
         for (int first = 0; first < tokens; first += atOnce)
         {
             attention.First = first;
             int rows = Math.Min(atOnce, tokens - first);
-            _device.Kernels.Attend(layer.Shape.Type)(_device.Stream,
+            _device.Kernels.Of(layer.Shape.Type).Attend(_device.Stream,
                 new KernelConfig(new Index3D(rows, shape.Heads, parts), threads), attention, _step.Input);
             _device.Kernels.Combine(_device.Stream,
                 new KernelConfig(new Index3D(rows, shape.Heads, 1), threads), attention, _step.Input);

@@ -8,18 +8,8 @@ namespace Native.Kernels.Ilgpu;
 /// and one type of cache.</summary>
 internal sealed class IlgpuKernels(Accelerator accelerator)
 {
-    private readonly Action<AcceleratorStream, KernelConfig, Product>?[]
-        _matMul = new Action<AcceleratorStream, KernelConfig, Product>?[Layouts],
-        _matMulGate = new Action<AcceleratorStream, KernelConfig, Product>?[Layouts];
-    private readonly Action<AcceleratorStream, KernelConfig, Product, StepInput, ArrayView<int>, float>?[]
-        _embed = new Action<AcceleratorStream, KernelConfig, Product, StepInput, ArrayView<int>, float>?[Layouts];
-    private readonly Action<AcceleratorStream, KernelConfig, Attention, StepInput>?[]
-        _store = new Action<AcceleratorStream, KernelConfig, Attention, StepInput>?[CacheTypes],
-        _attend = new Action<AcceleratorStream, KernelConfig, Attention, StepInput>?[CacheTypes];
-
-    private static int Layouts => Enum.GetValues<WeightLayout>().Length;
-
-    private static int CacheTypes => Enum.GetValues<DType>().Length;
+    private readonly ProductKernels?[] _products = new ProductKernels?[Enum.GetValues<WeightLayout>().Length];
+    private readonly CacheKernels?[] _caches = new CacheKernels?[Enum.GetValues<DType>().Length];
 
     public Action<AcceleratorStream, KernelConfig, ArrayView<float>, ArrayView<float>, float, ArrayView<float>, int>
         RmsNorm => field ??= accelerator.LoadKernel<ArrayView<float>, ArrayView<float>, float, ArrayView<float>, int>(
@@ -56,57 +46,65 @@ internal sealed class IlgpuKernels(Accelerator accelerator)
     public Action<AcceleratorStream, KernelConfig, Sampling, StepInput> Draw =>
         field ??= accelerator.LoadKernel<Sampling, StepInput>(SamplerKernel.Draw);
 
-    public Action<AcceleratorStream, KernelConfig, Product> MatMul(WeightLayout layout) =>
-        _matMul[(int)layout] ??= accelerator.LoadKernel<Product>(layout switch
-        {
-            WeightLayout.Int4 => MatMulKernels.MatMul<Int4Weights>,
-            WeightLayout.Int8By32 => MatMulKernels.MatMul<Int8By32Weights>,
-            WeightLayout.Int8By16 => MatMulKernels.MatMul<Int8By16Weights>,
-            WeightLayout.F32 => MatMulKernels.MatMul<F32Weights>,
-            WeightLayout.F16 => MatMulKernels.MatMul<F16Weights>,
-            _ => MatMulKernels.MatMul<BF16Weights>,
-        });
+    /// <summary>Those that read weights of a layout.</summary>
+    public ProductKernels Of(WeightLayout layout) => _products[(int)layout] ??= layout switch
+    {
+        WeightLayout.Int4 => new ProductKernels<Int4Weights>(accelerator),
+        WeightLayout.Int8By32 => new ProductKernels<Int8By32Weights>(accelerator),
+        WeightLayout.Int8By16 => new ProductKernels<Int8By16Weights>(accelerator),
+        WeightLayout.F32 => new ProductKernels<F32Weights>(accelerator),
+        WeightLayout.F16 => new ProductKernels<F16Weights>(accelerator),
+        _ => new ProductKernels<BF16Weights>(accelerator),
+    };
 
-    public Action<AcceleratorStream, KernelConfig, Product> MatMulGate(WeightLayout layout) =>
-        _matMulGate[(int)layout] ??= accelerator.LoadKernel<Product>(layout switch
-        {
-            WeightLayout.Int4 => MatMulKernels.MatMulGate<Int4Weights>,
-            WeightLayout.Int8By32 => MatMulKernels.MatMulGate<Int8By32Weights>,
-            WeightLayout.Int8By16 => MatMulKernels.MatMulGate<Int8By16Weights>,
-            WeightLayout.F32 => MatMulKernels.MatMulGate<F32Weights>,
-            WeightLayout.F16 => MatMulKernels.MatMulGate<F16Weights>,
-            _ => MatMulKernels.MatMulGate<BF16Weights>,
-        });
+    /// <summary>Those that read a type of cache.</summary>
+    public CacheKernels Of(DType type) => _caches[(int)type] ??= type switch
+    {
+        DType.F32 => new CacheKernels<F32Cache>(accelerator),
+        DType.F16 => new CacheKernels<F16Cache>(accelerator),
+        DType.BF16 => new CacheKernels<BF16Cache>(accelerator),
+        DType.Q8_0 => new CacheKernels<Q8Cache>(accelerator),
+        _ => new CacheKernels<Fp8Cache>(accelerator),
+    };
+}
 
-    public Action<AcceleratorStream, KernelConfig, Product, StepInput, ArrayView<int>, float> Embed(
-        WeightLayout layout) =>
-        _embed[(int)layout] ??= accelerator.LoadKernel<Product, StepInput, ArrayView<int>, float>(layout switch
-        {
-            WeightLayout.Int4 => MatMulKernels.Embed<Int4Weights>,
-            WeightLayout.Int8By32 => MatMulKernels.Embed<Int8By32Weights>,
-            WeightLayout.Int8By16 => MatMulKernels.Embed<Int8By16Weights>,
-            WeightLayout.F32 => MatMulKernels.Embed<F32Weights>,
-            WeightLayout.F16 => MatMulKernels.Embed<F16Weights>,
-            _ => MatMulKernels.Embed<BF16Weights>,
-        });
+/// <summary>The kernels that read weights of one layout.</summary>
+internal abstract class ProductKernels
+{
+    public abstract Action<AcceleratorStream, KernelConfig, Product> MatMul { get; }
 
-    public Action<AcceleratorStream, KernelConfig, Attention, StepInput> Store(DType type) =>
-        _store[(int)type] ??= accelerator.LoadKernel<Attention, StepInput>(type switch
-        {
-            DType.F32 => AttentionKernels.Store<F32Cache>,
-            DType.F16 => AttentionKernels.Store<F16Cache>,
-            DType.BF16 => AttentionKernels.Store<BF16Cache>,
-            DType.Q8_0 => AttentionKernels.Store<Q8Cache>,
-            _ => AttentionKernels.Store<Fp8Cache>,
-        });
+    public abstract Action<AcceleratorStream, KernelConfig, Product> MatMulGate { get; }
 
-    public Action<AcceleratorStream, KernelConfig, Attention, StepInput> Attend(DType type) =>
-        _attend[(int)type] ??= accelerator.LoadKernel<Attention, StepInput>(type switch
-        {
-            DType.F32 => AttentionKernels.Attend<F32Cache>,
-            DType.F16 => AttentionKernels.Attend<F16Cache>,
-            DType.BF16 => AttentionKernels.Attend<BF16Cache>,
-            DType.Q8_0 => AttentionKernels.Attend<Q8Cache>,
-            _ => AttentionKernels.Attend<Fp8Cache>,
-        });
+    public abstract Action<AcceleratorStream, KernelConfig, Product, StepInput, ArrayView<int>, float> Embed { get; }
+}
+
+/// <inheritdoc/>
+internal sealed class ProductKernels<W>(Accelerator accelerator) : ProductKernels where W : struct, IWeights
+{
+    public override Action<AcceleratorStream, KernelConfig, Product> MatMul =>
+        field ??= accelerator.LoadKernel<Product>(MatMulKernels.MatMul<W>);
+
+    public override Action<AcceleratorStream, KernelConfig, Product> MatMulGate =>
+        field ??= accelerator.LoadKernel<Product>(MatMulKernels.MatMulGate<W>);
+
+    public override Action<AcceleratorStream, KernelConfig, Product, StepInput, ArrayView<int>, float> Embed =>
+        field ??= accelerator.LoadKernel<Product, StepInput, ArrayView<int>, float>(MatMulKernels.Embed<W>);
+}
+
+/// <summary>The kernels that read one type of cache.</summary>
+internal abstract class CacheKernels
+{
+    public abstract Action<AcceleratorStream, KernelConfig, Attention, StepInput> Store { get; }
+
+    public abstract Action<AcceleratorStream, KernelConfig, Attention, StepInput> Attend { get; }
+}
+
+/// <inheritdoc/>
+internal sealed class CacheKernels<T>(Accelerator accelerator) : CacheKernels where T : struct, ICacheType
+{
+    public override Action<AcceleratorStream, KernelConfig, Attention, StepInput> Store =>
+        field ??= accelerator.LoadKernel<Attention, StepInput>(AttentionKernels.Store<T>);
+
+    public override Action<AcceleratorStream, KernelConfig, Attention, StepInput> Attend =>
+        field ??= accelerator.LoadKernel<Attention, StepInput>(AttentionKernels.Attend<T>);
 }
